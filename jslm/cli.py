@@ -1,0 +1,90 @@
+"""What every verb's command line shares: `--config`, overrides, one-line errors. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import logging
+import os
+import sys
+from collections.abc import Callable
+
+from jslm.config import Config, config_to_toml, load_config
+from jslm.errors import JslmError
+
+USER_ERROR = 2
+INTERRUPTED = 130
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds `--config FILE`, positional `section.key=value` overrides, `--print-config` and `--debug`."""
+    parser.add_argument("--config", required=True, metavar="FILE", help="TOML file of the run, such as configs/quickstart.toml")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that override the file's")
+    parser.add_argument("--print-config", action="store_true", help="print the resolved config as TOML and stop")
+    add_debug_argument(parser)
+
+
+def add_debug_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds `--debug`."""
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def config_from_args(args: argparse.Namespace) -> Config | None:
+    """The config that the arguments name; None after printing it for `--print-config`. Raises JslmError."""
+    config = load_config(args.config, args.overrides)
+    if args.print_config:
+        print(config_to_toml(config), end="")
+        return None
+    return config
+
+
+def run_verb(verb: str, parser: argparse.ArgumentParser, argv: list[str] | None, body: Callable[[argparse.Namespace], int]) -> int:
+    """Parses, runs, and turns errors into one line on stderr and an exit status.
+
+    0 is success, 1 an error inside jslm, 2 something the user can mend, 130 an interrupt.
+    """
+    args = parser.parse_intermixed_args(argv)
+    logging.basicConfig(format="%(name)s: %(levelname)s: %(message)s", level=logging.WARNING)
+    logging.getLogger("jslm").setLevel(logging.INFO)
+    # Orbax and Grain report routine work through absl's logger.
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    try:
+        return body(args)
+    except BrokenPipeError:
+        # The reader (head, less) has gone: silence the flush at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print(f"\njslm.{verb}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        if args.debug:
+            raise
+        status, message = describe_error(error)
+        print(f"jslm.{verb}: error: {message}", file=sys.stderr)
+        return status
+
+
+def describe_error(error: Exception) -> tuple[int, str]:
+    """Exit status and one line for an exception."""
+    if isinstance(error, JslmError):
+        return USER_ERROR, " ".join(str(error).split("\n"))
+    if isinstance(error, OSError) and error.errno is not None:
+        where = f"{error.filename}: " if error.filename else ""
+        remedy = {
+            errno.ENOSPC: "; free some space or choose another folder, then run the same command again",
+            errno.EACCES: "; check the permissions, or choose another folder",
+            errno.EROFS: "; choose a folder on a writable file system",
+        }.get(error.errno, "")
+        return USER_ERROR, f"{where}{os.strerror(error.errno)}{remedy}"
+    text = str(error)
+    if "RESOURCE_EXHAUSTED" in text or isinstance(error, MemoryError):
+        first = text.split("\n")[0][:200]
+        return USER_ERROR, (
+            f"out of memory ({first}); lower train.micro_batch or model.context_length, or set model.remat = 'full'"
+        )
+    # ENOSPC from tensorstore reaches us as a status text.
+    if "No space left on device" in text or "ENOSPC" in text:
+        return USER_ERROR, "no space left on device; free some space, then run the same command again"
+    first = text.split("\n")[0][:300]
+    return 1, f"{type(error).__name__}: {first} (this is a fault in jslm; --debug shows where)"
