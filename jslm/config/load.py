@@ -21,9 +21,10 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     Raises JslmError naming the file and the key: unreadable file, bad TOML, unknown key (with the nearest known one),
     wrong type, impossible combination.
     """
-    path = Path(path)
+    path, overrides = Path(path), list(overrides)
     try:
-        values = tomllib.loads(path.read_text("utf-8"))
+        # utf-8-sig: some editors on Windows begin a file with a byte-order mark, which TOML does not allow.
+        values = tomllib.loads(path.read_text("utf-8-sig"))
     except FileNotFoundError:
         raise JslmError(f"{path}: no such config file{_nearby(path)}") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -32,7 +33,8 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
         raise JslmError(f"{path}: not valid TOML: {error}") from None
     # The file is checked alone first, so that an error names the file or the command line, whichever is at fault.
     config_from_dict(values, str(path), partial=True)
-    return config_from_dict(_merge(values, parse_overrides(overrides)), f"{path} with overrides" if overrides else str(path))
+    origin = f"{path} with overrides" if overrides else str(path)
+    return config_from_dict(_merge(values, parse_overrides(overrides)), origin)
 
 
 def config_from_dict(values: Mapping[str, Any], origin: str, *, partial: bool = False) -> Config:
@@ -60,27 +62,40 @@ def apply_overrides(config: Config, overrides: Iterable[str]) -> Config:
 
 
 def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
-    """`["train.steps=500"]` -> `{"train": {"steps": 500}}`. Values are TOML; anything that is not is a plain string."""
+    """`["train.steps=500"]` -> `{"train": {"steps": 500}}`.
+
+    Values are TOML; anything that is not, and anything given for a key that holds text, is a plain string. A key given
+    twice takes the last value. Raises JslmError for an item without `=`, an unknown key, or a value of the wrong type.
+    """
     result: dict[str, Any] = {}
     for item in overrides:
         key, separator, text = item.partition("=")
         key = key.strip()
         if not separator or not key:
             raise JslmError(f"command line: {item!r} is not an override; write section.key=value")
-        try:
-            value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            value = text
-        section = result
-        *parents, leaf = key.split(".")
-        for parent in parents:
-            section = section.setdefault(parent, {})
-            if not isinstance(section, dict):
-                raise JslmError(f"command line: {key} is given both as a value and as a section")
-        section[leaf] = value
-    if result:
-        config_from_dict(result, "command line", partial=True)
+        nested: Any = _parse_value(key, text)
+        for part in reversed(key.split(".")):
+            nested = {part: nested}
+        # Each alone first: merged, a section given as a plain value could hide behind its own keys.
+        config_from_dict(nested, "command line", partial=True)
+        result = _merge(result, nested)
     return result
+
+
+def _parse_value(key: str, text: str) -> Any:
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    # A line break inside the text could begin keys of its own, which would be lost without a word.
+    if parsed.keys() != {"value"}:
+        return text
+    value = parsed["value"]
+    kind = _leaf_types().get(key)
+    # run_dir=2024 and train.init_checkpoint=500 are names, not numbers.
+    if (kind is str and not isinstance(value, str)) or (kind == str | list[str] and not isinstance(value, str | list)):
+        return text
+    return value
 
 
 def config_to_toml(config: BaseModel) -> str:
@@ -111,28 +126,69 @@ def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 
 def _describe(problem: Mapping[str, Any], origin: str) -> str:
     """One pydantic problem as one line: where, what was found, what was expected."""
-    path = tuple(str(part) for part in problem["loc"])
-    key = ".".join(part for part in path if part not in ("str", "list[str]"))
-    found = problem.get("input")
-    if problem["type"] == "extra_forbidden":
-        nearest = difflib.get_close_matches(key, known_keys(), n=1, cutoff=0.0)
-        return f"{origin}: {key} is not a known key; did you mean {nearest[0]}?"
+    path = [str(part) for part in problem["loc"]]
     if problem["type"] == "value_error":
         return f"{origin}: {problem['ctx']['error']}"
-    message = problem["msg"].removeprefix("Input should be ").removeprefix("a valid ")
-    shown = json.dumps(found, default=str, ensure_ascii=False)
-    return f"{origin}: {key} = {shown if len(shown) < 80 else shown[:77] + '...'}; expected {message}"
+    if problem["type"] == "extra_forbidden":
+        key = ".".join(path)
+        return f"{origin}: {_printable(key)} is not a known key; did you mean {_nearest_key(key)}?"
+    # In a union pydantic adds the member's name to the path; its message then tells only that member's side.
+    members = {"str", "list[str]"} & set(path)
+    key = ".".join(part for part in path if part not in members)
+    if members:
+        expected = "a string or a list of strings"
+    elif problem["type"] == "model_type":
+        expected = f"a table of keys, such as {key}.{next(iter(_section_types()[key].model_fields))}"
+    else:
+        expected = problem["msg"].removeprefix("Input should be ")
+    shown = json.dumps(problem["input"], default=str)
+    return f"{origin}: {key} = {shown if len(shown) < 80 else shown[:77] + '...'}; expected {expected}"
 
 
-def known_keys(section: type[BaseModel] = Config, prefix: str = "") -> list[str]:
+def _nearest_key(key: str) -> str:
+    """The known key most like `key`: a misspelt name in the right section before a right name in another."""
+    section, _, name = key.rpartition(".")
+    siblings = [known for known in _leaf_types() if section and known.rpartition(".")[0] == section]
+    close = difflib.get_close_matches(f"{section}.{name}", siblings, n=1, cutoff=0.8)
+    same_name = [known for known in _leaf_types() if known.rpartition(".")[2] == name]
+    candidates = [*_leaf_types(), *_section_types()]
+    return (close or same_name or difflib.get_close_matches(key, candidates, n=1, cutoff=0.0))[0]
+
+
+def _printable(text: str) -> str:
+    # A quoted TOML key may hold anything, a line break too; an error is one line.
+    return text if text.isprintable() else json.dumps(text)
+
+
+def known_keys() -> list[str]:
     """Every key of the schema, dotted: `["run_dir", "seed", "data", "data.source", ...]`."""
-    keys = []
+    return [*_leaf_types(), *_section_types()]
+
+
+def _leaf_types() -> dict[str, Any]:
+    """Dotted key -> type, for every key that holds a value."""
+    sections = {"": Config, **_section_types()}
+    return {
+        f"{path}.{name}".removeprefix("."): field.annotation
+        for path, section in sections.items()
+        for name, field in section.model_fields.items()
+        if not _is_section(field.annotation)
+    }
+
+
+def _section_types(section: type[BaseModel] = Config, prefix: str = "") -> dict[str, type[BaseModel]]:
+    """Dotted key -> model, for every section."""
+    found: dict[str, type[BaseModel]] = {}
     for name, field in section.model_fields.items():
-        keys.append(prefix + name)
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
-            keys += known_keys(kind, f"{prefix}{name}.")
-    return keys
+            found[prefix + name] = kind
+            found |= _section_types(kind, f"{prefix}{name}.")
+    return found
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
 def _nearby(path: Path) -> str:

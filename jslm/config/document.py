@@ -1,0 +1,78 @@
+"""The schema as a Markdown reference: `docs/config.md`."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import types
+from collections.abc import Iterator
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from jslm.config.schema import Config
+
+HEADER = """\
+# Configuration
+
+<!-- Generated from jslm/config/schema.py by `make docs`; edit the descriptions there, not here. -->
+
+A run is one TOML file. Every key has the default below; a file holds only what differs, and the command line can
+override any key: `python -m jslm.train --config configs/quickstart.toml train.steps=500`.
+An unknown key or a value of the wrong type is an error.
+"""
+TYPE_NAMES = {str: "string", int: "integer", float: "number", bool: "boolean"}
+BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "under"}
+
+
+def render_reference() -> str:
+    """The whole reference: one table a section, in the schema's order."""
+    return "\n".join([HEADER, *(_render_section(path, section) for path, section in sections())])
+
+
+def sections(section: type[BaseModel] = Config, path: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
+    """(dotted path, model) of every section, outermost first; the path of the top level is empty."""
+    yield path, section
+    for name, field in section.model_fields.items():
+        if _is_section(field.annotation):
+            yield from sections(field.annotation, f"{path}.{name}" if path else name)
+
+
+def _render_section(path: str, section: type[BaseModel]) -> str:
+    title = f"`[{path}]`" if path else "Top level"
+    rows = [_render_row(name, field) for name, field in section.model_fields.items() if not _is_section(field.annotation)]
+    table = ["| Key | Type | Default | Meaning |", "| --- | --- | --- | --- |", *rows]
+    return "\n".join([f"## {title}", "", " ".join(inspect.getdoc(section).split()), "", *table, ""])  # type: ignore[union-attr]
+
+
+def _render_row(name: str, field: FieldInfo) -> str:
+    default = json.dumps(field.get_default(call_default_factory=True), ensure_ascii=False)
+    cells = (f"`{name}`", _describe_type(field), f"`{default}`", field.description or "")
+    # GitHub splits a table's cells at a bar even inside a code span.
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _describe_type(field: FieldInfo) -> str:
+    bounds = [
+        f"{word} {getattr(constraint, name):g}"
+        for constraint in field.metadata
+        for name, word in BOUNDS.items()
+        if hasattr(constraint, name)
+    ]
+    return _type_name(field.annotation) + (f", {' and '.join(bounds)}" if bounds else "")
+
+
+def _type_name(kind: Any) -> str:
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return ", ".join(f"`{json.dumps(value)}`" for value in arguments)
+    if origin is types.UnionType:
+        return " or ".join(_type_name(argument) for argument in arguments)
+    if origin is list:
+        return f"list of {_type_name(arguments[0])}s"
+    return TYPE_NAMES[kind]
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)

@@ -1,0 +1,37 @@
+"""The decoder: shapes, forward pass, cache and loss as functions of a parameter tree."""
+
+from jslm.model.attention import choose_attention
+from jslm.model.decoder import (
+    Cache,
+    Params,
+    apply_cached,
+    apply_decoder,
+    init_cache,
+    init_params,
+    logits_from_hidden,
+    loss_sums,
+    param_axes,
+    param_shapes,
+    unstack_layers,
+)
+from jslm.model.loss import IGNORED
+from jslm.model.shapes import compute_dtype, count_parameters, flops_per_token
+
+__all__ = [
+    "IGNORED",
+    "Cache",
+    "Params",
+    "apply_cached",
+    "apply_decoder",
+    "choose_attention",
+    "compute_dtype",
+    "count_parameters",
+    "flops_per_token",
+    "init_cache",
+    "init_params",
+    "logits_from_hidden",
+    "loss_sums",
+    "param_axes",
+    "param_shapes",
+    "unstack_layers",
+]

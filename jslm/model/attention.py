@@ -1,0 +1,98 @@
+"""Causal attention: one function, a choice of implementation."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from jslm.config import ModelConfig
+
+Implementation = Literal["xla", "cudnn"]
+_log = logging.getLogger("jslm")
+
+
+def choose_attention(config: ModelConfig, dtype: jnp.dtype, backend: str | None = None) -> Implementation:
+    """What `model.attention` means for training on this backend; `auto`'s reason is logged once.
+
+    cuDNN's flash attention wants a GPU, a 16-bit type, head_dim a multiple of 8 up to 256, and no attention dropout.
+    """
+    if config.attention != "auto":
+        return config.attention
+    backend = backend or jax.default_backend()
+    if backend != "gpu":
+        return _chosen("xla", f"the device is a {backend}")
+    head_dim = config.dim_per_head
+    if dtype not in (jnp.bfloat16, jnp.float16):
+        return _chosen("xla", f"cuDNN flash attention needs a 16-bit type, not {dtype}")
+    if head_dim % 8 or head_dim > 256:
+        return _chosen("xla", f"cuDNN flash attention needs a head width of a multiple of 8 up to 256, not {head_dim}")
+    if config.dropout:
+        return _chosen("xla", "cuDNN flash attention is used without dropout only")
+    return _chosen("cudnn", "flash attention fits the shapes")
+
+
+@functools.cache
+def _chosen(name: Implementation, reason: str) -> Implementation:
+    _log.info("attention: %s (%s)", name, reason)
+    return name
+
+
+def causal_attention(
+    q: Float[Array, "batch length heads head_dim"],
+    k: Float[Array, "batch length kv_heads head_dim"],
+    v: Float[Array, "batch length kv_heads head_dim"],
+    *,
+    implementation: Implementation = "xla",
+    dropout: float = 0.0,
+    dropout_key: jax.Array | None = None,
+) -> Float[Array, "batch length heads head_dim"]:
+    """softmax(q k^T / sqrt(head_dim)) v over positions up to each query's own. Softmax in float32.
+
+    Vaswani et al. 2017, section 3.2.1; grouped heads: Ainslie et al. 2023 (each key/value head serves
+    heads/kv_heads consecutive query heads).
+    """
+    if implementation == "cudnn":
+        return jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation="cudnn")
+    length = q.shape[1]
+    keys, values = (jnp.swapaxes(x, 1, 2) for x in (k, v))
+    mask = jnp.tril(jnp.ones((length, length), dtype=bool))[None]
+    return grouped_attention(q, keys, values, mask, dropout=dropout, dropout_key=dropout_key)
+
+
+def cached_attention(
+    q: Float[Array, "batch length heads head_dim"],
+    k: Float[Array, "batch kv_heads slots head_dim"],
+    v: Float[Array, "batch kv_heads slots head_dim"],
+    positions: Int[Array, "batch length"],
+) -> Float[Array, "batch length heads head_dim"]:
+    """Attention of queries at `positions` over a cache whose slot j holds position j; later slots are not seen."""
+    slots = jnp.arange(k.shape[2], dtype=positions.dtype)
+    return grouped_attention(q, k, v, slots[None, None, :] <= positions[:, :, None])
+
+
+def grouped_attention(
+    q: Float[Array, "batch length heads head_dim"],
+    k: Float[Array, "batch kv_heads slots head_dim"],
+    v: Float[Array, "batch kv_heads slots head_dim"],
+    mask: Bool[Array, "#batch length slots"],
+    *,
+    dropout: float = 0.0,
+    dropout_key: jax.Array | None = None,
+) -> Float[Array, "batch length heads head_dim"]:
+    """Attention with an explicit mask (True: may be seen); key/value heads lead, which XLA multiplies in place."""
+    batch, length, heads, head_dim = q.shape
+    kv_heads = k.shape[1]
+    grouped = q.reshape(batch, length, kv_heads, heads // kv_heads, head_dim)
+    scores = jnp.einsum("btkgd,bksd->bkgts", grouped, k, preferred_element_type=jnp.float32)
+    scores = jnp.where(mask[:, None, None], scores * head_dim**-0.5, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    if dropout_key is not None and dropout:
+        kept = jax.random.bernoulli(dropout_key, 1 - dropout, weights.shape)
+        weights = jnp.where(kept, weights / (1 - dropout), 0).astype(v.dtype)
+    out = jnp.einsum("bkgts,bksd->btkgd", weights, v)
+    return out.reshape(batch, length, heads, head_dim)

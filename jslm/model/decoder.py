@@ -1,0 +1,214 @@
+"""The decoder as functions of a parameter tree.
+
+Parameters are nested dicts of float32 arrays: `embed/tokens`, `embed/positions` (learned positions only), `layers/...`
+with the layers stacked on axis 0, `final_norm`, and `head/kernel` (untied only). For cached decoding `layers` and the
+cache are tuples with an entry a layer, so that XLA updates each entry in place.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jslm.config import ModelConfig
+from jslm.model.attention import Implementation, choose_attention
+from jslm.model.layers import Block, LayerCache, Norm
+from jslm.model.loss import chunk_length, fused_cross_entropy
+from jslm.model.rope import default_positions, rotary_tables
+from jslm.parallel import constrain
+
+Params = dict[str, Any]
+Cache = tuple[LayerCache, ...]
+
+_UNROLLED_LAYERS = 8
+
+
+def init_params(config: ModelConfig, key: jax.Array) -> Params:
+    """Fresh float32 parameters; wrap in `jax.jit` with `out_shardings` to create them sharded."""
+    return nn.meta.unbox(_boxed_init(config, key))
+
+
+def param_axes(config: ModelConfig) -> Any:
+    """The tree of logical axis names of the parameters, such as `("layers", "embed", "mlp")`; allocates nothing."""
+    boxed = jax.eval_shape(lambda: _boxed_init(config, jax.random.key(0)))
+    return jax.tree.map(lambda box: box.names, boxed, is_leaf=lambda x: isinstance(x, nn.meta.AxisMetadata))
+
+
+def param_shapes(config: ModelConfig) -> Params:
+    """The tree of `jax.ShapeDtypeStruct` of the parameters; allocates nothing."""
+    return jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+
+
+def apply_decoder(
+    params: Params,
+    tokens: Int[Array, "batch length"],
+    config: ModelConfig,
+    dtype: jnp.dtype = jnp.float32,
+    *,
+    implementation: Implementation | None = None,
+    dropout_key: jax.Array | None = None,
+) -> Float[Array, "batch length d_model"]:
+    """Final hidden states of whole sequences, normalised, in `dtype`. Dropout is on where a `dropout_key` is given."""
+    positions = default_positions(1, tokens.shape[1])
+    x = _embed(params, tokens, positions, config, dtype)
+    tables = rotary_tables(config, positions) if config.position == "rope" else None
+    train = dropout_key is not None and config.dropout > 0
+    if train:
+        x = nn.Dropout(config.dropout, deterministic=False).apply({}, x, rngs={"dropout": _key(dropout_key, -1)})
+    block = Block(config, implementation or choose_attention(config, dtype), train)
+
+    def layer(x: Array, step: tuple[Params, Array]) -> tuple[Array, None]:
+        layer_params, index = step
+        rngs = {"dropout": _key(dropout_key, index)} if train else {}
+        y, _ = block.apply({"params": layer_params}, x, tables, rngs=rngs)
+        return y, None
+
+    layers = params["layers"]
+    if isinstance(layers, tuple):
+        for index, layer_params in enumerate(layers):
+            x, _ = layer(x, (layer_params, jnp.int32(index)))
+    else:
+        steps = (layers, jnp.arange(config.n_layers, dtype=jnp.int32))
+        x, _ = jax.lax.scan(_remat(layer, config), x, steps, unroll=_unroll(config))
+    return _final_norm(params, x, config)
+
+
+def apply_cached(
+    params: Params,
+    tokens: Int[Array, "batch length"],
+    positions: Int[Array, "batch length"],
+    cache: Cache,
+    config: ModelConfig,
+    dtype: jnp.dtype = jnp.float32,
+) -> tuple[Float[Array, "batch length d_model"], Cache]:
+    """Final hidden states of tokens at consecutive `positions` (each row at its own), and the cache with them written.
+
+    Slot j of the cache holds position j. Whatever stands in slots past a row's last position is never seen, so rows may
+    be padded on the right. `params["layers"]` may be stacked or unstacked (see `unstack_layers`).
+    """
+    x = _embed(params, tokens, positions, config, dtype)
+    tables = rotary_tables(config, positions) if config.position == "rope" else None
+    layers = unstack_layers(params)["layers"]
+    block = Block(config)
+    new_cache = []
+    for layer_params, layer_cache in zip(layers, cache, strict=True):
+        x, layer_cache = block.apply({"params": layer_params}, x, tables, positions, layer_cache)
+        new_cache.append(layer_cache)
+    return _final_norm(params, x, config), tuple(new_cache)
+
+
+def init_cache(config: ModelConfig, batch: int, slots: int, dtype: jnp.dtype = jnp.float32) -> Cache:
+    """An empty cache: per layer, keys and values `[batch, kv_heads, slots, head_dim]`."""
+    shape = (batch, config.kv_heads, slots, config.dim_per_head)
+    return tuple({name: jnp.zeros(shape, dtype) for name in ("k", "v")} for _ in range(config.n_layers))
+
+
+def logits_from_hidden(
+    params: Params, hidden: Float[Array, "batch length d_model"], config: ModelConfig
+) -> Float[Array, "batch length vocab"]:
+    """float32 logits over the true vocabulary."""
+    weights = head_kernel(params)[:, : config.vocab_size].astype(hidden.dtype)
+    logits = jnp.einsum("btd,dv->btv", hidden, weights, preferred_element_type=jnp.float32)
+    return config.logit_softcap * jnp.tanh(logits / config.logit_softcap) if config.logit_softcap else logits
+
+
+def loss_sums(
+    params: Params,
+    inputs: Int[Array, "batch length"],
+    targets: Int[Array, "batch length"],
+    config: ModelConfig,
+    dtype: jnp.dtype = jnp.float32,
+    *,
+    dropout_key: jax.Array | None = None,
+    z_loss: float = 0.0,
+    loss_chunk: int = 0,
+    batch_shards: int = 1,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Sums in nats over the positions whose target is not -1: (objective with z-loss, cross-entropy)."""
+    hidden = apply_decoder(params, inputs, config, dtype, dropout_key=dropout_key)
+    batch, length = inputs.shape
+    chunk = chunk_length(max(1, batch // batch_shards), length, config.padded_vocab_size, loss_chunk)
+    return fused_cross_entropy(
+        hidden, head_kernel(params), targets, config.vocab_size, config.logit_softcap, z_loss, chunk
+    )
+
+
+def head_kernel(params: Params) -> Float[Array, "d_model padded_vocab"]:
+    """The output projection: its own kernel, or the token embedding transposed where tied."""
+    kernel: Array = params["head"]["kernel"] if "head" in params else params["embed"]["tokens"].T
+    return kernel
+
+
+def unstack_layers(params: Params) -> Params:
+    """The same parameters with `layers` as a tuple of one dict a layer. Already unstacked ones come back as they are."""
+    layers = params["layers"]
+    if isinstance(layers, tuple):
+        return params
+    n_layers = jax.tree.leaves(layers)[0].shape[0]
+    return {**params, "layers": tuple(jax.tree.map(lambda leaf: leaf[i], layers) for i in range(n_layers))}
+
+
+def _boxed_init(config: ModelConfig, key: jax.Array) -> Any:
+    def table(rows: int, axes: tuple[str | None, str], key: jax.Array) -> nn.LogicallyPartitioned:
+        value = config.init_std * jax.random.normal(key, (rows, config.d_model), jnp.float32)
+        return nn.LogicallyPartitioned(value, axes)
+
+    token_key, position_key, layer_key, head_key = jax.random.split(key, 4)
+    embed = {"tokens": table(config.padded_vocab_size, ("vocab", "embed"), token_key)}
+    if config.position == "learned":
+        embed["positions"] = table(config.context_length, (None, "embed"), position_key)
+    x = jnp.zeros((1, 1, config.d_model))
+    tables = rotary_tables(config, default_positions(1, 1)) if config.position == "rope" else None
+    block = Block(config)
+    layers = jax.vmap(lambda key: block.init(key, x, tables)["params"])(jax.random.split(layer_key, config.n_layers))
+    layers = jax.tree.map(
+        lambda box: nn.LogicallyPartitioned(box.value, ("layers", *box.names)),
+        layers,
+        is_leaf=lambda leaf: isinstance(leaf, nn.meta.AxisMetadata),
+    )
+    params = {"embed": embed, "layers": layers, "final_norm": _norm(config).init(key, x)["params"]}
+    if not config.tie_embeddings:
+        kernel = table(config.padded_vocab_size, ("vocab", "embed"), head_key).value.T
+        params["head"] = {"kernel": nn.LogicallyPartitioned(kernel, ("embed", "vocab"))}
+    return params
+
+
+def _embed(params: Params, tokens: Array, positions: Array, config: ModelConfig, dtype: jnp.dtype) -> Array:
+    x = params["embed"]["tokens"][tokens].astype(dtype)
+    if config.position == "learned":
+        x = x + params["embed"]["positions"][positions].astype(dtype)
+    return constrain(x, "batch", "length", "activation_embed")
+
+
+def _norm(config: ModelConfig) -> Norm:
+    return Norm(config.norm, config.norm_eps, config.norm_bias)
+
+
+def _final_norm(params: Params, x: Array, config: ModelConfig) -> Array:
+    y: Array = _norm(config).apply({"params": params["final_norm"]}, x)
+    return y
+
+
+def _key(key: jax.Array | None, index: int | Array) -> jax.Array:
+    assert key is not None
+    return jax.random.fold_in(key, index + 1)
+
+
+def _unroll(config: ModelConfig) -> int:
+    if config.unroll:
+        return min(config.unroll, config.n_layers)
+    return config.n_layers if config.n_layers <= _UNROLLED_LAYERS else 1
+
+
+def _remat(layer: Any, config: ModelConfig) -> Any:
+    match config.remat:
+        case "none":
+            return layer
+        case "dots":
+            return jax.checkpoint(layer, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable)
+        case _:
+            return jax.checkpoint(layer)

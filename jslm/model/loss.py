@@ -1,0 +1,133 @@
+"""Cross-entropy fused with the output head, a chunk of positions at a time."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jslm.parallel import constrain
+
+IGNORED = -1
+_CHUNK_BYTES = 64 * 2**20
+
+
+def chunk_length(batch: int, length: int, padded_vocab: int, asked: int = 0) -> int:
+    """Positions of each sequence in one chunk: the largest divisor of `length` whose float32 logits stay under 64 MB
+    (or `asked` tokens over the batch)."""
+    limit = asked or _CHUNK_BYTES // (4 * padded_vocab)
+    per_row = max(1, limit // batch)
+    return max(divisor for divisor in range(1, length + 1) if length % divisor == 0 and divisor <= per_row)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5, 6))
+def fused_cross_entropy(
+    hidden: Float[Array, "batch length d_model"],
+    head: Float[Array, "d_model padded_vocab"],
+    targets: Int[Array, "batch length"],
+    vocab_size: int,
+    softcap: float,
+    z_loss: float,
+    chunk: int,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Sums over the positions whose target is not -1: (cross-entropy + z_loss * log(Z)^2, cross-entropy), in nats.
+
+    Only the first sum carries a gradient. Logits exist for `chunk` positions of each sequence at a time, in float32; the
+    gradient is formed in the forward pass, while they are there, so nothing is computed twice (Hsu et al. 2024, "Liger
+    Kernel", section 3.2). z-loss: Chowdhery et al. 2022, "PaLM", section 5.
+    """
+    losses, _ = _chunks(hidden, head, targets, vocab_size, softcap, z_loss, chunk, with_gradients=False)
+    return losses
+
+
+def _forward(
+    hidden: Array, head: Array, targets: Array, vocab_size: int, softcap: float, z_loss: float, chunk: int
+) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    return _chunks(hidden, head, targets, vocab_size, softcap, z_loss, chunk, with_gradients=True)
+
+
+def _backward(
+    vocab_size: int, softcap: float, z_loss: float, chunk: int, residuals: tuple[Array, Array], cotangents: tuple[Array, Array]
+) -> tuple[Array, Array, None]:
+    d_hidden, d_head = residuals
+    scale = cotangents[0]
+    # The scale (1 / tokens, or a loss scale for float16) is applied in float32, before any narrowing.
+    return (d_hidden * scale).astype(d_hidden.dtype), d_head * scale, None
+
+
+fused_cross_entropy.defvjp(_forward, _backward)
+
+
+def _chunks(
+    hidden: Array,
+    head: Array,
+    targets: Array,
+    vocab_size: int,
+    softcap: float,
+    z_loss: float,
+    chunk: int,
+    *,
+    with_gradients: bool,
+) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    batch, length, width = hidden.shape
+    weights = head.astype(hidden.dtype)
+    one = functools.partial(
+        _one_chunk, weights=weights, vocab_size=vocab_size, softcap=softcap, z_loss=z_loss, with_gradients=with_gradients
+    )
+    if chunk == length:
+        losses, d_hidden, d_head = one(hidden, targets)
+        return losses, (d_hidden, d_head)
+
+    def split(x: Array) -> Array:
+        return jnp.moveaxis(x.reshape(batch, length // chunk, chunk, *x.shape[2:]), 1, 0)
+
+    def step(carry: tuple[Array, Array, Array], piece: tuple[Array, Array]) -> tuple[tuple[Array, Array, Array], Array]:
+        (objective, loss), d_hidden, d_head = one(*piece)
+        return (carry[0] + objective, carry[1] + loss, carry[2] + d_head), d_hidden
+
+    zero = jnp.zeros((), jnp.float32)
+    d_head = jnp.zeros(head.shape if with_gradients else (), jnp.float32)
+    (objective, loss, d_head), d_pieces = jax.lax.scan(step, (zero, zero, d_head), (split(hidden), split(targets)))
+    d_hidden = jnp.moveaxis(d_pieces, 0, 1).reshape(hidden.shape) if with_gradients else d_pieces
+    return (objective, loss), (d_hidden, d_head)
+
+
+def _one_chunk(
+    hidden: Array,
+    targets: Array,
+    *,
+    weights: Array,
+    vocab_size: int,
+    softcap: float,
+    z_loss: float,
+    with_gradients: bool,
+) -> tuple[tuple[Array, Array], Array, Array]:
+    logits = jnp.einsum("btd,dv->btv", hidden, weights, preferred_element_type=jnp.float32)
+    logits = constrain(logits, "batch", "length", "vocab")
+    capped = softcap * jnp.tanh(logits / softcap) if softcap else logits
+    ids = jax.lax.broadcasted_iota(jnp.int32, (1, 1, weights.shape[1]), 2)
+    masked = jnp.where(ids < vocab_size, capped, -jnp.inf)
+    top = jax.lax.stop_gradient(jnp.max(masked, axis=-1, keepdims=True))
+    exponentials = jnp.exp(masked - top)
+    total = jnp.sum(exponentials, axis=-1, keepdims=True)
+    log_z = (jnp.log(total) + top)[..., 0]
+    is_target = ids == targets[..., None]
+    target_logit = jnp.sum(jnp.where(is_target, capped, 0.0), axis=-1)
+    counted = targets != IGNORED
+    loss = jnp.sum(jnp.where(counted, log_z - target_logit, 0.0))
+    objective = loss + z_loss * jnp.sum(jnp.where(counted, jnp.square(log_z), 0.0)) if z_loss else loss
+    if not with_gradients:
+        nothing = jnp.zeros((), jnp.float32)
+        return (objective, loss), nothing, nothing
+    share = exponentials / total
+    d_logits = share - is_target
+    if z_loss:
+        d_logits = d_logits + 2 * z_loss * log_z[..., None] * share
+    if softcap:
+        d_logits = d_logits * (1 - jnp.square(capped / softcap))
+    d_logits = jnp.where(counted[..., None], d_logits, 0.0).astype(hidden.dtype)
+    d_hidden = jnp.einsum("btv,dv->btd", d_logits, weights)
+    d_head = jnp.einsum("btd,btv->dv", hidden, d_logits, preferred_element_type=jnp.float32)
+    return (objective, loss), d_hidden, d_head

@@ -1,0 +1,61 @@
+"""What a shape costs: parameters by part, floating-point operations, compute type."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from jslm.config import ModelConfig
+from jslm.model.decoder import param_shapes
+
+_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
+
+
+def count_parameters(config: ModelConfig) -> dict[str, int]:
+    """Parameters by part over the true vocabulary (padding rows are not counted); `total` is their sum."""
+    shapes = param_shapes(config)
+    padding = config.padded_vocab_size - config.vocab_size
+    parts = {part: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree)) for part, tree in shapes.items()}
+    counts = {
+        "token_embedding": config.vocab_size * config.d_model,
+        "position_embedding": parts["embed"] - config.padded_vocab_size * config.d_model,
+        "layers": parts["layers"],
+        "final_norm": parts["final_norm"],
+        "head": parts["head"] - padding * config.d_model if "head" in parts else 0,
+    }
+    return {**counts, "total": sum(counts.values())}
+
+
+def flops_per_token(config: ModelConfig, length: int | None = None) -> float:
+    """Floating-point operations of forward and backward for one token of a sequence of `length` (default: the context).
+
+    6 for each weight of a matrix product (Kaplan et al. 2020), the tied or untied head included and the embedding look-up
+    not, plus causal attention: 6 * layers * heads * head_dim * length, half of PaLM's count (Chowdhery et al. 2022,
+    appendix B), which has no causal mask. Recomputation by `remat` does not count: this is for MFU.
+    """
+    length = length or config.context_length
+    counts = count_parameters(config)
+    matrices = counts["layers"] + config.vocab_size * config.d_model
+    attention = 6 * config.n_layers * config.n_heads * config.dim_per_head * length
+    return 6.0 * matrices + attention
+
+
+def compute_dtype(config: ModelConfig) -> jnp.dtype:
+    """The type that `model.dtype` means on this process's devices.
+
+    `auto`: bfloat16 on TPUs and on GPUs from compute capability 8.0, float16 on older GPUs, float32 on CPUs.
+    """
+    if config.dtype != "auto":
+        return jnp.dtype(_DTYPES[config.dtype])
+    backend = jax.default_backend()
+    if backend == "cpu":
+        return jnp.dtype(jnp.float32)
+    if backend == "gpu":
+        capability = str(getattr(jax.devices()[0], "compute_capability", "9.0"))
+        major = capability.split(".")[0]
+        return jnp.dtype(jnp.float16 if major.isdigit() and int(major) < 8 else jnp.bfloat16)
+    return jnp.dtype(jnp.bfloat16)
+
+

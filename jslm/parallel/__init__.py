@@ -1,0 +1,29 @@
+"""Mesh, logical-axis rules, multi-process start-up."""
+
+from jslm.parallel.mesh import (
+    AXIS_RULES,
+    MESH_AXES,
+    batch_sharding,
+    check_mesh_fits,
+    constrain,
+    eval_batch_size,
+    make_mesh,
+    partition_spec,
+    replicated,
+    tree_shardings,
+)
+from jslm.parallel.startup import start_jax
+
+__all__ = [
+    "AXIS_RULES",
+    "MESH_AXES",
+    "batch_sharding",
+    "check_mesh_fits",
+    "constrain",
+    "eval_batch_size",
+    "make_mesh",
+    "partition_spec",
+    "replicated",
+    "start_jax",
+    "tree_shardings",
+]

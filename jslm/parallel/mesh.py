@@ -1,0 +1,106 @@
+"""The device mesh, and the one table from logical axis names to its axes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jslm.config import Config, MeshConfig
+from jslm.errors import JslmError
+
+MESH_AXES = ("data", "fsdp", "tensor")
+
+# What each array axis is called in the model, and the mesh axes that split it.
+AXIS_RULES: dict[str | None, tuple[str, ...] | str | None] = {
+    "batch": ("data", "fsdp"),
+    "length": None,
+    "layers": None,
+    "embed": "fsdp",
+    "activation_embed": None,
+    "vocab": "tensor",
+    "mlp": "tensor",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "head_dim": None,
+    None: None,
+}
+
+
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh of axes ("data", "fsdp", "tensor") over `devices` (default: all of them).
+
+    Raises JslmError where the sizes do not multiply to the number of devices.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    sizes = [config.data, config.fsdp, config.tensor]
+    fixed = int(np.prod([size for size in sizes if size != -1]))
+    if -1 in sizes and len(devices) % fixed == 0:
+        sizes[sizes.index(-1)] = len(devices) // fixed
+    if int(np.prod(sizes)) != len(devices) or -1 in sizes:
+        asked = f"mesh.data = {config.data}, mesh.fsdp = {config.fsdp}, mesh.tensor = {config.tensor}"
+        raise JslmError(
+            f"{asked} does not fit {len(devices)} device(s); the sizes must multiply to {len(devices)}, "
+            "and one may be -1 for the rest"
+        )
+    return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+
+
+def check_mesh_fits(config: Config, mesh: Mesh) -> None:
+    """Raises JslmError where a sharded dimension does not divide by its mesh axes."""
+    model = config.model
+    checks = [
+        ("mesh.fsdp", mesh.shape["fsdp"], "model.d_model", model.d_model),
+        ("mesh.tensor", mesh.shape["tensor"], "model.n_heads", model.n_heads),
+        ("mesh.tensor", mesh.shape["tensor"], "model.n_kv_heads", model.kv_heads),
+        ("mesh.tensor", mesh.shape["tensor"], "model.d_ff", model.hidden_dim),
+        ("mesh.tensor", mesh.shape["tensor"], "padded vocabulary", model.padded_vocab_size),
+    ]
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    micro = config.train.micro_batch or config.train.batch_size
+    checks.append(("mesh.data * mesh.fsdp", shards, "train.micro_batch", micro))
+    checks.append(("mesh.data * mesh.fsdp", shards, "train.eval_batch_size", eval_batch_size(config)))
+    for axis, size, name, dimension in checks:
+        if dimension % size:
+            raise JslmError(f"{axis} = {size} does not divide {name} = {dimension}; change one of them")
+
+
+def eval_batch_size(config: Config) -> int:
+    """Sequences a validation batch, with the default resolved."""
+    return config.train.eval_batch_size or config.train.micro_batch or config.train.batch_size
+
+
+def partition_spec(axes: Sequence[str | None]) -> PartitionSpec:
+    """Logical axis names, one an array dimension, as a PartitionSpec over the mesh's axes."""
+    return PartitionSpec(*(AXIS_RULES[axis] for axis in axes))
+
+
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+    """States how `x` is sharded, by logical axis names; does nothing outside a mesh of several devices."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return x
+    return jax.lax.with_sharding_constraint(x, partition_spec(axes))
+
+
+def tree_shardings(mesh: Mesh, axes_tree: Any) -> Any:
+    """A tree of logical-axis tuples as a tree of NamedShardings."""
+    return jax.tree.map(
+        lambda axes: NamedSharding(mesh, partition_spec(axes)), axes_tree, is_leaf=lambda x: isinstance(x, tuple)
+    )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding of an array that every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh, accumulation: bool = False) -> NamedSharding:
+    """The sharding of `[batch, length]` token arrays (`[micro, batch, length]` with `accumulation`)."""
+    axes = ("batch", "length")
+    return NamedSharding(mesh, partition_spec((None, *axes) if accumulation else axes))
+
+
