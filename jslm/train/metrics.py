@@ -1,0 +1,316 @@
+"""What a run measures: `metrics.jsonl`, its TensorBoard mirror, and the progress line of the terminal."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from numbers import Integral
+from pathlib import Path
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any, Self, SupportsFloat, TextIO
+
+from jslm.errors import JslmError
+
+if TYPE_CHECKING:
+    from jslm.train.tensorboard import TensorBoard
+
+METRICS_FILE = "metrics.jsonl"
+
+Values = Mapping[str, SupportsFloat | None]
+
+
+class MetricsLog:
+    """Appends measurements to `run_dir/metrics.jsonl`, one JSON object a line, and to TensorBoard under the same tags.
+
+    A context manager: leaving it closes both. One process of a run holds one; on many hosts only the first does.
+    """
+
+    def __init__(self, run_dir: Path, *, tensorboard: bool, resume_step: int | None) -> None:
+        """Opens the log, keeping the lines of steps up to `resume_step`; with None the run starts anew.
+
+        Lines of later steps come from a run that was killed after its last checkpoint and will be written again.
+
+        Raises:
+            JslmError: a line other than a torn last one is not a JSON object with a step.
+        """
+        run_dir.mkdir(parents=True, exist_ok=True)
+        path = run_dir / METRICS_FILE
+        last_step = -1 if resume_step is None else resume_step
+        if path.exists():
+            kept = [json.dumps(line) + "\n" for line in _parse(path) if line["step"] <= last_step]
+            write_atomically(path, "".join(kept))
+        self._file: IO[str] = path.open("a", encoding="utf-8")
+        self._tensorboard: TensorBoard | None = None
+        if tensorboard:
+            from jslm.train.tensorboard import TensorBoard
+
+            self._tensorboard = TensorBoard(run_dir, first_step=last_step + 1)
+
+    def write(self, step: int, values: Values) -> None:
+        """Writes one line at once: `step`, `time` (seconds since the epoch) and `values`.
+
+        A value that is not finite becomes null, since JSON has no word for it, and is left out of TensorBoard.
+        """
+        now = time.time()
+        numbers = {key: _number(value) for key, value in values.items()}
+        line = {"step": int(step), "time": round(now, 3)} | numbers
+        self._file.write(json.dumps(line, allow_nan=False) + "\n")
+        self._file.flush()
+        if self._tensorboard is not None:
+            finite = {key: number for key, number in numbers.items() if number is not None}
+            self._tensorboard.scalars(int(step), finite, now)
+
+    def text(self, step: int, tag: str, text: str) -> None:
+        """Shows a text, such as samples, in TensorBoard; `metrics.jsonl` holds numbers only."""
+        if self._tensorboard is not None:
+            self._tensorboard.text(step, tag, text)
+
+    def close(self) -> None:
+        """Closes both files; a second call does nothing."""
+        self._file.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+            self._tensorboard = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a `metrics.jsonl`, in file order; a last line torn by a kill is left out.
+
+    Raises:
+        JslmError: the file is absent, or a line other than the last is not a JSON object with a step.
+    """
+    if not path.exists():
+        raise JslmError(f"{path}: no such file; expected the {METRICS_FILE} of a run folder")
+    return _parse(path)
+
+
+class Progress:
+    """How far a run is: one line rewritten in place on a terminal, else a plain line about every two seconds.
+
+    Takes the same keys as `MetricsLog.write`, and remembers the last of each, so a training line shows the last
+    validation too. A context manager: leaving it shows the last state.
+    """
+
+    def __init__(
+        self,
+        total_steps: int,
+        *,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        width: int | None = None,
+    ) -> None:
+        """`stream` is standard error unless given; `width` is in columns, the terminal's own unless given."""
+        self._total = total_steps
+        self._stream = sys.stderr if stream is None else stream
+        self._clock = clock
+        self._width = width
+        self._terminal = self._stream.isatty() and os.environ.get("TERM") != "dumb"
+        self._color = self._terminal and not os.environ.get("NO_COLOR")
+        self._interval = 0.1 if self._terminal else 2.0
+        self._separator = " · " if _can_encode(self._stream, "·") else " | "
+        self._values: dict[str, float] = {}
+        self._step = 0
+        self._first: tuple[float, int] | None = None
+        self._shown_at = -math.inf
+        self._pending = False
+
+    def update(self, step: int, values: Values) -> None:
+        """Takes in the measurements of a step, and shows them unless the last showing was a moment ago."""
+        now = self._clock()
+        if self._first is None:
+            self._first = (now, step)
+        self._step = step
+        self._values |= {key: float("nan") if value is None else float(value) for key, value in values.items()}
+        self._pending = True
+        if now - self._shown_at >= self._interval:
+            self._show(now)
+
+    def message(self, text: str) -> None:
+        """Prints a line of its own, above the progress line on a terminal."""
+        self._stream.write(("\r\x1b[2K" if self._terminal else "") + text + "\n")
+        if self._terminal and self._first is not None:
+            self._show(self._clock())
+        self._stream.flush()
+
+    def close(self) -> None:
+        """Shows the last state if it has not been shown, and leaves the line; a second call does nothing."""
+        if self._pending:
+            self._show(self._clock())
+        if self._terminal and self._first is not None:
+            self._stream.write("\n")
+            self._stream.flush()
+        self._first = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _show(self, now: float) -> None:
+        self._shown_at = now
+        self._pending = False
+        fields = self._fields(now)
+        if self._terminal:
+            # The last column stays empty: writing to it wraps on some terminals.
+            texts = _fit(fields, self._separator, self._columns() - 1)
+            separator = f"\x1b[2m{self._separator}\x1b[0m" if self._color else self._separator
+            self._stream.write("\r\x1b[2K" + separator.join(texts))
+        else:
+            self._stream.write(self._separator.join(text for _, text in fields) + "\n")
+        self._stream.flush()
+
+    def _fields(self, now: float) -> list[tuple[int, str]]:
+        """(rank, text) in reading order; the highest ranks are the first to go on a narrow terminal."""
+        values = self._values
+        fields = [(0, f"step {self._step:,}/{self._total:,}")]
+        if "train/loss" in values:
+            fields.append((1, f"loss {values['train/loss']:.3f}"))
+        if "val/loss" in values:
+            validation = f"val {values['val/loss']:.3f}"
+            bits = values.get("val/bits_per_byte")
+            fields.append((3, validation if bits is None else f"{validation} ({bits:.2f} bits/byte)"))
+        if "lr" in values:
+            fields.append((5, f"lr {format_scientific(values['lr'])}"))
+        if "tokens_per_s" in values:
+            fields.append((4, format_rate(values["tokens_per_s"], "tok")))
+        if "mfu" in values:
+            fields.append((6, f"MFU {values['mfu']:.0%}"))
+        left = self._seconds_left(now)
+        if left is not None:
+            fields.append((2, f"{format_clock(left)} left"))
+        return fields
+
+    def _seconds_left(self, now: float) -> float | None:
+        if self._first is None or self._step <= self._first[1]:
+            return None
+        started, first_step = self._first
+        return (now - started) / (self._step - first_step) * max(0, self._total - self._step)
+
+    def _columns(self) -> int:
+        if self._width is not None:
+            return self._width
+        try:
+            # Some pseudo-terminals say they are 0 wide.
+            return os.get_terminal_size(self._stream.fileno()).columns or 80
+        except (OSError, ValueError):
+            return 80
+
+
+def format_count(value: float) -> str:
+    """Three significant digits and a unit: 999, 1.23k, 39.1M, 1.1B."""
+    if not math.isfinite(value):
+        return str(value)
+    if abs(value) < 1000:
+        return f"{value:.3g}" if abs(value) < 999.5 else "1k"
+    scaled, units = value / 1000, "kMBT"
+    # 999,950 rounds to 1000k, which is 1M.
+    while abs(scaled) >= 999.5 and len(units) > 1:
+        scaled, units = scaled / 1000, units[1:]
+    decimals = max(0, 2 - math.floor(math.log10(abs(float(f"{scaled:.3g}")))))
+    text = f"{scaled:,.{decimals}f}"
+    return (text.rstrip("0").rstrip(".") if "." in text else text) + units[0]
+
+
+def format_rate(value: float, unit: str) -> str:
+    """A rate with its unit: 41.2k tok/s."""
+    return f"{format_count(value)} {unit}/s"
+
+
+def format_scientific(value: float) -> str:
+    """A small number with one decimal and a short exponent: 1.0e-3."""
+    mantissa, _, exponent = f"{value:.1e}".partition("e")
+    return f"{mantissa}e{int(exponent)}" if exponent else mantissa
+
+
+def format_duration(seconds: float) -> str:
+    """A span of time in its two largest units: 0.4 s, 12 s, 3 min 12 s, 2 h 5 min, 1 d 3 h."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    for size, large, small_size, small in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= size:
+            rest = whole % size // small_size
+            return f"{whole // size} {large}" + (f" {rest} {small}" if rest else "")
+    return f"{whole} s"
+
+
+def format_clock(seconds: float) -> str:
+    """A span of time as on a clock: 02:31, 1:02:31, 1d 03:00:09."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    if days:
+        return f"{days}d {hour:02}:{minute:02}:{second:02}"
+    return f"{hour}:{minute:02}:{second:02}" if hour else f"{minute:02}:{second:02}"
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replaces a file in one step: after a crash it holds the old text or the new, never a part. UTF-8, `\\n` kept."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _parse(path: Path) -> list[dict[str, Any]]:
+    lines = path.read_bytes().split(b"\n")
+    parsed = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            entry = None
+        if isinstance(entry, dict) and isinstance(entry.get("step"), int):
+            parsed.append(entry)
+        elif any(rest.strip() for rest in lines[number:]):
+            raise JslmError(
+                f"{path}:{number}: found {line[:60].decode(errors='replace')!r}, expected a JSON object with a step; "
+                "delete the line"
+            )
+    return parsed
+
+
+def _number(value: SupportsFloat | None) -> float | int | None:
+    if value is None:
+        return None
+    if isinstance(value, Integral):
+        return int(value)
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+def _fit(fields: list[tuple[int, str]], separator: str, columns: int) -> list[str]:
+    while len(fields) > 1 and len(separator.join(text for _, text in fields)) > columns:
+        fields.remove(max(fields))
+    texts = [text for _, text in fields]
+    return texts if len(texts) > 1 else [texts[0][: max(0, columns)]]
+
+
+def _can_encode(stream: TextIO, text: str) -> bool:
+    try:
+        text.encode(getattr(stream, "encoding", None) or "utf-8")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
