@@ -5,13 +5,12 @@ from __future__ import annotations
 import inspect
 import json
 import types
-from collections.abc import Iterator
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from jslm.config.schema import Config
+from jslm.config.load import is_section, sections
 
 HEADER = """\
 # Configuration
@@ -31,19 +30,13 @@ def render_reference() -> str:
     return "\n".join([HEADER, *(_render_section(path, section) for path, section in sections())])
 
 
-def sections(section: type[BaseModel] = Config, path: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
-    """(dotted path, model) of every section, outermost first; the path of the top level is empty."""
-    yield path, section
-    for name, field in section.model_fields.items():
-        if _is_section(field.annotation):
-            yield from sections(field.annotation, f"{path}.{name}" if path else name)
-
-
 def _render_section(path: str, section: type[BaseModel]) -> str:
     title = f"`[{path}]`" if path else "Top level"
-    rows = [_render_row(name, field) for name, field in section.model_fields.items() if not _is_section(field.annotation)]
+    summary = " ".join((inspect.getdoc(section) or "").split())
+    fields = {name: field for name, field in section.model_fields.items() if not is_section(field.annotation)}
+    rows = [_render_row(name, field) for name, field in fields.items()]
     table = ["| Key | Type | Default | Meaning |", "| --- | --- | --- | --- |", *rows]
-    return "\n".join([f"## {title}", "", " ".join(inspect.getdoc(section).split()), "", *table, ""])  # type: ignore[union-attr]
+    return "\n".join([f"## {title}", "", summary, "", *table, ""])
 
 
 def _render_row(name: str, field: FieldInfo) -> str:
@@ -72,7 +65,3 @@ def _type_name(kind: Any) -> str:
     if origin is list:
         return f"list of {_type_name(arguments[0])}s"
     return TYPE_NAMES[kind]
-
-
-def _is_section(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, BaseModel)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import difflib
 import json
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from pydantic import BaseModel, ValidationError
 
@@ -73,6 +73,11 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
         key = key.strip()
         if not separator or not key:
             raise JslmError(f"command line: {item!r} is not an override; write section.key=value")
+        try:
+            item.encode("utf-8")
+        except UnicodeEncodeError:
+            # argv that is not UTF-8 arrives as lone surrogates, which no file could hold later.
+            raise JslmError(f"command line: {item!r} is not UTF-8 text; check the terminal's encoding") from None
         nested: Any = _parse_value(key, text)
         for part in reversed(key.split(".")):
             nested = {part: nested}
@@ -101,6 +106,19 @@ def _parse_value(key: str, text: str) -> Any:
 def config_to_toml(config: BaseModel) -> str:
     """The whole resolved config as TOML; `load_config` reads back an equal one."""
     return "\n".join(_toml_lines(config.model_dump(), ())) + "\n"
+
+
+def sections(section: type[BaseModel] = Config, path: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
+    """(dotted path, model) of every section, outermost first; the path of the top level is empty."""
+    yield path, section
+    for name, field in section.model_fields.items():
+        if is_section(field.annotation):
+            yield from sections(field.annotation, f"{path}.{name}".removeprefix("."))
+
+
+def is_section(kind: Any) -> TypeGuard[type[BaseModel]]:
+    """Whether a field's type is a section with keys of its own."""
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
 def _toml_lines(values: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
@@ -138,7 +156,7 @@ def _describe(problem: Mapping[str, Any], origin: str) -> str:
     if members:
         expected = "a string or a list of strings"
     elif problem["type"] == "model_type":
-        expected = f"a table of keys, such as {key}.{next(iter(_section_types()[key].model_fields))}"
+        expected = f"a table of keys, such as {key}.{next(iter(dict(sections())[key].model_fields))}"
     else:
         expected = problem["msg"].removeprefix("Input should be ")
     shown = json.dumps(problem["input"], default=str)
@@ -147,12 +165,15 @@ def _describe(problem: Mapping[str, Any], origin: str) -> str:
 
 def _nearest_key(key: str) -> str:
     """The known key most like `key`: a misspelt name in the right section before a right name in another."""
+    leaves = list(_leaf_types())
     section, _, name = key.rpartition(".")
-    siblings = [known for known in _leaf_types() if section and known.rpartition(".")[0] == section]
-    close = difflib.get_close_matches(f"{section}.{name}", siblings, n=1, cutoff=0.8)
-    same_name = [known for known in _leaf_types() if known.rpartition(".")[2] == name]
-    candidates = [*_leaf_types(), *_section_types()]
-    return (close or same_name or difflib.get_close_matches(key, candidates, n=1, cutoff=0.0))[0]
+    siblings = [known.rpartition(".")[2] for known in leaves if section and known.rpartition(".")[0] == section]
+    if close := difflib.get_close_matches(name, siblings, n=1, cutoff=0.7):
+        return f"{section}.{close[0]}"
+    if same_name := [known for known in leaves if known.rpartition(".")[2] == name]:
+        return same_name[0]
+    known_keys = leaves if section else [*leaves, *(path for path, _ in sections() if path)]
+    return difflib.get_close_matches(key, known_keys, n=1, cutoff=0.0)[0]
 
 
 def _printable(text: str) -> str:
@@ -160,35 +181,14 @@ def _printable(text: str) -> str:
     return text if text.isprintable() else json.dumps(text)
 
 
-def known_keys() -> list[str]:
-    """Every key of the schema, dotted: `["run_dir", "seed", "data", "data.source", ...]`."""
-    return [*_leaf_types(), *_section_types()]
-
-
 def _leaf_types() -> dict[str, Any]:
     """Dotted key -> type, for every key that holds a value."""
-    sections = {"": Config, **_section_types()}
     return {
         f"{path}.{name}".removeprefix("."): field.annotation
-        for path, section in sections.items()
+        for path, section in sections()
         for name, field in section.model_fields.items()
-        if not _is_section(field.annotation)
+        if not is_section(field.annotation)
     }
-
-
-def _section_types(section: type[BaseModel] = Config, prefix: str = "") -> dict[str, type[BaseModel]]:
-    """Dotted key -> model, for every section."""
-    found: dict[str, type[BaseModel]] = {}
-    for name, field in section.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            found[prefix + name] = kind
-            found |= _section_types(kind, f"{prefix}{name}.")
-    return found
-
-
-def _is_section(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
 def _nearby(path: Path) -> str:

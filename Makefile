@@ -1,0 +1,58 @@
+# Everything runs in $(VENV), which scripts/bootstrap.sh makes and keeps up to date; nothing needs activating.
+VENV ?= .venv
+PY ?=
+EXTRAS ?=
+ARGS ?=
+
+comma := ,
+python := $(VENV)/bin/python
+bootstrap := scripts/bootstrap.sh --venv "$(VENV)" $(if $(PY),--python "$(PY)")
+dev_extras := dev$(if $(EXTRAS),$(comma)$(EXTRAS))
+
+.DEFAULT_GOAL := help
+.PHONY: help install dev quickstart test test-all lint format docs clean
+
+help: ## Show this list
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo "  EXTRAS=cuda12 (or cuda13, tpu) installs JAX for that device: make quickstart EXTRAS=cuda12"
+	@echo "  PY=3.12 asks for a Python version (default: the newest here); VENV=dir for another environment (.venv)"
+	@echo "  ARGS='-k sample -x' goes to pytest: make test ARGS='-m \"not slow\"'"
+
+install: ## Install jslm in .venv
+	@$(bootstrap) --extras "$(EXTRAS)"
+
+dev: ## Install jslm and the tools of its developers in .venv
+	@$(bootstrap) --extras "$(dev_extras)"
+
+quickstart: install ## Train a small model on this machine and let it write
+	@$(python) -m jslm.train --config configs/quickstart.toml
+	@$(python) -m jslm.sample --run runs/quickstart --num-samples 3
+	@echo "The run's report: runs/quickstart/report.html"
+
+test: dev ## Run the tests
+	@$(python) -m pytest -q $(ARGS)
+
+test-all: ## Run the tests on each of Python 3.11, 3.12 and 3.13 that is here
+	@ran=; for version in 3.11 3.12 3.13; do \
+	    if scripts/bootstrap.sh --python $$version --which >/dev/null 2>&1; then \
+	        echo "== Python $$version"; ran=1; \
+	        $(MAKE) --no-print-directory test PY=$$version VENV=.venv-$$version || exit 1; \
+	    else echo "== Python $$version is not on this machine"; fi; \
+	done; test -n "$$ran"
+
+lint: dev ## Check style and types: ruff, mypy
+	@$(python) -m ruff check .
+	@$(python) -m ruff format --check .
+	@$(python) -m mypy
+
+format: dev ## Rewrite the code in the project's style
+	@$(python) -m ruff check --fix .
+	@$(python) -m ruff format .
+
+docs: install ## Regenerate docs/config.md from the configuration's schema
+	@$(python) -m jslm.config --write docs/config.md
+
+clean: ## Delete caches and build products (environments, runs and data stay)
+	@rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@find jslm tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,56 @@
+"""`jslm <verb>`: the same as `python -m jslm.<verb>`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from typing import cast
+
+import jslm
+
+VERBS = {
+    "prepare": "text files to token files",
+    "train": "token files to a model, with checkpoints, metrics and a report",
+    "sample": "text from a trained model",
+    "config": "the reference of every configuration key",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Hands the arguments after the verb to `jslm.<verb>.__main__.main` and returns its exit status.
+
+    `--help` and `--version` import nothing else. 2 for an unknown verb.
+    """
+    arguments = sys.argv[1:] if argv is None else argv
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_usage())
+        return 0 if arguments else 2
+    verb, *rest = arguments
+    if verb in ("-V", "--version"):
+        print(f"jslm {jslm.__version__}")
+        return 0
+    if verb not in VERBS:
+        # Only the error path needs it, and `--help` stays a few milliseconds quicker.
+        import difflib
+
+        nearest = difflib.get_close_matches(verb, VERBS, n=1, cutoff=0.0)[0]
+        print(f"jslm: {verb} is not a verb; did you mean {nearest}? (jslm --help lists them)", file=sys.stderr)
+        return 2
+    verb_main = cast(
+        Callable[[list[str]], int],
+        importlib.import_module(f"jslm.{verb}.__main__").main,
+    )
+    return verb_main(rest)
+
+
+def _usage() -> str:
+    verbs = "\n".join(f"  {verb:<10}{summary}" for verb, summary in VERBS.items())
+    return (
+        f"usage: jslm <verb> [arguments]\n\n{verbs}\n\n"
+        "jslm <verb> --help tells a verb's arguments; jslm --version the version."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

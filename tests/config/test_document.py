@@ -1,0 +1,65 @@
+"""The generated reference of configuration keys."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+from jslm.config.__main__ import main
+from jslm.config.document import render_reference
+from jslm.config.load import is_section, sections
+
+COMMITTED = Path(__file__).resolve().parents[2] / "docs" / "config.md"
+
+
+def test_committed_reference_is_current() -> None:
+    assert COMMITTED.read_text("utf-8") == render_reference(), "docs/config.md is out of date: run `make docs`"
+
+
+def test_every_key_and_section_is_described() -> None:
+    for path, section in sections():
+        assert inspect.getdoc(section), f"[{path}] has no docstring"
+        for name, field in section.model_fields.items():
+            if not is_section(field.annotation):
+                assert field.description, f"{path}.{name} has no description"
+
+
+def test_reference_has_a_row_for_every_key() -> None:
+    text = render_reference()
+    for path, section in sections():
+        heading = f"## `[{path}]`" if path else "## Top level"
+        body = text.split(f"{heading}\n")[1].split("\n## ")[0]
+        keys = re.findall(r"^\| `(\w+)` \|", body, re.MULTILINE)
+        assert keys == [name for name, field in section.model_fields.items() if not is_section(field.annotation)]
+
+
+def test_every_row_has_four_cells() -> None:
+    rows = [line for line in render_reference().splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {5}
+
+
+def test_types_bounds_and_defaults() -> None:
+    text = render_reference()
+    assert "| `seed` | integer, at least 0 | `0` |" in text
+    assert '| `source` | string or list of strings | `""` |' in text
+    assert "| `top_p` | number, above 0 and at most 1 | `1.0` |" in text
+    assert '| `norm` | `"rmsnorm"`, `"layernorm"` | `"rmsnorm"` |' in text
+    assert "## `[model.rope_scaling]`" in text
+    assert r"`<\|endoftext\|>`" in text
+
+
+def test_command_prints_writes_and_checks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "config.md"
+    assert main(["--write", str(path)]) == 0
+    assert main(["--check", str(path)]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert main([]) == 0
+    assert capsys.readouterr().out == path.read_text("utf-8") == render_reference()
+    path.write_text(path.read_text("utf-8") + "x", "utf-8")
+    assert main(["--check", str(path)]) == 2
+    assert f"{path}: not what the schema says" in capsys.readouterr().err
+    assert main(["--check", str(tmp_path / "absent.md")]) == 2
+    assert "absent.md: No such file" in capsys.readouterr().err
