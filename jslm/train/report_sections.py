@@ -198,8 +198,8 @@ def _loss_chart(run: Run, slug: str, title: str, metric: str) -> Chart:
         last_step, last = validation[-1]
         if metric == "loss" and last > 1.02 * value:
             notes.append(
-                f"Validation rose {last / value - 1:.0%} between step {step:,.0f} and step {last_step:,.0f}, a sign that "
-                f"the model began to memorise its training text. The best checkpoint is from step {step:,.0f}."
+                f"Validation rose {last / value - 1:.0%} between step {step:,.0f} and step {last_step:,.0f}, a sign "
+                f"that the model began to memorise its training text. The best checkpoint is from step {step:,.0f}."
             )
     entropy = run.info.get("entropy_bits_per_byte") if metric == "bits_per_byte" else None
     floor = (entropy, f"entropy of the text {entropy:.4g}") if entropy else None
