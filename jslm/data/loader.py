@@ -1,0 +1,262 @@
+"""Token files -> batches: a pure function of (seed, step), prefetched in the background. Alone in importing grain."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any, Self, TypedDict
+
+import grain
+import numpy as np
+from jaxtyping import Int32, Int64
+
+from jslm.data.shuffle import shuffled_order
+from jslm.data.token_file import TokenFile
+from jslm.errors import JslmError
+
+log = logging.getLogger("jslm")
+
+NO_TARGET = -1
+_NO_WINDOW = -1
+# Order is computed a block at a time: a batch alone is too few examples to be worth numpy's overhead.
+_BLOCK = 4096
+_PREFETCH = 4
+
+
+class Batch(TypedDict):
+    """`targets[r, i]` is the token that follows `inputs[r, i]`, or -1 where there is none to predict."""
+
+    inputs: Int32[np.ndarray, "rows length"]
+    targets: Int32[np.ndarray, "rows length"]
+
+
+def make_loader(
+    token_file: TokenFile,
+    *,
+    context_length: int,
+    batch_size: int,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    shuffle: bool = True,
+    start_step: int = 0,
+) -> TrainLoader:
+    """An endless iterator of training batches over `token_file`; see `TrainLoader`.
+
+    Raises JslmError: fewer than 2 tokens, or a batch_size (sequences, over all processes) that process_count does not
+    divide. Warns where the corpus is shorter than one context.
+    """
+    return TrainLoader(
+        token_file,
+        context_length=context_length,
+        batch_size=batch_size,
+        seed=seed,
+        process_index=process_index,
+        process_count=process_count,
+        shuffle=shuffle,
+        start_step=start_step,
+    )
+
+
+class TrainLoader(Iterator[Batch]):
+    """Batches of contiguous windows, as a pure function of (seed, step).
+
+    Window w has inputs tokens[w*T : w*T+T] and the same shifted by one as targets, so that every token but the first is
+    a target exactly once an epoch; the last, partial window is padded (inputs 0, targets -1). Row r of the global batch
+    at step s is example s*batch_size + r of an endless stream of epochs, each in an order of its own; batches run
+    across the ends of epochs. Process p takes the p-th contiguous block of rows, so the global batch is the same
+    however many processes there are.
+
+    `step` is the step of the batch that `next` returns. Call `close` to stop the prefetching thread.
+    """
+
+    def __init__(
+        self,
+        token_file: TokenFile,
+        *,
+        context_length: int,
+        batch_size: int,
+        seed: int,
+        process_index: int,
+        process_count: int,
+        shuffle: bool,
+        start_step: int,
+    ) -> None:
+        self._windows = _Windows(token_file, context_length)
+        if self._windows.count == 0:
+            raise JslmError(
+                f"{token_file.path}: {len(token_file.tokens)} token(s); training needs at least 2: give more text"
+            )
+        if len(token_file.tokens) <= context_length:
+            log.warning(
+                "%s: %s tokens are fewer than one context of %s; every sequence is the whole text and padding "
+                "(lower model.context_length or give more text)",
+                token_file.path,
+                f"{len(token_file.tokens):,}",
+                f"{context_length:,}",
+            )
+        self._rows = _process_rows(batch_size, process_index, process_count)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.shuffle = shuffle
+        self.step = start_step
+        self._iterator: grain.DatasetIterator[Batch] | None = None
+        self._block = functools.lru_cache(maxsize=4)(self._compute_block)
+
+    @property
+    def examples_per_epoch(self) -> int:
+        """Windows in the corpus."""
+        return self._windows.count
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Batches that make one pass over the corpus; seldom a whole number."""
+        return self.examples_per_epoch / self.batch_size
+
+    def epoch_of(self, step: int) -> float:
+        """Passes over the corpus completed before `step`, with the fraction."""
+        return step * self.batch_size / self.examples_per_epoch
+
+    def batch_at(self, step: int) -> Batch:
+        """This process's rows of the batch at `step`, whatever the iterator's position: int32 [rows, T] each."""
+        first = step * self.batch_size
+        return self._windows.gather(self._examples(first + self._rows.start, first + self._rows.stop))
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Batch:
+        if self._iterator is None:
+            # A step is the element: grain prefetches and orders, and each element is one vectorised gather.
+            steps: grain.MapDataset[int] = grain.MapDataset.range(self.step, sys.maxsize)
+            options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=_PREFETCH)
+            self._iterator = iter(steps.map(self.batch_at).to_iter_dataset(options))
+        batch = next(self._iterator)
+        self.step += 1
+        return batch
+
+    def get_state(self) -> dict[str, Any]:
+        """The position as JSON-able values; the same for every process."""
+        return {
+            "step": self.step,
+            "seed": self.seed,
+            "shuffle": self.shuffle,
+            "examples_per_epoch": self.examples_per_epoch,
+            "context_length": self._windows.length,
+            "batch_size": self.batch_size,
+        }
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Continues where `state` was taken: the next batch is the one that would have come there.
+
+        A position is a number of sequences. With another batch_size than the state's, the same sequences follow, and
+        `step` becomes the sequences seen over the new batch_size; raises JslmError where that is not a whole number.
+        Also raises it where the seed, the corpus or the context length differ, as the order would be another.
+        """
+        for key, ours in self.get_state().items():
+            if key not in state:
+                raise JslmError(f"data position in the checkpoint: no {key!r} among {sorted(state)}; it is damaged")
+            if key not in ("step", "batch_size") and state[key] != ours:
+                raise JslmError(
+                    f"data position in the checkpoint: {key} = {state[key]}, but this run has {ours}; resume with the "
+                    "same seed, data and model.context_length, or start a new run_dir with train.init_from"
+                )
+        seen = state["step"] * state["batch_size"]
+        step, rest = divmod(seen, self.batch_size)
+        if rest:
+            raise JslmError(
+                f"train.batch_size = {self.batch_size} does not divide the {seen:,} sequences seen so far (in batches "
+                f"of {state['batch_size']}); resume with a batch size that does, so that none is repeated or skipped"
+            )
+        self.close()
+        self.step = step
+
+    def close(self) -> None:
+        """Stops the prefetching thread; `next` starts it again."""
+        if self._iterator is not None:
+            self._iterator.close()
+            self._iterator = None
+
+    def _examples(self, start: int, stop: int) -> Int64[np.ndarray, " rows"]:
+        blocks = [self._block(number) for number in range(start // _BLOCK, (stop - 1) // _BLOCK + 1)]
+        first = start - start // _BLOCK * _BLOCK
+        return np.concatenate(blocks)[first : first + stop - start]
+
+    def _compute_block(self, number: int) -> Int64[np.ndarray, " block"]:
+        start, stop, size = number * _BLOCK, (number + 1) * _BLOCK, self.examples_per_epoch
+        return shuffled_order(start, stop, size, self.seed) if self.shuffle else np.arange(start, stop) % size
+
+
+def eval_batches(
+    token_file: TokenFile,
+    context_length: int,
+    batch_size: int,
+    max_batches: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[Batch]:
+    """This process's rows of each validation batch: int32 [batch_size / process_count, T], in the text's order.
+
+    Every token but the first is a target exactly once. The last batch is filled up with rows of targets -1, so all
+    batches have one shape. With max_batches > 0 and more windows than they hold, evenly spaced windows are taken, the
+    same at each call. A split of fewer than 2 tokens (data.validation_fraction = 0) gives no batch at all.
+
+    Raises JslmError where process_count does not divide batch_size.
+    """
+    rows = _process_rows(batch_size, process_index, process_count)
+    windows = _Windows(token_file, context_length)
+    chosen = np.arange(windows.count)
+    limit = max_batches * batch_size
+    if 0 < limit < windows.count:
+        chosen = np.arange(limit) * windows.count // limit
+    return _sequential(windows, chosen, batch_size, rows)
+
+
+def _sequential(
+    windows: _Windows, chosen: Int64[np.ndarray, " windows"], batch_size: int, rows: slice
+) -> Iterator[Batch]:
+    for start in range(0, len(chosen), batch_size):
+        batch = np.full(batch_size, _NO_WINDOW)
+        present = chosen[start : start + batch_size]
+        batch[: len(present)] = present
+        yield windows.gather(batch[rows])
+
+
+class _Windows:
+    """A token stream as windows of `length` inputs and targets."""
+
+    def __init__(self, token_file: TokenFile, length: int) -> None:
+        # A plain view: indexing through np.memmap's subclass machinery is several times slower.
+        self._tokens = np.asarray(token_file.tokens)
+        self.length = length
+        targets = max(0, len(self._tokens) - 1)
+        self.count = -(-targets // length)
+        self._whole = targets // length
+        self._view = (
+            np.lib.stride_tricks.sliding_window_view(self._tokens, length + 1)[::length]
+            if self._whole
+            else np.zeros((0, length + 1), self._tokens.dtype)
+        )
+
+    def gather(self, windows: Int64[np.ndarray, " rows"]) -> Batch:
+        inputs = np.zeros((len(windows), self.length), np.int32)
+        targets = np.full((len(windows), self.length), NO_TARGET, np.int32)
+        whole = (windows != _NO_WINDOW) & (windows < self._whole)
+        text = self._view[windows[whole]]
+        inputs[whole], targets[whole] = text[:, :-1], text[:, 1:]
+        for row in np.flatnonzero(windows == self._whole):
+            rest = self._tokens[self._whole * self.length :]
+            inputs[row, : len(rest) - 1], targets[row, : len(rest) - 1] = rest[:-1], rest[1:]
+        return {"inputs": inputs, "targets": targets}
+
+
+def _process_rows(batch_size: int, process_index: int, process_count: int) -> slice:
+    if batch_size < 1 or batch_size % process_count:
+        raise JslmError(
+            f"a batch of {batch_size} sequences can't be shared by {process_count} processes; "
+            f"make train.batch_size and train.eval_batch_size multiples of {process_count}"
+        )
+    rows = batch_size // process_count
+    return slice(process_index * rows, (process_index + 1) * rows)

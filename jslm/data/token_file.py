@@ -1,0 +1,312 @@
+"""Token files: `train.bin`, `val.bin`, their document indexes and `meta.json`.
+
+`{split}.bin` is the bare tokens, little endian, uint16 where the vocabulary fits in 65,536 and uint32 where not (as
+nanoGPT's: no header). `{split}.idx` is uint64, little endian: the token offset of each document's start, then the
+number of tokens. `meta.json` is written last, so a folder that has it is complete.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Literal, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from jslm.errors import JslmError
+
+FORMAT_VERSION = 1
+META_NAME = "meta.json"
+Split = Literal["train", "val"]
+SPLITS: tuple[Split, ...] = ("train", "val")
+_PARTIAL = ".partial-"
+_HASH_BLOCK = 1 << 22
+
+
+@dataclass(frozen=True)
+class TokenFile:
+    """One split, memory-mapped: `tokens` [n_tokens] uint16 or uint32, `offsets` [n_documents + 1] uint64."""
+
+    path: Path
+    tokens: NDArray[np.uint16] | NDArray[np.uint32]
+    offsets: NDArray[np.uint64]
+    meta: Mapping[str, Any]
+
+
+def read_meta(folder: str | Path) -> dict[str, Any]:
+    """The folder's `meta.json`; raises JslmError where it is absent, damaged or of another format version."""
+    path = Path(folder, META_NAME)
+    try:
+        meta = json.loads(path.read_text("utf-8"))
+        version = meta["format_version"]
+        if version == FORMAT_VERSION:
+            _ = [meta[split][key] for split in SPLITS for key in ("tokens", "documents", "sha256")]
+            _ = meta["dtype"], meta["tokenizer"]["fingerprint"]
+    except FileNotFoundError:
+        raise JslmError(
+            f"{path}: not found: {folder} holds no prepared data; run python -m jslm.prepare --config CONFIG"
+        ) from None
+    except OSError as error:
+        raise JslmError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise JslmError(
+            f"{path}: damaged ({type(error).__name__}: {error}); prepare again: "
+            "python -m jslm.prepare --config CONFIG --force"
+        ) from None
+    if version != FORMAT_VERSION:
+        raise JslmError(
+            f"{path}: format_version is {version!r}; this jslm reads {FORMAT_VERSION}; prepare again: "
+            "python -m jslm.prepare --config CONFIG --force"
+        )
+    return dict(meta)
+
+
+def open_tokens(folder: str | Path, split: Split) -> TokenFile:
+    """Memory-maps one split, after checking that the files have the sizes `meta.json` gives; raises JslmError."""
+    meta = read_meta(folder)
+    _check_sizes(Path(folder), split, meta)
+    return TokenFile(
+        path=Path(folder, f"{split}.bin"),
+        tokens=_map(Path(folder, f"{split}.bin"), _dtype(meta)),
+        offsets=_map(Path(folder, f"{split}.idx"), np.dtype("<u8")),
+        meta=meta,
+    )
+
+
+def verify(folder: str | Path, tokenizer_fingerprint: str | None = None, check_sha: bool = True) -> dict[str, Any]:
+    """Checks both splits' sizes, indexes and SHA-256, and the tokenizer's fingerprint; returns the meta.
+
+    Raises JslmError naming the file, what was expected and what was found.
+    """
+    folder = Path(folder)
+    meta = read_meta(folder)
+    expected = meta["tokenizer"]["fingerprint"]
+    if tokenizer_fingerprint is not None and tokenizer_fingerprint != expected:
+        raise JslmError(
+            f"{folder / META_NAME}: the tokens were made with tokenizer {expected}, but the tokenizer in use is "
+            f"{tokenizer_fingerprint}; use the matching one, or prepare again with --force"
+        )
+    for split in SPLITS:
+        _check_sizes(folder, split, meta)
+        offsets = _map(folder / f"{split}.idx", np.dtype("<u8"))
+        if offsets[0] != 0 or offsets[-1] != meta[split]["tokens"] or np.any(offsets[1:] < offsets[:-1]):
+            raise _damaged(
+                folder / f"{split}.idx", f"rising offsets from 0 to {meta[split]['tokens']}", "other numbers"
+            )
+        if check_sha and (found := _sha256(folder / f"{split}.bin")) != meta[split]["sha256"]:
+            raise _damaged(folder / f"{split}.bin", f"SHA-256 {meta[split]['sha256']}", found)
+    return meta
+
+
+def token_dtype(vocab_size: int) -> np.dtype[Any]:
+    """The narrowest of uint16 and uint32, little endian, that holds every id."""
+    return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
+
+
+class TokenWriter:
+    """Writes both splits in constant memory and moves them into `folder` all at once.
+
+    Use it as a context manager: until `commit`, everything is in a hidden folder inside `folder`, which an exception
+    removes. An older set of files is untouched until then. A full disk or a read-only folder is a JslmError.
+    """
+
+    def __init__(self, folder: str | Path, vocab_size: int) -> None:
+        self.folder = Path(folder)
+        self.vocab_size = vocab_size
+        self.dtype = token_dtype(vocab_size)
+        with self._disk_errors():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=self.folder))
+            self._splits = {split: _SplitWriter(self.partial, split) for split in SPLITS}
+
+    def append(
+        self,
+        split: Split,
+        ids: ArrayLike,
+        *,
+        characters: int = 0,
+        utf8_bytes: int = 0,
+        ends_document: bool = True,
+        bits: float | None = None,
+    ) -> None:
+        """Appends tokens [n] of the current document; `ends_document` closes it, and counts its `bits`."""
+        array = np.asarray(ids)
+        if array.size and not 0 <= int(array.min()) <= int(array.max()) < self.vocab_size:
+            raise ValueError(f"token ids from {array.min()} to {array.max()} with a vocabulary of {self.vocab_size}")
+        with self._disk_errors():
+            self._splits[split].append(array.astype(self.dtype), characters, utf8_bytes)
+            if ends_document:
+                self._splits[split].end_document(bits)
+
+    def tokens(self, split: Split) -> int:
+        """Tokens appended to a split so far."""
+        return self._splits[split].tokens
+
+    def commit(self, fields: Mapping[str, Any], extra_files: Sequence[str] = ()) -> dict[str, Any]:
+        """Flushes to disk, moves the files into place, `meta.json` last, and returns the meta.
+
+        `fields` are the meta's other keys (`tokenizer`, `sources`, `settings`, ...); `extra_files` names files that
+        the caller has put into `partial`.
+        """
+        with self._disk_errors():
+            counts: dict[str, Any] = {split: writer.close() for split, writer in self._splits.items()}
+            meta = {"format_version": FORMAT_VERSION, "dtype": self.dtype.name, **fields, **counts}
+            (self.partial / META_NAME).write_text(json.dumps(meta, indent=2, ensure_ascii=False) + "\n", "utf-8")
+            names = [*(f"{split}.{kind}" for split in SPLITS for kind in ("bin", "idx")), *extra_files, META_NAME]
+            for name in names:
+                _fsync(self.partial / name)
+            # Without a meta.json, a folder that has files of both the old and the new set is merely unprepared.
+            (self.folder / META_NAME).unlink(missing_ok=True)
+            for name in names:
+                os.replace(self.partial / name, self.folder / name)
+            _fsync_folder(self.folder)
+        return meta
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for writer in self._splits.values():
+            # After ENOSPC the flush inside close fails again; the file is about to go anyway.
+            with contextlib.suppress(OSError):
+                writer.file.close()
+            with contextlib.suppress(OSError):
+                writer.index.close()
+        shutil.rmtree(self.partial, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def _disk_errors(self) -> Any:
+        try:
+            yield
+        except OSError as error:
+            raise disk_error(self.folder, error) from error
+
+
+def disk_error(folder: Path, error: OSError) -> JslmError:
+    """A write that failed in `folder`, as one line with a remedy."""
+    if error.errno == errno.ENOSPC:
+        return JslmError(f"{folder}: no space left on the disk; free some, or set data.dir to a folder on another disk")
+    return JslmError(f"{folder}: cannot be written: {error.strerror or error}; choose another data.dir")
+
+
+def remove_partial(folder: Path) -> None:
+    """Removes what a killed writer left in `folder`; call it only while no writer is at work there."""
+    for path in folder.glob(f"{_PARTIAL}*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@dataclass
+class _SplitWriter:
+    folder: Path
+    split: Split
+    tokens: int = 0
+    documents: int = 0
+    characters: int = 0
+    utf8_bytes: int = 0
+    bits: float = 0.0
+    has_bits: bool = True
+    file: BinaryIO = field(init=False)
+    index: BinaryIO = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.file = (self.folder / f"{self.split}.bin").open("wb")
+        self.index = (self.folder / f"{self.split}.idx").open("wb")
+        self.index.write(np.uint64(0).astype("<u8").tobytes())
+        self.hash = hashlib.sha256()
+
+    def append(self, ids: NDArray[Any], characters: int, utf8_bytes: int) -> None:
+        data = ids.tobytes()
+        self.file.write(data)
+        self.hash.update(data)
+        self.tokens += ids.size
+        self.characters += characters
+        self.utf8_bytes += utf8_bytes
+
+    def end_document(self, bits: float | None) -> None:
+        self.index.write(np.array(self.tokens, "<u8").tobytes())
+        self.documents += 1
+        self.has_bits = self.has_bits and bits is not None
+        self.bits += bits or 0.0
+
+    def close(self) -> dict[str, Any]:
+        self.file.close()
+        self.index.close()
+        return {
+            "tokens": self.tokens,
+            "documents": self.documents,
+            "bytes": self.utf8_bytes,
+            "characters": self.characters,
+            "sha256": self.hash.hexdigest(),
+            "bits": self.bits if self.has_bits and self.documents else None,
+        }
+
+
+def _dtype(meta: Mapping[str, Any]) -> np.dtype[Any]:
+    if meta["dtype"] not in ("uint16", "uint32"):
+        raise JslmError(
+            f"{META_NAME}: dtype = {meta['dtype']!r}; expected uint16 or uint32; prepare again with --force"
+        )
+    return np.dtype(meta["dtype"]).newbyteorder("<")
+
+
+def _map(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
+    # An empty file can't be mapped.
+    return np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.zeros(0, dtype)
+
+
+def _check_sizes(folder: Path, split: Split, meta: Mapping[str, Any]) -> None:
+    sizes = {
+        f"{split}.bin": meta[split]["tokens"] * _dtype(meta).itemsize,
+        f"{split}.idx": (meta[split]["documents"] + 1) * 8,
+    }
+    for name, expected in sizes.items():
+        try:
+            found = (folder / name).stat().st_size
+        except OSError as error:
+            raise JslmError(
+                f"{folder / name}: {error.strerror}, though {META_NAME} names it; prepare again with --force"
+            ) from None
+        if found != expected:
+            raise _damaged(folder / name, f"{expected:,} bytes", f"{found:,}")
+
+
+def _damaged(path: Path, expected: str, found: str) -> JslmError:
+    return JslmError(
+        f"{path}: expected {expected}, found {found}: the file was changed or cut short after it was made; "
+        "prepare again: python -m jslm.prepare --config CONFIG --force"
+    )
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_HASH_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _fsync(path: Path) -> None:
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
+
+
+def _fsync_folder(path: Path) -> None:
+    # Makes the renames durable; Windows has no such thing.
+    if os.name == "posix":
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
