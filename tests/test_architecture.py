@@ -19,6 +19,7 @@ LAYERS = (
     {"tokenizer", "parallel"},
     {"model"},
     {"data", "checkpoint"},
+    {"run_folder"},
     {"cli"},
     {"prepare", "train", "sample", "evaluate", "convert", "plan", "serve"},
 )

@@ -1,5 +1,6 @@
 """Mesh, logical-axis rules, multi-process start-up."""
 
+from jslm.parallel.devices import describe_devices, peak_flops
 from jslm.parallel.mesh import (
     AXIS_RULES,
     MESH_AXES,
@@ -20,9 +21,11 @@ __all__ = [
     "batch_sharding",
     "check_mesh_fits",
     "constrain",
+    "describe_devices",
     "eval_batch_size",
     "make_mesh",
     "partition_spec",
+    "peak_flops",
     "replicated",
     "start_jax",
     "tree_shardings",

@@ -1,0 +1,26 @@
+"""How many stories sampled from a model keep their facts straight."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from jslm.data.stories import check_story
+
+if TYPE_CHECKING:
+    from jslm.sample import LanguageModel
+
+
+def check_samples(model: LanguageModel, count: int = 100, seed: int = 0) -> dict[str, Any]:
+    """Samples `count` stories at temperature 1 from the start of a document, and checks each.
+
+    Returns `{"passed", "of", "problems": {problem: how many stories have it}}`.
+    """
+    stories = model.generate("", num_samples=count, max_new_tokens=400, temperature=1.0, seed=seed)
+    problems: Counter[str] = Counter()
+    passed = 0
+    for story in stories:
+        found = check_story(str(story).strip())
+        passed += not found
+        problems.update(set(found))
+    return {"passed": passed, "of": len(stories), "problems": dict(problems.most_common(8))}

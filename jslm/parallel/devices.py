@@ -1,0 +1,77 @@
+"""What the devices can do: names and peak matrix throughput, for MFU."""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+
+import jax
+import jax.numpy as jnp
+
+# Dense peak in TFLOP/s by device kind as JAX names it: (16-bit matrices, float32 matrices as JAX runs them by default).
+# From the makers' data sheets; NVIDIA's float32 figure is TF32 without sparsity where the chip has it.
+_PEAK_TFLOPS = {
+    "NVIDIA H100 80GB HBM3": (989.4, 494.7),
+    "NVIDIA H100 PCIe": (756.0, 378.0),
+    "NVIDIA H200": (989.4, 494.7),
+    "NVIDIA A100": (312.0, 156.0),
+    "NVIDIA A10": (125.0, 62.5),
+    "NVIDIA L4": (121.0, 60.0),
+    "NVIDIA L40": (181.0, 90.5),
+    "NVIDIA GeForce RTX 3090": (71.0, 35.6),
+    "NVIDIA GeForce RTX 4090": (165.2, 82.6),
+    "Tesla V100": (125.0, 15.7),
+    "Tesla T4": (65.0, 8.1),
+    "TPU v2": (22.5, 11.25),
+    "TPU v3": (61.5, 30.75),
+    "TPU v4": (275.0, 137.5),
+    "TPU v5 lite": (197.0, 98.5),
+    "TPU v5e": (197.0, 98.5),
+    "TPU v5p": (459.0, 229.5),
+    "TPU v5": (459.0, 229.5),
+    "TPU v6 lite": (918.0, 459.0),
+    "TPU v6e": (918.0, 459.0),
+}
+
+
+def describe_devices(devices: list[jax.Device] | None = None) -> str:
+    """For people: "8 x NVIDIA H100 80GB HBM3", or "CPU, 2 cores"."""
+
+    devices = devices or jax.devices()
+    kind = devices[0].device_kind
+    if devices[0].platform == "cpu":
+        cores = f"CPU, {len(os.sched_getaffinity(0))} cores"
+        return cores if len(devices) == 1 else f"{len(devices)} devices on {cores}"
+    return kind if len(devices) == 1 else f"{len(devices)} x {kind}"
+
+
+def peak_flops(dtype_name: str, device: jax.Device | None = None) -> float | None:
+    """Peak FLOP/s of one device for matrix products in "float32", "bfloat16" or "float16"; None where it isn't known.
+
+    On CPUs it is measured: the best of a few large products, all cores, split over the process's CPU devices.
+    """
+    device = device or jax.devices()[0]
+    if device.platform == "cpu":
+        return _measured_cpu_peak(dtype_name) / max(1, len(jax.local_devices()))
+    # The longest name that starts the device's: "NVIDIA A100" for "NVIDIA A100-SXM4-80GB".
+    names = [name for name in _PEAK_TFLOPS if device.device_kind.startswith(name)]
+    if not names:
+        return None
+    half, single = _PEAK_TFLOPS[max(names, key=len)]
+    return 1e12 * (single if dtype_name == "float32" else half)
+
+
+@functools.cache
+def _measured_cpu_peak(dtype_name: str) -> float:
+    size = 1024
+    with jax.default_device(jax.local_devices()[0]):
+        a = jnp.ones((size, size), dtype_name)
+        multiply = jax.jit(lambda a: a @ a)
+        multiply(a).block_until_ready()
+        times = []
+        for _ in range(8):
+            start = time.perf_counter()
+            multiply(a).block_until_ready()
+            times.append(time.perf_counter() - start)
+    return 2.0 * size**3 / min(times)

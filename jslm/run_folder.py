@@ -1,0 +1,99 @@
+"""The files of one run, and opening a run for reading. Shared by every verb that writes or reads a run."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from jslm.config import Config, config_to_toml, load_config
+from jslm.errors import JslmError
+
+
+class RunFolder:
+    """Paths inside a run's folder, and its lock."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.toml"
+        self.tokenizer = self.path / "tokenizer.json"
+        self.checkpoints = self.path / "checkpoints"
+        self.metrics = self.path / "metrics.jsonl"
+        self.samples = self.path / "samples.md"
+        self.info = self.path / "run.json"
+
+    def create(self) -> None:
+        """Makes the folder; JslmError where that is not allowed."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = self.path / ".writable"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise JslmError(
+                f"run_dir = {self.path}: cannot be written ({os.strerror(error.errno or 0)}); choose another run_dir"
+            ) from None
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the folder against other processes; the lock goes with the process, however it ends."""
+        with (self.path / ".lock").open("w") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise JslmError(
+                    f"run_dir = {self.path}: another training process is using this folder; "
+                    "wait for it, or choose another run_dir"
+                ) from None
+            yield
+
+    def write_config(self, config: Config) -> None:
+        """Writes the resolved config, atomically."""
+        write_atomically(self.config, config_to_toml(config))
+
+    def write_info(self, info: dict[str, Any]) -> None:
+        """Writes `run.json`: environment, data, result; atomically."""
+        write_atomically(self.info, json.dumps(info, indent=1, allow_nan=False) + "\n")
+
+    def read_info(self) -> dict[str, Any]:
+        """`run.json`, or an empty dict where there is none or it is damaged."""
+        try:
+            found = json.loads(self.info.read_text("utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def read_config(self) -> Config:
+        """The resolved config of the run. Raises JslmError where this is not a run folder."""
+        if not self.path.exists():
+            raise JslmError(f"{self.path}: no such run folder; train one with python -m jslm.train --config FILE")
+        if not self.config.is_file():
+            raise JslmError(f"{self.path}: not a run folder: it has no config.toml")
+        return load_config(self.config)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replaces a text file in one step: readers see the old one or the new one."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, path)
+
+
+def resolve_checkpoint(steps: list[int], best: int | None, asked: str, where: Path) -> int:
+    """The step that "best", "latest" or a number names among `steps`. Raises JslmError where there is none."""
+    if not steps:
+        raise JslmError(f"{where}: no checkpoint yet; the run has not saved one")
+    if asked == "latest":
+        return steps[-1]
+    if asked == "best":
+        return steps[-1] if best is None else best
+    if asked.isdigit() and int(asked) in steps:
+        return int(asked)
+    raise JslmError(f"{where}: no checkpoint {asked!r}; there are best, latest, {', '.join(map(str, steps))}")

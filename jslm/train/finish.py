@@ -1,0 +1,161 @@
+"""What a run says of itself: its description, samples, and the figures and report at its end."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import logging
+import platform
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+
+from jslm.evaluate import LossResult
+from jslm.model import Params, count_parameters, flops_per_token
+from jslm.parallel import describe_devices, peak_flops
+from jslm.run_folder import RunFolder
+from jslm.sample import LanguageModel
+from jslm.train.metrics import MetricsLog, Progress
+from jslm.train.report import append_samples, write_report
+from jslm.train.setup import Setup
+
+_log = logging.getLogger("jslm")
+_PACKAGES = ("jslm", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers", "tiktoken")
+# Share of peak throughput that small models typically reach, for the estimate before the first step is timed.
+_TYPICAL_MFU = 0.25
+
+
+def run_info(setup: Setup) -> dict[str, Any]:
+    """`run.json` at the start of a run: environment, shapes, data, and an estimate of the time."""
+    config, meta = setup.config, setup.data.meta
+    tokens_per_step = config.train.batch_size * config.model.context_length
+    peak = peak_flops(setup.dtype.name)
+    left = setup.steps - setup.position.step
+    expected = None
+    if peak:
+        flops = flops_per_token(config.model) * tokens_per_step * left
+        expected = flops / (peak * setup.mesh.size * _TYPICAL_MFU)
+    bits = meta["val"].get("bits")
+    return {
+        "started": _now(),
+        "status": "running",
+        "versions": {name: _version(name) for name in _PACKAGES},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "devices": describe_devices(),
+        "processes": jax.process_count(),
+        "dtype": setup.dtype.name,
+        "mesh": dict(setup.mesh.shape),
+        "parameters": {name: count for name, count in count_parameters(config.model).items() if count},
+        "data": {
+            "dir": str(setup.data.dir),
+            "sources": meta["sources"],
+            "end_of_text": bool(meta["end_of_text"]),
+            "tokenizer": meta["tokenizer"],
+            "train": {key: meta["train"][key] for key in ("tokens", "documents", "bytes")},
+            "val": {key: meta["val"][key] for key in ("tokens", "documents", "bytes")},
+        },
+        "entropy_bits_per_byte": bits / meta["val"]["bytes"] if bits and meta["val"]["bytes"] else None,
+        "steps": setup.steps,
+        "tokens_per_step": tokens_per_step,
+        "expected_seconds": expected,
+        "result": {},
+        "story_check": None,
+    }
+
+
+def write_samples(setup: Setup, folder: RunFolder, log: MetricsLog | None) -> None:
+    """Samples from the state's parameters into `samples.md`, one for each of `sample.prompts`."""
+    params = host_params(setup)
+    if jax.process_index() != 0:
+        return
+    prompts = setup.config.sample.prompts
+    texts = _language_model(setup, params).generate(prompts, seed=setup.config.seed)
+    step = setup.position.step
+    append_samples(folder.samples, step, list(zip(prompts, texts, strict=True)))
+    if log is not None:
+        log.text(step, "samples", "\n\n---\n\n".join(p + t for p, t in zip(prompts, texts, strict=True)))
+
+
+def finish_run(
+    setup: Setup,
+    folder: RunFolder,
+    info: dict[str, Any],
+    status: str,
+    final: LossResult | None,
+    log: MetricsLog | None,
+    progress: Progress | None,
+) -> None:
+    """Writes the figures of the whole validation split, the story check where it applies, `run.json` and the report."""
+    params = host_params(setup)
+    if jax.process_index() != 0 or log is None or progress is None:
+        return
+    position, config = setup.position, setup.config
+    tokens = position.step * config.train.batch_size * config.model.context_length
+    rate = info["result"].get("tokens_per_s")
+    peak = peak_flops(setup.dtype.name)
+    info["finished"] = _now()
+    info["status"] = status
+    info["result"] |= {
+        "step": position.step,
+        "train_seconds": position.seconds,
+        "tokens_seen": tokens,
+        "tokens_per_s": tokens / position.seconds if position.seconds else rate,
+        "mfu": None,
+        "bad_steps": int(setup.state["bad_steps"]),
+    }
+    if peak and position.seconds:
+        reached = flops_per_token(config.model) * tokens / position.seconds
+        info["result"]["mfu"] = reached / (peak * setup.mesh.size)
+    if final is not None:
+        info["result"] |= {
+            "val/loss": final.loss,
+            "val/perplexity": final.perplexity,
+            "val/bits_per_byte": final.bits_per_byte,
+            "val/tokens": final.tokens,
+            "best_step": position.best_step,
+            "best_val/loss": position.best_loss,
+        }
+        message = (
+            f"validation over all {final.tokens:,} tokens: loss {final.loss:.4f}, perplexity {final.perplexity:.2f}, "
+            f"{final.bits_per_byte:.4f} bits per byte"
+        )
+        floor = info["entropy_bits_per_byte"]
+        if floor:
+            message += f"; the text's own entropy is {floor:.4f} ({final.bits_per_byte / floor - 1:+.1%})"
+        progress.message(message)
+    if any(source.startswith("stories:") for source in setup.data.meta["sources"]):
+        from jslm.evaluate.stories import check_samples
+
+        info["story_check"] = check_samples(_language_model(setup, params))
+        checked = info["story_check"]
+        progress.message(f"story check: {checked['passed']} of {checked['of']} samples are consistent and complete")
+    folder.write_info(info)
+    if config.train.report:
+        progress.message(f"report: {write_report(folder.path)}")
+
+
+def host_params(setup: Setup) -> Params:
+    """The parameters (averaged ones where there are some) whole on this process's first device, or as they are."""
+    params: Params = setup.state.get("ema", setup.state["params"])
+    if setup.mesh.size == 1:
+        return params
+    if jax.process_count() > 1:
+        return multihost_utils.process_allgather(params, tiled=True)
+    return jax.device_put(jax.device_get(params), jax.local_devices()[0])
+
+
+def _language_model(setup: Setup, params: Params) -> LanguageModel:
+    return LanguageModel(setup.config, params, setup.data.tokenizer, dtype=setup.dtype)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -1,0 +1,223 @@
+"""Everything that has to stand before the first step: data, mesh, compiled steps, and the state to go on from."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from jslm.checkpoint import CheckpointStore, flatten_tree
+from jslm.config import Config, config_from_dict
+from jslm.data.loader import TrainLoader, make_loader
+from jslm.data.token_file import TokenFile, open_tokens, verify
+from jslm.errors import JslmError
+from jslm.model import Params, compute_dtype, param_shapes
+from jslm.parallel import batch_sharding, check_mesh_fits, make_mesh
+from jslm.prepare import PreparedData, ensure_prepared
+from jslm.run_folder import RunFolder, resolve_checkpoint
+from jslm.tokenizer import load_tokenizer
+from jslm.train.optimizer import make_optimizer
+from jslm.train.state import TrainState, abstract_state, init_state
+
+_log = logging.getLogger("jslm")
+
+
+@dataclasses.dataclass
+class Position:
+    """What the run knows besides arrays; saved with each checkpoint."""
+
+    step: int = 0
+    best_loss: float = math.inf
+    best_step: int = 0
+    evals_since_best: int = 0
+    seconds: float = 0.0
+
+
+@dataclasses.dataclass
+class Setup:
+    """A run ready to step."""
+
+    config: Config
+    steps: int
+    mesh: Mesh
+    dtype: jnp.dtype
+    optimizer: optax.GradientTransformation
+    data: PreparedData
+    train_tokens: TokenFile
+    val_tokens: TokenFile
+    loader: TrainLoader
+    store: CheckpointStore
+    state: TrainState
+    position: Position
+
+
+def prepare_data(config: Config) -> PreparedData:
+    """The prepared data, made by the first process while the others wait. Raises JslmError as `ensure_prepared`."""
+    if jax.process_count() == 1:
+        return ensure_prepared(config)
+    if jax.process_index() == 0:
+        ensure_prepared(config)
+    multihost_utils.sync_global_devices("jslm: data prepared")
+    return ensure_prepared(config)
+
+
+def resolve_config(config: Config, data: PreparedData) -> Config:
+    """The config with `model.vocab_size` and `train.steps` filled in. Raises JslmError where they can't be."""
+    vocab_size = data.tokenizer.vocab_size
+    if config.model.vocab_size not in (0, vocab_size):
+        raise JslmError(
+            f"model.vocab_size = {config.model.vocab_size:,}, but the tokenizer of {data.dir} has {vocab_size:,} "
+            "entries; leave it at 0"
+        )
+    tokens = data.meta["train"]["tokens"]
+    windows = max(1, math.ceil((tokens - 1) / config.model.context_length))
+    steps = config.train.steps or max(1, math.ceil(config.train.epochs * windows / config.train.batch_size))
+    values = config.model_dump()
+    values["model"]["vocab_size"] = vocab_size
+    values["train"]["steps"] = steps
+    return config_from_dict(values, "config")
+
+
+def check_same_model(config: Config, folder: RunFolder, fingerprint: str) -> None:
+    """Raises JslmError where an existing run folder holds another model or tokenizer; warns of other changes."""
+    if not folder.config.is_file():
+        return
+    before, now = (c.model_dump() for c in (folder.read_config(), config))
+    free = ("dtype", "attention", "remat", "unroll", "dropout", "init_std")
+    for key, value in before["model"].items():
+        if value != now["model"][key] and key not in free:
+            raise JslmError(
+                f"run_dir = {folder.path}: holds a run with model.{key} = {value!r}, and this config has "
+                f"{now['model'][key]!r}; use another run_dir, or the config it was started with"
+            )
+    if folder.tokenizer.is_file() and load_tokenizer(folder.tokenizer).fingerprint != fingerprint:
+        raise JslmError(
+            f"{folder.tokenizer}: another tokenizer than that of {config.data_dir}; use another run_dir, "
+            "or the data it was started with"
+        )
+    changed = [
+        f"{section}.{key}"
+        for section in ("optimizer", "train", "data", "mesh", "model")
+        for key, value in before[section].items()
+        if value != now[section][key]
+    ]
+    if changed:
+        _log.warning("%s: going on with other settings than before: %s", folder.path, ", ".join(changed))
+
+
+def build(config: Config, data: PreparedData, folder: RunFolder) -> Setup:
+    """Mesh, loader and state: from the run's newest whole checkpoint, from `train.init_from`, or fresh."""
+    steps = config.train.steps
+    mesh = make_mesh(config.mesh)
+    check_mesh_fits(config, mesh)
+    dtype = compute_dtype(config.model)
+    verify(data.dir, data.tokenizer.fingerprint, check_sha=jax.process_index() == 0)
+    train_tokens, val_tokens = open_tokens(data.dir, "train"), open_tokens(data.dir, "val")
+    index, count = process_rows(mesh, config.train.batch_size)
+    loader = make_loader(
+        train_tokens,
+        context_length=config.model.context_length,
+        batch_size=config.train.batch_size,
+        seed=config.seed,
+        process_index=index,
+        process_count=count,
+    )
+    optimizer = make_optimizer(config.optimizer, steps)
+    store = CheckpointStore(folder.checkpoints, config.checkpoint.keep)
+    position = Position()
+    with jax.set_mesh(mesh):
+        wanted = abstract_state(config, optimizer, mesh, dtype)
+        found = store.restore_newest(lambda step: store.restore(wanted, step))
+        if found:
+            step, state = found
+            metadata = store.metadata(step)
+            loader.set_state(metadata["data"])
+            position = Position(**metadata["position"])
+            if metadata["tokenizer_fingerprint"] != data.tokenizer.fingerprint:
+                raise JslmError(
+                    f"{store.path(step)}: trained with tokenizer {metadata['tokenizer_fingerprint']}, but {data.dir} "
+                    f"has {data.tokenizer.fingerprint}; use the data it was trained on"
+                )
+        else:
+            params = load_initial(config, data) if config.train.init_from else None
+            state = init_state(config, optimizer, mesh, dtype, params)
+    return Setup(
+        config, steps, mesh, dtype, optimizer, data, train_tokens, val_tokens, loader, store, state, position
+    )
+
+
+def checkpoint_metadata(setup: Setup, val_loss: float | None) -> dict[str, Any]:
+    """What goes with the arrays: position, data position, config and tokenizer."""
+    return {
+        "val_loss": val_loss,
+        "position": dataclasses.asdict(setup.position),
+        "data": setup.loader.get_state(),
+        "config": setup.config.model_dump(mode="json"),
+        "tokenizer_fingerprint": setup.data.tokenizer.fingerprint,
+        "tokenizer": json.loads((setup.data.dir / "tokenizer.json").read_text("utf-8")),
+    }
+
+
+def load_initial(config: Config, data: PreparedData) -> Params:
+    """The weights of the run that `train.init_from` names. Raises JslmError where it has another shape or tokenizer."""
+    source = RunFolder(config.train.init_from)
+    source.read_config()
+    if load_tokenizer(source.tokenizer).fingerprint != data.tokenizer.fingerprint:
+        raise JslmError(
+            f"train.init_from = {source.path}: its tokenizer is not that of {data.dir}; "
+            f"prepare the data with tokenizer.path = {str(source.tokenizer)!r}"
+        )
+    store = CheckpointStore(source.checkpoints)
+    step = resolve_checkpoint(store.steps(), store.best_step(), config.train.init_checkpoint, Path(source.path))
+    params = store.load_part(step, "params")
+    wanted, found = flatten_tree(param_shapes(config.model)), flatten_tree(params)
+    for name in sorted(wanted.keys() | found.keys()):
+        shapes = [list(tree[name].shape) if name in tree else "absent" for tree in (found, wanted)]
+        if shapes[0] != shapes[1]:
+            raise JslmError(
+                f"train.init_from = {source.path}: {name} is {shapes[0]} there and {shapes[1]} in this config; "
+                "give both the same model section"
+            )
+    return params
+
+
+def process_rows(mesh: Mesh, batch_size: int) -> tuple[int, int]:
+    """(index, count): this process loads the index-th of `count` equal blocks of each batch's rows.
+
+    Processes that share rows (a tensor axis over hosts) get the same index. Raises JslmError where its devices' rows are
+    no such block.
+    """
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    placement = batch_sharding(mesh).addressable_devices_indices_map((shards, 1))
+    rows = sorted({row for index in placement.values() for row in range(*index[0].indices(shards))})
+    count, index = shards // len(rows), rows[0] // len(rows)
+    if shards % len(rows) or rows != list(range(index * len(rows), (index + 1) * len(rows))):
+        raise JslmError(
+            f"mesh: process {jax.process_index()} would hold batch rows {rows} of {shards}, which is not one block; "
+            "let mesh.tensor divide the devices of a host"
+        )
+    return index, count
+
+
+def place_batch(batch: dict[str, np.ndarray], mesh: Mesh, accumulation: int) -> dict[str, jax.Array]:
+    """A process's `[rows, context]` NumPy arrays as global `[accumulation, micro_batch, context]` ones on the mesh.
+
+    Row r goes to micro-batch r % accumulation, so that each process's block of rows is a block of every micro-batch.
+    """
+    sharding = batch_sharding(mesh, accumulation=True)
+
+    def place(rows: np.ndarray) -> jax.Array:
+        micro = rows.reshape(len(rows) // accumulation, accumulation, -1).swapaxes(0, 1)
+        return jax.make_array_from_process_local_data(sharding, np.ascontiguousarray(micro))
+
+    return {name: place(rows) for name, rows in batch.items()}

@@ -1,0 +1,85 @@
+"""Everything that a training run carries from step to step, and where it lives on the mesh."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from jslm.config import Config
+from jslm.model import Params, init_params, param_axes
+from jslm.parallel import replicated, tree_shardings
+
+# "params", "opt_state", "step" (optimizer steps tried), "bad_steps" (of them skipped), "bad_in_a_row";
+# "ema" where train.ema_decay is on; "loss_scale" and "good_steps" where compute is float16.
+TrainState = dict[str, Any]
+
+INITIAL_LOSS_SCALE = 2.0**15
+
+
+def init_state(
+    config: Config, optimizer: optax.GradientTransformation, mesh: Mesh, dtype: jnp.dtype, params: Params | None = None
+) -> TrainState:
+    """A fresh state, created sharded; from the given parameters where there are some."""
+    shardings = state_shardings(config, optimizer, mesh, dtype)
+    if params is not None:
+        placed = jax.device_put(params, shardings["params"])
+        return jax.jit(lambda params: _new_state(config, optimizer, dtype, params), out_shardings=shardings)(placed)
+    return jax.jit(lambda: _fresh(config, optimizer, dtype), out_shardings=shardings)()
+
+
+def abstract_state(
+    config: Config, optimizer: optax.GradientTransformation, mesh: Mesh, dtype: jnp.dtype
+) -> TrainState:
+    """The state as `jax.ShapeDtypeStruct`s with shardings; allocates nothing."""
+    shapes = jax.eval_shape(lambda: _fresh(config, optimizer, dtype))
+    shardings = state_shardings(config, optimizer, mesh, dtype)
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes, shardings
+    )
+
+
+def state_shardings(config: Config, optimizer: optax.GradientTransformation, mesh: Mesh, dtype: jnp.dtype) -> Any:
+    """A tree of NamedSharding of the state's structure: moments and averages are split as their parameters are."""
+    shapes = jax.eval_shape(lambda: _fresh(config, optimizer, dtype))
+    param_shardings = tree_shardings(mesh, param_axes(config.model))
+    by_path = {jax.tree_util.keystr(path): s for path, s in jax.tree_util.tree_flatten_with_path(param_shardings)[0]}
+    param_shapes = {
+        jax.tree_util.keystr(path): leaf.shape
+        for path, leaf in jax.tree_util.tree_flatten_with_path(shapes["params"])[0]
+    }
+
+    def of_leaf(path: Any, leaf: jax.ShapeDtypeStruct) -> Any:
+        # Optimizer states wrap parameter trees: the end of a leaf's path names its parameter.
+        for start in range(len(path)):
+            name = jax.tree_util.keystr(path[start:])
+            if name in by_path and param_shapes[name] == leaf.shape:
+                return by_path[name]
+        return replicated(mesh)
+
+    return jax.tree_util.tree_map_with_path(of_leaf, shapes)
+
+
+def _fresh(config: Config, optimizer: optax.GradientTransformation, dtype: jnp.dtype) -> TrainState:
+    return _new_state(config, optimizer, dtype, init_params(config.model, jax.random.key(config.seed)))
+
+
+def _new_state(
+    config: Config, optimizer: optax.GradientTransformation, dtype: jnp.dtype, params: Params
+) -> TrainState:
+    state: TrainState = {
+        "params": params,
+        "opt_state": optimizer.init(params),
+        "step": jnp.zeros((), jnp.int32),
+        "bad_steps": jnp.zeros((), jnp.int32),
+        "bad_in_a_row": jnp.zeros((), jnp.int32),
+    }
+    if config.train.ema_decay:
+        state["ema"] = jax.tree.map(jnp.copy, params)
+    if dtype == jnp.float16:
+        state["loss_scale"] = jnp.full((), INITIAL_LOSS_SCALE, jnp.float32)
+        state["good_steps"] = jnp.zeros((), jnp.int32)
+    return state

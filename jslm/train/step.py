@@ -1,0 +1,132 @@
+"""The compiled train step: a pure function of state and batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int
+
+from jslm.config import Config
+from jslm.model import IGNORED, Params, loss_sums
+from jslm.parallel import batch_sharding, replicated
+from jslm.train.optimizer import make_schedule
+from jslm.train.state import TrainState, state_shardings
+
+Batch = dict[str, Array]
+Metrics = dict[str, Array]
+
+# Good steps after which float16's loss scale doubles (Micikevicius et al. 2018, section 3.2).
+_SCALE_GROWTH_STEPS = 1000
+
+
+def make_train_step(
+    config: Config, optimizer: optax.GradientTransformation, steps: int, mesh: Mesh, dtype: jnp.dtype
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """The jitted step `(state, batch) -> (state, metrics)`; the state is donated.
+
+    `batch` has int32 "inputs" and "targets" `[accumulation, micro_batch, context]`; targets of -1 do not count. The loss
+    is the mean over the counted tokens of the whole batch, whatever the accumulation. A step whose loss or gradient is not
+    finite changes nothing but the counters. Metrics are scalars: loss (nats a token), grad_norm, param_norm, lr, tokens,
+    bad_steps, bad_in_a_row, loss_scale.
+    """
+    shardings = state_shardings(config, optimizer, mesh, dtype)
+    schedule = make_schedule(config.optimizer, steps)
+    batch_shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    train = config.train
+
+    def objective(
+        params: Params, inputs: Array, targets: Array, key: Array, scale: Array
+    ) -> tuple[Array, Array]:
+        total, cross_entropy = loss_sums(
+            params,
+            inputs,
+            targets,
+            config.model,
+            dtype,
+            dropout_key=key if config.model.dropout else None,
+            z_loss=train.z_loss,
+            loss_chunk=train.loss_chunk,
+            batch_shards=batch_shards,
+        )
+        return total * scale, cross_entropy
+
+    def gradients(
+        state: TrainState, batch: Batch, tokens: Float[Array, ""], loss_scale: Float[Array, ""]
+    ) -> tuple[Array, Params]:
+        key = jax.random.fold_in(jax.random.key(config.seed), state["step"])
+        gradient = jax.value_and_grad(objective, has_aux=True)
+
+        def micro(params: Params, inputs: Array, targets: Array, index: Array) -> tuple[Array, Params]:
+            (_, loss), grads = gradient(params, inputs, targets, jax.random.fold_in(key, index), loss_scale / tokens)
+            return loss, grads
+
+        accumulation = batch["inputs"].shape[0]
+        if accumulation == 1:
+            return micro(state["params"], batch["inputs"][0], batch["targets"][0], jnp.int32(0))
+
+        def add(total: tuple[Array, Params], piece: tuple[Array, Array, Array]) -> tuple[tuple[Array, Params], None]:
+            return jax.tree.map(jnp.add, total, micro(state["params"], *piece)), None
+
+        zeros = (jnp.zeros((), jnp.float32), jax.tree.map(jnp.zeros_like, state["params"]))
+        pieces = (batch["inputs"], batch["targets"], jnp.arange(accumulation, dtype=jnp.int32))
+        return jax.lax.scan(add, zeros, pieces)[0]
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        tokens = jnp.maximum(jnp.sum(batch["targets"] != IGNORED), 1).astype(jnp.float32)
+        loss_scale = state.get("loss_scale", jnp.ones((), jnp.float32))
+        loss, grads = gradients(state, batch, tokens, loss_scale)
+        if "loss_scale" in state:
+            grads = jax.tree.map(lambda leaf: leaf / loss_scale, grads)
+        grad_norm = optax.global_norm(grads)
+        good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        updates, opt_state = optimizer.update(grads, state["opt_state"], state["params"])
+        params = optax.apply_updates(state["params"], updates)
+
+        def keep(new: Any, old: Any) -> Any:
+            return jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
+
+        new_state = {
+            **state,
+            "params": keep(params, state["params"]),
+            "opt_state": keep(opt_state, state["opt_state"]),
+            "step": state["step"] + 1,
+            "bad_steps": state["bad_steps"] + ~good,
+            "bad_in_a_row": jnp.where(good, 0, state["bad_in_a_row"] + 1),
+        }
+        if "ema" in state:
+            decay = train.ema_decay
+            averaged = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state["ema"], new_state["params"])
+            new_state["ema"] = keep(averaged, state["ema"])
+        if "loss_scale" in state:
+            new_state |= _next_loss_scale(loss_scale, state["good_steps"], good)
+        metrics = {
+            "loss": loss / tokens,
+            "grad_norm": grad_norm,
+            "param_norm": optax.global_norm(new_state["params"]),
+            "lr": config.optimizer.learning_rate * schedule(state["step"] - state["bad_steps"]),
+            "tokens": tokens,
+            "bad_steps": new_state["bad_steps"],
+            "bad_in_a_row": new_state["bad_in_a_row"],
+            "loss_scale": loss_scale,
+        }
+        return new_state, metrics
+
+    batch_in = dict.fromkeys(("inputs", "targets"), batch_sharding(mesh, accumulation=True))
+    return jax.jit(
+        step, in_shardings=(shardings, batch_in), out_shardings=(shardings, replicated(mesh)), donate_argnums=0
+    )
+
+
+def _next_loss_scale(scale: Array, good_steps: Int[Array, ""], good: Array) -> dict[str, Array]:
+    count = jnp.where(good, good_steps + 1, 0)
+    grow = count >= _SCALE_GROWTH_STEPS
+    factor = jnp.where(good, jnp.where(grow, 2.0, 1.0), 0.5)
+    return {
+        "loss_scale": jnp.clip(scale * factor, 1.0, 2.0**24),
+        "good_steps": jnp.where(grow, 0, count).astype(jnp.int32),
+    }
