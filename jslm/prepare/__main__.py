@@ -1,0 +1,34 @@
+"""`python -m jslm.prepare --config configs/mine.toml [section.key=value ...] [--force]`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from jslm.cli import add_config_arguments, config_from_args, run_verb
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Prepares the token files of a config and prints what is in them; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m jslm.prepare",
+        description="Turn the text of data.source into a tokenizer and token files in data.dir.",
+    )
+    add_config_arguments(parser)
+    parser.add_argument("--force", action="store_true", help="make the files again even if they are there")
+    return run_verb("prepare", parser, argv, _run)
+
+
+def _run(args: argparse.Namespace) -> int:
+    config = config_from_args(args)
+    if config is None:
+        return 0
+    # After the arguments, so that --help and mistakes in them are quick.
+    from jslm.prepare.pipeline import prepare, summary
+
+    print(summary(prepare(config, force=args.force)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

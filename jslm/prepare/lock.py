@@ -1,0 +1,56 @@
+"""One writer a folder."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from jslm.data.token_file import disk_error
+
+LOCK_NAME = ".lock"
+
+
+@contextmanager
+def folder_lock(folder: Path, log: Callable[[str], None]) -> Iterator[None]:
+    """Makes `folder` and holds its lock, waiting while another process has it; the system frees a dead process's.
+
+    Raises JslmError where the folder can't be written or its file system has no locks.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / LOCK_NAME).open("a")
+    except OSError as error:
+        raise disk_error(folder, error) from None
+    with file:
+        if not _try_lock(file, folder, wait=False):
+            log(f"{folder}: another process is preparing it; waiting")
+            _try_lock(file, folder, wait=True)
+        yield
+
+
+def _try_lock(file: IO[str], folder: Path, wait: bool) -> bool:
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+            import time
+
+            while True:
+                try:
+                    file.seek(0)
+                    msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+                    return True
+                except PermissionError:
+                    if not wait:
+                        return False
+                    time.sleep(0.5)
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        return True
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise disk_error(folder, error) from None
