@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from jslm.config import ModelConfig
 from jslm.model.attention import Implementation, cached_attention, causal_attention
+from jslm.model.ops import fusion_boundary, linear, normalize
 from jslm.model.rope import apply_rotary
 from jslm.parallel import constrain
 
@@ -29,10 +30,10 @@ class Linear(nn.Module):
     def __call__(self, x: Float[Array, "*batch d_in"]) -> Float[Array, "*batch d_out"]:
         init = nn.with_logical_partitioning(nn.initializers.normal(self.std), self.axes)
         kernel = self.param("kernel", init, (x.shape[-1], self.features), jnp.float32)
-        y = jnp.dot(x, kernel.astype(x.dtype))
+        y = linear(x, kernel)
         if self.use_bias:
             bias_init = nn.with_logical_partitioning(nn.initializers.zeros, self.axes[1:])
-            y = y + self.param("bias", bias_init, (self.features,), jnp.float32).astype(x.dtype)
+            y = _add_vector(y, self.param("bias", bias_init, (self.features,), jnp.float32))
         return y
 
 
@@ -49,14 +50,10 @@ class Norm(nn.Module):
         def vector(name: str, init: Any) -> Any:
             return self.param(name, nn.with_logical_partitioning(init, (self.axis,)), x.shape[-1:], jnp.float32)
 
-        y = x.astype(jnp.float32)
-        if self.kind == "layernorm":
-            y = y - jnp.mean(y, axis=-1, keepdims=True)
-        y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.eps)
-        y = y * vector("scale", nn.initializers.ones)
+        y = normalize(x, vector("scale", nn.initializers.ones), self.eps, self.kind == "layernorm")
         if self.kind == "layernorm" and self.use_bias:
-            y = y + vector("bias", nn.initializers.zeros)
-        return y.astype(x.dtype)
+            y = _add_vector(y, vector("bias", nn.initializers.zeros))
+        return y
 
 
 class Attention(nn.Module):
@@ -148,14 +145,21 @@ class Block(nn.Module):
         y, cache = Attention(c, self.implementation, self.train, name="attention")(
             norm("attention_norm")(x), tables, positions, cache
         )
-        x = constrain(x + drop(y), "batch", "length", "activation_embed")
-        x = x + drop(MLP(c, name="mlp")(norm("mlp_norm")(x)))
-        return constrain(x, "batch", "length", "activation_embed"), cache
+        x = _residual(x + drop(y))
+        return _residual(x + drop(MLP(c, name="mlp")(norm("mlp_norm")(x)))), cache
 
 
 def residual_std(config: ModelConfig) -> float:
     """Radford et al. 2019, section 2.3: residual projections start smaller, by sqrt of their number."""
     return float(config.init_std / (2 * config.n_layers) ** 0.5)
+
+
+def _residual(x: Array) -> Array:
+    return fusion_boundary(constrain(x, "batch", "length", "activation_embed"))
+
+
+def _add_vector(x: Array, vector: Array) -> Array:
+    return x + vector.astype(x.dtype).reshape((1,) * (x.ndim - 1) + vector.shape)
 
 
 def _activate(name: str, x: Array) -> Array:
