@@ -1,0 +1,232 @@
+"""What every tokenizer is: a table of byte pieces, some special tokens, and one way from text to ids."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from os import PathLike
+from typing import Any, ClassVar
+
+import numpy as np
+from jaxtyping import Int32
+
+from jslm.errors import JslmError
+from jslm.tokenizer.files import write_text_atomically
+
+END_OF_TEXT = "<|endoftext|>"
+FILE_FORMAT = "jslm-tokenizer"
+FILE_VERSION = 1
+
+
+class Tokenizer(ABC):
+    """Text to ids and back. Immutable, picklable, and safe to share between threads.
+
+    `decode(encode(text)) == text` for every text, with two exceptions: `char` has characters it never saw
+    (`unknown_characters`), and a lone surrogate, which UTF-8 cannot hold, becomes U+FFFD.
+    """
+
+    kind: ClassVar[str]
+
+    def __init__(self, pieces: Sequence[bytes], special_tokens: Mapping[str, int]) -> None:
+        """`pieces[id]` is the UTF-8 text (or the part of it) that `id` stands for, special tokens included."""
+        self._pieces = list(pieces)
+        self._special_tokens = dict(special_tokens)
+        self._special_names = {token: name for name, token in special_tokens.items()}
+        self._control_ids = frozenset(special_tokens.values())
+        # The longest first, so that `<|a|>` does not win over `<|a|>b` where both are special.
+        names = sorted(special_tokens, key=lambda name: (-len(name), name))
+        self._special_pattern = re.compile(f"({'|'.join(map(re.escape, names))})")
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of ids, special tokens included and padding not."""
+        return len(self._pieces)
+
+    @property
+    def special_tokens(self) -> dict[str, int]:
+        """Special tokens and their ids."""
+        return dict(self._special_tokens)
+
+    @property
+    def eot_id(self) -> int:
+        """The id of `<|endoftext|>`."""
+        return self._special_tokens[END_OF_TEXT]
+
+    def encode(self, text: str, *, allow_special: bool = False) -> list[int]:
+        """Ids of `text`. The spelling of a special token is ordinary text unless `allow_special`."""
+        if not allow_special:
+            return self._encode_ordinary(text)
+        ids: list[int] = []
+        for index, part in enumerate(self._special_pattern.split(text)):
+            # The pattern's one group makes every second part a special token.
+            if index % 2:
+                ids.append(self._special_tokens[part])
+            elif part:
+                ids.extend(self._encode_ordinary(part))
+        return ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text, as `encode` without special tokens gives them; in parallel where the library can."""
+        return [self._encode_ordinary(text) for text in texts]
+
+    def decode(self, ids: Iterable[int], *, skip_special: bool = False) -> str:
+        """Text of `ids`; bytes that are no valid UTF-8 become U+FFFD, as in `bytes.decode(errors="replace")`.
+
+        Raises JslmError where an id is outside the vocabulary.
+        """
+        return self.decode_bytes(ids, skip_special=skip_special).decode("utf-8", errors="replace")
+
+    def decode_bytes(self, ids: Iterable[int], *, skip_special: bool = False) -> bytes:
+        """Bytes of `ids` (a list, or a numpy or JAX vector), which may start or end inside a character.
+
+        Raises JslmError where an id is outside the vocabulary.
+        """
+        # One transfer for an array: iterating over a JAX array makes a device read for each element.
+        numbers = ids.tolist() if hasattr(ids, "tolist") else list(ids)
+        if numbers and (min(numbers) < 0 or max(numbers) >= self.vocab_size):
+            self._check_id(next(token for token in numbers if not 0 <= token < self.vocab_size))
+        if skip_special:
+            numbers = [token for token in numbers if token not in self._control_ids]
+        return b"".join(map(self._pieces.__getitem__, numbers))
+
+    def token_bytes(self) -> Int32[np.ndarray, " vocab_size"]:
+        """UTF-8 bytes of text that each id stands for; 0 for special tokens. Bits per byte divides by these."""
+        lengths = np.fromiter(map(len, self._pieces), dtype=np.int32, count=self.vocab_size)
+        lengths[sorted(self._control_ids)] = 0
+        return lengths
+
+    def id_to_token(self, token: int) -> str:
+        r"""One id for people to read: control characters escaped (`\n`), part of a character as `\xNN`.
+
+        Raises JslmError where the id is outside the vocabulary.
+        """
+        self._check_id(token)
+        if token in self._special_names:
+            return self._special_names[token]
+        text = self._pieces[token].decode("utf-8", errors="backslashreplace")
+        return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
+
+    def unknown_characters(self, text: str) -> list[str]:
+        """The distinct characters of `text` that `encode` cannot represent, sorted; only `char` has any."""
+        del text
+        return []
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """16 hex digits of a SHA-256 over all that decides how text maps to ids, and nothing else.
+
+        Equal after save and load, and on every machine and library version; different where any id may differ.
+        """
+        digest = hashlib.sha256()
+        for part in self._identity():
+            # The length goes before each part, so that ("ab", "c") and ("a", "bc") differ.
+            digest.update(len(part).to_bytes(8, "little"))
+            digest.update(part)
+        return digest.hexdigest()[:16]
+
+    def to_json(self) -> str:
+        """The whole tokenizer as one JSON object, which `tokenizer_from_json` reads."""
+        fields = {
+            "format": FILE_FORMAT,
+            "version": FILE_VERSION,
+            "kind": self.kind,
+            "vocab_size": self.vocab_size,
+            "fingerprint": self.fingerprint,
+            "special_tokens": self._special_tokens,
+        }
+        return json.dumps(fields | self._fields(), ensure_ascii=False) + "\n"
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Writes `to_json()` to `path`; a reader sees the old file or the new one, never a half.
+
+        Raises JslmError where the file cannot be written.
+        """
+        write_text_atomically(path, self.to_json())
+
+    @classmethod
+    @abstractmethod
+    def from_fields(cls, fields: Mapping[str, Any]) -> Tokenizer:
+        """The tokenizer of a saved file's JSON object. Raises KeyError, TypeError, ValueError or JslmError."""
+
+    @abstractmethod
+    def _encode_ordinary(self, text: str) -> list[int]:
+        """Ids of text without special tokens."""
+
+    def _fields(self) -> dict[str, Any]:
+        """What a saved file holds besides the common keys."""
+        return {}
+
+    def _identity(self) -> Iterator[bytes]:
+        """The parts that the fingerprint is made of; a subclass adds what else decides its mapping."""
+        yield b"jslm tokenizer fingerprint 1"
+        yield self.kind.encode()
+        yield str(len(self._special_tokens)).encode()
+        for token, name in sorted(self._special_names.items()):
+            yield f"{token} {name}".encode()
+        yield str(len(self._pieces)).encode()
+        yield from self._pieces
+
+    def _check_id(self, token: int) -> None:
+        if not 0 <= token < self.vocab_size:
+            raise JslmError(
+                f"token id {token} is outside the vocabulary of {self.vocab_size} (ids 0 to {self.vocab_size - 1}); "
+                "these ids come from another tokenizer, or from a model's padded vocabulary"
+            )
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(vocab_size={self.vocab_size}, fingerprint={self.fingerprint!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Worker processes get the saved form: neither library promises a stable pickle.
+        from jslm.tokenizer.build import tokenizer_from_json
+
+        return tokenizer_from_json, (self.to_json(),)
+
+
+def special_token_ids(always: Sequence[str], extra: Sequence[str], first_id: int) -> dict[str, int]:
+    """Ids from `first_id` on for `always` and then `extra`, the user's `tokenizer.special_tokens`, in order.
+
+    Raises JslmError for an empty name, one that comes twice, or one that is no valid Unicode.
+    """
+    names = [*always, *extra]
+    for index, name in enumerate(names):
+        where = f"tokenizer.special_tokens: {name!r}"
+        if not name:
+            raise JslmError(f"{where} is empty; give it a spelling such as '<|user|>', or remove it")
+        if has_surrogates(name):
+            raise JslmError(f"{where} holds a lone surrogate, which UTF-8 cannot store; spell it without")
+        if name in names[:index]:
+            reason = "is always there" if name in always else "comes twice"
+            raise JslmError(f"{where} {reason}; list each extra special token once")
+    return {name: first_id + index for index, name in enumerate(names)}
+
+
+def extra_special_tokens(fields: Mapping[str, Any], always: Sequence[str]) -> list[str]:
+    """The user's special tokens of a saved file, in the order of their ids. Raises KeyError or TypeError."""
+    saved = fields["special_tokens"]
+    return [name for name in sorted(saved, key=saved.__getitem__) if name not in always]
+
+
+def replace_surrogates(text: str) -> str:
+    """`text` that UTF-8 can store: surrogate pairs joined, each lone surrogate replaced by U+FFFD.
+
+    Python strings get them from `errors="surrogateescape"` and from JSON's `\\ud800`; the libraries refuse them.
+    """
+    if not has_surrogates(text):
+        return text
+    return text.encode("utf-16-le", errors="surrogatepass").decode("utf-16-le", errors="replace")
+
+
+def has_surrogates(text: str) -> bool:
+    """Whether UTF-8 cannot store `text`."""
+    if text.isascii():
+        return False
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return True
+    return False
