@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from jslm.config import Config, config_to_toml, load_config
 from jslm.errors import JslmError
@@ -44,6 +45,8 @@ def run_verb(verb: str, parser: argparse.ArgumentParser, argv: list[str] | None,
     0 is success, 1 an error inside jslm, 2 something the user can mend, 130 an interrupt.
     """
     args = parser.parse_intermixed_args(argv)
+    if argv is None:
+        _use_huge_pages()
     logging.basicConfig(format="%(name)s: %(levelname)s: %(message)s", level=logging.WARNING)
     logging.getLogger("jslm").setLevel(logging.INFO)
     # Orbax and Grain report routine work through absl's logger.
@@ -63,6 +66,25 @@ def run_verb(verb: str, parser: argparse.ArgumentParser, argv: list[str] | None,
         status, message = describe_error(error)
         print(f"jslm.{verb}: error: {message}", file=sys.stderr)
         return status
+
+
+def _use_huge_pages() -> None:
+    """Starts this command again with malloc asking for huge pages, where the kernel gives them on demand only.
+
+    XLA's CPU runtime allocates and frees its buffers each step; with 4 kB pages the kernel spends a third of the time
+    handing them out. glibc reads the setting at the start of a process alone. `JSLM_HUGE_PAGES=off` leaves all as it is.
+    """
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
+    if "glibc.malloc.hugetlb" in tunables or os.environ.get("JSLM_HUGE_PAGES") == "off":
+        return
+    try:
+        on_demand = "[madvise]" in Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text("ascii")
+    except OSError:
+        return
+    if on_demand and sys.orig_argv[1:] and sys.executable:
+        os.environ["GLIBC_TUNABLES"] = ":".join(filter(None, [tunables, "glibc.malloc.hugetlb=1"]))
+        sys.stdout.flush()
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def describe_error(error: Exception) -> tuple[int, str]:

@@ -1,7 +1,7 @@
 """The decoder as functions of a parameter tree.
 
 Parameters are nested dicts of float32 arrays: `embed/tokens`, `embed/positions` (learned positions only), `layers/...`
-with the layers stacked on axis 0, `final_norm`, and `head/kernel` (untied only). For cached decoding `layers` and the
+with the layers stacked on axis 0, `final_norm`, and `head/tokens` (untied only). For cached decoding `layers` and the
 cache are tuples with an entry a layer, so that XLA updates each entry in place.
 """
 
@@ -111,8 +111,8 @@ def logits_from_hidden(
     params: Params, hidden: Float[Array, "batch length d_model"], config: ModelConfig
 ) -> Float[Array, "batch length vocab"]:
     """float32 logits over the true vocabulary."""
-    weights = head_kernel(params)[:, : config.vocab_size].astype(hidden.dtype)
-    logits = jnp.einsum("btd,dv->btv", hidden, weights, preferred_element_type=jnp.float32)
+    weights = head_table(params)[: config.vocab_size].astype(hidden.dtype)
+    logits = jnp.einsum("btd,vd->btv", hidden, weights, preferred_element_type=jnp.float32)
     return config.logit_softcap * jnp.tanh(logits / config.logit_softcap) if config.logit_softcap else logits
 
 
@@ -133,14 +133,14 @@ def loss_sums(
     batch, length = inputs.shape
     chunk = chunk_length(max(1, batch // batch_shards), length, config.padded_vocab_size, loss_chunk)
     return fused_cross_entropy(
-        hidden, head_kernel(params), targets, config.vocab_size, config.logit_softcap, z_loss, chunk
+        hidden, head_table(params), targets, config.vocab_size, config.logit_softcap, z_loss, chunk
     )
 
 
-def head_kernel(params: Params) -> Float[Array, "d_model padded_vocab"]:
-    """The output projection: its own kernel, or the token embedding transposed where tied."""
-    kernel: Array = params["head"]["kernel"] if "head" in params else params["embed"]["tokens"].T
-    return kernel
+def head_table(params: Params) -> Float[Array, "padded_vocab d_model"]:
+    """The output projection, a row a token: its own table, or the token embedding where tied."""
+    table: Array = params["head"]["tokens"] if "head" in params else params["embed"]["tokens"]
+    return table
 
 
 def unstack_layers(params: Params) -> Params:
@@ -172,8 +172,7 @@ def _boxed_init(config: ModelConfig, key: jax.Array) -> Any:
     )
     params = {"embed": embed, "layers": layers, "final_norm": _norm(config).init(key, x)["params"]}
     if not config.tie_embeddings:
-        kernel = table(config.padded_vocab_size, ("vocab", "embed"), head_key).value.T
-        params["head"] = {"kernel": nn.LogicallyPartitioned(kernel, ("embed", "vocab"))}
+        params["head"] = {"tokens": table(config.padded_vocab_size, ("vocab", "embed"), head_key)}
     return params
 
 

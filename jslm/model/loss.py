@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jslm.model.ops import fusion_boundary
 from jslm.parallel import constrain
 
 IGNORED = -1
@@ -25,7 +27,7 @@ def chunk_length(batch: int, length: int, padded_vocab: int, asked: int = 0) -> 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5, 6))
 def fused_cross_entropy(
     hidden: Float[Array, "batch length d_model"],
-    head: Float[Array, "d_model padded_vocab"],
+    head: Float[Array, "padded_vocab d_model"],
     targets: Int[Array, "batch length"],
     vocab_size: int,
     softcap: float,
@@ -104,10 +106,10 @@ def _one_chunk(
     z_loss: float,
     with_gradients: bool,
 ) -> tuple[tuple[Array, Array], Array, Array]:
-    logits = jnp.einsum("btd,dv->btv", hidden, weights, preferred_element_type=jnp.float32)
+    logits = _contract(hidden, weights, 2, 1, jnp.float32)
     logits = constrain(logits, "batch", "length", "vocab")
     capped = softcap * jnp.tanh(logits / softcap) if softcap else logits
-    ids = jax.lax.broadcasted_iota(jnp.int32, (1, 1, weights.shape[1]), 2)
+    ids = jax.lax.broadcasted_iota(jnp.int32, (1, 1, weights.shape[0]), 2)
     masked = jnp.where(ids < vocab_size, capped, -jnp.inf)
     top = jax.lax.stop_gradient(jnp.max(masked, axis=-1, keepdims=True))
     exponentials = jnp.exp(masked - top)
@@ -128,6 +130,14 @@ def _one_chunk(
     if softcap:
         d_logits = d_logits * (1 - jnp.square(capped / softcap))
     d_logits = jnp.where(counted[..., None], d_logits, 0.0).astype(hidden.dtype)
-    d_hidden = jnp.einsum("btv,dv->btd", d_logits, weights)
-    d_head = jnp.einsum("btd,btv->dv", hidden, d_logits, preferred_element_type=jnp.float32)
+    d_logits = fusion_boundary(d_logits)
+    d_hidden = _contract(d_logits, weights, 2, 0, hidden.dtype)
+    # Rows contracted with rows, as in `ops.linear`, so that neither operand is copied into another order.
+    rows, columns = (x.reshape(-1, x.shape[-1]) for x in (d_logits, hidden))
+    d_head = _contract(rows, columns, 0, 0, jnp.float32)
     return (objective, loss), d_hidden, d_head
+
+
+def _contract(a: Array, b: Array, a_axis: int, b_axis: int, dtype: Any) -> Array:
+    dims = (((a_axis,), (b_axis,)), ((), ()))
+    return jax.lax.dot_general(a, b, dims, preferred_element_type=dtype)

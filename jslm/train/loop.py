@@ -61,7 +61,7 @@ def train(config: Config) -> TrainOutcome:
     folder = RunFolder(config.run_dir)
     if jax.process_index() == 0:
         folder.create()
-    with _stop_signals() as stop, folder.locked() if jax.process_index() == 0 else contextlib.nullcontext():
+    with folder.locked() if jax.process_index() == 0 else contextlib.nullcontext():
         data = prepare_data(config)
         config = resolve_config(config, data)
         check_same_model(config, folder, data.tokenizer.fingerprint)
@@ -69,7 +69,7 @@ def train(config: Config) -> TrainOutcome:
         if jax.process_index() == 0:
             data.tokenizer.save(folder.tokenizer)
             folder.write_config(config)
-        with jax.set_mesh(setup.mesh):
+        with jax.set_mesh(setup.mesh), _stop_signals() as stop:
             return _Loop(setup, folder, stop).run()
 
 
@@ -98,9 +98,10 @@ class _Loop:
         setup, config = self.setup, self.setup.config
         position = setup.position
         resumed = position.step > 0
-        if position.step >= setup.steps and self.folder.info.is_file():
-            self._say(f"{self.folder.path}: finished already at step {position.step:,}; raise train.steps to go on")
-            return TrainOutcome("finished", position.step, 0, str(self.folder.path))
+        ended = self.folder.read_info()
+        if ended.get("result", {}).get("step") == position.step and (position.step >= setup.steps or self._is_stale()):
+            self._say(f"{self.folder.path}: {ended['status']} already at step {position.step:,}; nothing to do")
+            return TrainOutcome(ended["status"], position.step, 0, str(self.folder.path))
         if self.first:
             for line in summary_lines(self.info):
                 self._say(line)
@@ -184,11 +185,10 @@ class _Loop:
             mark += time.perf_counter() - pause
             if stopping:
                 return "interrupted"
-            limit = config.train.early_stopping
-            if validate and limit and position.evals_since_best >= limit and not last:
+            if validate and not last and self._is_stale():
                 self._say(
-                    f"early stop at step {position.step:,}: no better validation in {limit} rounds; "
-                    f"best {position.best_loss:.4f} at step {position.best_step:,}"
+                    f"early stop at step {position.step:,}: no better validation in {config.train.early_stopping} "
+                    f"rounds; best {position.best_loss:.4f} at step {position.best_step:,}"
                 )
                 return "early_stopped"
         read(pending)
@@ -255,6 +255,10 @@ class _Loop:
                 f"{step:,}; lower optimizer.learning_rate or optimizer.clip_norm, or set model.dtype = 'float32'. "
                 "The last checkpoint is whole."
             )
+
+    def _is_stale(self) -> bool:
+        limit = self.setup.config.train.early_stopping
+        return bool(limit) and self.setup.position.evals_since_best >= limit
 
     def _should_stop(self) -> bool:
         if jax.process_count() == 1:

@@ -1,0 +1,138 @@
+"""`python -m jslm.sample --run DIR [--prompt TEXT]`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jslm.cli import add_debug_argument, run_verb
+from jslm.errors import JslmError
+from jslm.sample.options import Arguments, resolve_options
+
+if TYPE_CHECKING:
+    from jslm.sample.language_model import LanguageModel
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Writes text from a run's model to stdout, and its speed to stderr; returns the exit status."""
+    return run_verb("sample", _parser(), argv, _run)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="jslm sample",
+        description="Writes text with a trained model. Without --prompt, --prompt-file and --num-samples, the prompt is "
+        "what stdin gives: line by line at a terminal, else all of it. What is left out is as the run's [sample] says.",
+    )
+    parser.add_argument("--run", required=True, metavar="DIR", help="folder of the run")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="such as model.context_length=1024")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--prompt", action="append", metavar="TEXT", help="text to continue; may be given several times")
+    source.add_argument(
+        "--prompt-file", metavar="FILE", help="file to continue, without its last line break; - is stdin"
+    )
+    parser.add_argument("--max-new-tokens", type=int, metavar="N", help="tokens a sample at most")
+    parser.add_argument("--temperature", type=float, metavar="T", help="0 is greedy")
+    parser.add_argument("--top-k", type=int, metavar="K", help="keep the K likeliest tokens; 0: all")
+    parser.add_argument("--top-p", type=float, metavar="P", help="keep the likeliest tokens that reach probability P")
+    parser.add_argument("--min-p", type=float, metavar="P", help="drop tokens under this share of the likeliest one's")
+    parser.add_argument("--repetition-penalty", type=float, metavar="R", help="above 1: tokens already there are less likely")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="the same seed writes the same text (default 0)")
+    parser.add_argument("--num-samples", type=int, metavar="N", help="samples a prompt (default 1)")
+    parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text; repeatable")
+    parser.add_argument("--greedy", action="store_true", help="always the likeliest token")
+    parser.add_argument("--sliding-window", action="store_true", help="go on past the context with its last half")
+    parser.add_argument(
+        "--no-document-start", action="store_true", help="do not begin with the token that begins a document"
+    )
+    parser.add_argument("--checkpoint", default="best", metavar="WHICH", help="best (default), latest, or a step")
+    parser.add_argument("--json", action="store_true", help="one JSON object a sample and line")
+    add_debug_argument(parser)
+    return parser
+
+
+def _run(args: argparse.Namespace) -> int:
+    from jslm.run_folder import RunFolder
+
+    arguments = _arguments(args)
+    # Before JAX is imported: a mistake on the command line is told at once.
+    resolve_options(RunFolder(args.run).read_config().sample, **arguments)
+    prompts = _prompts(args)
+
+    from jslm.parallel import start_jax
+
+    start_jax()
+    from jslm.sample import terminal
+    from jslm.sample.loading import load
+
+    model: LanguageModel = load(args.run, checkpoint=args.checkpoint, overrides=args.overrides)
+    if prompts is None:
+        terminal.converse(model, arguments, as_json=args.json)
+    elif args.json:
+        terminal.print_json(model, prompts, arguments)
+    elif len(prompts) == 1 and arguments["num_samples"] == 1:
+        terminal.print_stream(model, prompts[0], arguments)
+    else:
+        terminal.print_samples(model, prompts, arguments)
+    terminal.print_speed(model)
+    return 0
+
+
+def _arguments(args: argparse.Namespace) -> Arguments:
+    return {
+        "max_new_tokens": args.max_new_tokens,
+        "temperature": args.temperature,
+        "top_k": args.top_k,
+        "top_p": args.top_p,
+        "min_p": args.min_p,
+        "repetition_penalty": args.repetition_penalty,
+        "seed": args.seed,
+        "num_samples": 1 if args.num_samples is None else args.num_samples,
+        "stop": args.stop,
+        "greedy": args.greedy,
+        "sliding_window": args.sliding_window,
+        "document_start": not args.no_document_start,
+    }
+
+
+def _prompts(args: argparse.Namespace) -> list[str] | None:
+    """The prompts; None for a conversation at the terminal."""
+    if args.prompt is not None:
+        for prompt in args.prompt:
+            # argv that is not UTF-8 arrives as lone surrogates, which nothing could print.
+            if any("\ud800" <= char <= "\udfff" for char in prompt):
+                raise JslmError(f"--prompt: {prompt!r} is not UTF-8 text; check the terminal's encoding")
+        return list(args.prompt)
+    if args.prompt_file is not None:
+        text = _read_stdin() if args.prompt_file == "-" else _read_file(args.prompt_file)
+        if not text:
+            raise JslmError(f"--prompt-file {args.prompt_file}: empty; for a sample without a prompt use --prompt ''")
+        return [text]
+    # Samples from nothing were asked for: waiting for a pipe that nobody writes to would hang a script.
+    if args.num_samples is not None:
+        return [""]
+    if sys.stdin is not None and sys.stdin.isatty():
+        return None
+    return [_read_stdin()]
+
+
+def _read_file(name: str) -> str:
+    try:
+        return Path(name).read_text("utf-8").removesuffix("\n")
+    except UnicodeDecodeError as error:
+        raise JslmError(f"--prompt-file {name}: not UTF-8 text (byte {error.start:,})") from None
+
+
+def _read_stdin() -> str:
+    if sys.stdin is None:
+        return ""
+    try:
+        return sys.stdin.read().removesuffix("\n")
+    except UnicodeDecodeError as error:
+        raise JslmError(f"stdin: not UTF-8 text (byte {error.start:,}); give the prompt with --prompt") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+"""What the command line prints."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from jslm.errors import JslmError
+from jslm.sample.language_model import LanguageModel
+from jslm.sample.options import Arguments
+
+_RULE_WIDTH = 72
+
+
+def print_stream(model: LanguageModel, prompt: str, arguments: Arguments) -> None:
+    """Prints one sample as it is written, after its prompt. Ctrl-C ends it."""
+    print(_emphasised(prompt), end="", flush=True)
+    try:
+        for piece in model.stream(prompt, **arguments):
+            print(piece, end="", flush=True)
+    except KeyboardInterrupt:
+        pass
+    print(flush=True)
+
+
+def print_samples(model: LanguageModel, prompts: list[str], arguments: Arguments) -> None:
+    """Prints several samples, each under a rule with its number."""
+    results = model.generate_results(prompts, **arguments)
+    for number, result in enumerate(results, 1):
+        print(f"--- sample {number} of {len(results)} ".ljust(_RULE_WIDTH, "-"))
+        print(_emphasised(result.prompt) + result.text)
+
+
+def print_json(model: LanguageModel, prompts: list[str], arguments: Arguments) -> None:
+    """Prints a JSON object a line for each sample: prompt, text, tokens, logprobs, finish_reason, seed."""
+    for result in model.generate_results(prompts, **arguments):
+        print(json.dumps({**vars(result), "seed": arguments["seed"]}, ensure_ascii=False), flush=True)
+
+
+def converse(model: LanguageModel, arguments: Arguments, *, as_json: bool) -> None:
+    """Reads prompts from the terminal and prints a sample for each, until Ctrl-D. Ctrl-C ends a sample, then the whole.
+
+    Each prompt takes the next seed, so that asking again writes something else.
+    """
+    first_seed, turn = arguments["seed"], 0
+    while True:
+        try:
+            prompt = input("> ")
+        except (EOFError, KeyboardInterrupt):
+            print(file=sys.stderr)
+            return
+        turn_arguments: Arguments = {**arguments, "seed": first_seed + turn}
+        turn += 1
+        try:
+            if as_json:
+                print_json(model, [prompt], turn_arguments)
+            else:
+                print_stream(model, prompt, turn_arguments)
+        except JslmError as error:
+            print(f"jslm.sample: {error}", file=sys.stderr)
+        except KeyboardInterrupt:
+            print(file=sys.stderr)
+
+
+def print_speed(model: LanguageModel) -> None:
+    """Prints tokens a second of decoding to stderr; compiling and reading prompts do not count."""
+    if model.decode_seconds:
+        rate = model.decode_tokens / model.decode_seconds
+        print(f"{model.decode_tokens:,} tokens in {model.decode_seconds:.2f} s ({rate:,.0f} tokens/s)", file=sys.stderr)
+
+
+def _emphasised(prompt: str) -> str:
+    return f"\033[1m{prompt}\033[0m" if prompt and sys.stdout.isatty() else prompt

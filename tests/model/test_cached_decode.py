@@ -1,0 +1,150 @@
+"""Decoding with a cache against the full forward pass, for every architecture option."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jslm.config import ModelConfig
+from jslm.model import (
+    Params,
+    apply_cached,
+    apply_decoder,
+    init_cache,
+    init_params,
+    logits_from_hidden,
+    unstack_layers,
+)
+
+VOCAB, CONTEXT = 53, 16
+# Rows of different lengths, padded on the right with ids that must not matter.
+PROMPTS = np.array([[5, 9, 2, 7, 1, 11], [3, 8, 50, 49, 48, 47]], np.int32)
+LENGTHS = np.array([6, 2], np.int32)
+NEW_TOKENS = 8
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "layernorm": {"norm": "layernorm"},
+    "layernorm without bias": {"norm": "layernorm", "norm_bias": False},
+    "learned positions": {"position": "learned"},
+    "no positions": {"position": "none"},
+    "rope theta": {"rope_theta": 500.0},
+    "rope linear": {"rope_scaling": {"kind": "linear", "factor": 2.0}},
+    "rope ntk": {"rope_scaling": {"kind": "ntk", "factor": 2.0}},
+    "rope yarn": {"rope_scaling": {"kind": "yarn", "factor": 4.0, "original_context_length": 8}},
+    "rope llama3": {"rope_scaling": {"kind": "llama3", "factor": 2.0, "original_context_length": 8}},
+    "geglu": {"activation": "geglu"},
+    "gelu": {"activation": "gelu"},
+    "gelu exact": {"activation": "gelu_exact"},
+    "relu": {"activation": "relu"},
+    "relu squared": {"activation": "relu2"},
+    "grouped queries": {"n_kv_heads": 2},
+    "one key head": {"n_kv_heads": 1},
+    "head width": {"head_dim": 6},
+    "biases": {"qkv_bias": True, "out_bias": True, "mlp_bias": True},
+    "untied": {"tie_embeddings": False},
+    "qk norm": {"qk_norm": True},
+    "softcap": {"logit_softcap": 5.0},
+    "no padding": {"vocab_size": 128},
+    "dropout": {"dropout": 0.3},
+    "many layers": {"n_layers": 9},
+    "gpt2": {
+        "norm": "layernorm",
+        "position": "learned",
+        "activation": "gelu",
+        "qkv_bias": True,
+        "out_bias": True,
+        "mlp_bias": True,
+    },
+}
+
+
+def make(options: dict[str, Any]) -> tuple[ModelConfig, Params]:
+    """A config, and parameters none of which is at its trivial start (zero biases, unit scales)."""
+    shape: dict[str, Any] = {
+        "n_layers": 2, "d_model": 16, "n_heads": 4, "d_ff": 24, "context_length": CONTEXT, "vocab_size": VOCAB
+    }  # fmt: skip
+    config = ModelConfig.model_validate(shape | {"init_std": 0.3} | options)
+    params = jax.jit(functools.partial(init_params, config))(jax.random.key(0))
+    noise = np.random.default_rng(1)
+    return config, jax.tree.map(lambda leaf: leaf + 0.2 * noise.standard_normal(leaf.shape, np.float32), params)
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def full_logits(params: Params, tokens: jax.Array, config: ModelConfig) -> jax.Array:
+    return logits_from_hidden(params, apply_decoder(params, tokens, config), config)
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def decode_greedily(params: Params, prompts: jax.Array, lengths: jax.Array, config: ModelConfig) -> tuple[Any, Any]:
+    """(tokens, the logits each was chosen from) `[batch, NEW_TOKENS, ...]`, one token at a time from the cache."""
+    batch, length = prompts.shape
+    positions = jnp.broadcast_to(jnp.arange(length)[None], (batch, length))
+    hidden, cache = apply_cached(params, prompts, positions, init_cache(config, batch, CONTEXT), config)
+    last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)
+
+    def step(carry: Any, _: None) -> Any:
+        logits, position, cache = carry
+        token = jnp.argmax(logits, axis=-1)
+        hidden, cache = apply_cached(params, token[:, None], position[:, None], cache, config)
+        return (logits_from_hidden(params, hidden, config)[:, 0], position + 1, cache), (token, logits)
+
+    start = (logits_from_hidden(params, last, config)[:, 0], lengths, cache)
+    _, (tokens, logits) = jax.lax.scan(step, start, None, length=NEW_TOKENS)
+    return jnp.swapaxes(tokens, 0, 1), jnp.swapaxes(logits, 0, 1)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_cached_decode_equals_full_forward(name: str) -> None:
+    config, params = make(OPTIONS[name])
+    tokens, logits = (np.asarray(x) for x in decode_greedily(params, PROMPTS, LENGTHS, config))
+    assert logits.shape == (2, NEW_TOKENS, config.vocab_size)
+    sequences = np.zeros((2, CONTEXT), np.int32)
+    for row, length in enumerate(LENGTHS):
+        sequences[row, : length + NEW_TOKENS] = np.concatenate([PROMPTS[row, :length], tokens[row]])
+    full = np.asarray(full_logits(params, sequences, config))
+    for row, length in enumerate(LENGTHS):
+        expected = full[row, length - 1 : length - 1 + NEW_TOKENS]
+        np.testing.assert_allclose(logits[row], expected, atol=1e-4, rtol=1e-4)
+        # By causality these are the tokens of a loop that runs the whole forward pass for each.
+        np.testing.assert_array_equal(tokens[row], expected.argmax(-1))
+    assert full.std() > 0.1, "logits that hardly vary would agree by chance"
+
+
+def test_positions_matter_to_the_cache() -> None:
+    """The comparison above sees a cache written at the wrong place."""
+    config, params = make({})
+    positions = np.arange(6, dtype=np.int32)[None]
+    tokens = PROMPTS[:1]
+    right, _ = apply_cached(params, tokens, positions, init_cache(config, 1, CONTEXT), config)
+    _, cache = apply_cached(params, tokens[:, :5], positions[:, :5], init_cache(config, 1, CONTEXT), config)
+    there, _ = apply_cached(params, tokens[:, 5:], positions[:, 5:], cache, config)
+    np.testing.assert_allclose(there[0, 0], right[0, 5], atol=1e-4)
+    for wrong in (4, 6):
+        elsewhere, _ = apply_cached(params, tokens[:, 5:], np.array([[wrong]], np.int32), cache, config)
+        assert np.abs(np.asarray(elsewhere[0, 0] - right[0, 5])).max() > 1e-2
+
+
+@pytest.mark.parametrize("slots", [8, 16])
+def test_unstacked_layers_and_any_number_of_slots_decode_alike(slots: int) -> None:
+    config, params = make({})
+    positions = np.arange(6, dtype=np.int32)[None]
+    stacked, _ = apply_cached(params, PROMPTS[:1], positions, init_cache(config, 1, 16), config)
+    unstacked, cache = apply_cached(unstack_layers(params), PROMPTS[:1], positions, init_cache(config, 1, slots), config)
+    np.testing.assert_allclose(unstacked, stacked, atol=1e-5)
+    assert [layer["k"].shape for layer in cache] == [(1, 4, slots, 4)] * 2
+
+
+def test_bfloat16_cache_stays_near() -> None:
+    config, params = make({"init_std": 0.1})
+    positions = np.arange(6, dtype=np.int32)[None]
+    cache = init_cache(config, 1, CONTEXT, jnp.bfloat16)
+    hidden, cache = apply_cached(params, PROMPTS[:1], positions, cache, config, jnp.bfloat16)
+    expected = apply_decoder(params, PROMPTS[:1], config, jnp.bfloat16)
+    assert hidden.dtype == cache[0]["v"].dtype == jnp.bfloat16
+    np.testing.assert_allclose(hidden.astype(np.float32), expected.astype(np.float32), atol=0.15)
