@@ -110,9 +110,15 @@ def init_cache(config: ModelConfig, batch: int, slots: int, dtype: jnp.dtype = j
 def logits_from_hidden(
     params: Params, hidden: Float[Array, "batch length d_model"], config: ModelConfig
 ) -> Float[Array, "batch length vocab"]:
-    """float32 logits over the true vocabulary."""
-    weights = head_table(params)[: config.vocab_size].astype(hidden.dtype)
-    logits = jnp.einsum("btd,vd->btv", hidden, weights, preferred_element_type=jnp.float32)
+    """float32 logits over the true vocabulary.
+
+    Decoding may hold the projection as `head/kernel` `[d_model, vocab]`, cut to the true vocabulary and transposed once.
+    """
+    if "kernel" in params.get("head", {}):
+        kernel = params["head"]["kernel"]
+    else:
+        kernel = head_table(params)[: config.vocab_size].T
+    logits = jnp.einsum("btd,dv->btv", hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32)
     return config.logit_softcap * jnp.tanh(logits / config.logit_softcap) if config.logit_softcap else logits
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float32, Key
 
 from jslm.config import Config, MeshConfig
 from jslm.errors import JslmError
-from jslm.model import Params, compute_dtype, unstack_layers
+from jslm.model import Params, compute_dtype, head_table, unstack_layers
 from jslm.parallel import make_mesh
 from jslm.sample.decode import (
     DISPATCH_TOKENS,
@@ -334,7 +334,6 @@ def _cast(params: Params, dtype: jnp.dtype) -> Params:
 
 
 def _with_head(params: Params, vocab_size: int) -> Params:
-    """The parameters with an output projection `[d_model, vocab]` of its own."""
-    # Inside the loop, XLA would slice and transpose a padded or tied one again for each token.
-    kernel = params["head"]["kernel"] if "head" in params else params["embed"]["tokens"].T
-    return {**params, "head": {"kernel": jnp.asarray(kernel[:, :vocab_size])}}
+    """The parameters with the output projection as `head/kernel` `[d_model, vocab]`."""
+    # Inside the loop, XLA would slice and transpose the padded table again for each token.
+    return {**params, "head": {"kernel": jnp.asarray(head_table(params)[:vocab_size].T)}}
