@@ -91,8 +91,7 @@ class _Loop:
         self.mfu_per_rate = flops / (peak * setup.mesh.size) if peak else None
         train_meta = setup.data.meta["train"]
         self.bits_per_nat = train_meta["tokens"] / max(1, train_meta["bytes"]) / math.log(2)
-        self.paused = 0.0
-        self.tokens_seen = 0
+        self.last_validation: LossResult | None = None
 
     def run(self) -> TrainOutcome:
         setup, config = self.setup, self.setup.config
@@ -128,7 +127,7 @@ class _Loop:
                 setup.loader.close()
                 setup.store.wait()
             if status != "interrupted":
-                finish_run(setup, self.folder, self.info, status, self._evaluate(whole=True), self.log, self.progress)
+                finish_run(setup, self.folder, self.info, status, self._final_result(), self.log, self.progress)
         if status == "interrupted":
             self._say(
                 f"stopped by {signal.Signals(self.stop.signal or signal.SIGINT).name} at step {position.step:,}; saved. "
@@ -221,6 +220,7 @@ class _Loop:
     def _validate(self) -> float | None:
         position = self.setup.position
         result = self._evaluate(whole=False)
+        self.last_validation = result
         if result is None:
             return None
         values = {
@@ -235,6 +235,14 @@ class _Loop:
         else:
             position.evals_since_best += 1
         return result.loss
+
+    def _final_result(self) -> LossResult | None:
+        """The loss over the whole split; the last validation, where that took it whole."""
+        windows = math.ceil((self.setup.data.meta["val"]["tokens"] - 1) / self.setup.config.model.context_length)
+        limit = self.setup.config.train.eval_batches * eval_batch_size(self.setup.config)
+        if self.last_validation is not None and (limit == 0 or windows <= limit):
+            return self.last_validation
+        return self._evaluate(whole=True)
 
     def _evaluate(self, *, whole: bool) -> LossResult | None:
         setup, config = self.setup, self.setup.config
