@@ -23,13 +23,15 @@ def main(argv: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="jslm sample",
-        description="Writes text with a trained model. Without --prompt, --prompt-file and --num-samples, the prompt is "
-        "what stdin gives: line by line at a terminal, else all of it. What is left out is as the run's [sample] says.",
+        description="Writes text with a trained model. Without --prompt, --prompt-file and --num-samples, the prompt "
+        "is what stdin gives: line by line at a terminal, else all of it. Defaults are those of the run's [sample].",
     )
     parser.add_argument("--run", required=True, metavar="DIR", help="folder of the run")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="such as model.context_length=1024")
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--prompt", action="append", metavar="TEXT", help="text to continue; may be given several times")
+    source.add_argument(
+        "--prompt", action="append", metavar="TEXT", help="text to continue; may be given several times"
+    )
     source.add_argument(
         "--prompt-file", metavar="FILE", help="file to continue, without its last line break; - is stdin"
     )
@@ -38,8 +40,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--top-k", type=int, metavar="K", help="keep the K likeliest tokens; 0: all")
     parser.add_argument("--top-p", type=float, metavar="P", help="keep the likeliest tokens that reach probability P")
     parser.add_argument("--min-p", type=float, metavar="P", help="drop tokens under this share of the likeliest one's")
-    parser.add_argument("--repetition-penalty", type=float, metavar="R", help="above 1: tokens already there are less likely")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="the same seed writes the same text (default 0)")
+    parser.add_argument(
+        "--repetition-penalty", type=float, metavar="R", help="above 1: tokens already there are less likely"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="the same seed writes the same text (default 0)"
+    )
     parser.add_argument("--num-samples", type=int, metavar="N", help="samples a prompt (default 1)")
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text; repeatable")
     parser.add_argument("--greedy", action="store_true", help="always the likeliest token")

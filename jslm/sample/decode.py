@@ -84,15 +84,13 @@ def decode(
 ) -> tuple[DecodeState, Written]:
     """`count` more tokens of each row (DISPATCH_TOKENS at most), fewer where all rows end before.
 
-    Row r ends after its end-of-text token or its next `left[r]` tokens. `step` is how many tokens have been written before:
+    Row r ends after its end-of-text token or its next `left[r]` tokens. `step` is how many tokens were written before:
     a token's randomness depends on its row's key and its own index, so it is the same however decoding is cut up. Rows
     that have not ended need a cache slot for each token.
     """
     batch = left.shape[0]
     rows = jnp.arange(batch)
-    empty = Written(
-        jnp.zeros((batch, DISPATCH_TOKENS), jnp.int32), jnp.zeros((batch, DISPATCH_TOKENS), jnp.float32)
-    )
+    empty = Written(jnp.zeros((batch, DISPATCH_TOKENS), jnp.int32), jnp.zeros((batch, DISPATCH_TOKENS), jnp.float32))
 
     def unfinished(carry: tuple[Array, Array, DecodeState, Written]) -> Array:
         index, left, _, _ = carry

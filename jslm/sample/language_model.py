@@ -83,12 +83,14 @@ class LanguageModel:
             self._weights = _with_head(self.params, config.model.vocab_size)
         self._warned = False
 
-    def generate(self, prompt: str | Sequence[str], **arguments: Unpack[Arguments]) -> str | list[str] | list[list[str]]:
+    def generate(
+        self, prompt: str | Sequence[str], **arguments: Unpack[Arguments]
+    ) -> str | list[str] | list[list[str]]:
         """The continuation of each prompt, without the prompt.
 
-        One prompt and one sample give a string; several prompts, or several samples, a list; both, a list of samples for
-        each prompt. An empty prompt starts a document. Raises JslmError for an argument out of range, and for a prompt
-        that leaves no room in the context.
+        One prompt and one sample give a string; several prompts, or several samples, a list; both, a list of samples
+        for each prompt. An empty prompt starts a document. Raises JslmError for an argument out of range, and for a
+        prompt that leaves no room in the context.
         """
         texts = [result.text for result in self.generate_results(prompt, **arguments)]
         samples = arguments.get("num_samples", 1)
@@ -111,7 +113,7 @@ class LanguageModel:
         return [row.result() for row in rows]
 
     def stream(self, prompt: str, **arguments: Unpack[Arguments]) -> Iterator[str]:
-        """Pieces of the text that `generate` would return, as they come: whole characters, and nothing of a stop string.
+        """Pieces of the text that `generate` returns, as they come: whole characters, and nothing of a stop string.
 
         Raises JslmError as `generate` does, and for `num_samples` other than 1.
         """
@@ -120,7 +122,9 @@ class LanguageModel:
             raise JslmError(f"num_samples = {options.num_samples}; stream writes one sample, generate writes several")
         return self._pieces(self._row(prompt, 0, options), options)
 
-    def logits(self, ids: Sequence[int] | Sequence[Sequence[int]] | np.ndarray) -> Float32[np.ndarray, "batch length vocab"]:
+    def logits(
+        self, ids: Sequence[int] | Sequence[Sequence[int]] | np.ndarray
+    ) -> Float32[np.ndarray, "batch length vocab"]:
         """Next-token logits at every position of `[batch, length]` ids (or of one sequence: a batch of 1).
 
         Over the true vocabulary. Raises JslmError for ids outside it, for no ids, and for more than the context.
@@ -142,7 +146,7 @@ class LanguageModel:
         padded[:, :length] = tokens
         with jax.set_mesh(self._mesh):
             logits = all_logits(self._weights, padded, config=self.config.model, dtype=self.dtype)
-        return np.asarray(logits[:, :length])
+        return np.asarray(logits)[:, :length]
 
     def _row(self, prompt: str, sample: int, options: Options) -> Row:
         """The row of one sample. Raises JslmError where its prompt does not fit."""
@@ -215,14 +219,8 @@ class LanguageModel:
             penalises=options.repetition_penalty != 1,
         )
         context, batch = self.config.model.context_length, len(rows)
-        sampling = Sampling(
-            np.full(batch, options.temperature, np.float32),
-            np.full(batch, min(options.top_k, 2**31 - 1), np.int32),
-            np.full(batch, options.top_p, np.float32),
-            np.full(batch, options.min_p, np.float32),
-            np.full(batch, options.repetition_penalty, np.float32),
-        )
-        keys = _row_keys(options.seed, rows)
+        with jax.set_mesh(self._mesh):
+            sampling, keys = _sampling(options, batch), _row_keys(options.seed, rows)
         _, slots = self._sizes(rows, options)
         state = self._prefill(rows, slots, plan)
         # Compiles, and writes nothing, so that the seconds counted below are those of decoding alone.
@@ -266,10 +264,12 @@ class LanguageModel:
             seen = np.zeros((len(rows), self.config.model.vocab_size), bool)
             for marks, row in zip(seen, rows, strict=True):
                 marks[row.ids] = True
-                # As the start of the document it is no repetition, and a penalty on it would keep documents from ending.
+                # Where it starts the document it is no repetition: a penalty on it would keep documents from ending.
                 marks[self.tokenizer.eot_id] = False
         with jax.set_mesh(self._mesh):
-            return prefill(self._weights, tokens, lengths, seen, slots=slots, config=self.config.model, dtype=self.dtype)
+            return prefill(
+                self._weights, tokens, lengths, seen, slots=slots, config=self.config.model, dtype=self.dtype
+            )
 
     def _decode(
         self,
@@ -313,6 +313,19 @@ class LanguageModel:
                 row.push(token, logprob)
                 count += 1
         return count
+
+
+def _sampling(options: Options, batch: int) -> Sampling:
+    def column(value: float, dtype: type[np.generic]) -> Array:
+        return jnp.asarray(np.full(batch, value, dtype))
+
+    return Sampling(
+        column(options.temperature, np.float32),
+        column(min(options.top_k, 2**31 - 1), np.int32),
+        column(options.top_p, np.float32),
+        column(options.min_p, np.float32),
+        column(options.repetition_penalty, np.float32),
+    )
 
 
 def _row_keys(seed: int, rows: list[Row]) -> Key[Array, " batch"]:

@@ -16,7 +16,14 @@ from jslm.sample.language_model import LanguageModel
 from jslm.tokenizer import load_tokenizer
 
 # What may differ from training: nothing that the weights were shaped by.
-_CHANGEABLE = ("model.context_length", "model.rope_theta", "model.rope_scaling.", "model.dtype", "model.attention", "sample.")
+_CHANGEABLE = (
+    "model.context_length",
+    "model.rope_theta",
+    "model.rope_scaling.",
+    "model.dtype",
+    "model.attention",
+    "sample.",
+)
 _log = logging.getLogger("jslm")
 
 
@@ -24,8 +31,8 @@ def load(path: str | Path, *, checkpoint: str = "best", overrides: Sequence[str]
     """Opens a run folder: its config, tokenizer, and the averaged parameters where there are some, else the last ones.
 
     `checkpoint` is "best", "latest" or a step. `overrides` change how the model is used, such as
-    `["model.context_length=1024", "model.rope_scaling.kind=yarn", "model.rope_scaling.factor=2"]`. Raises JslmError where
-    the folder is no run, has no such checkpoint, or its tokenizer is not the one of its checkpoint.
+    `["model.context_length=1024", "model.rope_scaling.kind=yarn", "model.rope_scaling.factor=2"]`. Raises JslmError
+    where the folder is no run, has no such checkpoint, or its tokenizer is not the one of its checkpoint.
     """
     folder = RunFolder(path)
     trained = folder.read_config()
@@ -58,7 +65,11 @@ def changed_config(trained: Config, overrides: Sequence[str]) -> Config:
             "use --sliding-window for longer texts"
         )
     scaling = config.model.rope_scaling
-    if context > before and config.model.position == "rope" and (scaling.kind == "none" or scaling.factor * before < context):
+    if (
+        context > before
+        and config.model.position == "rope"
+        and (scaling.kind == "none" or scaling.factor * before < context)
+    ):
         _log.warning(
             "model.context_length = %d, but training saw %d tokens at once: expect poor text past them; "
             "try model.rope_scaling.kind=yarn model.rope_scaling.factor=%g",
@@ -88,7 +99,9 @@ def _check_shapes(params: Params, config: Config, config_path: Path, where: Path
     for name in sorted(wanted.keys() | found.keys()):
         there, here = (list(tree[name].shape) if name in tree else "absent" for tree in (found, wanted))
         if there != here:
-            raise JslmError(f"{where}: {name} is {there}, and {here} by {config_path}; put back the run's own config.toml")
+            raise JslmError(
+                f"{where}: {name} is {there}, and {here} by {config_path}; put back the run's own config.toml"
+            )
 
 
 def _ends_documents(folder: RunFolder, config: Config) -> bool:

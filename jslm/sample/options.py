@@ -1,4 +1,4 @@
-"""What a caller may ask of a sample, with the run's defaults filled in and every range checked. Imports nothing heavy."""
+"""What a caller may ask of a sample: defaults filled in, every range checked. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jslm.errors import JslmError
 
 
 class Arguments(TypedDict, total=False):
-    """Keyword arguments of `generate`, `generate_results` and `stream`. None, or absent: the run's `[sample]` section."""
+    """Keyword arguments of `generate`, `generate_results` and `stream`. None: the run's `[sample]` section."""
 
     max_new_tokens: int | None
     temperature: float | None

@@ -14,9 +14,10 @@ _RULE_WIDTH = 72
 
 def print_stream(model: LanguageModel, prompt: str, arguments: Arguments) -> None:
     """Prints one sample as it is written, after its prompt. Ctrl-C ends it."""
+    pieces = model.stream(prompt, **arguments)
     print(_emphasised(prompt), end="", flush=True)
     try:
-        for piece in model.stream(prompt, **arguments):
+        for piece in pieces:
             print(piece, end="", flush=True)
     except KeyboardInterrupt:
         pass

@@ -16,8 +16,8 @@ from jslm.model import (
     apply_cached,
     apply_decoder,
     init_cache,
-    init_params,
     logits_from_hidden,
+    param_shapes,
     unstack_layers,
 )
 
@@ -52,8 +52,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "softcap": {"logit_softcap": 5.0},
     "no padding": {"vocab_size": 128},
     "dropout": {"dropout": 0.3},
-    "many layers": {"n_layers": 9},
+    "several layers": {"n_layers": 3},
     "gpt2": {
+        "n_layers": 2,
         "norm": "layernorm",
         "position": "learned",
         "activation": "gelu",
@@ -66,13 +67,15 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 def make(options: dict[str, Any]) -> tuple[ModelConfig, Params]:
     """A config, and parameters none of which is at its trivial start (zero biases, unit scales)."""
-    shape: dict[str, Any] = {
-        "n_layers": 2, "d_model": 16, "n_heads": 4, "d_ff": 24, "context_length": CONTEXT, "vocab_size": VOCAB
-    }  # fmt: skip
-    config = ModelConfig.model_validate(shape | {"init_std": 0.3} | options)
-    params = jax.jit(functools.partial(init_params, config))(jax.random.key(0))
+    shape = {"n_layers": 1, "d_model": 16, "n_heads": 4, "d_ff": 24, "context_length": CONTEXT, "vocab_size": VOCAB}
+    config = ModelConfig.model_validate(shape | options)
     noise = np.random.default_rng(1)
-    return config, jax.tree.map(lambda leaf: leaf + 0.2 * noise.standard_normal(leaf.shape, np.float32), params)
+
+    def fill(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        start = 1.0 if "scale" in jax.tree_util.keystr(path) else 0.0
+        return jnp.asarray(start + 0.3 * noise.standard_normal(leaf.shape, np.float32))
+
+    return config, jax.tree_util.tree_map_with_path(fill, param_shapes(config))
 
 
 @functools.partial(jax.jit, static_argnames="config")
@@ -99,6 +102,13 @@ def decode_greedily(params: Params, prompts: jax.Array, lengths: jax.Array, conf
     return jnp.swapaxes(tokens, 0, 1), jnp.swapaxes(logits, 0, 1)
 
 
+@functools.partial(jax.jit, static_argnames=("config", "dtype"))
+def cached(
+    params: Params, tokens: jax.Array, positions: jax.Array, cache: Any, config: ModelConfig, dtype: Any = jnp.float32
+) -> tuple[jax.Array, Any]:
+    return apply_cached(params, tokens, positions, cache, config, dtype)
+
+
 @pytest.mark.parametrize("name", OPTIONS)
 def test_cached_decode_equals_full_forward(name: str) -> None:
     config, params = make(OPTIONS[name])
@@ -121,30 +131,32 @@ def test_positions_matter_to_the_cache() -> None:
     config, params = make({})
     positions = np.arange(6, dtype=np.int32)[None]
     tokens = PROMPTS[:1]
-    right, _ = apply_cached(params, tokens, positions, init_cache(config, 1, CONTEXT), config)
-    _, cache = apply_cached(params, tokens[:, :5], positions[:, :5], init_cache(config, 1, CONTEXT), config)
-    there, _ = apply_cached(params, tokens[:, 5:], positions[:, 5:], cache, config)
+    right, _ = cached(params, tokens, positions, init_cache(config, 1, CONTEXT), config)
+    _, cache = cached(params, tokens[:, :5], positions[:, :5], init_cache(config, 1, CONTEXT), config)
+    there, _ = cached(params, tokens[:, 5:], positions[:, 5:], cache, config)
     np.testing.assert_allclose(there[0, 0], right[0, 5], atol=1e-4)
     for wrong in (4, 6):
-        elsewhere, _ = apply_cached(params, tokens[:, 5:], np.array([[wrong]], np.int32), cache, config)
+        elsewhere, _ = cached(params, tokens[:, 5:], np.array([[wrong]], np.int32), cache, config)
         assert np.abs(np.asarray(elsewhere[0, 0] - right[0, 5])).max() > 1e-2
 
 
 @pytest.mark.parametrize("slots", [8, 16])
 def test_unstacked_layers_and_any_number_of_slots_decode_alike(slots: int) -> None:
-    config, params = make({})
+    config, params = make({"n_layers": 2})
     positions = np.arange(6, dtype=np.int32)[None]
-    stacked, _ = apply_cached(params, PROMPTS[:1], positions, init_cache(config, 1, 16), config)
-    unstacked, cache = apply_cached(unstack_layers(params), PROMPTS[:1], positions, init_cache(config, 1, slots), config)
+    stacked, _ = cached(params, PROMPTS[:1], positions, init_cache(config, 1, 16), config)
+    unstacked, cache = cached(unstack_layers(params), PROMPTS[:1], positions, init_cache(config, 1, slots), config)
     np.testing.assert_allclose(unstacked, stacked, atol=1e-5)
     assert [layer["k"].shape for layer in cache] == [(1, 4, slots, 4)] * 2
 
 
 def test_bfloat16_cache_stays_near() -> None:
-    config, params = make({"init_std": 0.1})
+    config, params = make({})
     positions = np.arange(6, dtype=np.int32)[None]
-    cache = init_cache(config, 1, CONTEXT, jnp.bfloat16)
-    hidden, cache = apply_cached(params, PROMPTS[:1], positions, cache, config, jnp.bfloat16)
-    expected = apply_decoder(params, PROMPTS[:1], config, jnp.bfloat16)
+    cache = init_cache(config, 1, CONTEXT, jnp.dtype(jnp.bfloat16))
+    hidden, cache = cached(params, PROMPTS[:1], positions, cache, config, jnp.dtype(jnp.bfloat16))
+    expected = jax.jit(lambda params: apply_decoder(params, jnp.asarray(PROMPTS[:1]), config, jnp.dtype(jnp.bfloat16)))(
+        params
+    )
     assert hidden.dtype == cache[0]["v"].dtype == jnp.bfloat16
     np.testing.assert_allclose(hidden.astype(np.float32), expected.astype(np.float32), atol=0.15)

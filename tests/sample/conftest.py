@@ -1,0 +1,90 @@
+"""Tiny random models, made once. Models of one shape share their compiled programs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jslm.config import Config, config_from_dict
+from jslm.model import Params, param_shapes
+from jslm.sample import LanguageModel
+from jslm.tokenizer import ByteTokenizer, Tokenizer
+
+MakeModel = Callable[..., LanguageModel]
+
+
+def _config(**model: Any) -> Config:
+    shape = {"n_layers": 1, "d_model": 16, "n_heads": 2, "n_kv_heads": 1, "d_ff": 16, "context_length": 64}
+    sample = {"temperature": 1.0, "max_new_tokens": 40}
+    values = {"model": {**shape, "vocab_size": 257, "dtype": "float32", **model}, "sample": sample}
+    return config_from_dict(values, "test")
+
+
+def _random_params(config: Config) -> Params:
+    """Large enough that each step has its own likeliest token."""
+    noise = np.random.default_rng(3)
+
+    def fill(path: Any, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        start = 1.0 if "scale" in jax.tree_util.keystr(path) else 0.0
+        return start + 0.5 * noise.standard_normal(leaf.shape, np.float32)
+
+    params: Params = jax.tree_util.tree_map_with_path(fill, param_shapes(config.model))
+    return params
+
+
+def _letters_params(config: Config, end_of_text: float) -> Params:
+    """The last norm's bias favours the rows of a to z, and that of end of text by `end_of_text` of theirs."""
+    params = _random_params(config)
+    table, bias = params["head"]["tokens"], params["final_norm"]["bias"]
+    table[:, 0], bias[0] = -3.0, 10.0
+    table[ord("a") : ord("z") + 1, 0] = 3.0
+    table[256] = 0.0
+    table[256, 0] = 3.0 * end_of_text
+    return params
+
+
+@pytest.fixture(scope="session")
+def make_model() -> MakeModel:
+    """`make_model(tokenizer, ends_documents, **keys of [model])`: a model that writes arbitrary bytes."""
+
+    def make(tokenizer: Tokenizer | None = None, ends_documents: bool = True, **keys: Any) -> LanguageModel:
+        tokenizer = tokenizer or ByteTokenizer()
+        config = _config(**{"vocab_size": tokenizer.vocab_size, **keys})
+        params = jax.tree.map(jnp.asarray, _random_params(config))
+        return LanguageModel(config, params, tokenizer, ends_documents=ends_documents)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def model(make_model: MakeModel) -> LanguageModel:
+    """Writes arbitrary bytes."""
+    return make_model()
+
+
+@pytest.fixture(scope="session")
+def letters_config() -> Config:
+    return _config(norm="layernorm", tie_embeddings=False)
+
+
+@pytest.fixture(scope="session")
+def letters_params(letters_config: Config) -> Params:
+    return jax.tree.map(jnp.asarray, _letters_params(letters_config, end_of_text=-1.0))
+
+
+@pytest.fixture(scope="session")
+def letters(letters_config: Config, letters_params: Params) -> LanguageModel:
+    """Writes the letters a to z and never ends by itself."""
+    return LanguageModel(letters_config, letters_params, ByteTokenizer())
+
+
+@pytest.fixture(scope="session")
+def ending(letters_config: Config) -> LanguageModel:
+    """Writes the letters a to z, and ends after some tens of them."""
+    params = jax.tree.map(jnp.asarray, _letters_params(letters_config, end_of_text=1.0))
+    return LanguageModel(letters_config, params, ByteTokenizer())
