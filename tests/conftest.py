@@ -1,10 +1,17 @@
-"""Fixtures shared by all tests."""
+"""What holds for all tests: strict array checks, and fixtures that several folders share."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import jaxtyping
 import pytest
+
+# Set before anything imports jax, and inherited by the processes that tests start.
+os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+# Every shape in a signature of the model is checked at each call.
+jaxtyping.install_import_hook("jslm.model", "beartype.beartype")
 
 ASSETS = Path(__file__).resolve().parents[2] / "shared" / "assets"
 

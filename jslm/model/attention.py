@@ -8,6 +8,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from jslm.config import ModelConfig
@@ -16,7 +17,7 @@ Implementation = Literal["xla", "cudnn"]
 _log = logging.getLogger("jslm")
 
 
-def choose_attention(config: ModelConfig, dtype: jnp.dtype, backend: str | None = None) -> Implementation:
+def choose_attention(config: ModelConfig, dtype: DTypeLike, backend: str | None = None) -> Implementation:
     """What `model.attention` means for training on this backend; `auto`'s reason is logged once.
 
     cuDNN's flash attention wants a GPU, a 16-bit type, head_dim a multiple of 8 up to 256, and no attention dropout.
@@ -28,7 +29,7 @@ def choose_attention(config: ModelConfig, dtype: jnp.dtype, backend: str | None 
         return _chosen("xla", f"the device is a {backend}")
     head_dim = config.dim_per_head
     if dtype not in (jnp.bfloat16, jnp.float16):
-        return _chosen("xla", f"cuDNN flash attention needs a 16-bit type, not {dtype}")
+        return _chosen("xla", f"cuDNN flash attention needs a 16-bit type, not {jnp.dtype(dtype).name}")
     if head_dim % 8 or head_dim > 256:
         return _chosen("xla", f"cuDNN flash attention needs a head width of a multiple of 8 up to 256, not {head_dim}")
     if config.dropout:

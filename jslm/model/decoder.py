@@ -12,6 +12,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from jslm.config import ModelConfig
@@ -47,7 +48,7 @@ def apply_decoder(
     params: Params,
     tokens: Int[Array, "batch length"],
     config: ModelConfig,
-    dtype: jnp.dtype = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
     *,
     implementation: Implementation | None = None,
     dropout_key: jax.Array | None = None,
@@ -83,7 +84,7 @@ def apply_cached(
     positions: Int[Array, "batch length"],
     cache: Cache,
     config: ModelConfig,
-    dtype: jnp.dtype = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
 ) -> tuple[Float[Array, "batch length d_model"], Cache]:
     """Final hidden states of tokens at consecutive `positions` (each row at its own), and the cache with them written.
 
@@ -101,7 +102,7 @@ def apply_cached(
     return _final_norm(params, x, config), tuple(new_cache)
 
 
-def init_cache(config: ModelConfig, batch: int, slots: int, dtype: jnp.dtype = jnp.float32) -> Cache:
+def init_cache(config: ModelConfig, batch: int, slots: int, dtype: DTypeLike = jnp.float32) -> Cache:
     """An empty cache: per layer, keys and values `[batch, kv_heads, slots, head_dim]`."""
     shape = (batch, config.kv_heads, slots, config.dim_per_head)
     return tuple({name: jnp.zeros(shape, dtype) for name in ("k", "v")} for _ in range(config.n_layers))
@@ -112,7 +113,8 @@ def logits_from_hidden(
 ) -> Float[Array, "batch length vocab"]:
     """float32 logits over the true vocabulary.
 
-    Decoding may hold the projection as `head/kernel` `[d_model, vocab]`, cut to the true vocabulary and transposed once.
+    Decoding may hold the projection as `head/kernel` `[d_model, vocab]`, cut to the true vocabulary and transposed
+    once.
     """
     if "kernel" in params.get("head", {}):
         kernel = params["head"]["kernel"]
@@ -127,7 +129,7 @@ def loss_sums(
     inputs: Int[Array, "batch length"],
     targets: Int[Array, "batch length"],
     config: ModelConfig,
-    dtype: jnp.dtype = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
     *,
     dropout_key: jax.Array | None = None,
     z_loss: float = 0.0,
@@ -150,12 +152,19 @@ def head_table(params: Params) -> Float[Array, "padded_vocab d_model"]:
 
 
 def unstack_layers(params: Params) -> Params:
-    """The same parameters with `layers` as a tuple of one dict a layer. Already unstacked ones come back as they are."""
+    """The same parameters with `layers` as a tuple of one dict a layer. Already unstacked ones come back as they
+    are.
+    """
     layers = params["layers"]
     if isinstance(layers, tuple):
         return params
     n_layers = jax.tree.leaves(layers)[0].shape[0]
-    return {**params, "layers": tuple(jax.tree.map(lambda leaf: leaf[i], layers) for i in range(n_layers))}
+    return {**params, "layers": tuple(_layer(layers, index) for index in range(n_layers))}
+
+
+def _layer(layers: Params, index: int) -> Params:
+    layer: Params = jax.tree.map(lambda leaf: leaf[index], layers)
+    return layer
 
 
 def _boxed_init(config: ModelConfig, key: jax.Array) -> Any:
@@ -182,7 +191,7 @@ def _boxed_init(config: ModelConfig, key: jax.Array) -> Any:
     return params
 
 
-def _embed(params: Params, tokens: Array, positions: Array, config: ModelConfig, dtype: jnp.dtype) -> Array:
+def _embed(params: Params, tokens: Array, positions: Array, config: ModelConfig, dtype: DTypeLike) -> Array:
     x = params["embed"]["tokens"][tokens].astype(dtype)
     if config.position == "learned":
         x = x + params["embed"]["positions"][positions].astype(dtype)

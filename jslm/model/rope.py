@@ -46,7 +46,7 @@ def rotary_frequencies(config: ModelConfig) -> tuple[np.ndarray, float]:
     exponents = np.arange(0, dim, 2, dtype=np.float64) / dim
     plain = theta**-exponents
     factor = scaling.factor
-    original = scaling.original_context_length or config.context_length / factor
+    original = float(scaling.original_context_length or config.context_length / factor)
     amplitude = 1.0
     match scaling.kind:
         case "none":
