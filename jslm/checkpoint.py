@@ -100,7 +100,9 @@ class CheckpointStore:
         self._pending = (step, response)
 
     def wait(self) -> None:
-        """Blocks until the save in flight is on disk, then drops what is no longer kept. Raises what the save raised."""
+        """Blocks until the save in flight is on disk, then drops what is no longer kept. Raises what the save
+        raised.
+        """
         if self._pending is None:
             return
         (step, response), self._pending = self._pending, None

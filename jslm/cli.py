@@ -19,7 +19,9 @@ INTERRUPTED = 130
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds `--config FILE`, positional `section.key=value` overrides, `--print-config` and `--debug`."""
-    parser.add_argument("--config", required=True, metavar="FILE", help="TOML file of the run, such as configs/quickstart.toml")
+    parser.add_argument(
+        "--config", required=True, metavar="FILE", help="TOML file of the run, such as configs/quickstart.toml"
+    )
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that override the file's")
     parser.add_argument("--print-config", action="store_true", help="print the resolved config as TOML and stop")
     add_debug_argument(parser)
@@ -39,7 +41,9 @@ def config_from_args(args: argparse.Namespace) -> Config | None:
     return config
 
 
-def run_verb(verb: str, parser: argparse.ArgumentParser, argv: list[str] | None, body: Callable[[argparse.Namespace], int]) -> int:
+def run_verb(
+    verb: str, parser: argparse.ArgumentParser, argv: list[str] | None, body: Callable[[argparse.Namespace], int]
+) -> int:
     """Parses, runs, and turns errors into one line on stderr and an exit status.
 
     0 is success, 1 an error inside jslm, 2 something the user can mend, 130 an interrupt.
@@ -72,7 +76,8 @@ def _use_huge_pages() -> None:
     """Starts this command again with malloc asking for huge pages, where the kernel gives them on demand only.
 
     XLA's CPU runtime allocates and frees its buffers each step; with 4 kB pages the kernel spends a third of the time
-    handing them out. glibc reads the setting at the start of a process alone. `JSLM_HUGE_PAGES=off` leaves all as it is.
+    handing them out. glibc reads the setting at the start of a process alone. `JSLM_HUGE_PAGES=off` leaves all as it
+    is.
     """
     tunables = os.environ.get("GLIBC_TUNABLES", "")
     if "glibc.malloc.hugetlb" in tunables or os.environ.get("JSLM_HUGE_PAGES") == "off":

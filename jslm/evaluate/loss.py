@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,9 +67,7 @@ def make_eval_step(config: Config, mesh: Mesh, dtype: jnp.dtype, token_bytes: np
     return lambda params, batch: jitted(params, batch, lengths)
 
 
-def evaluate_loss(
-    step: EvalStep, params: Params, batches: Iterable[dict[str, Any]], mesh: Mesh
-) -> LossResult:
+def evaluate_loss(step: EvalStep, params: Params, batches: Iterable[Mapping[str, Any]], mesh: Mesh) -> LossResult:
     """Sums the step over this process's share of each batch (NumPy `[rows, context]`), all devices together."""
     nats, tokens, byte_count = 0.0, 0, 0
     pending: dict[str, Array] | None = None
@@ -79,7 +77,11 @@ def evaluate_loss(
         nonlocal nats, tokens, byte_count
         if sums is not None:
             host = jax.device_get(sums)
-            nats, tokens, byte_count = nats + float(host["loss"]), tokens + int(host["tokens"]), byte_count + int(host["bytes"])
+            nats, tokens, byte_count = (
+                nats + float(host["loss"]),
+                tokens + int(host["tokens"]),
+                byte_count + int(host["bytes"]),
+            )
 
     for batch in batches:
         placed = {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from jslm.data.stories import check_story
-
 if TYPE_CHECKING:
     from jslm.sample import LanguageModel
 
@@ -16,6 +14,9 @@ def check_samples(model: LanguageModel, count: int = 100, seed: int = 0) -> dict
 
     Returns `{"passed", "of", "problems": {problem: how many stories have it}}`.
     """
+    # Compiling the grammar takes a moment, and only runs on stories need it.
+    from jslm.data.stories import check_story
+
     stories = model.generate("", num_samples=count, max_new_tokens=400, temperature=1.0, seed=seed)
     problems: Counter[str] = Counter()
     passed = 0

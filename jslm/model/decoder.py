@@ -59,7 +59,7 @@ def apply_decoder(
     tables = rotary_tables(config, positions) if config.position == "rope" else None
     train = dropout_key is not None and config.dropout > 0
     if train:
-        x = nn.Dropout(config.dropout, deterministic=False).apply({}, x, rngs={"dropout": _key(dropout_key, -1)})
+        x = _apply(nn.Dropout(config.dropout, deterministic=False), {}, x, rngs={"dropout": _key(dropout_key, -1)})
     block = Block(config, implementation or choose_attention(config, dtype), train)
 
     def layer(x: Array, step: tuple[Params, Array]) -> tuple[Array, None]:
@@ -97,7 +97,7 @@ def apply_cached(
     block = Block(config)
     new_cache = []
     for layer_params, layer_cache in zip(layers, cache, strict=True):
-        x, layer_cache = block.apply({"params": layer_params}, x, tables, positions, layer_cache)
+        x, layer_cache = _apply(block, {"params": layer_params}, x, tables, positions, layer_cache)
         new_cache.append(layer_cache)
     return _final_norm(params, x, config), tuple(new_cache)
 
@@ -203,8 +203,13 @@ def _norm(config: ModelConfig) -> Norm:
 
 
 def _final_norm(params: Params, x: Array, config: ModelConfig) -> Array:
-    y: Array = _norm(config).apply({"params": params["final_norm"]}, x)
+    y: Array = _apply(_norm(config), {"params": params["final_norm"]}, x)
     return y
+
+
+def _apply(module: nn.Module, variables: Params, *args: Any, **kwargs: Any) -> Any:
+    # Linen's own annotation is a union of all that any module may return.
+    return module.apply(variables, *args, **kwargs)
 
 
 def _key(key: jax.Array | None, index: int | Array) -> jax.Array:

@@ -29,11 +29,12 @@ class Linear(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*batch d_in"]) -> Float[Array, "*batch d_out"]:
         init = nn.with_logical_partitioning(nn.initializers.normal(self.std), self.axes)
-        kernel = self.param("kernel", init, (x.shape[-1], self.features), jnp.float32)
+        kernel: Any = self.param("kernel", init, (x.shape[-1], self.features), jnp.float32)
         y = linear(x, kernel)
         if self.use_bias:
             bias_init = nn.with_logical_partitioning(nn.initializers.zeros, self.axes[1:])
-            y = _add_vector(y, self.param("bias", bias_init, (self.features,), jnp.float32))
+            bias: Any = self.param("bias", bias_init, (self.features,), jnp.float32)
+            y = _add_vector(y, bias)
         return y
 
 
@@ -184,5 +185,6 @@ def _write(
     """The cache with `new` in slots start, start + 1, ... of each row."""
     new = jnp.swapaxes(new, 1, 2).astype(cache.dtype)
     if cache.shape[0] == 1:
-        return jax.lax.dynamic_update_slice(cache, new, (0, 0, start[0], 0))
+        # Without the boundary XLA's CPU compiler copies the whole cache for each token.
+        return fusion_boundary(jax.lax.dynamic_update_slice(cache, new, (0, 0, start[0], 0)))
     return jax.vmap(lambda row, update, at: jax.lax.dynamic_update_slice(row, update, (0, at, 0)))(cache, new, start)

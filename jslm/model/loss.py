@@ -36,9 +36,9 @@ def fused_cross_entropy(
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Sums over the positions whose target is not -1: (cross-entropy + z_loss * log(Z)^2, cross-entropy), in nats.
 
-    Only the first sum carries a gradient. Logits exist for `chunk` positions of each sequence at a time, in float32; the
-    gradient is formed in the forward pass, while they are there, so nothing is computed twice (Hsu et al. 2024, "Liger
-    Kernel", section 3.2). z-loss: Chowdhery et al. 2022, "PaLM", section 5.
+    Only the first sum carries a gradient. Logits exist for `chunk` positions of each sequence at a time, in float32;
+    the gradient is formed in the forward pass, while they are there, so nothing is computed twice (Hsu et al. 2024,
+    "Liger Kernel", section 3.2). z-loss: Chowdhery et al. 2022, "PaLM", section 5.
     """
     losses, _ = _chunks(hidden, head, targets, vocab_size, softcap, z_loss, chunk, with_gradients=False)
     return losses
@@ -51,7 +51,12 @@ def _forward(
 
 
 def _backward(
-    vocab_size: int, softcap: float, z_loss: float, chunk: int, residuals: tuple[Array, Array], cotangents: tuple[Array, Array]
+    vocab_size: int,
+    softcap: float,
+    z_loss: float,
+    chunk: int,
+    residuals: tuple[Array, Array],
+    cotangents: tuple[Array, Array],
 ) -> tuple[Array, Array, None]:
     d_hidden, d_head = residuals
     scale = cotangents[0]
@@ -73,10 +78,15 @@ def _chunks(
     *,
     with_gradients: bool,
 ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    batch, length, width = hidden.shape
+    batch, length, _ = hidden.shape
     weights = head.astype(hidden.dtype)
     one = functools.partial(
-        _one_chunk, weights=weights, vocab_size=vocab_size, softcap=softcap, z_loss=z_loss, with_gradients=with_gradients
+        _one_chunk,
+        weights=weights,
+        vocab_size=vocab_size,
+        softcap=softcap,
+        z_loss=z_loss,
+        with_gradients=with_gradients,
     )
     if chunk == length:
         losses, d_hidden, d_head = one(hidden, targets)

@@ -1,8 +1,9 @@
 """Operations whose gradients are spelled out, because the compiler's own choice is slow.
 
-XLA's CPU compiler turns the weight gradient that JAX derives for `x @ kernel` into transposed copies of the activations,
-fuses whole chains of element-wise work into each copy, and repeats the chain for every reader. Written as a product of
-two matrices that contract their rows, with boundaries that fusion does not cross, a training step takes half the time.
+XLA's CPU compiler turns the weight gradient that JAX derives for `x @ kernel` into transposed copies of the
+activations, fuses whole chains of element-wise work into each copy, and repeats the chain for every reader. Written
+as a product of two matrices that contract their rows, with boundaries that fusion does not cross, a training step
+takes half the time.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ def normalize(
 ) -> Float[Array, "*batch width"]:
     """(x - mean) / sqrt(variance + eps) * scale over the last axis, in float32; without `center` the mean stays in.
 
-    Ba et al. 2016, "Layer Normalization"; without `center` Zhang & Sennrich 2019, "Root Mean Square Layer Normalization".
+    Ba et al. 2016, "Layer Normalization"; without `center` Zhang & Sennrich 2019, "Root Mean Square Layer
+    Normalization".
     """
     return _normalize_forward(x, scale, eps, center)[0]
 

@@ -31,9 +31,9 @@ def count_parameters(config: ModelConfig) -> dict[str, int]:
 def flops_per_token(config: ModelConfig, length: int | None = None) -> float:
     """Floating-point operations of forward and backward for one token of a sequence of `length` (default: the context).
 
-    6 for each weight of a matrix product (Kaplan et al. 2020), the tied or untied head included and the embedding look-up
-    not, plus causal attention: 6 * layers * heads * head_dim * length, half of PaLM's count (Chowdhery et al. 2022,
-    appendix B), which has no causal mask. Recomputation by `remat` does not count: this is for MFU.
+    6 for each weight of a matrix product (Kaplan et al. 2020), the tied or untied head included and the embedding
+    look-up not, plus causal attention: 6 * layers * heads * head_dim * length, half of PaLM's count (Chowdhery et al.
+    2022, appendix B), which has no causal mask. Recomputation by `remat` does not count: this is for MFU.
     """
     length = length or config.context_length
     counts = count_parameters(config)
@@ -57,5 +57,3 @@ def compute_dtype(config: ModelConfig) -> jnp.dtype:
         major = capability.split(".")[0]
         return jnp.dtype(jnp.float16 if major.isdigit() and int(major) < 8 else jnp.bfloat16)
     return jnp.dtype(jnp.bfloat16)
-
-

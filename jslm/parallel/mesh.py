@@ -102,5 +102,3 @@ def batch_sharding(mesh: Mesh, accumulation: bool = False) -> NamedSharding:
     """The sharding of `[batch, length]` token arrays (`[micro, batch, length]` with `accumulation`)."""
     axes = ("batch", "length")
     return NamedSharding(mesh, partition_spec((None, *axes) if accumulation else axes))
-
-

@@ -15,8 +15,9 @@ def start_jax() -> None:
     """Joins the other processes where there are some, and turns on the persistent compilation cache.
 
     Several processes are recognised by SLURM, Open MPI or Cloud TPU pod variables, or by the explicit trio
-    `JAX_COORDINATOR_ADDRESS=host:port JAX_NUM_PROCESSES=n JAX_PROCESS_ID=i`. The cache is at `$JAX_COMPILATION_CACHE_DIR`,
-    by default `$XDG_CACHE_HOME/jslm/xla`; `JSLM_COMPILATION_CACHE=off` turns it off. Raises JslmError for a bad trio.
+    `JAX_COORDINATOR_ADDRESS=host:port JAX_NUM_PROCESSES=n JAX_PROCESS_ID=i`. The cache is at
+    `$JAX_COMPILATION_CACHE_DIR`, by default `$XDG_CACHE_HOME/jslm/xla`; `JSLM_COMPILATION_CACHE=off` turns it off.
+    Raises JslmError for a bad trio.
     """
     import jax
 
@@ -28,7 +29,8 @@ def start_jax() -> None:
         address, index = os.environ.get("JAX_COORDINATOR_ADDRESS"), os.environ.get("JAX_PROCESS_ID")
         if not address or index is None or not count.isdigit() or not index.isdigit() or int(index) >= int(count):
             raise JslmError(
-                f"environment: JAX_COORDINATOR_ADDRESS={address!r} JAX_NUM_PROCESSES={count!r} JAX_PROCESS_ID={index!r}; "
+                f"environment: JAX_COORDINATOR_ADDRESS={address!r} JAX_NUM_PROCESSES={count!r} "
+                f"JAX_PROCESS_ID={index!r}; "
                 "expected host:port, a number of processes, and an id under that number"
             )
         if int(count) > 1:

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-from jslm.evaluate import LossResult
+from jslm.evaluate import LossResult, check_samples
 from jslm.model import Params, count_parameters, flops_per_token
 from jslm.parallel import describe_devices, peak_flops
 from jslm.run_folder import RunFolder
@@ -71,11 +71,11 @@ def write_samples(setup: Setup, folder: RunFolder, log: MetricsLog | None) -> No
     if jax.process_index() != 0:
         return
     prompts = setup.config.sample.prompts
-    texts = _language_model(setup, params).generate(prompts, seed=setup.config.seed)
+    results = _language_model(setup, params).generate_results(prompts, seed=setup.config.seed)
     step = setup.position.step
-    append_samples(folder.samples, step, list(zip(prompts, texts, strict=True)))
+    append_samples(folder.samples, step, [(result.prompt, result.text) for result in results])
     if log is not None:
-        log.text(step, "samples", "\n\n---\n\n".join(p + t for p, t in zip(prompts, texts, strict=True)))
+        log.text(step, "samples", "\n\n---\n\n".join(result.prompt + result.text for result in results))
 
 
 def finish_run(
@@ -126,8 +126,6 @@ def finish_run(
             message += f"; the text's own entropy is {floor:.4f} ({final.bits_per_byte / floor - 1:+.1%})"
         progress.message(message)
     if any(source.startswith("stories:") for source in setup.data.meta["sources"]):
-        from jslm.evaluate.stories import check_samples
-
         info["story_check"] = check_samples(_language_model(setup, params))
         checked = info["story_check"]
         progress.message(f"story check: {checked['passed']} of {checked['of']} samples are consistent and complete")
@@ -138,7 +136,7 @@ def finish_run(
 
 def host_params(setup: Setup) -> Params:
     """The parameters (averaged ones where there are some) whole on this process's first device, or as they are."""
-    params: Params = setup.state.get("ema", setup.state["params"])
+    params: Params = setup.state["ema" if "ema" in setup.state else "params"]
     if setup.mesh.size == 1:
         return params
     if jax.process_count() > 1:
@@ -147,7 +145,13 @@ def host_params(setup: Setup) -> Params:
 
 
 def _language_model(setup: Setup, params: Params) -> LanguageModel:
-    return LanguageModel(setup.config, params, setup.data.tokenizer, dtype=setup.dtype)
+    return LanguageModel(
+        setup.config,
+        params,
+        setup.data.tokenizer,
+        dtype=setup.dtype,
+        ends_documents=bool(setup.data.meta["end_of_text"]),
+    )
 
 
 def _version(package: str) -> str | None:

@@ -24,7 +24,7 @@ from jslm.model import flops_per_token
 from jslm.parallel import eval_batch_size, peak_flops, start_jax
 from jslm.run_folder import RunFolder
 from jslm.train.finish import finish_run, run_info, write_samples
-from jslm.train.metrics import MetricsLog, Progress, format_count, format_duration
+from jslm.train.metrics import MetricsLog, Progress
 from jslm.train.report import drop_samples_after, summary_lines
 from jslm.train.setup import (
     Setup,
@@ -130,8 +130,8 @@ class _Loop:
                 finish_run(setup, self.folder, self.info, status, self._final_result(), self.log, self.progress)
         if status == "interrupted":
             self._say(
-                f"stopped by {signal.Signals(self.stop.signal or signal.SIGINT).name} at step {position.step:,}; saved. "
-                "The same command goes on from here."
+                f"stopped by {signal.Signals(self.stop.signal or signal.SIGINT).name} at step {position.step:,}; "
+                "saved. The same command goes on from here."
             )
         codes = {"interrupted": 128 + (self.stop.signal or signal.SIGINT)}
         return TrainOutcome(status, position.step, codes.get(status, 0), str(self.folder.path))
@@ -252,15 +252,17 @@ class _Loop:
         index, count = process_rows(setup.mesh, rows)
         limit = 0 if whole else config.train.eval_batches
         batches = eval_batches(setup.val_tokens, config.model.context_length, rows, limit, index, count)
-        return evaluate_loss(self.eval_fn, setup.state.get("ema", setup.state["params"]), batches, setup.mesh)
+        return evaluate_loss(
+            self.eval_fn, setup.state["ema" if "ema" in setup.state else "params"], batches, setup.mesh
+        )
 
     def _check_finite(self, step: int, metrics: dict[str, float]) -> None:
         limit = self.setup.config.train.max_bad_steps
         # float16's loss scale starts too high on purpose and falls to what fits.
         if metrics["bad_in_a_row"] >= limit and metrics["loss_scale"] <= 1.0:
             raise JslmError(
-                f"train.max_bad_steps = {limit}: the loss or gradient was not finite {limit} steps in a row, up to step "
-                f"{step:,}; lower optimizer.learning_rate or optimizer.clip_norm, or set model.dtype = 'float32'. "
+                f"train.max_bad_steps = {limit}: the loss or gradient was not finite {limit} steps in a row, up to "
+                f"step {step:,}; lower optimizer.learning_rate or optimizer.clip_norm, or set model.dtype = 'float32'. "
                 "The last checkpoint is whole."
             )
 

@@ -66,7 +66,9 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
 
 def is_matrix(params: Any) -> Any:
     """True for each kernel and embedding table, False for biases and norm scales."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: _leaf_name(path) in ("kernel", "tokens", "positions"), params)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: _leaf_name(path) in ("kernel", "tokens", "positions"), params
+    )
 
 
 def muon_labels(params: Any) -> Any:

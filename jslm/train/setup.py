@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -151,9 +152,7 @@ def build(config: Config, data: PreparedData, folder: RunFolder) -> Setup:
         else:
             params = load_initial(config, data) if config.train.init_from else None
             state = init_state(config, optimizer, mesh, dtype, params)
-    return Setup(
-        config, steps, mesh, dtype, optimizer, data, train_tokens, val_tokens, loader, store, state, position
-    )
+    return Setup(config, steps, mesh, dtype, optimizer, data, train_tokens, val_tokens, loader, store, state, position)
 
 
 def checkpoint_metadata(setup: Setup, val_loss: float | None) -> dict[str, Any]:
@@ -194,12 +193,13 @@ def load_initial(config: Config, data: PreparedData) -> Params:
 def process_rows(mesh: Mesh, batch_size: int) -> tuple[int, int]:
     """(index, count): this process loads the index-th of `count` equal blocks of each batch's rows.
 
-    Processes that share rows (a tensor axis over hosts) get the same index. Raises JslmError where its devices' rows are
-    no such block.
+    Processes that share rows (a tensor axis over hosts) get the same index. Raises JslmError where its devices' rows
+    are no such block.
     """
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     placement = batch_sharding(mesh).addressable_devices_indices_map((shards, 1))
-    rows = sorted({row for index in placement.values() for row in range(*index[0].indices(shards))})
+    blocks = {block[0].indices(shards) for block in placement.values() if block is not None}
+    rows = sorted({row for block in blocks for row in range(*block)})
     count, index = shards // len(rows), rows[0] // len(rows)
     if shards % len(rows) or rows != list(range(index * len(rows), (index + 1) * len(rows))):
         raise JslmError(
@@ -209,7 +209,7 @@ def process_rows(mesh: Mesh, batch_size: int) -> tuple[int, int]:
     return index, count
 
 
-def place_batch(batch: dict[str, np.ndarray], mesh: Mesh, accumulation: int) -> dict[str, jax.Array]:
+def place_batch(batch: Mapping[str, Any], mesh: Mesh, accumulation: int) -> dict[str, jax.Array]:
     """A process's `[rows, context]` NumPy arrays as global `[accumulation, micro_batch, context]` ones on the mesh.
 
     Row r goes to micro-batch r % accumulation, so that each process's block of rows is a block of every micro-batch.

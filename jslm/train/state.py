@@ -31,9 +31,7 @@ def init_state(
     return jax.jit(lambda: _fresh(config, optimizer, dtype), out_shardings=shardings)()
 
 
-def abstract_state(
-    config: Config, optimizer: optax.GradientTransformation, mesh: Mesh, dtype: jnp.dtype
-) -> TrainState:
+def abstract_state(config: Config, optimizer: optax.GradientTransformation, mesh: Mesh, dtype: jnp.dtype) -> TrainState:
     """The state as `jax.ShapeDtypeStruct`s with shardings; allocates nothing."""
     shapes = jax.eval_shape(lambda: _fresh(config, optimizer, dtype))
     shardings = state_shardings(config, optimizer, mesh, dtype)
@@ -67,9 +65,7 @@ def _fresh(config: Config, optimizer: optax.GradientTransformation, dtype: jnp.d
     return _new_state(config, optimizer, dtype, init_params(config.model, jax.random.key(config.seed)))
 
 
-def _new_state(
-    config: Config, optimizer: optax.GradientTransformation, dtype: jnp.dtype, params: Params
-) -> TrainState:
+def _new_state(config: Config, optimizer: optax.GradientTransformation, dtype: jnp.dtype, params: Params) -> TrainState:
     state: TrainState = {
         "params": params,
         "opt_state": optimizer.init(params),

@@ -29,19 +29,17 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """The jitted step `(state, batch) -> (state, metrics)`; the state is donated.
 
-    `batch` has int32 "inputs" and "targets" `[accumulation, micro_batch, context]`; targets of -1 do not count. The loss
-    is the mean over the counted tokens of the whole batch, whatever the accumulation. A step whose loss or gradient is not
-    finite changes nothing but the counters. Metrics are scalars: loss (nats a token), grad_norm, param_norm, lr, tokens,
-    bad_steps, bad_in_a_row, loss_scale.
+    `batch` has int32 "inputs" and "targets" `[accumulation, micro_batch, context]`; targets of -1 do not count. The
+    loss is the mean over the counted tokens of the whole batch, whatever the accumulation. A step whose loss or
+    gradient is not finite changes nothing but the counters. Metrics are scalars: loss (nats a token), grad_norm,
+    param_norm, lr, tokens, bad_steps, bad_in_a_row, loss_scale.
     """
     shardings = state_shardings(config, optimizer, mesh, dtype)
     schedule = make_schedule(config.optimizer, steps)
     batch_shards = mesh.shape["data"] * mesh.shape["fsdp"]
     train = config.train
 
-    def objective(
-        params: Params, inputs: Array, targets: Array, key: Array, scale: Array
-    ) -> tuple[Array, Array]:
+    def objective(params: Params, inputs: Array, targets: Array, key: Array, scale: Array) -> tuple[Array, Array]:
         total, cross_entropy = loss_sums(
             params,
             inputs,
