@@ -138,7 +138,8 @@ class ModelConfig(Section):
         "auto", description="Compute type; parameters stay float32. `auto`: the fastest the device is good at."
     )
     attention: Literal["auto", "xla", "cudnn"] = Field(
-        "auto", description="Attention implementation. `auto`: cuDNN flash attention on GPUs where shapes allow, else XLA."
+        "auto",
+        description="Attention implementation. `auto`: cuDNN flash attention on GPUs where shapes allow, else XLA.",
     )
     remat: Literal["none", "dots", "full"] = Field(
         "none", description="What the backward pass recomputes: nothing, all but matrix products, whole blocks."
@@ -264,9 +265,7 @@ class TrainConfig(Section):
     )
     eval_batch_size: NonNegative = Field(0, description="Sequences a validation batch. 0: `batch_size`.")
     log_every: Positive = Field(10, description="Steps between lines of metrics.")
-    early_stopping: NonNegative = Field(
-        0, description="Stop after this many validations without a new best. 0: never."
-    )
+    early_stopping: NonNegative = Field(0, description="Stop after this many validations without a new best. 0: never.")
     z_loss: float = Field(0.0, ge=0.0, description="Weight of `log(Z)^2` (PaLM), which keeps logits from drifting.")
     ema_decay: Fraction = Field(0.0, description="Decay of an exponential moving average of parameters. 0: off.")
     max_bad_steps: Positive = Field(
@@ -321,9 +320,7 @@ class Config(Section):
     def _check(self) -> Config:
         micro = self.train.micro_batch
         if micro and self.train.batch_size % micro:
-            raise ValueError(
-                f"train.micro_batch = {micro} does not divide train.batch_size = {self.train.batch_size}"
-            )
+            raise ValueError(f"train.micro_batch = {micro} does not divide train.batch_size = {self.train.batch_size}")
         return self
 
     @property
