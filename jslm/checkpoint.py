@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -85,7 +86,7 @@ class CheckpointStore:
             except JslmError as error:
                 _log.warning("%s", error)
                 continue
-            if loss is not None:
+            if loss is not None and math.isfinite(loss):
                 losses[step] = loss
         return min(losses, key=lambda step: losses[step]) if losses else (steps[-1] if steps else None)
 

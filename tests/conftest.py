@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import jaxtyping
@@ -10,6 +13,11 @@ import pytest
 
 # Set before anything imports jax, and inherited by the processes that tests start.
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+# Tests compile the same small programs again and again, in this process and in others; nothing stays behind.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jslm-test-xla-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 # Every shape in a signature of the model is checked at each call.
 jaxtyping.install_import_hook("jslm.model", "beartype.beartype")
 

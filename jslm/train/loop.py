@@ -25,6 +25,7 @@ from jslm.parallel import eval_batch_size, peak_flops, start_jax
 from jslm.run_folder import RunFolder
 from jslm.train.finish import finish_run, run_info, write_samples
 from jslm.train.metrics import MetricsLog, Progress
+from jslm.train.profiler import Profiler
 from jslm.train.report import drop_samples_after, summary_lines
 from jslm.train.setup import (
     Setup,
@@ -92,6 +93,9 @@ class _Loop:
         train_meta = setup.data.meta["train"]
         self.bits_per_nat = train_meta["tokens"] / max(1, train_meta["bytes"]) / math.log(2)
         self.last_validation: LossResult | None = None
+        # Metrics of the steps since the last line of metrics, and when that was (perf_counter, less what pauses took).
+        self.window: list[dict[str, float]] = []
+        self.mark = 0.0
 
     def run(self) -> TrainOutcome:
         setup, config = self.setup, self.setup.config
@@ -137,64 +141,74 @@ class _Loop:
         return TrainOutcome(status, position.step, codes.get(status, 0), str(self.folder.path))
 
     def _steps(self) -> str:
-        setup, config, position = self.setup, self.setup.config, self.setup.position
+        setup, position = self.setup, self.setup.position
         pending: tuple[int, dict[str, jax.Array]] | None = None
-        window: list[dict[str, float]] = []
-        started = mark = time.perf_counter()
+        started = self.mark = time.perf_counter()
         seconds_before = position.seconds
-        profile_from = position.step + 5
         saved_at = position.step
-
-        def read(entry: tuple[int, dict[str, jax.Array]] | None) -> None:
-            if entry is not None:
-                metrics = {name: float(value) for name, value in jax.device_get(entry[1]).items()}
-                self._check_finite(entry[0], metrics)
-                window.append(metrics)
-
-        while position.step < setup.steps:
-            if config.train.profile and self.first and position.step == profile_from:
-                jax.profiler.start_trace(str(self.folder.path / "profile"))
-            batch = place_batch(next(setup.loader), setup.mesh, self.accumulation)
-            setup.state, metrics = self.step_fn(setup.state, batch)
-            position.step += 1
-            # The step before this one: the device already has the next to work on while the host reads.
-            read(pending)
-            pending = (position.step, metrics)
-            if config.train.profile and self.first and position.step == profile_from + 5:
-                jax.block_until_ready(setup.state)
-                jax.profiler.stop_trace()
-            last = position.step == setup.steps
-            validate = last or bool(config.train.eval_every and position.step % config.train.eval_every == 0)
-            stopping = self._should_stop()
-            if window and (position.step % config.train.log_every == 0 or validate or stopping):
-                now = time.perf_counter()
-                self._report(position.step, window, now - mark)
-                window.clear()
-                mark = now
-            if not (validate or stopping or self._save_due()):
-                continue
-            pause = time.perf_counter()
-            position.seconds = seconds_before + pause - started
-            val_loss = self._validate() if validate else None
-            if self._sample_due(validate):
-                write_samples(setup, self.folder, self.log)
-            if validate or stopping or self._save_due():
-                setup.store.save(position.step, setup.state, checkpoint_metadata(setup, val_loss))
-                saved_at = position.step
-            mark += time.perf_counter() - pause
-            if stopping:
-                return "interrupted"
-            if validate and not last and self._is_stale():
-                self._say(
-                    f"early stop at step {position.step:,}: no better validation in {config.train.early_stopping} "
-                    f"rounds; best {position.best_loss:.4f} at step {position.best_step:,}"
-                )
-                return "early_stopped"
-        read(pending)
+        profiler = Profiler(self.folder.path / "profile", position.step, setup.steps)
+        with profiler if setup.config.train.profile and self.first else contextlib.nullcontext():
+            while position.step < setup.steps:
+                profiler.before(position.step)
+                batch = place_batch(next(setup.loader), setup.mesh, self.accumulation)
+                setup.state, metrics = self.step_fn(setup.state, batch)
+                position.step += 1
+                # The step before this one: the device already has the next to work on while the host reads.
+                self._read(pending)
+                pending = (position.step, metrics)
+                last = position.step == setup.steps
+                validate = last or _every(setup.config.train.eval_every, position.step)
+                stopping = self._should_stop()
+                save = validate or stopping or _every(setup.config.checkpoint.every, position.step)
+                sample = _every(setup.config.sample.every, position.step) if setup.config.sample.every else validate
+                if not (save or sample):
+                    continue
+                # A checkpoint's step must be in the metrics before it: a run that goes on from there won't repeat it.
+                self._read(pending)
+                pending = None
+                if self.window and (validate or stopping):
+                    self._report(position.step)
+                pause = time.perf_counter()
+                position.seconds = seconds_before + pause - started
+                val_loss = self._validate() if validate else None
+                if sample:
+                    write_samples(setup, self.folder, self.log)
+                if save:
+                    setup.store.save(position.step, setup.state, checkpoint_metadata(setup, val_loss))
+                    saved_at = position.step
+                self.mark += time.perf_counter() - pause
+                if stopping:
+                    return "interrupted"
+                if validate and not last and self._is_stale():
+                    self._say(
+                        f"early stop at step {position.step:,}: no better validation in "
+                        f"{setup.config.train.early_stopping} rounds; best {position.best_loss:.4f} at step "
+                        f"{position.best_step:,}"
+                    )
+                    return "early_stopped"
         assert saved_at == position.step
         return "finished"
 
-    def _report(self, step: int, window: list[dict[str, float]], seconds: float) -> None:
+    def _read(self, entry: tuple[int, dict[str, jax.Array]] | None) -> None:
+        if entry is None:
+            return
+        step, values = entry
+        metrics = {name: float(value) for name, value in jax.device_get(values).items()}
+        self.window.append(metrics)
+        if _every(self.setup.config.train.log_every, step) or self._has_failed(metrics):
+            self._report(step)
+        if self._has_failed(metrics):
+            limit = self.setup.config.train.max_bad_steps
+            raise JslmError(
+                f"train.max_bad_steps = {limit}: the loss or gradient was not finite {limit} steps in a row, up to "
+                f"step {step:,}; lower optimizer.learning_rate or optimizer.clip_norm, or set model.dtype = 'float32'. "
+                "What was saved before is whole."
+            )
+
+    def _report(self, step: int) -> None:
+        window, setup = self.window, self.setup
+        now = time.perf_counter()
+        seconds, self.mark, self.window = now - self.mark, now, []
         tokens = sum(metrics["tokens"] for metrics in window)
         rate = tokens / seconds if seconds > 0 else math.nan
         losses = [metrics["loss"] for metrics in window if math.isfinite(metrics["loss"])]
@@ -207,13 +221,13 @@ class _Loop:
             "lr": last["lr"],
             "grad_norm": last["grad_norm"],
             "param_norm": last["param_norm"],
-            "tokens": step * self.setup.config.train.batch_size * self.setup.config.model.context_length,
-            "epoch": self.setup.loader.epoch_of(self.setup.loader.step),
+            "tokens": step * setup.config.train.batch_size * setup.config.model.context_length,
+            "epoch": setup.loader.epoch_of(setup.loader.step - (setup.position.step - step)),
             "tokens_per_s": rate,
             "mfu": rate * self.mfu_per_rate if self.mfu_per_rate else None,
             "bad_steps": last["bad_steps"],
         }
-        if "loss_scale" in self.setup.state:
+        if "loss_scale" in setup.state:
             values["loss_scale"] = last["loss_scale"]
         self._write(step, values)
 
@@ -256,15 +270,9 @@ class _Loop:
             self.eval_fn, setup.state["ema" if "ema" in setup.state else "params"], batches, setup.mesh
         )
 
-    def _check_finite(self, step: int, metrics: dict[str, float]) -> None:
-        limit = self.setup.config.train.max_bad_steps
+    def _has_failed(self, metrics: dict[str, float]) -> bool:
         # float16's loss scale starts too high on purpose and falls to what fits.
-        if metrics["bad_in_a_row"] >= limit and metrics["loss_scale"] <= 1.0:
-            raise JslmError(
-                f"train.max_bad_steps = {limit}: the loss or gradient was not finite {limit} steps in a row, up to "
-                f"step {step:,}; lower optimizer.learning_rate or optimizer.clip_norm, or set model.dtype = 'float32'. "
-                "The last checkpoint is whole."
-            )
+        return metrics["bad_in_a_row"] >= self.setup.config.train.max_bad_steps and metrics["loss_scale"] <= 1.0
 
     def _is_stale(self) -> bool:
         limit = self.setup.config.train.early_stopping
@@ -281,14 +289,6 @@ class _Loop:
             self.stop.signal = int(np.max(flags))
         return self.stop.signal is not None
 
-    def _save_due(self) -> bool:
-        every = self.setup.config.checkpoint.every
-        return bool(every and self.setup.position.step % every == 0)
-
-    def _sample_due(self, validated: bool) -> bool:
-        every = self.setup.config.sample.every
-        return validated if not every else self.setup.position.step % every == 0
-
     def _write(self, step: int, values: dict[str, Any]) -> None:
         if self.log is not None and self.progress is not None:
             self.log.write(step, values)
@@ -297,6 +297,11 @@ class _Loop:
     def _say(self, text: str) -> None:
         if self.first:
             print(text, file=sys.stderr, flush=True)
+
+
+def _every(interval: int, step: int) -> bool:
+    """Whether `step` is a multiple of `interval`; an interval of 0 never comes."""
+    return bool(interval) and step % interval == 0
 
 
 @contextlib.contextmanager

@@ -80,7 +80,7 @@ def make_train_step(
         loss, grads = gradients(state, batch, tokens, loss_scale)
         if "loss_scale" in state:
             grads = jax.tree.map(lambda leaf: leaf / loss_scale, grads)
-        grad_norm = optax.global_norm(grads)
+        grad_norm = optax.tree.norm(grads)
         good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         updates, opt_state = optimizer.update(grads, state["opt_state"], state["params"])
         params = optax.apply_updates(state["params"], updates)
@@ -105,7 +105,7 @@ def make_train_step(
         metrics = {
             "loss": loss / tokens,
             "grad_norm": grad_norm,
-            "param_norm": optax.global_norm(new_state["params"]),
+            "param_norm": optax.tree.norm(new_state["params"]),
             "lr": config.optimizer.learning_rate * schedule(state["step"] - state["bad_steps"]),
             "tokens": tokens,
             "bad_steps": new_state["bad_steps"],

@@ -72,7 +72,7 @@ def test_later_positions_have_no_influence() -> None:
     before = causal_attention(q, k, v)
     after = causal_attention(q, k.at[:, 5:].set(99.0), v.at[:, 5:].set(-99.0))
     np.testing.assert_array_equal(before[:, :5], after[:, :5])
-    assert np.abs(np.asarray(before - after))[:, 5:].max(axis=-1).min() > 1
+    assert np.abs(np.asarray(before - after))[:, 5:].max() > 1
 
 
 def test_cached_attention_sees_slots_up_to_each_position() -> None:

@@ -1,0 +1,173 @@
+"""Schedules at points computed by hand, and what each part of the chain does to which parameter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jslm.config import ModelConfig, OptimizerConfig
+from jslm.model import Params, init_params
+from jslm.train.optimizer import is_matrix, make_optimizer, make_schedule, muon_labels
+
+MODEL = ModelConfig(
+    n_layers=2, d_model=16, n_heads=2, d_ff=48, context_length=8, vocab_size=20, norm="layernorm", position="learned",
+    qkv_bias=True, tie_embeddings=False,
+)  # fmt: skip
+
+
+def config(**keys: Any) -> OptimizerConfig:
+    constant = {"schedule": "constant", "warmup_steps": 0, "weight_decay": 0.0, "clip_norm": 0.0}
+    return OptimizerConfig.model_validate(constant | {"learning_rate": 0.01} | keys)
+
+
+@pytest.fixture(scope="module")
+def params() -> Params:
+    """Nothing is zero, so that decay shows everywhere."""
+    return jax.tree.map(lambda leaf: leaf + 0.5, init_params(MODEL, jax.random.key(0)))
+
+
+@pytest.fixture(scope="module")
+def grads(params: Params) -> Params:
+    noise = np.random.default_rng(0)
+    return jax.tree.map(lambda leaf: jnp.asarray(noise.standard_normal(leaf.shape, np.float32)), params)
+
+
+def updates(config: OptimizerConfig, params: Params, grads: Params, steps: int = 1) -> dict[str, np.ndarray]:
+    """The last of `steps` updates with the same gradient, by path."""
+    optimizer = make_optimizer(config, 100)
+    state = optimizer.init(params)
+    update = jax.jit(optimizer.update)
+    for _ in range(steps):
+        found, state = update(grads, state, params)
+    return by_path(found)
+
+
+def by_path(tree: Any) -> dict[str, np.ndarray]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {"/".join(str(part.key) for part in path): np.asarray(leaf) for path, leaf in leaves}
+
+
+@pytest.mark.parametrize(
+    ("keys", "points"),
+    [
+        # Warm-up over 10: the first update is 1/11 of the peak, the tenth 10/11.
+        ({"schedule": "constant", "warmup_steps": 10}, {0: 1 / 11, 4: 5 / 11, 9: 10 / 11, 10: 1.0, 99: 1.0}),
+        ({"schedule": "cosine", "warmup_steps": 10}, {0: 1 / 11, 10: 1.0, 55: 0.55, 100: 0.1, 1000: 0.1}),
+        ({"schedule": "cosine", "warmup_steps": 0}, {0: 1.0, 25: 0.1 + 0.9 * (1 + 2**-0.5) / 2, 50: 0.55, 100: 0.1}),
+        ({"schedule": "cosine", "warmup_steps": 0, "min_learning_rate_ratio": 0.0}, {50: 0.5, 100: 0.0}),
+        ({"schedule": "linear", "warmup_steps": 20}, {0: 1 / 21, 20: 1.0, 60: 0.55, 100: 0.1, 200: 0.1}),
+        ({"schedule": "wsd", "warmup_steps": 10}, {0: 1 / 11, 10: 1.0, 50: 1.0, 80: 1.0, 90: 0.55, 100: 0.1}),
+        ({"schedule": "wsd", "warmup_steps": 0, "decay_fraction": 0.5}, {0: 1.0, 50: 1.0, 75: 0.55, 100: 0.1}),
+        ({"schedule": "constant", "warmup_steps": 0}, {0: 1.0, 100: 1.0}),
+        # A warm-up longer than the run is cut to it.
+        ({"schedule": "cosine", "warmup_steps": 1000}, {0: 1 / 101, 99: 100 / 101}),
+    ],
+    ids=str,
+)
+def test_schedule(keys: dict[str, Any], points: dict[int, float]) -> None:
+    schedule = make_schedule(OptimizerConfig.model_validate(keys), 100)
+    for count, factor in points.items():
+        assert float(schedule(count)) == pytest.approx(factor, abs=1e-5), count
+
+
+def test_updates_follow_the_schedule(params: Params, grads: Params) -> None:
+    """Adam's update of a constant gradient is the learning rate."""
+    keys = {"schedule": "linear", "warmup_steps": 4, "min_learning_rate_ratio": 0.0}
+    for step, factor in ((1, 0.2), (3, 0.6), (5, 1.0), (29, 0.75)):
+        found = updates(config(**keys), params, grads, step)["embed/tokens"]
+        np.testing.assert_allclose(found, -0.01 * factor * np.sign(by_path(grads)["embed/tokens"]), rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_decay_is_on_matrices_alone(name: str, params: Params) -> None:
+    still = jax.tree.map(jnp.zeros_like, params)
+    found = updates(config(name=name, weight_decay=0.1, muon_learning_rate=0.02), params, still)
+    values = by_path(params)
+    decayed = {path for path, update in found.items() if np.abs(update).max() > 0}
+    assert decayed == {path for path in values if path.endswith(("kernel", "tokens", "positions"))}
+    assert {"embed/positions", "head/tokens", "layers/mlp/up/kernel"} <= decayed
+    for path in decayed:
+        rate = 0.02 if name == "muon" and path.endswith("kernel") else 0.01
+        np.testing.assert_allclose(found[path], -rate * 0.1 * values[path], rtol=1e-4)
+
+
+def test_adamw_equals_its_formula(params: Params, grads: Params) -> None:
+    """Loshchilov & Hutter 2019, two steps with different gradients, in NumPy."""
+    optimizer = make_optimizer(config(beta1=0.8, beta2=0.9, weight_decay=0.1), 100)
+    state = optimizer.init(params)
+    second = jax.tree.map(lambda leaf: -0.3 * leaf + 0.1, grads)
+    _, state = optimizer.update(grads, state, params)
+    found, _ = optimizer.update(second, state, params)
+    values, first, other = by_path(params), by_path(grads), by_path(second)
+    for path, update in by_path(found).items():
+        m = 0.2 * (0.8 * first[path] + other[path]) / (1 - 0.8**2)
+        v = 0.1 * (0.9 * first[path] ** 2 + other[path] ** 2) / (1 - 0.9**2)
+        decay = 0.1 * values[path] if path.endswith(("kernel", "tokens", "positions")) else 0.0
+        np.testing.assert_allclose(update, -0.01 * (m / (np.sqrt(v) + 1e-8) + decay), rtol=1e-4, atol=1e-7)
+
+
+def test_clip_scales_all_gradients_together(params: Params, grads: Params) -> None:
+    """Adam forgets the size of its first gradient, so the second shows the clip: it is clipped, the small first not."""
+    small = jax.tree.map(lambda leaf: leaf * (0.5 / optax.tree.norm(grads)), grads)
+    large = jax.tree.map(lambda leaf: 1e4 * leaf, small)
+
+    def second_update(clip: float, gradient: Params) -> dict[str, np.ndarray]:
+        optimizer = make_optimizer(config(clip_norm=clip), 100)
+        _, state = optimizer.update(small, optimizer.init(params), params)
+        return by_path(optimizer.update(gradient, state, params)[0])
+
+    clipped = second_update(1.0, large)
+    wanted = second_update(0.0, jax.tree.map(lambda leaf: 2 * leaf, small))
+    for path, update in clipped.items():
+        np.testing.assert_allclose(update, wanted[path], rtol=1e-3, atol=1e-8)
+    unclipped = second_update(0.0, large)
+    assert np.abs(unclipped["embed/tokens"] - clipped["embed/tokens"]).max() > 1e-3
+
+
+def test_muon_takes_the_blocks_kernels(params: Params) -> None:
+    labels = {path: str(label) for path, label in by_path(muon_labels(params)).items()}
+    muon = {path for path, label in labels.items() if label == "muon"}
+    assert muon == {
+        *(f"layers/attention/{name}/kernel" for name in ("q", "k", "v", "out")),
+        *(f"layers/mlp/{name}/kernel" for name in ("up", "gate", "down")),
+    }
+    assert set(labels.values()) == {"muon", "adamw"}
+    assert not is_matrix(params)["layers"]["attention"]["q"]["bias"]
+
+
+def test_muon_update_is_orthogonal_with_the_rms_of_adamw(params: Params, grads: Params) -> None:
+    found = updates(config(name="muon", muon_learning_rate=0.05), params, grads)
+    for path, update in found.items():
+        if not path.endswith("kernel"):
+            # Embeddings, head, norms and biases: Adam's first step, the learning rate in each place.
+            np.testing.assert_allclose(np.abs(update), 0.01, rtol=1e-3)
+            continue
+        for layer in update:
+            assert np.sqrt(np.mean(layer**2)) == pytest.approx(0.2 * 0.05, rel=0.2)
+            singular = np.linalg.svd(layer, compute_uv=False)
+            assert singular.max() / singular.min() < 2.2, path
+        assert np.sum(update * by_path(grads)[path]) < 0
+
+
+def test_muon_treats_each_layer_by_itself(params: Params, grads: Params) -> None:
+    """A layer's update does not change with the other layer's gradient, nor with the size of its own."""
+    before = updates(config(name="muon"), params, grads)
+    changed = jax.tree.map(lambda leaf: leaf, grads)
+    kernel = changed["layers"]["mlp"]["up"]["kernel"]
+    changed["layers"]["mlp"]["up"]["kernel"] = kernel.at[1].multiply(-100.0)
+    after = updates(config(name="muon"), params, changed)
+    path = "layers/mlp/up/kernel"
+    np.testing.assert_allclose(after[path][0], before[path][0], rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(after[path][1], -before[path][1], rtol=0.02, atol=1e-4)
+
+
+def test_muon_rate_defaults_to_the_other(params: Params, grads: Params) -> None:
+    alone = updates(config(name="muon"), params, grads)
+    both = updates(config(name="muon", muon_learning_rate=0.01), params, grads)
+    for path, update in alone.items():
+        np.testing.assert_array_equal(update, both[path])
