@@ -91,7 +91,8 @@ def resolve_config(config: Config, data: PreparedData) -> Config:
 
 def check_same_model(config: Config, folder: RunFolder, fingerprint: str) -> None:
     """Raises JslmError where an existing run folder holds another model or tokenizer; warns of other changes."""
-    if not folder.config.is_file():
+    # A run that has saved nothing loses nothing by another start.
+    if not folder.config.is_file() or not CheckpointStore(folder.checkpoints).steps():
         return
     before, now = (c.model_dump() for c in (folder.read_config(), config))
     free = ("dtype", "attention", "remat", "unroll", "dropout", "init_std")
@@ -101,6 +102,12 @@ def check_same_model(config: Config, folder: RunFolder, fingerprint: str) -> Non
                 f"run_dir = {folder.path}: holds a run with model.{key} = {value!r}, and this config has "
                 f"{now['model'][key]!r}; use another run_dir, or the config it was started with"
             )
+    optimizers = [c["optimizer"]["name"] for c in (before, now)]
+    if optimizers[0] != optimizers[1]:
+        raise JslmError(
+            f"run_dir = {folder.path}: holds a run with optimizer.name = {optimizers[0]!r}, and this config has "
+            f"{optimizers[1]!r}; use another run_dir with train.init_from, or the optimizer it was started with"
+        )
     if folder.tokenizer.is_file() and load_tokenizer(folder.tokenizer).fingerprint != fingerprint:
         raise JslmError(
             f"{folder.tokenizer}: another tokenizer than that of {config.data_dir}; use another run_dir, "
