@@ -1,0 +1,67 @@
+"""Run by test_sharding.py in a process of its own with 8 CPU devices: losses and bytes a device on several meshes, as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jslm.config import Config, MeshConfig, ModelConfig, OptimizerConfig, TrainConfig
+from jslm.parallel import make_mesh
+from jslm.train.optimizer import make_optimizer
+from jslm.train.setup import place_batch
+from jslm.train.state import init_state
+from jslm.train.step import make_train_step
+
+STEPS, ROWS, LENGTH, VOCAB = 20, 16, 32, 500
+MESHES = {
+    "one": ((1, 1, 1), 1),
+    "data": ((8, 1, 1), 1),
+    "fsdp": ((1, 8, 1), 1),
+    "tensor": ((1, 1, 8), 1),
+    "mixed": ((2, 2, 2), 2),
+}
+
+
+def run(sizes: tuple[int, int, int], accumulation: int, optimizer_name: str) -> dict[str, object]:
+    """Twenty steps of a small decoder; losses, and the share of the state's bytes that the first device holds."""
+    data, fsdp, tensor = sizes
+    config = Config(
+        model=ModelConfig(
+            n_layers=2,
+            d_model=64,
+            n_heads=16,
+            n_kv_heads=8,
+            context_length=LENGTH,
+            vocab_size=VOCAB,
+            dtype="float32",
+            tie_embeddings=optimizer_name == "adamw",
+        ),
+        mesh=MeshConfig(data=data, fsdp=fsdp, tensor=tensor),
+        train=TrainConfig(steps=STEPS, batch_size=ROWS, micro_batch=ROWS // accumulation, loss_chunk=128),
+        optimizer=OptimizerConfig(name=optimizer_name, learning_rate=3e-3, warmup_steps=2),  # type: ignore[arg-type]
+    )
+    tokens = np.random.default_rng(0).integers(0, VOCAB, (STEPS, ROWS, LENGTH + 1)).astype(np.int32)
+    mesh = make_mesh(config.mesh, jax.devices()[: data * fsdp * tensor])
+    with jax.set_mesh(mesh):
+        optimizer = make_optimizer(config.optimizer, STEPS)
+        dtype = jnp.dtype(jnp.float32)
+        state = init_state(config, optimizer, mesh, dtype)
+        step = make_train_step(config, optimizer, STEPS, mesh, dtype)
+        leaves = jax.tree.leaves(state)
+        held = sum(leaf.addressable_shards[0].data.nbytes for leaf in leaves)
+        losses = []
+        for rows in tokens:
+            batch = place_batch({"inputs": rows[:, :-1], "targets": rows[:, 1:]}, mesh, accumulation)
+            state, metrics = step(state, batch)
+            losses.append(float(metrics["loss"]))
+    return {"losses": losses, "share": held / sum(leaf.nbytes for leaf in leaves)}
+
+
+if __name__ == "__main__":
+    json.dump(
+        {name: run(sizes, accumulation, sys.argv[1]) for name, (sizes, accumulation) in MESHES.items()}, sys.stdout
+    )

@@ -1,0 +1,61 @@
+"""Eight devices compute what one does, whatever the mesh; and fsdp splits what it should."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jslm.config import Config, MeshConfig, ModelConfig, TrainConfig
+from jslm.errors import JslmError
+
+pytestmark = pytest.mark.multidevice
+
+
+@pytest.fixture(scope="module", params=["adamw", "muon"])
+def runs(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Losses of 20 steps on each mesh, from a process with 8 CPU devices."""
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    script = Path(__file__).with_name("sharded_losses.py")
+    done = subprocess.run(
+        [sys.executable, str(script), request.param], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.parametrize("mesh", ["data", "fsdp", "tensor", "mixed"])
+def test_losses_equal_one_device(runs: dict[str, Any], mesh: str) -> None:
+    np.testing.assert_allclose(runs[mesh]["losses"], runs["one"]["losses"], rtol=1e-4)
+    # The losses move, so that equality says something.
+    assert np.ptp(runs["one"]["losses"]) > 0.01
+
+
+def test_share_of_the_state_a_device_holds(runs: dict[str, Any]) -> None:
+    assert runs["data"]["share"] == 1.0
+    assert 1 / 8 <= runs["fsdp"]["share"] < 1.1 / 8
+    assert 1 / 8 <= runs["tensor"]["share"] < 1.3 / 8
+    assert 1 / 4 <= runs["mixed"]["share"] < 1.3 / 4
+
+
+def test_mesh_that_does_not_fit_is_refused() -> None:
+    from jslm.parallel import check_mesh_fits, make_mesh
+
+    with pytest.raises(JslmError, match=r"mesh\.data = 3.* does not fit 1 device"):
+        make_mesh(MeshConfig(data=3))
+    with pytest.raises(JslmError, match="does not fit 1 device"):
+        make_mesh(MeshConfig(data=-1, fsdp=2))
+    config = Config(model=ModelConfig(d_model=48, n_heads=6, vocab_size=100), train=TrainConfig(batch_size=3))
+
+    class EightDevices:
+        shape = {"data": 2, "fsdp": 1, "tensor": 4}  # noqa: RUF012
+
+    with pytest.raises(JslmError, match=r"mesh\.tensor = 4 does not divide model\.n_heads = 6"):
+        check_mesh_fits(config, EightDevices())  # type: ignore[arg-type]
