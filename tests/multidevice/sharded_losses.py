@@ -1,4 +1,4 @@
-"""Run by test_sharding.py in a process of its own with 8 CPU devices: losses and bytes a device on several meshes, as JSON."""
+"""Losses and bytes a device on several meshes, as JSON. Run by test_sharding.py in a process with 8 CPU devices."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def make_batch(seed: int = 0, ignored: bool = False) -> dict[str, np.ndarray]:
     return {"inputs": inputs, "targets": targets}
 
 
-def assert_equal(found: Any, wanted: Any, **tolerance: float) -> None:
+def assert_equal(found: Any, wanted: Any, **tolerance: Any) -> None:
     for (path, one), other in zip(jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(one, other, err_msg=jax.tree_util.keystr(path), **tolerance)
 
