@@ -6,6 +6,7 @@ position, config and tokenizer as its metadata, and a manifest of sizes and CRC-
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -13,7 +14,7 @@ import os
 import re
 import shutil
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -91,14 +92,20 @@ class CheckpointStore:
         return min(losses, key=lambda step: losses[step]) if losses else (steps[-1] if steps else None)
 
     def save(self, step: int, state: Any, metadata: Mapping[str, Any]) -> None:
-        """Starts writing; returns when the arrays have been copied from the devices, so that they may be donated."""
+        """Starts writing; returns when the arrays have been copied from the devices, so that they may be donated.
+
+        Raises JslmError where the disk is full, here or at the next call or `wait`.
+        """
         self.wait()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.path(step)
-        if path.exists() and jax.process_index() == 0:
-            shutil.rmtree(path)
-        response = ocp.save_async(path, flatten_tree(state), custom_metadata={"step": step, **metadata})
-        self._pending = (step, response)
+        with self._disk_errors(step):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            path = self.path(step)
+            if path.exists() and jax.process_index() == 0:
+                shutil.rmtree(path)
+            flat = flatten_tree(state)
+            self._check_space(step, flat)
+            response = ocp.save_async(path, flat, custom_metadata={"step": step, **metadata})
+            self._pending = (step, response)
 
     def wait(self) -> None:
         """Blocks until the save in flight is on disk, then drops what is no longer kept. Raises what the save
@@ -107,9 +114,11 @@ class CheckpointStore:
         if self._pending is None:
             return
         (step, response), self._pending = self._pending, None
-        response.result()
+        with self._disk_errors(step):
+            response.result()
+            if jax.process_index() == 0:
+                _write_manifest(self.path(step))
         if jax.process_index() == 0:
-            _write_manifest(self.path(step))
             self._drop_old()
 
     def restore(self, abstract_state: Any, step: int) -> Any:
@@ -157,6 +166,8 @@ class CheckpointStore:
 
         None where there is no checkpoint; JslmError where there are some and none is whole.
         """
+        if jax.process_index() == 0:
+            self._drop_unfinished()
         steps = self.steps()
         for step in reversed(steps):
             try:
@@ -210,8 +221,38 @@ class CheckpointStore:
         for step in self.steps()[: -self.keep]:
             if step != best:
                 shutil.rmtree(self.path(step), ignore_errors=True)
+        self._drop_unfinished()
+
+    def _drop_unfinished(self) -> None:
+        """Removes what a killed or failed save left; call it only while no save is in flight."""
         for leftover in self.folder.glob("*orbax-checkpoint-tmp*"):
             shutil.rmtree(leftover, ignore_errors=True)
+
+    def _check_space(self, step: int, flat: Mapping[str, Any]) -> None:
+        # Running into a full disk works too, but Orbax's threads tell of it in tracebacks. Compression saves under a
+        # tenth.
+        needed = sum(leaf.nbytes for leaf in flat.values()) // jax.process_count()
+        free = shutil.disk_usage(self.folder).free
+        if free < 0.8 * needed:
+            raise JslmError(
+                f"{self.path(step)}: no space left on the disk: a checkpoint takes {needed / 1e6:,.1f} MB, and "
+                f"{free / 1e6:,.1f} MB are free; those before it are whole: free some space, then run the same command "
+                "again"
+            )
+
+    @contextlib.contextmanager
+    def _disk_errors(self, step: int) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # tensorstore's own kinds, which tell of the disk in their text alone
+            if jax.process_index() == 0:
+                self._drop_unfinished()
+            if "No space left on device" not in str(error):
+                raise
+            raise JslmError(
+                f"{self.path(step)}: no space left on the disk, so this checkpoint was not saved; those before it are "
+                "whole: free some space, then run the same command again"
+            ) from error
 
 
 def _name(part: Any) -> str:

@@ -53,8 +53,8 @@ def run_verb(
         _use_huge_pages()
     logging.basicConfig(format="%(name)s: %(levelname)s: %(message)s", level=logging.WARNING)
     logging.getLogger("jslm").setLevel(logging.INFO)
-    # Orbax and Grain report routine work through absl's logger.
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    # Orbax and Grain report routine work through absl's logger, and with a traceback what they then raise.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     try:
         return body(args)
     except BrokenPipeError:
@@ -105,13 +105,13 @@ def describe_error(error: Exception) -> tuple[int, str]:
         }.get(error.errno, "")
         return USER_ERROR, f"{where}{os.strerror(error.errno)}{remedy}"
     text = str(error)
+    # ENOSPC from tensorstore reaches us as a status text, which calls it RESOURCE_EXHAUSTED too.
+    if "No space left on device" in text or "ENOSPC" in text:
+        return USER_ERROR, "no space left on device; free some space, then run the same command again"
     if "RESOURCE_EXHAUSTED" in text or isinstance(error, MemoryError):
         first = text.split("\n")[0][:200]
         return USER_ERROR, (
             f"out of memory ({first}); lower train.micro_batch or model.context_length, or set model.remat = 'full'"
         )
-    # ENOSPC from tensorstore reaches us as a status text.
-    if "No space left on device" in text or "ENOSPC" in text:
-        return USER_ERROR, "no space left on device; free some space, then run the same command again"
     first = text.split("\n")[0][:300]
     return 1, f"{type(error).__name__}: {first} (this is a fault in jslm; --debug shows where)"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,8 +57,8 @@ class RunFolder:
         write_atomically(self.config, config_to_toml(config))
 
     def write_info(self, info: dict[str, Any]) -> None:
-        """Writes `run.json`: environment, data, result; atomically."""
-        write_atomically(self.info, json.dumps(info, indent=1, allow_nan=False) + "\n")
+        """Writes `run.json`: environment, data, result; atomically. A figure that is not finite becomes null."""
+        write_atomically(self.info, json.dumps(_finite(info), indent=1, allow_nan=False) + "\n")
 
     def read_info(self) -> dict[str, Any]:
         """`run.json`, or an empty dict where there is none or it is damaged."""
@@ -84,6 +85,14 @@ def write_atomically(path: Path, text: str) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     os.replace(temporary, path)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def resolve_checkpoint(steps: list[int], best: int | None, asked: str, where: Path) -> int:
