@@ -18,6 +18,9 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jslm-test-xla-")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+# Compiling is most of what these tests do, and they run each program a few times only. Runs in processes of their own
+# (tests/train/test_resume.py, tests/multidevice) compile as users' runs do.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 # Every shape in a signature of the model is checked at each call.
 jaxtyping.install_import_hook("jslm.model", "beartype.beartype")
 

@@ -26,8 +26,6 @@ VOCAB, CONTEXT = 53, 16
 PROMPTS = np.array([[5, 9, 2, 7, 1, 11], [3, 8, 50, 49, 48, 47]], np.int32)
 LENGTHS = np.array([6, 2], np.int32)
 NEW_TOKENS = 8
-# The programs are many and tiny: compiling them is all the time these tests take.
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -80,12 +78,12 @@ def make(options: dict[str, Any]) -> tuple[ModelConfig, Params]:
     return config, jax.tree_util.tree_map_with_path(fill, param_shapes(config))
 
 
-@functools.partial(jax.jit, static_argnames="config", compiler_options=QUICK)
+@functools.partial(jax.jit, static_argnames="config")
 def full_logits(params: Params, tokens: jax.Array, config: ModelConfig) -> jax.Array:
     return logits_from_hidden(params, apply_decoder(params, tokens, config), config)
 
 
-@functools.partial(jax.jit, static_argnames="config", compiler_options=QUICK)
+@functools.partial(jax.jit, static_argnames="config")
 def decode_greedily(params: Params, prompts: jax.Array, lengths: jax.Array, config: ModelConfig) -> tuple[Any, Any]:
     """(tokens, the logits each was chosen from) `[batch, NEW_TOKENS, ...]`, one token at a time from the cache."""
     batch, length = prompts.shape
@@ -104,7 +102,7 @@ def decode_greedily(params: Params, prompts: jax.Array, lengths: jax.Array, conf
     return jnp.swapaxes(tokens, 0, 1), jnp.swapaxes(logits, 0, 1)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "dtype"), compiler_options=QUICK)
+@functools.partial(jax.jit, static_argnames=("config", "dtype"))
 def cached(
     params: Params, tokens: jax.Array, positions: jax.Array, cache: Any, config: ModelConfig, dtype: Any = jnp.float32
 ) -> tuple[jax.Array, Any]:

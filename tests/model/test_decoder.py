@@ -27,8 +27,6 @@ from jslm.model import (
 )
 
 VOCAB = 53
-# The programs are many and tiny: compiling them is all the time these tests take.
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 SHAPE = {"n_layers": 3, "d_model": 16, "n_heads": 4, "d_ff": 24, "context_length": 8, "vocab_size": VOCAB}
 GPT2 = {
     "n_layers": 12,
@@ -66,7 +64,7 @@ def batch() -> tuple[jax.Array, jax.Array]:
     return jnp.asarray(inputs), jnp.asarray(targets)
 
 
-@functools.partial(jax.jit, static_argnames="config", compiler_options=QUICK)
+@functools.partial(jax.jit, static_argnames="config")
 def loss_and_gradients(params: Params, config: ModelConfig, key: jax.Array | None = None) -> tuple[Any, Params]:
     def total(params: Params) -> jax.Array:
         return loss_sums(params, *batch(), config, dropout_key=key)[0]
@@ -74,7 +72,7 @@ def loss_and_gradients(params: Params, config: ModelConfig, key: jax.Array | Non
     return jax.value_and_grad(total)(params)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "dtype"), compiler_options=QUICK)
+@functools.partial(jax.jit, static_argnames=("config", "dtype"))
 def hidden_states(params: Params, config: ModelConfig, dtype: Any = jnp.float32, key: Any = None) -> jax.Array:
     return apply_decoder(params, batch()[0], config, dtype, dropout_key=key)
 
@@ -220,7 +218,7 @@ def test_narrow_types_stay_near_float32(dtype: Any, tolerance: float) -> None:
     def total(params: Params, dtype: Any) -> jax.Array:
         return loss_sums(params, *batch(), config, dtype)[0]
 
-    gradient = jax.jit(jax.grad(total), static_argnums=1, compiler_options=QUICK)
+    gradient = jax.jit(jax.grad(total), static_argnums=1)
     ours, theirs = gradient(params, dtype), gradient(params, jnp.float32)
     for (path, one), other in zip(jax.tree_util.tree_leaves_with_path(ours), jax.tree.leaves(theirs), strict=True):
         assert one.dtype == jnp.float32

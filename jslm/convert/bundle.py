@@ -1,0 +1,48 @@
+"""A model between two formats: what every reader returns and every writer takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jslm.config import Config
+from jslm.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A whole model, on the host.
+
+    `params` is the tree of `jslm.model.init_params` as numpy arrays (layers stacked on axis 0, embeddings and head with
+    `config.model.padded_vocab_size` rows, the padding rows 0). `config.model.vocab_size` is the true size.
+    `ends_documents`: whether the training text had end-of-text tokens between documents. `figures`: what a model card
+    may say of its training (`parameters`, `val/loss`, `val/bits_per_byte`, `steps`, ...). `source`: where it came from.
+    """
+
+    config: Config
+    params: dict[str, Any]
+    tokenizer: Tokenizer
+    ends_documents: bool = True
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Format:
+    """One file format. `read` and `write` are None where the format goes one way only.
+
+    `detect(path)` is cheap (names and first bytes) and never raises. `read(path)` raises JslmError for a bad file.
+    `write(bundle, path, dtype)` takes one of `dtypes`, is atomic (the whole target or nothing), and raises JslmError
+    listing every option of the model that the format can't express. `describe(path)` is what `inspect` prints, without
+    reading the weights.
+    """
+
+    name: str
+    summary: str
+    detect: Callable[[Path], bool]
+    describe: Callable[[Path], dict[str, Any]]
+    read: Callable[[Path], Bundle] | None = None
+    write: Callable[[Bundle, Path, str], None] | None = None
+    dtypes: tuple[str, ...] = ("float32", "float16", "bfloat16")
