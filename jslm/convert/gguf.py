@@ -1,0 +1,208 @@
+"""GGUF, llama.cpp's one file of weights, hyperparameters and tokenizer: written here, and described.
+
+Written by llama.cpp's own library (`gguf`, in the extra `convert`). Layout: "GGUF" in the documentation of ggml.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jslm.convert.bundle import Bundle, Format
+from jslm.convert.gguf_header import MAGIC, ArrayLength, Header, read_header
+from jslm.errors import JslmError
+
+if TYPE_CHECKING:
+    from gguf import GGMLQuantizationType, GGUFWriter
+
+_log = logging.getLogger("jslm")
+# Largest magnitude: float16's own, and that of q8_0, whose blocks have a float16 scale of up to 127 steps.
+_LIMITS = {"F16": 65504.0, "Q8_0": 65504.0 * 127}
+_BLOCK = 32
+
+
+def detect(path: Path) -> bool:
+    """Whether `path` is a file that begins as GGUF does."""
+    try:
+        with path.open("rb") as stream:
+            return stream.read(len(MAGIC)) == MAGIC
+    except OSError:
+        return False
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """What a GGUF file says it is: architecture, parameters, types, tokenizer. Raises JslmError for a bad file."""
+    header = read_header(path)
+    keys = header.metadata
+    architecture = keys.get("general.architecture", "unknown")
+    weights = ", ".join(f"{kind} {count:,}" for kind, count in header.types.most_common())
+    named = {
+        "name": "general.name",
+        "description": "general.description",
+        "n_layers": f"{architecture}.block_count",
+        "d_model": f"{architecture}.embedding_length",
+        "n_heads": f"{architecture}.attention.head_count",
+        "n_kv_heads": f"{architecture}.attention.head_count_kv",
+        "d_ff": f"{architecture}.feed_forward_length",
+        "context_length": f"{architecture}.context_length",
+    }
+    return {
+        "format": f"GGUF version {header.version}",
+        "architecture": architecture,
+        "parameters": header.n_parameters,
+        "weights": f"{weights or 'none'} in {header.n_tensors:,} tensors",
+        **{name: keys[key] for name, key in named.items() if isinstance(keys.get(key), str | int | float)},
+        "tokenizer": _describe_tokenizer(header),
+    }
+
+
+def write(bundle: Bundle, path: Path, dtype: str) -> None:
+    """Writes `bundle` to the file `path`: the whole file, or nothing and what was there before.
+
+    `dtype` is that of the matrices: float32, float16, bfloat16, or q8_0 (blocks of 32 weights of 8 bits with a float16
+    scale); vectors stay float32. Raises JslmError that lists every option llama.cpp has nothing for, and where a weight
+    is too large for `dtype`, the library is missing, or the file cannot be written.
+    """
+    try:
+        from gguf import GGMLQuantizationType, GGUFWriter, quantize
+    except ImportError:
+        raise JslmError("writing GGUF needs the package gguf: pip install 'jslm[convert]'") from None
+    from jslm.convert.gguf_model import choose_architecture, model_tensors, write_hyperparameters
+    from jslm.convert.gguf_vocabulary import write_vocabulary
+
+    wanted = {
+        "float32": GGMLQuantizationType.F32,
+        "float16": GGMLQuantizationType.F16,
+        "bfloat16": GGMLQuantizationType.BF16,
+        "q8_0": GGMLQuantizationType.Q8_0,
+    }[dtype]
+    model = bundle.config.model
+    if model.vocab_size != bundle.tokenizer.vocab_size:
+        raise JslmError(
+            f"model.vocab_size = {model.vocab_size:,}, but the tokenizer has {bundle.tokenizer.vocab_size:,} entries; "
+            "use the tokenizer that the model was trained with"
+        )
+    architecture = choose_architecture(model)
+    writer = GGUFWriter(None, architecture)
+    _write_general(writer, bundle, path, dtype)
+    write_hyperparameters(writer, model, architecture)
+    write_vocabulary(writer, bundle.tokenizer, starts_documents=bundle.ends_documents)
+    # Views of the parameters, mostly: each is encoded when its turn to be written comes.
+    tensors = [
+        (name, array, _type_for(name, array.shape, wanted))
+        for name, array in model_tensors(bundle.params, model, architecture)
+    ]
+    for name, array, kind in tensors:
+        _check_range(name, array, kind)
+        _add_info(writer, name, array.shape, kind)
+    with _written_whole(path) as temporary:
+        try:
+            writer.write_header_to_file(temporary)
+            writer.write_kv_data_to_file()
+            writer.write_ti_data_to_file()
+            for _, array, kind in tensors:
+                writer.write_tensor_data(quantize(np.ascontiguousarray(array), kind))
+        finally:
+            writer.close()
+    if kept := sorted({array.shape[-1] for _, array, kind in tensors if kind != wanted and array.ndim > 1}):
+        _log.info("%s: rows of %s stay wider: q8_0 takes multiples of 32", path, ", ".join(map(str, kept)))
+
+
+def _type_for(name: str, shape: tuple[int, ...], wanted: GGMLQuantizationType) -> GGMLQuantizationType:
+    """Vectors stay float32, as llama.cpp's own tools leave them, and so do positions, which are added."""
+    if len(shape) < 2 or name == "position_embd.weight":
+        return type(wanted).F32
+    if wanted.name == "Q8_0" and shape[-1] % _BLOCK:
+        return type(wanted).F16
+    return wanted
+
+
+def _add_info(writer: GGUFWriter, name: str, shape: tuple[int, ...], kind: GGMLQuantizationType) -> None:
+    from gguf import quant_shape_to_byte_shape
+
+    bytes_shape = quant_shape_to_byte_shape(shape, kind)
+    # The library takes a shape in bytes where the elements are bytes.
+    writer.add_tensor_info(name, bytes_shape, np.dtype(np.uint8), math.prod(bytes_shape), raw_dtype=kind)
+
+
+def _check_range(name: str, array: np.ndarray, kind: GGMLQuantizationType) -> None:
+    largest = float(np.abs(array).max(initial=0.0))
+    if largest > _LIMITS.get(kind.name, math.inf):
+        raise JslmError(
+            f"{name} has a weight of {largest:g}, above what {kind.name.lower()} holds "
+            f"({_LIMITS[kind.name]:g}); export with --dtype bfloat16 or float32"
+        )
+    if not math.isfinite(largest):
+        raise JslmError(f"{name} has weights that are not finite: the training has diverged; try another checkpoint")
+
+
+def _write_general(writer: GGUFWriter, bundle: Bundle, path: Path, dtype: str) -> None:
+    from gguf import GGML_QUANT_VERSION, LlamaFileType, size_label
+
+    from jslm.model import count_parameters
+
+    n_parameters = count_parameters(bundle.config.model)["total"]
+    writer.add_type("model")
+    writer.add_name(Path(bundle.source).name or path.stem)
+    writer.add_size_label(size_label(n_parameters, n_parameters, 0, 0))
+    writer.add_uint64("general.parameter_count", n_parameters)
+    writer.add_license("unknown")
+    writer.add_description(_description(bundle))
+    types = {"float32": "ALL_F32", "float16": "MOSTLY_F16", "bfloat16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0"}
+    writer.add_file_type(LlamaFileType[types[dtype]])
+    writer.add_quantization_version(GGML_QUANT_VERSION)
+    writer.add_string("jslm.tokenizer.fingerprint", bundle.tokenizer.fingerprint)
+
+
+def _description(bundle: Bundle) -> str:
+    figures = [
+        f"{name} {bundle.figures[name]}"
+        for name in ("steps", "val/loss", "val/bits_per_byte")
+        if name in bundle.figures
+    ]
+    return f"a language model made with jslm ({', '.join(figures)})" if figures else "a language model made with jslm"
+
+
+def _describe_tokenizer(header: Header) -> str:
+    keys = header.metadata
+    tokens = keys.get("tokenizer.ggml.tokens")
+    if not isinstance(tokens, ArrayLength):
+        return "none"
+    names = [keys[f"tokenizer.ggml.{part}"] for part in ("model", "pre") if f"tokenizer.ggml.{part}" in keys]
+    return f"{', '.join(map(str, names)) or 'unnamed'}: {tokens.length:,} tokens"
+
+
+@contextlib.contextmanager
+def _written_whole(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path` that takes its place at the end. Raises JslmError where that cannot be done."""
+    # Not `tempfile`: its files are readable by their owner alone, and stay so after the rename.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            with temporary.open("rb+") as stream:
+                os.fsync(stream.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise JslmError(f"{path}: cannot be written ({error.strerror or error}); choose another path") from error
+
+
+FORMAT = Format(
+    name="gguf",
+    summary="llama.cpp's file, for llama.cpp and what is built on it",
+    detect=detect,
+    describe=describe,
+    write=write,
+    dtypes=("float32", "float16", "bfloat16", "q8_0"),
+)

@@ -1,0 +1,221 @@
+"""A model as llama.cpp knows it: architecture, hyperparameters and tensors.
+
+The names and shapes are those of "GGUF" in the documentation of ggml and of llama.cpp's model files (`src/models/`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jslm.config import ModelConfig
+from jslm.errors import JslmError
+from jslm.model.rope import rotary_frequencies
+
+if TYPE_CHECKING:
+    from gguf import GGUFWriter
+
+
+def choose_architecture(model: ModelConfig) -> str:
+    """`gpt2`, `qwen3`, `qwen2` or `llama`: llama.cpp's name for the shape of `model`.
+
+    Raises JslmError that lists every option that none of the nearest one's programs has.
+    """
+    llama_like, gpt2_like = _beyond_llama(model), _beyond_gpt2(model)
+    missing, kind = (gpt2_like, "gpt2") if len(gpt2_like) < len(llama_like) else (llama_like, "llama")
+    if missing:
+        raise JslmError(
+            f"GGUF cannot express {'; '.join(missing)}; the nearest format that can is one file of safetensors: "
+            "export with --format safetensors"
+        )
+    if kind == "gpt2":
+        return kind
+    if model.qk_norm:
+        return "qwen3"
+    is_qwen2 = model.qkv_bias and not (model.out_bias or model.mlp_bias) and _is_square(model)
+    # Llama's program takes biases as well, and a table of frequencies, which Qwen's two have not.
+    return "qwen2" if is_qwen2 and not _needs_frequencies(model) else "llama"
+
+
+def write_hyperparameters(writer: GGUFWriter, model: ModelConfig, architecture: str) -> None:
+    """Adds the keys `<architecture>.*` to the file's metadata."""
+    writer.add_vocab_size(model.vocab_size)
+    writer.add_context_length(model.context_length)
+    writer.add_embedding_length(model.d_model)
+    writer.add_block_count(model.n_layers)
+    writer.add_feed_forward_length(model.hidden_dim)
+    writer.add_head_count(model.n_heads)
+    writer.add_head_count_kv(model.kv_heads)
+    if architecture == "gpt2":
+        writer.add_layer_norm_eps(model.norm_eps)
+        return
+    writer.add_layer_norm_rms_eps(model.norm_eps)
+    writer.add_key_length(model.dim_per_head)
+    writer.add_value_length(model.dim_per_head)
+    writer.add_rope_dimension_count(model.dim_per_head)
+    writer.add_rope_freq_base(_rope_base(model))
+    _write_rope_scaling(writer, model)
+
+
+def model_tensors(params: Mapping[str, Any], model: ModelConfig, architecture: str) -> Iterator[tuple[str, np.ndarray]]:
+    """(name, float32 array) of each tensor, matrices as `[out, in]`, tables cut to the true vocabulary."""
+    yield "token_embd.weight", _float32(params["embed"]["tokens"][: model.vocab_size])
+    if architecture == "gpt2":
+        yield "position_embd.weight", _float32(params["embed"]["positions"])
+    if "head" in params:
+        yield "output.weight", _float32(params["head"]["tokens"][: model.vocab_size])
+    if _needs_frequencies(model):
+        # llama.cpp divides each plain frequency by its factor.
+        plain = model.rope_theta ** -(np.arange(0, model.dim_per_head, 2) / model.dim_per_head)
+        yield "rope_freqs.weight", _float32(plain / rotary_frequencies(model)[0])
+    yield from _norm(params["final_norm"], "output_norm", architecture)
+    for index in range(model.n_layers):
+        yield from _layer_tensors(_at(params["layers"], index), f"blk.{index}", model, architecture)
+
+
+def _layer_tensors(
+    layer: Mapping[str, Any], prefix: str, model: ModelConfig, architecture: str
+) -> Iterator[tuple[str, np.ndarray]]:
+    attention, mlp = layer["attention"], layer["mlp"]
+    yield from _norm(layer["attention_norm"], f"{prefix}.attn_norm", architecture)
+    yield from _norm(layer["mlp_norm"], f"{prefix}.ffn_norm", architecture)
+    projections = {name: dict(_linear(attention[name], architecture)) for name in ("q", "k", "v")}
+    if architecture == "gpt2":
+        for part in ("weight", "bias"):
+            joined = np.concatenate([projections[name][part] for name in ("q", "k", "v")])
+            yield f"{prefix}.attn_qkv.{part}", joined
+    else:
+        heads = {"q": model.n_heads, "k": model.kv_heads}
+        for name, parts in projections.items():
+            for part, array in parts.items():
+                interleaves = architecture == "llama" and name in heads
+                yield (
+                    f"{prefix}.attn_{name}.{part}",
+                    _interleave(array, heads[name]) if interleaves else array,
+                )
+    if model.qk_norm:
+        yield from _norm(attention["q_norm"], f"{prefix}.attn_q_norm", architecture)
+        yield from _norm(attention["k_norm"], f"{prefix}.attn_k_norm", architecture)
+    linears = {"attn_output": attention["out"]} | {f"ffn_{name}": mlp[name] for name in mlp}
+    for name, linear in linears.items():
+        for part, array in _linear(linear, architecture):
+            yield f"{prefix}.{name}.{part}", array
+
+
+def _linear(linear: Mapping[str, Any], architecture: str) -> Iterator[tuple[str, np.ndarray]]:
+    weight = _float32(linear["kernel"]).T
+    yield "weight", weight
+    if "bias" in linear:
+        yield "bias", _float32(linear["bias"])
+    elif architecture == "gpt2":
+        # llama.cpp's GPT-2 always adds biases; zeros change nothing.
+        yield "bias", np.zeros(weight.shape[0], np.float32)
+
+
+def _norm(norm: Mapping[str, Any], name: str, architecture: str) -> Iterator[tuple[str, np.ndarray]]:
+    scale = _float32(norm["scale"])
+    yield f"{name}.weight", scale
+    if architecture == "gpt2":
+        yield f"{name}.bias", _float32(norm["bias"]) if "bias" in norm else np.zeros_like(scale)
+
+
+def _interleave(rows: np.ndarray, heads: int) -> np.ndarray:
+    """Rows of each head from halves (0..d/2, d/2..d) to pairs (0, d/2, 1, d/2+1, ...).
+
+    jslm rotates row i with row i + d/2, as Hugging Face does; llama.cpp's Llama rotates neighbours, as Meta's files do.
+    """
+    halves = rows.reshape(heads, 2, -1, *rows.shape[1:])
+    return halves.swapaxes(1, 2).reshape(rows.shape)
+
+
+def _write_rope_scaling(writer: GGUFWriter, model: ModelConfig) -> None:
+    from gguf import RopeScalingType
+
+    scaling = model.rope_scaling
+    if _needs_frequencies(model):
+        writer.add_rope_scaling_attn_factors(rotary_frequencies(model)[1])
+    elif scaling.kind == "linear":
+        writer.add_rope_scaling_type(RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(scaling.factor)
+    elif scaling.kind == "yarn":
+        writer.add_rope_scaling_type(RopeScalingType.YARN)
+        writer.add_rope_scaling_factor(scaling.factor)
+        writer.add_rope_scaling_orig_ctx_len(int(_original_context(model)))
+        # llama.cpp itself multiplies by 0.1 ln(factor) + 1.
+        writer.add_rope_scaling_attn_factors(rotary_frequencies(model)[1] / (0.1 * math.log(scaling.factor) + 1.0))
+
+
+def _needs_frequencies(model: ModelConfig) -> bool:
+    """Whether the scaling goes into the file as a factor for each frequency: llama.cpp has no name for it.
+
+    Its own YaRN has betas of 32 and 1, whatever the file says, and a whole number of positions.
+    """
+    scaling = model.rope_scaling
+    plain_yarn = (scaling.beta_fast, scaling.beta_slow) == (32.0, 1.0) and _original_context(model).is_integer()
+    return scaling.kind == "llama3" or (scaling.kind == "yarn" and not plain_yarn)
+
+
+def _rope_base(model: ModelConfig) -> float:
+    """NTK scaling is another base and nothing else."""
+    scaling, dim = model.rope_scaling, model.dim_per_head
+    return model.rope_theta * scaling.factor ** (dim / max(dim - 2, 1)) if scaling.kind == "ntk" else model.rope_theta
+
+
+def _original_context(model: ModelConfig) -> float:
+    scaling = model.rope_scaling
+    return float(scaling.original_context_length or model.context_length / scaling.factor)
+
+
+def _beyond_llama(model: ModelConfig) -> list[str]:
+    """What llama.cpp's Llama, Qwen2 and Qwen3 lack, an entry an option."""
+    found = _beyond_all(model)
+    if model.norm != "rmsnorm":
+        found.append(f"model.norm = {model.norm!r} (Llama has 'rmsnorm')")
+    if model.position != "rope":
+        found.append(f"model.position = {model.position!r} (Llama has 'rope')")
+    if model.activation != "swiglu":
+        found.append(f"model.activation = {model.activation!r} (Llama has 'swiglu')")
+    if model.qk_norm:
+        # Only Qwen3's program has the norms.
+        found += [f"model.{name} with model.qk_norm" for name in ("out_bias", "mlp_bias") if getattr(model, name)]
+        if _needs_frequencies(model):
+            how = "" if model.rope_scaling.kind == "llama3" else " other than by YaRN's usual betas"
+            found.append(f"model.rope_scaling.kind = {model.rope_scaling.kind!r}{how} with model.qk_norm")
+    return found
+
+
+def _beyond_gpt2(model: ModelConfig) -> list[str]:
+    """What llama.cpp's GPT-2 lacks, an entry an option."""
+    found = _beyond_all(model)
+    if model.norm != "layernorm":
+        found.append(f"model.norm = {model.norm!r} (GPT-2 has 'layernorm')")
+    if model.position != "learned":
+        found.append(f"model.position = {model.position!r} (GPT-2 has 'learned')")
+    if model.activation != "gelu":
+        found.append(f"model.activation = {model.activation!r} (GPT-2 has 'gelu')")
+    if model.qk_norm:
+        found.append("model.qk_norm (GPT-2 has none)")
+    if not _is_square(model):
+        found.append(f"model.head_dim = {model.dim_per_head} (GPT-2 has d_model / n_heads)")
+    return found
+
+
+def _beyond_all(model: ModelConfig) -> list[str]:
+    return [f"model.logit_softcap = {model.logit_softcap:g}"] if model.logit_softcap else []
+
+
+def _is_square(model: ModelConfig) -> bool:
+    return model.n_heads * model.dim_per_head == model.d_model
+
+
+def _at(tree: Any, index: int) -> Any:
+    if isinstance(tree, Mapping):
+        return {name: _at(branch, index) for name, branch in tree.items()}
+    return tree[index]
+
+
+def _float32(array: Any) -> np.ndarray:
+    return np.asarray(array, np.float32)

@@ -1,0 +1,243 @@
+"""A tokenizer as llama.cpp knows it: the keys `tokenizer.ggml.*` of a GGUF file.
+
+llama.cpp has its own code for each family of tokenizers (`src/llama-vocab.cpp`), and chooses it by two names: the
+model (`gpt2`: byte-level BPE; `llama`: SentencePiece's BPE by scores) and, for `gpt2`, the pattern that cuts words.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from jslm.errors import JslmError
+from jslm.tokenizer import UNKNOWN, BpeTokenizer, Tokenizer
+
+if TYPE_CHECKING:
+    from gguf import GGUFWriter
+
+_ELSE = "export with --format safetensors"
+_SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
+_BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
+# What cuts words in a `tokenizer.json` (the pattern of its `Split`), and llama.cpp's name for it.
+_WORD = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_PATTERNS = {_WORD % "": "qwen2", _WORD % "{1,3}": "llama-bpe"}
+_LLAMA_NORMALIZER = {
+    "type": "Sequence",
+    "normalizers": [
+        {"type": "Prepend", "prepend": _SPACE},
+        {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE},
+    ],
+}
+
+
+class TokenType(IntEnum):
+    """llama.cpp's `llama_token_type`."""
+
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3
+    USER_DEFINED = 4
+    BYTE = 6
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """`tokens` in the order of their ids, in llama.cpp's spelling; `merges` for `gpt2`, `scores` for `llama`."""
+
+    model: str
+    tokens: Sequence[str]
+    types: Sequence[TokenType]
+    pre: str = ""
+    merges: Sequence[str] = ()
+    scores: Sequence[float] = ()
+    unknown_id: int | None = None
+    add_space_prefix: bool = False
+
+
+def write_vocabulary(writer: GGUFWriter, tokenizer: Tokenizer, *, starts_documents: bool) -> None:
+    """Adds the keys `tokenizer.ggml.*` to the file's metadata.
+
+    `starts_documents`: whether llama.cpp puts the token that begins a document before each prompt, as jslm does. Raises
+    JslmError where llama.cpp has nothing that gives the tokenizer's ids.
+    """
+    vocabulary = vocabulary_of(tokenizer)
+    writer.add_tokenizer_model(vocabulary.model)
+    writer.add_token_list(vocabulary.tokens)
+    writer.add_token_types(vocabulary.types)
+    if vocabulary.model == "gpt2":
+        writer.add_tokenizer_pre(vocabulary.pre)
+        # llama.cpp insists on a list of merges and the library on an entry: one of words that never meet.
+        end = vocabulary.tokens[tokenizer.eot_id]
+        writer.add_token_merges(list(vocabulary.merges) or [f"{end} {end}"])
+    else:
+        writer.add_token_scores(vocabulary.scores)
+        writer.add_add_space_prefix(vocabulary.add_space_prefix)
+    if vocabulary.unknown_id is not None:
+        writer.add_unk_token_id(vocabulary.unknown_id)
+    writer.add_bos_token_id(tokenizer.eot_id)
+    writer.add_eos_token_id(tokenizer.eot_id)
+    writer.add_eot_token_id(tokenizer.eot_id)
+    writer.add_add_bos_token(starts_documents)
+    writer.add_add_eos_token(False)
+
+
+def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
+    """The tokenizer in llama.cpp's terms. Raises JslmError where llama.cpp has nothing that gives the same ids."""
+    if isinstance(tokenizer, BpeTokenizer):
+        vocabulary = from_tokenizer_json(json.loads(tokenizer.tokenizers_json()))
+    elif tokenizer.kind == "gpt2":
+        vocabulary = _from_ranks(tokenizer)
+    elif tokenizer.kind in ("char", "byte"):
+        vocabulary = _from_characters(tokenizer)
+    else:
+        raise JslmError(f"GGUF: llama.cpp has no tokenizer like kind {tokenizer.kind!r}; {_ELSE}")
+    _check_distinct(vocabulary.tokens)
+    return vocabulary
+
+
+def from_tokenizer_json(fields: Mapping[str, Any]) -> Vocabulary:
+    """A `tokenizer.json` of Hugging Face's `tokenizers`. Raises JslmError where llama.cpp has no such tokenizer.
+
+    Known: byte-level BPE cut as GPT-2, Qwen2 or Llama 3 do, and Llama 2's BPE with byte fallback.
+    """
+    model = fields["model"]
+    if model.get("type") != "BPE":
+        raise JslmError(f"GGUF: a tokenizer.json of type {model.get('type')!r}; llama.cpp reads BPE: {_ELSE}")
+    added = {token["id"]: token for token in fields.get("added_tokens") or []}
+    ids = dict(model["vocab"]) | {token["content"]: index for index, token in added.items()}
+    tokens = sorted(ids, key=ids.__getitem__)
+    if [ids[token] for token in tokens] != list(range(len(tokens))):
+        raise JslmError(f"GGUF: the ids of this tokenizer.json have gaps, which llama.cpp cannot hold; {_ELSE}")
+    merges = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
+
+    def types(unknown: str | None, byte_tokens: bool) -> Iterator[TokenType]:
+        for index, token in enumerate(tokens):
+            if token == unknown:
+                yield TokenType.UNKNOWN
+            elif index in added:
+                yield TokenType.CONTROL if added[index].get("special") else TokenType.USER_DEFINED
+            else:
+                yield TokenType.BYTE if byte_tokens and _BYTE_TOKEN.fullmatch(token) else TokenType.NORMAL
+
+    if model.get("byte_fallback") and fields.get("normalizer") == _LLAMA_NORMALIZER and not fields.get("pre_tokenizer"):
+        unknown = model.get("unk_token")
+        return Vocabulary(
+            "llama",
+            tokens,
+            list(types(unknown, True)),
+            scores=_scores_of_merges(tokens, merges),
+            unknown_id=ids.get(unknown),
+            add_space_prefix=True,
+        )
+    pre = _pattern_name(fields)
+    return Vocabulary("gpt2", tokens, list(types(None, False)), pre, [" ".join(merge) for merge in merges])
+
+
+def _pattern_name(fields: Mapping[str, Any]) -> str:
+    """llama.cpp's name for the pattern that cuts words before byte-level BPE."""
+    parts = fields.get("pre_tokenizer") or {}
+    steps = parts.get("pretokenizers", []) if parts.get("type") == "Sequence" else [parts]
+    levels = [step for step in steps if step.get("type") == "ByteLevel"]
+    splits = [step for step in steps if step.get("type") != "ByteLevel"]
+    # Qwen composes accents first (NFC); llama.cpp, which knows Qwen's tokenizer by this pattern, does not.
+    composes = (fields.get("normalizer") or {"type": "NFC"}) == {"type": "NFC"}
+    if len(levels) == 1 and composes and not levels[0].get("add_prefix_space"):
+        if not splits and levels[0].get("use_regex", True):
+            return "gpt-2"
+        pattern = splits[0].get("pattern", {}).get("Regex") if len(splits) == 1 else None
+        if pattern in _PATTERNS and not levels[0].get("use_regex", True):
+            return _PATTERNS[pattern]
+    raise JslmError(
+        f"GGUF: this tokenizer.json cuts words in a way (pre_tokenizer {json.dumps(parts)[:200]}) that is not GPT-2's, "
+        f"Qwen2's or Llama 3's, and llama.cpp would give other ids; {_ELSE}"
+    )
+
+
+def _scores_of_merges(tokens: Sequence[str], merges: Sequence[tuple[str, ...]]) -> list[float]:
+    """Scores by which llama.cpp joins the same pairs in the same order: minus the rank of a token's first merge."""
+    ranks: dict[str, int] = {}
+    for rank, merge in enumerate(merges):
+        ranks.setdefault("".join(merge), rank)
+    return [-float(ranks.get(token, len(merges))) for token in tokens]
+
+
+def _from_ranks(tokenizer: Tokenizer) -> Vocabulary:
+    """GPT-2's vocabulary, whose ids are the ranks of its pieces; the merges follow from them."""
+    ordinary = [tokenizer.decode_bytes([token]) for token in range(tokenizer.eot_id)]
+    ranks = {piece: rank for rank, piece in enumerate(ordinary)}
+    merges = [_last_merge(piece, ranks) for piece in ordinary if len(piece) > 1]
+    return Vocabulary(
+        "gpt2",
+        *_spelled_tokens(tokenizer),
+        pre="gpt-2",
+        merges=[f"{_spell(left)} {_spell(right)}" for left, right in merges],
+    )
+
+
+def _last_merge(piece: bytes, ranks: Mapping[bytes, int]) -> tuple[bytes, bytes]:
+    """The two parts that BPE has joined `piece` to just before it joins them."""
+    parts = [piece[i : i + 1] for i in range(len(piece))]
+    while len(parts) > 2:
+        pairs = [ranks.get(left + right, len(ranks)) for left, right in pairwise(parts)]
+        at = pairs.index(min(pairs))
+        parts[at : at + 2] = [parts[at] + parts[at + 1]]
+    left, right = parts
+    return left, right
+
+
+def _from_characters(tokenizer: Tokenizer) -> Vocabulary:
+    """`char` and `byte` as byte-level BPE whose merges join the bytes of each character, and nothing else.
+
+    A character outside the alphabet, which jslm reads as `<|unk|>`, llama.cpp leaves out.
+    """
+    tokens, types = _spelled_tokens(tokenizer)
+    special = set(tokenizer.special_tokens.values())
+    unknown = tokenizer.special_tokens.get(UNKNOWN)
+    if unknown is not None and (spelling := _spell(tokenizer.decode_bytes([unknown]))) not in tokens:
+        # It stands for text, and so decodes as it does in jslm: as U+FFFD.
+        tokens[unknown], types[unknown] = spelling, TokenType.NORMAL
+        special.remove(unknown)
+    merges: dict[str, None] = {}
+    for index, token in enumerate(tokens):
+        if index not in special:
+            merges |= {f"{token[:end]} {token[end]}": None for end in range(1, len(token))}
+    return Vocabulary("gpt2", tokens, types, pre="gpt-2", merges=list(merges), unknown_id=unknown)
+
+
+def _spelled_tokens(tokenizer: Tokenizer) -> tuple[list[str], list[TokenType]]:
+    """Special tokens by name, all others by GPT-2's spelling of their bytes."""
+    names = {token: name for name, token in tokenizer.special_tokens.items()}
+    ids = range(tokenizer.vocab_size)
+    tokens = [names[token] if token in names else _spell(tokenizer.decode_bytes([token])) for token in ids]
+    return tokens, [TokenType.CONTROL if token in names else TokenType.NORMAL for token in ids]
+
+
+def _check_distinct(tokens: Sequence[str]) -> None:
+    # llama.cpp stops the whole process where two tokens are spelled alike.
+    seen: dict[str, int] = {}
+    for index, token in enumerate(tokens):
+        if seen.setdefault(token, index) != index:
+            raise JslmError(
+                f"GGUF: the tokens {seen[token]} and {index} are both spelled {token!r}, and llama.cpp tells tokens "
+                f"apart by their spelling; {_ELSE}, or rename the special token"
+            )
+
+
+def _spell(piece: bytes) -> str:
+    return piece.decode("latin-1").translate(_SPELLING)
+
+
+def _byte_spelling() -> dict[int, str]:
+    """GPT-2's characters for the bytes that Latin-1 does not print: the ones from U+0100 on, in order."""
+    unprintable = (*range(0x21), *range(0x7F, 0xA1), 0xAD)
+    return {byte: chr(0x100 + index) for index, byte in enumerate(unprintable)}
+
+
+_SPELLING = _byte_spelling()
