@@ -42,7 +42,9 @@ def describe(path: Path) -> dict[str, Any]:
     """What a GGUF file says it is: architecture, parameters, types, tokenizer. Raises JslmError for a bad file."""
     header = read_header(path)
     keys = header.metadata
-    architecture = keys.get("general.architecture", "unknown")
+    architecture = keys.get("general.architecture")
+    if not isinstance(architecture, str):
+        architecture = "unknown"
     weights = ", ".join(f"{kind} {count:,}" for kind, count in header.types.most_common())
     named = {
         "name": "general.name",
@@ -112,8 +114,10 @@ def write(bundle: Bundle, path: Path, dtype: str) -> None:
                 writer.write_tensor_data(quantize(np.ascontiguousarray(array), kind))
         finally:
             writer.close()
-    if kept := sorted({array.shape[-1] for _, array, kind in tensors if kind != wanted and array.ndim > 1}):
-        _log.info("%s: rows of %s stay wider: q8_0 takes multiples of 32", path, ", ".join(map(str, kept)))
+    kept = sorted({array.shape[-1] for _, array, kind in tensors if dtype == "q8_0" and kind.name == "F16"})
+    if kept:
+        widths = ", ".join(map(str, kept))
+        _log.info("%s: matrices with rows of %s are float16: q8_0 takes rows of a multiple of 32", path, widths)
 
 
 def _type_for(name: str, shape: tuple[int, ...], wanted: GGMLQuantizationType) -> GGMLQuantizationType:

@@ -21,8 +21,8 @@ _VERSIONS = (2, 3)
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 _MAX_DIMENSIONS = 4
-# Far above what models have (a chat template is some 10 kB, a name 64 bytes, a header 60 keys).
-_MAX_STRING, _MAX_NAME, _MAX_KEYS = 2**20, 2**16 - 1, 2**12
+# Far above what models have: a chat template is some 10 kB, a header has 60 keys. ggml's own limit of names is 64.
+_MAX_STRING, _MAX_NAME, _MAX_KEYS = 2**20, 2**10, 2**12
 # ggml's types by number: name, weights a block, bytes a block.
 _TYPES = {
     0: ("f32", 1, 4),
@@ -140,7 +140,7 @@ def _read(cursor: _Cursor) -> Header:
     for _ in range(n_keys):
         name = cursor.string(_MAX_NAME)
         if name in metadata:
-            raise cursor.bad(f"the key {name!r} comes twice")
+            raise cursor.bad(f"the key {name[:80]!r} comes twice")
         metadata[name] = _value(cursor, cursor.number("I"))
     alignment = metadata.get("general.alignment", 32)
     if type(alignment) is not int or alignment < 1 or alignment & (alignment - 1):

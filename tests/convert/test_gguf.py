@@ -1,0 +1,370 @@
+"""GGUF files, as the library of llama.cpp's authors reads them; tests/peer/test_llama_cpp.py has llama.cpp itself."""
+
+from __future__ import annotations
+
+import logging
+import resource
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jslm import JslmError
+from jslm.config import Config, config_from_dict
+from jslm.convert.bundle import Bundle
+from jslm.convert.gguf import FORMAT, describe, detect, write
+from jslm.model import count_parameters, param_shapes
+from jslm.model.rope import apply_rotary, rotary_tables
+from jslm.tokenizer import BpeTokenizer, ByteTokenizer, CharTokenizer, Tokenizer
+
+gguf = pytest.importorskip("gguf", reason="the package gguf (extra `convert`) is not installed")
+
+Keys = dict[str, Any]
+GPT2: Keys = {"norm": "layernorm", "position": "learned", "activation": "gelu", "n_kv_heads": 0}
+
+
+def make_bundle(tokenizer: Tokenizer | None = None, *, ends_documents: bool = True, **model: Any) -> Bundle:
+    """A random model of two layers; its padding rows are zeros, as a bundle promises."""
+    tokenizer = tokenizer or ByteTokenizer()
+    shape = {"n_layers": 2, "d_model": 64, "n_heads": 4, "n_kv_heads": 2, "context_length": 32}
+    config = config_from_dict({"model": {**shape, "vocab_size": tokenizer.vocab_size, **model}}, "test")
+    noise = np.random.default_rng(0)
+
+    def fill(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        array = noise.standard_normal(leaf.shape, np.float32)
+        if leaf.shape[0] == config.model.padded_vocab_size:
+            array[config.model.vocab_size :] = 0
+        return array
+
+    params = jax.tree.map(fill, param_shapes(config.model))
+    return Bundle(config, params, tokenizer, ends_documents, {"steps": 7, "val/loss": 1.5}, "runs/tiny")
+
+
+def read(path: Path) -> tuple[Keys, dict[str, np.ndarray], dict[str, str]]:
+    """(metadata, dequantised tensors, names of their types)."""
+    reader = gguf.GGUFReader(path)
+    keys = {name: field.contents() for name, field in reader.fields.items()}
+    arrays = {tensor.name: gguf.dequantize(tensor.data, tensor.tensor_type) for tensor in reader.tensors}
+    return keys, arrays, {tensor.name: tensor.tensor_type.name for tensor in reader.tensors}
+
+
+@pytest.fixture
+def export(tmp_path: Path) -> Callable[..., tuple[Keys, dict[str, np.ndarray], dict[str, str]]]:
+    def export(bundle: Bundle, dtype: str = "float32") -> tuple[Keys, dict[str, np.ndarray], dict[str, str]]:
+        write(bundle, tmp_path / "model.gguf", dtype)
+        return read(tmp_path / "model.gguf")
+
+    return export
+
+
+Export = Callable[..., tuple[Keys, dict[str, np.ndarray], dict[str, str]]]
+
+
+def test_metadata_of_a_llama(export: Export) -> None:
+    bundle = make_bundle(head_dim=32, norm_eps=1e-6, rope_theta=5000.0, d_ff=96)
+    keys, _, _ = export(bundle)
+    assert {name: value for name, value in keys.items() if name.startswith("llama.")} == {
+        "llama.vocab_size": 257,
+        "llama.context_length": 32,
+        "llama.embedding_length": 64,
+        "llama.block_count": 2,
+        "llama.feed_forward_length": 96,
+        "llama.attention.head_count": 4,
+        "llama.attention.head_count_kv": 2,
+        "llama.attention.key_length": 32,
+        "llama.attention.value_length": 32,
+        "llama.attention.layer_norm_rms_epsilon": pytest.approx(1e-6),
+        "llama.rope.dimension_count": 32,
+        "llama.rope.freq_base": 5000.0,
+    }
+    assert keys["general.architecture"] == "llama"
+    assert keys["general.name"] == "tiny"
+    assert keys["general.license"] == "unknown"
+    assert keys["general.parameter_count"] == count_parameters(bundle.config.model)["total"]
+    assert keys["general.description"] == "a language model made with jslm (steps 7, val/loss 1.5)"
+    assert keys["jslm.tokenizer.fingerprint"] == bundle.tokenizer.fingerprint
+    assert (keys["tokenizer.ggml.bos_token_id"], keys["tokenizer.ggml.eos_token_id"]) == (256, 256)
+    assert keys["tokenizer.ggml.add_bos_token"] is True
+    assert export(make_bundle(ends_documents=False))[0]["tokenizer.ggml.add_bos_token"] is False
+
+
+def test_tensors_of_a_qwen3_are_the_models(export: Export) -> None:
+    bundle = make_bundle(qk_norm=True, tie_embeddings=False)
+    keys, arrays, _ = export(bundle)
+    assert keys["general.architecture"] == "qwen3"
+    params, layer = bundle.params, bundle.params["layers"]
+    wanted = {
+        "token_embd.weight": params["embed"]["tokens"][:257],
+        "output.weight": params["head"]["tokens"][:257],
+        "output_norm.weight": params["final_norm"]["scale"],
+    }
+    for i in range(2):
+        attention, mlp = layer["attention"], layer["mlp"]
+        wanted |= {
+            f"blk.{i}.attn_norm.weight": layer["attention_norm"]["scale"][i],
+            f"blk.{i}.ffn_norm.weight": layer["mlp_norm"]["scale"][i],
+            f"blk.{i}.attn_q.weight": attention["q"]["kernel"][i].T,
+            f"blk.{i}.attn_k.weight": attention["k"]["kernel"][i].T,
+            f"blk.{i}.attn_v.weight": attention["v"]["kernel"][i].T,
+            f"blk.{i}.attn_output.weight": attention["out"]["kernel"][i].T,
+            f"blk.{i}.attn_q_norm.weight": attention["q_norm"]["scale"][i],
+            f"blk.{i}.attn_k_norm.weight": attention["k_norm"]["scale"][i],
+            f"blk.{i}.ffn_gate.weight": mlp["gate"]["kernel"][i].T,
+            f"blk.{i}.ffn_up.weight": mlp["up"]["kernel"][i].T,
+            f"blk.{i}.ffn_down.weight": mlp["down"]["kernel"][i].T,
+        }
+    assert arrays.keys() == wanted.keys()
+    for name, array in wanted.items():
+        np.testing.assert_array_equal(arrays[name], array, err_msg=name)
+
+
+def test_a_llamas_heads_rotate_neighbours(export: Export) -> None:
+    """Scores of rotated queries and keys are the same, whichever rows a program takes as a pair."""
+    bundle = make_bundle(n_layers=1, qkv_bias=True, out_bias=True)
+    keys, arrays, _ = export(bundle)
+    assert keys["general.architecture"] == "llama"
+    attention, model = bundle.params["layers"]["attention"], bundle.config.model
+    x = np.random.default_rng(1).standard_normal((1, 5, 64)).astype(np.float32)
+    cos, sin = rotary_tables(model, jnp.arange(5)[None])
+
+    def ours(name: str, heads: int) -> np.ndarray:
+        rows = x @ attention[name]["kernel"][0] + attention[name]["bias"][0]
+        return np.asarray(apply_rotary(jnp.asarray(rows.reshape(1, 5, heads, 16)), (cos, sin)))[0]
+
+    def theirs(name: str, heads: int) -> np.ndarray:
+        rows = x[0] @ arrays[f"blk.0.attn_{name}.weight"].T + arrays[f"blk.0.attn_{name}.bias"]
+        pairs = rows.reshape(5, heads, 8, 2)
+        turned = (pairs[..., 0] + 1j * pairs[..., 1]) * (np.asarray(cos) + 1j * np.asarray(sin))[0][:, None, :]
+        return np.stack([turned.real, turned.imag], axis=-1).reshape(5, heads, 16)
+
+    for head in range(4):
+        wanted = ours("q", 4)[:, head] @ ours("k", 2)[:, head // 2].T
+        np.testing.assert_allclose(theirs("q", 4)[:, head] @ theirs("k", 2)[:, head // 2].T, wanted, rtol=0, atol=1e-2)
+        unrotated = (x @ attention["q"]["kernel"][0])[0, :, head * 16 : head * 16 + 16]
+        assert np.abs(theirs("q", 4)[1:, head] - unrotated[1:]).max() > 1.0
+    np.testing.assert_array_equal(arrays["blk.0.attn_output.bias"], attention["out"]["bias"][0])
+
+
+def test_a_gpt2_without_biases_gets_zeros(export: Export) -> None:
+    bundle = make_bundle(**GPT2, norm_bias=False)
+    keys, arrays, types = export(bundle, "float16")
+    assert keys["general.architecture"] == "gpt2"
+    attention = bundle.params["layers"]["attention"]
+    joined = np.concatenate([attention[name]["kernel"][1] for name in "qkv"], axis=1).T
+    np.testing.assert_array_equal(arrays["blk.1.attn_qkv.weight"], joined.astype(np.float16))
+    biases = [name for name in arrays if name.endswith(".bias")]
+    assert len(biases) == 2 * 6 + 1
+    assert all(not arrays[name].any() and types[name] == "F32" for name in biases)
+    # Positions are added to the embeddings; llama.cpp wants them in float32.
+    np.testing.assert_array_equal(arrays["position_embd.weight"], bundle.params["embed"]["positions"])
+    biased = make_bundle(**GPT2, qkv_bias=True, out_bias=True, mlp_bias=True)
+    np.testing.assert_array_equal(
+        export(biased)[1]["blk.0.ffn_up.bias"], biased.params["layers"]["mlp"]["up"]["bias"][0]
+    )
+
+
+@pytest.mark.parametrize(
+    ("dtype", "name", "file_type"),
+    [("float32", "F32", 0), ("float16", "F16", 1), ("bfloat16", "BF16", 32), ("q8_0", "Q8_0", 7)],
+)
+def test_types_keep_their_precision(export: Export, dtype: str, name: str, file_type: int) -> None:
+    bundle = make_bundle(qk_norm=True)
+    keys, arrays, types = export(bundle, dtype)
+    assert keys["general.file_type"] == file_type
+    assert {types[tensor] for tensor in arrays if arrays[tensor].ndim == 1} == {"F32"}
+    assert {types[tensor] for tensor in arrays if arrays[tensor].ndim > 1} == {name}
+    exact = bundle.params["layers"]["mlp"]["up"]["kernel"][0].T
+    error = np.abs(arrays["blk.0.ffn_up.weight"] - exact)
+    # Half a unit in the last place; for q8_0 half a step of a block's scale, which float16 rounds.
+    largest = np.abs(exact.reshape(-1, 2, 32)).max(-1, keepdims=True).repeat(32, -1).reshape(exact.shape)
+    bounds = {
+        "float32": np.zeros_like(exact),
+        "float16": 2.0**-11 * np.abs(exact) + 2.0**-25,
+        "bfloat16": 2.0**-8 * np.abs(exact),
+        "q8_0": largest * (0.5 / 127 + 2.0**-11),
+    }
+    assert (error <= bounds[dtype]).all()
+    assert (error > 0).any() == (dtype != "float32")
+
+
+def test_q8_0_leaves_rows_of_other_widths_wider(export: Export, caplog: pytest.LogCaptureFixture) -> None:
+    bundle = make_bundle(d_ff=80)
+    with caplog.at_level(logging.INFO, logger="jslm"):
+        _, arrays, types = export(bundle, "q8_0")
+    assert types["blk.0.ffn_down.weight"] == "F16"
+    assert types["blk.0.ffn_up.weight"] == "Q8_0"
+    np.testing.assert_array_equal(
+        arrays["blk.0.ffn_down.weight"], bundle.params["layers"]["mlp"]["down"]["kernel"][0].T.astype(np.float16)
+    )
+    assert "rows of 80 are float16" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.INFO, logger="jslm"):
+        export(make_bundle(), "q8_0")
+    assert not caplog.records
+
+
+def test_rope_scaling(export: Export) -> None:
+    linear = export(make_bundle(rope_scaling={"kind": "linear", "factor": 4.0}))[0]
+    assert (linear["llama.rope.scaling.type"], linear["llama.rope.scaling.factor"]) == ("linear", 4.0)
+    ntk = export(make_bundle(rope_scaling={"kind": "ntk", "factor": 2.0}))[0]
+    assert ntk["llama.rope.freq_base"] == pytest.approx(10000 * 2 ** (16 / 14))
+    yarn = {"kind": "yarn", "factor": 4.0, "original_context_length": 8}
+    keys, arrays, _ = export(make_bundle(qk_norm=True, rope_scaling={**yarn, "attention_factor": 1.5}))
+    assert (keys["qwen3.rope.scaling.type"], keys["qwen3.rope.scaling.original_context_length"]) == ("yarn", 8)
+    assert keys["qwen3.rope.scaling.attn_factor"] == pytest.approx(1.5 / (0.1 * np.log(4) + 1))
+    assert "rope_freqs.weight" not in arrays
+    # What llama.cpp has no name for goes in as a factor for each frequency, which its Llama reads and its Qwen2 not.
+    for kind in ({"kind": "llama3", "factor": 8.0}, {"kind": "yarn", "factor": 4.0, "beta_slow": 2.0}):
+        scaling = {**kind, "original_context_length": 512}
+        keys, arrays, _ = export(make_bundle(qkv_bias=True, rope_scaling=scaling))
+        assert keys["general.architecture"] == "llama"
+        assert "llama.rope.scaling.type" not in keys
+        factors = arrays["rope_freqs.weight"]
+        assert factors.shape == (8,)
+        assert factors[0] == pytest.approx(1.0)
+        assert factors[-1] == pytest.approx(scaling["factor"])
+
+
+@pytest.mark.parametrize(
+    ("model", "named"),
+    [
+        ({"activation": "relu2"}, ["model.activation = 'relu2'"]),
+        ({"activation": "geglu", "logit_softcap": 30.0}, ["model.activation = 'geglu'", "model.logit_softcap = 30"]),
+        ({"norm": "layernorm"}, ["model.norm = 'layernorm'"]),
+        ({"position": "none", "activation": "relu"}, ["model.position = 'none'", "model.activation = 'relu'"]),
+        ({"qk_norm": True, "out_bias": True, "mlp_bias": True}, ["model.out_bias", "model.mlp_bias"]),
+        ({"qk_norm": True, "rope_scaling": {"kind": "llama3", "factor": 2.0}}, ["model.rope_scaling.kind = 'llama3'"]),
+        (
+            {**GPT2, "activation": "gelu_exact", "head_dim": 8},
+            ["model.activation = 'gelu_exact'", "model.head_dim = 8"],
+        ),
+        ({**GPT2, "qk_norm": True}, ["model.qk_norm"]),
+    ],
+)
+def test_what_cannot_be_expressed_is_listed(tmp_path: Path, model: Keys, named: list[str]) -> None:
+    with pytest.raises(JslmError, match=r"GGUF cannot express .*--format safetensors$") as caught:
+        write(make_bundle(**model), tmp_path / "model.gguf", "float32")
+    message = str(caught.value)
+    assert "\n" not in message
+    assert all(option in message for option in named)
+    assert message.count("model.") - message.count(" with model.") == len(named)
+    assert not list(tmp_path.iterdir())
+
+
+def test_refused_exports_leave_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"before")
+    large = make_bundle()
+    large.params["layers"]["mlp"]["up"]["kernel"][0, 0, 0] = 1e5
+    with pytest.raises(JslmError, match=r"blk\.0\.ffn_up\.weight has a weight of 100000, above what f16"):
+        write(large, path, "float16")
+    large.params["layers"]["mlp"]["up"]["kernel"][0, 0, 0] = np.nan
+    with pytest.raises(JslmError, match="not finite"):
+        write(large, path, "float32")
+    with pytest.raises(JslmError, match=r"model\.vocab_size = 300, but the tokenizer has 257"):
+        write(make_bundle(vocab_size=300), path, "float32")
+    # The disk is full in the middle of the file.
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(JslmError, match="cannot be written"):
+            write(make_bundle(), path, "float32")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(JslmError, match=r"pip install 'jslm\[convert\]'"):
+        write(make_bundle(), path, "float32")
+    assert path.read_bytes() == b"before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_is_no_target(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").mkdir()
+    with pytest.raises(JslmError, match="cannot be written"):
+        write(make_bundle(), tmp_path / "model.gguf", "float32")
+    assert [child.name for child in tmp_path.iterdir()] == ["model.gguf"]
+
+
+def test_vocabulary_of_characters(export: Export) -> None:
+    tokenizer = CharTokenizer("ab é漢🙂", ["<|user|>"])
+    keys, arrays, _ = export(make_bundle(tokenizer))
+    assert arrays["token_embd.weight"].shape == (9, 64)
+    assert keys["tokenizer.ggml.tokens"] == ["<|endoftext|>", "ï¿½", "<|user|>", "Ġ", "a", "b", "Ã©", "æ¼¢", "ðŁĻĤ"]
+    assert keys["tokenizer.ggml.token_type"] == [3, 1, 3, 1, 1, 1, 1, 1, 1]
+    assert keys["tokenizer.ggml.merges"] == [
+        "ï ¿", "ï¿ ½", "Ã ©", "æ ¼", "æ¼ ¢", "ð Ł", "ðŁ Ļ", "ðŁĻ Ĥ",
+    ]  # fmt: skip
+    assert keys["tokenizer.ggml.unknown_token_id"] == 1
+    # Where the alphabet has U+FFFD itself, the unknown character keeps its name.
+    names = export(make_bundle(CharTokenizer("a\ufffd")))[0]
+    assert names["tokenizer.ggml.tokens"] == ["<|endoftext|>", "<|unk|>", "a", "ï¿½"]
+    assert names["tokenizer.ggml.token_type"] == [3, 3, 1, 1]
+
+
+def test_vocabulary_of_bytes_and_of_pieces(export: Export) -> None:
+    keys, _, _ = export(make_bundle())
+    assert len(keys["tokenizer.ggml.tokens"]) == len(set(keys["tokenizer.ggml.tokens"])) == 257
+    assert keys["tokenizer.ggml.merges"] == ["<|endoftext|> <|endoftext|>"]
+    tokenizer = BpeTokenizer.train(["low lower lowest low lower " * 9], 264, ["<|user|>"])
+    keys, _, _ = export(make_bundle(tokenizer))
+    assert (keys["tokenizer.ggml.model"], keys["tokenizer.ggml.pre"]) == ("gpt2", "gpt-2")
+    assert keys["tokenizer.ggml.tokens"][:2] == ["<|endoftext|>", "<|user|>"]
+    assert keys["tokenizer.ggml.token_type"][:3] == [3, 3, 1]
+    assert keys["tokenizer.ggml.merges"][:2] == ["l o", "lo w"]
+
+
+def test_tokens_spelled_alike_are_refused(tmp_path: Path) -> None:
+    # llama.cpp would end the process that opens such a file.
+    with pytest.raises(JslmError, match="the tokens 97 and 257 are both spelled 'a'"):
+        write(make_bundle(ByteTokenizer(["a"])), tmp_path / "model.gguf", "float32")
+
+
+def test_describe_and_detect(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    bundle = make_bundle(qk_norm=True, d_ff=100)
+    write(bundle, path, "q8_0")
+    total = count_parameters(bundle.config.model)["total"]
+    vectors, wide = 5 * 64 + 4 * 16, 2 * 64 * 100
+    assert describe(path) == {
+        "format": "GGUF version 3",
+        "architecture": "qwen3",
+        "parameters": total,
+        "weights": f"q8_0 {total - vectors - wide:,}, f16 {wide:,}, f32 {vectors:,} in 24 tensors",
+        "name": "tiny",
+        "description": "a language model made with jslm (steps 7, val/loss 1.5)",
+        "n_layers": 2,
+        "d_model": 64,
+        "n_heads": 4,
+        "n_kv_heads": 2,
+        "d_ff": 100,
+        "context_length": 32,
+        "tokenizer": "gpt2, gpt-2: 257 tokens",
+    }
+    assert detect(path)
+    assert not detect(tmp_path)
+    assert not detect(tmp_path / "absent")
+    (tmp_path / "short").write_bytes(b"GG")
+    assert not detect(tmp_path / "short")
+    assert FORMAT.name == "gguf"
+    assert FORMAT.read is None
+
+
+def test_presets_that_can_be_exported() -> None:
+    """Every preset but the one with ReLU in GPT-2's shape."""
+    from jslm.config import load_config
+    from jslm.convert.gguf_model import choose_architecture
+
+    found = {}
+    for file in sorted(Path(__file__).parents[2].glob("configs/*.toml")):
+        config: Config = load_config(file)
+        try:
+            found[file.stem] = choose_architecture(config.model)
+        except JslmError as error:
+            found[file.stem] = str(error).split(";")[0]
+    refused = {name: text for name, text in found.items() if text not in ("gpt2", "llama", "qwen3")}
+    assert refused == {"tinystories_1m": "GGUF cannot express model.activation = 'relu' (GPT-2 has 'gelu')"}
