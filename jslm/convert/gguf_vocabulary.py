@@ -23,11 +23,16 @@ if TYPE_CHECKING:
 _ELSE = "export with --format safetensors"
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
-# What cuts words in a `tokenizer.json` (the pattern of its `Split`), and llama.cpp's name for it.
+# What cuts words in a `tokenizer.json`: a pattern, and whether a word that is a token is taken whole (`ignore_merges`);
+# and llama.cpp's name for the two.
 _WORD = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_PATTERNS = {_WORD % "": "qwen2", _WORD % "{1,3}": "llama-bpe"}
+_PATTERNS = {
+    (_WORD % "", False): "qwen2",
+    (_WORD % "{1,3}", True): "llama-bpe",
+    (_WORD % "{1,3}", False): "dbrx",
+}
 _LLAMA_NORMALIZER = {
     "type": "Sequence",
     "normalizers": [
@@ -105,7 +110,7 @@ def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
 def from_tokenizer_json(fields: Mapping[str, Any]) -> Vocabulary:
     """A `tokenizer.json` of Hugging Face's `tokenizers`. Raises JslmError where llama.cpp has no such tokenizer.
 
-    Known: byte-level BPE cut as GPT-2, Qwen2 or Llama 3 do, and Llama 2's BPE with byte fallback.
+    Known: byte-level BPE that cuts words as GPT-2, SmolLM, Qwen2 or Llama 3 does, and Llama 2's with byte fallback.
     """
     model = fields["model"]
     if model.get("type") != "BPE":
@@ -141,22 +146,27 @@ def from_tokenizer_json(fields: Mapping[str, Any]) -> Vocabulary:
 
 
 def _pattern_name(fields: Mapping[str, Any]) -> str:
-    """llama.cpp's name for the pattern that cuts words before byte-level BPE."""
-    parts = fields.get("pre_tokenizer") or {}
-    steps = parts.get("pretokenizers", []) if parts.get("type") == "Sequence" else [parts]
-    levels = [step for step in steps if step.get("type") == "ByteLevel"]
-    splits = [step for step in steps if step.get("type") != "ByteLevel"]
-    # Qwen composes accents first (NFC); llama.cpp, which knows Qwen's tokenizer by this pattern, does not.
+    """llama.cpp's name for what cuts words before byte-level BPE. Raises JslmError where it has none."""
+    cutter = fields.get("pre_tokenizer") or {}
+    *splits, level = cutter.get("pretokenizers") or [cutter]
+    takes_words = bool(fields["model"].get("ignore_merges"))
+    # Qwen composes accents first (NFC); llama.cpp, which knows Qwen's tokenizer by its pattern, does not.
     composes = (fields.get("normalizer") or {"type": "NFC"}) == {"type": "NFC"}
-    if len(levels) == 1 and composes and not levels[0].get("add_prefix_space"):
-        if not splits and levels[0].get("use_regex", True):
-            return "gpt-2"
-        pattern = splits[0].get("pattern", {}).get("Regex") if len(splits) == 1 else None
-        if pattern in _PATTERNS and not levels[0].get("use_regex", True):
-            return _PATTERNS[pattern]
+    if level.get("type") == "ByteLevel" and not level.get("add_prefix_space") and len(splits) < 2 and composes:
+        [split] = splits or [{}]
+        has_gpt2_regex = level.get("use_regex", True)
+        if has_gpt2_regex and not takes_words:
+            if not split:
+                return "gpt-2"
+            if split == {"type": "Digits", "individual_digits": True}:
+                return "smollm"
+        pattern = (split.get("pattern") or {}).get("Regex") or ""
+        isolates = split.get("behavior") == "Isolated" and not split.get("invert")
+        if not has_gpt2_regex and isolates and (pattern, takes_words) in _PATTERNS:
+            return _PATTERNS[pattern, takes_words]
     raise JslmError(
-        f"GGUF: this tokenizer.json cuts words in a way (pre_tokenizer {json.dumps(parts)[:200]}) that is not GPT-2's, "
-        f"Qwen2's or Llama 3's, and llama.cpp would give other ids; {_ELSE}"
+        f"GGUF: this tokenizer.json cuts words in a way (pre_tokenizer {json.dumps(cutter)[:200]}) that is not that of "
+        f"GPT-2, SmolLM, Qwen2 or Llama 3, and llama.cpp would give other ids; {_ELSE}"
     )
 
 

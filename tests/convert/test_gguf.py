@@ -18,6 +18,7 @@ from jslm import JslmError
 from jslm.config import Config, config_from_dict
 from jslm.convert.bundle import Bundle
 from jslm.convert.gguf import FORMAT, describe, detect, write
+from jslm.convert.gguf_vocabulary import from_tokenizer_json
 from jslm.model import count_parameters, param_shapes
 from jslm.model.rope import apply_rotary, rotary_tables
 from jslm.tokenizer import BpeTokenizer, ByteTokenizer, CharTokenizer, Tokenizer
@@ -316,6 +317,57 @@ def test_vocabulary_of_bytes_and_of_pieces(export: Export) -> None:
     assert keys["tokenizer.ggml.tokens"][:2] == ["<|endoftext|>", "<|user|>"]
     assert keys["tokenizer.ggml.token_type"][:3] == [3, 3, 1]
     assert keys["tokenizer.ggml.merges"][:2] == ["l o", "lo w"]
+
+
+LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+WORD = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+
+def tokenizer_json(cutter: Keys | None, split: Keys | None = None, **model: Any) -> Keys:
+    both = {"type": "Sequence", "pretokenizers": [split, cutter]} if split else cutter
+    bpe = {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"]], **model}
+    added = [{"id": 3, "content": "</s>", "special": True}, {"id": 1, "content": "b", "special": False}]
+    return {"pre_tokenizer": both, "model": bpe, "added_tokens": added}
+
+
+def split_by(pattern: str) -> Keys:
+    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+
+
+@pytest.mark.parametrize(
+    ("fields", "pre"),
+    [
+        (tokenizer_json({**LEVEL, "use_regex": True}), "gpt-2"),
+        (tokenizer_json({"type": "ByteLevel"}), "gpt-2"),
+        (tokenizer_json({**LEVEL, "use_regex": True}, {"type": "Digits", "individual_digits": True}), "smollm"),
+        (tokenizer_json(LEVEL, split_by(WORD)), "qwen2"),
+        (tokenizer_json(LEVEL, split_by(WORD.replace("{N}|", "{N}{1,3}|")), ignore_merges=True), "llama-bpe"),
+        (tokenizer_json(LEVEL, split_by(WORD.replace("{N}|", "{N}{1,3}|"))), "dbrx"),
+        (tokenizer_json(LEVEL), ""),
+        (tokenizer_json({**LEVEL, "use_regex": True, "add_prefix_space": True}), ""),
+        (tokenizer_json({**LEVEL, "use_regex": True}, {"type": "Digits", "individual_digits": False}), ""),
+        (tokenizer_json(LEVEL, split_by(WORD), ignore_merges=True), ""),
+        (tokenizer_json(LEVEL, {**split_by(WORD), "invert": True}), ""),
+        (tokenizer_json({**LEVEL, "use_regex": True}, split_by(WORD)), ""),
+        (tokenizer_json(None), ""),
+        (tokenizer_json({"type": "Whitespace"}), ""),
+    ],
+)
+def test_what_cuts_words_is_named_or_refused(fields: Keys, pre: str) -> None:
+    if pre:
+        vocabulary = from_tokenizer_json(fields)
+        assert (vocabulary.model, vocabulary.pre, vocabulary.merges) == ("gpt2", pre, ["a b"])
+        assert (vocabulary.tokens, vocabulary.types) == (["a", "b", "ab", "</s>"], [1, 4, 1, 3])
+    else:
+        with pytest.raises(JslmError, match=r"cuts words in a way .* llama\.cpp would give other ids"):
+            from_tokenizer_json(fields)
+
+
+def test_tokenizer_files_that_llama_cpp_cannot_hold() -> None:
+    with pytest.raises(JslmError, match="of type 'WordPiece'"):
+        from_tokenizer_json(tokenizer_json(LEVEL, type="WordPiece"))
+    with pytest.raises(JslmError, match="have gaps"):
+        from_tokenizer_json(tokenizer_json({"type": "ByteLevel"}, vocab={"a": 0, "b": 1, "ab": 9}))
 
 
 def test_tokens_spelled_alike_are_refused(tmp_path: Path) -> None:
