@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from jslm import JslmError
-from jslm.config import Config, config_from_dict
+from jslm.config import Config, ModelConfig, config_from_dict
 from jslm.convert.bundle import Bundle
 from jslm.convert.gguf import FORMAT, describe, detect, write
 from jslm.convert.gguf_vocabulary import from_tokenizer_json
@@ -255,6 +255,16 @@ def test_what_cannot_be_expressed_is_listed(tmp_path: Path, model: Keys, named: 
     assert all(option in message for option in named)
     assert message.count("model.") - message.count(" with model.") == len(named)
     assert not list(tmp_path.iterdir())
+
+
+def test_no_option_is_forgotten() -> None:
+    """An option that is new must be written into the file, refused, or shown here not to change what is computed."""
+    computed_alike = {"dropout", "init_std", "dtype", "attention", "remat", "unroll"}
+    expressed = {"n_layers", "d_model", "n_heads", "n_kv_heads", "head_dim", "d_ff", "context_length", "vocab_size"}
+    expressed |= {"norm_eps", "norm_bias", "rope_theta", "rope_scaling", "qkv_bias", "tie_embeddings"}
+    refused_at_times = {"norm", "position", "activation", "out_bias", "mlp_bias", "qk_norm", "logit_softcap"}
+    options = set(ModelConfig.model_fields)
+    assert options == computed_alike | expressed | refused_at_times, "tell jslm/convert/gguf_model.py of the new option"
 
 
 def test_refused_exports_leave_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
