@@ -48,6 +48,11 @@ class DataConfig(Section):
         description="Whether the end-of-text token closes each document. `auto`: yes, except for a single document "
         "split by position.",
     )
+    packing: Literal["windows", "documents"] = Field(
+        "windows",
+        description="What a training sequence is. `windows`: consecutive stretches of the whole text; `documents`: "
+        "whole documents packed best-fit, which do not see each other.",
+    )
 
     @property
     def sources(self) -> tuple[str, ...]:

@@ -6,30 +6,39 @@ import functools
 import logging
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Any, Self, TypedDict
+from typing import Any, Literal, Self
 
 import grain
 import numpy as np
 from jaxtyping import Int32, Int64
 
+from jslm.data.packing import NO_TARGET, PackedDocuments
 from jslm.data.shuffle import shuffled_order
 from jslm.data.token_file import TokenFile
 from jslm.errors import JslmError
 
 log = logging.getLogger("jslm")
 
-NO_TARGET = -1
+Packing = Literal["windows", "documents"]
 _NO_WINDOW = -1
 # Order is computed a block at a time: a batch alone is too few examples to be worth numpy's overhead.
 _BLOCK = 4096
 _PREFETCH = 4
 
 
-class Batch(TypedDict):
-    """`targets[r, i]` is the token that follows `inputs[r, i]`, or -1 where there is none to predict."""
+# "inputs", "targets" and, for packed documents, "segments". `targets[r, i]` is the token that follows `inputs[r, i]`,
+# or -1 where there is none to predict; `segments[r, i]` numbers the documents of a row from 1, and padding is 0.
+Batch = dict[str, Int32[np.ndarray, "rows length"]]
 
-    inputs: Int32[np.ndarray, "rows length"]
-    targets: Int32[np.ndarray, "rows length"]
+
+def batch_names(packing: Packing) -> tuple[str, ...]:
+    """The arrays of a batch."""
+    return ("inputs", "targets", "segments") if packing == "documents" else ("inputs", "targets")
+
+
+def count_examples(token_file: TokenFile, context_length: int, packing: Packing = "windows") -> int:
+    """Sequences in one pass over a token file."""
+    return _examples_of(token_file, context_length, packing).count
 
 
 def make_loader(
@@ -42,6 +51,7 @@ def make_loader(
     process_count: int = 1,
     shuffle: bool = True,
     start_step: int = 0,
+    packing: Packing = "windows",
 ) -> TrainLoader:
     """An endless iterator of training batches over `token_file`; see `TrainLoader`.
 
@@ -57,11 +67,12 @@ def make_loader(
         process_count=process_count,
         shuffle=shuffle,
         start_step=start_step,
+        packing=packing,
     )
 
 
 class TrainLoader(Iterator[Batch]):
-    """Batches of contiguous windows, as a pure function of (seed, step).
+    """Batches of contiguous windows or of packed documents (see `PackedDocuments`), as a pure function of (seed, step).
 
     Window w has inputs tokens[w*T : w*T+T] and the same shifted by one as targets, so that every token but the first is
     a target exactly once an epoch; the last, partial window is padded (inputs 0, targets -1). Row r of the global batch
@@ -83,13 +94,14 @@ class TrainLoader(Iterator[Batch]):
         process_count: int,
         shuffle: bool,
         start_step: int,
+        packing: Packing,
     ) -> None:
-        self._windows = _Windows(token_file, context_length)
+        self._windows = _examples_of(token_file, context_length, packing)
         if self._windows.count == 0:
             raise JslmError(
                 f"{token_file.path}: {len(token_file.tokens)} token(s); training needs at least 2: give more text"
             )
-        if len(token_file.tokens) <= context_length:
+        if packing == "windows" and len(token_file.tokens) <= context_length:
             log.warning(
                 "%s: %s tokens are fewer than one context of %s; every sequence is the whole text and padding "
                 "(lower model.context_length or give more text)",
@@ -107,7 +119,7 @@ class TrainLoader(Iterator[Batch]):
 
     @property
     def examples_per_epoch(self) -> int:
-        """Windows in the corpus."""
+        """Windows, or rows of packed documents, in the corpus."""
         return self._windows.count
 
     @property
@@ -196,17 +208,19 @@ def eval_batches(
     max_batches: int = 0,
     process_index: int = 0,
     process_count: int = 1,
+    packing: Packing = "windows",
 ) -> Iterator[Batch]:
     """This process's rows of each validation batch: int32 [batch_size / process_count, T], in the text's order.
 
-    Every token but the first is a target exactly once. The last batch is filled up with rows of targets -1, so all
-    batches have one shape. With max_batches > 0 and more windows than they hold, evenly spaced windows are taken, the
-    same at each call. A split of fewer than 2 tokens (data.validation_fraction = 0) gives no batch at all.
+    Every token but the first is a target exactly once (of packed documents, the first too). The last batch is filled up
+    with rows of targets -1, so all batches have one shape. With max_batches > 0 and more windows than they hold, evenly
+    spaced windows are taken, the same at each call. A split of fewer than 2 tokens (data.validation_fraction = 0) gives
+    no batch at all.
 
     Raises JslmError where process_count does not divide batch_size.
     """
     rows = _process_rows(batch_size, process_index, process_count)
-    windows = _Windows(token_file, context_length)
+    windows = _examples_of(token_file, context_length, packing)
     chosen = np.arange(windows.count)
     limit = max_batches * batch_size
     if 0 < limit < windows.count:
@@ -215,13 +229,17 @@ def eval_batches(
 
 
 def _sequential(
-    windows: _Windows, chosen: Int64[np.ndarray, " windows"], batch_size: int, rows: slice
+    windows: _Windows | PackedDocuments, chosen: Int64[np.ndarray, " windows"], batch_size: int, rows: slice
 ) -> Iterator[Batch]:
     for start in range(0, len(chosen), batch_size):
         batch = np.full(batch_size, _NO_WINDOW)
         present = chosen[start : start + batch_size]
         batch[: len(present)] = present
         yield windows.gather(batch[rows])
+
+
+def _examples_of(token_file: TokenFile, length: int, packing: Packing) -> _Windows | PackedDocuments:
+    return PackedDocuments(token_file, length) if packing == "documents" else _Windows(token_file, length)
 
 
 class _Windows:

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from jslm.config import Config
+from jslm.data.loader import batch_names
 from jslm.model import IGNORED, Params, loss_sums
 from jslm.parallel import batch_sharding, replicated
 
@@ -45,7 +46,9 @@ class LossResult:
 
 
 def make_eval_step(config: Config, mesh: Mesh, dtype: jnp.dtype, token_bytes: np.ndarray) -> EvalStep:
-    """The jitted step `(params, batch) -> sums` over a batch of int32 "inputs" and "targets" `[rows, context]`.
+    """The jitted step `(params, batch) -> sums` over a batch of int32 "inputs", "targets" (and "segments").
+
+    Each is `[rows, context]`.
 
     Sums: "loss" (nats, without z-loss or dropout), "tokens" (targets that are not -1), "bytes" (UTF-8 bytes of those
     targets, by `token_bytes` `[vocab]`).
@@ -55,13 +58,20 @@ def make_eval_step(config: Config, mesh: Mesh, dtype: jnp.dtype, token_bytes: np
     def step(params: Params, batch: dict[str, Array], lengths: Array) -> dict[str, Array]:
         inputs, targets = batch["inputs"], batch["targets"]
         _, loss = loss_sums(
-            params, inputs, targets, config.model, dtype, loss_chunk=config.train.loss_chunk, batch_shards=batch_shards
+            params,
+            inputs,
+            targets,
+            config.model,
+            dtype,
+            loss_chunk=config.train.loss_chunk,
+            batch_shards=batch_shards,
+            segments=batch.get("segments"),
         )
         counted = targets != IGNORED
         byte_count = jnp.sum(jnp.where(counted, lengths[jnp.maximum(targets, 0)], 0))
         return {"loss": loss, "tokens": jnp.sum(counted), "bytes": byte_count}
 
-    batch_in = dict.fromkeys(("inputs", "targets"), batch_sharding(mesh))
+    batch_in = dict.fromkeys(batch_names(config.data.packing), batch_sharding(mesh))
     jitted = jax.jit(step, in_shardings=(None, batch_in, replicated(mesh)), out_shardings=replicated(mesh))
     lengths = np.asarray(token_bytes, np.int32)
     return lambda params, batch: jitted(params, batch, lengths)

@@ -47,21 +47,25 @@ def causal_attention(
     q: Float[Array, "batch length heads head_dim"],
     k: Float[Array, "batch length kv_heads head_dim"],
     v: Float[Array, "batch length kv_heads head_dim"],
+    segments: Int[Array, "batch length"] | None = None,
     *,
     implementation: Implementation = "xla",
     dropout: float = 0.0,
     dropout_key: jax.Array | None = None,
 ) -> Float[Array, "batch length heads head_dim"]:
-    """softmax(q k^T / sqrt(head_dim)) v over positions up to each query's own. Softmax in float32.
+    """softmax(q k^T / sqrt(head_dim)) v over positions up to each query's own, of its segment. Softmax in float32.
 
     Vaswani et al. 2017, section 3.2.1; grouped heads: Ainslie et al. 2023 (each key/value head serves
     heads/kv_heads consecutive query heads).
     """
+    same = None if segments is None else segments[:, :, None] == segments[:, None, :]
     if implementation == "cudnn":
-        return jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation="cudnn")
+        mask = None if same is None else same[:, None]
+        return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=True, implementation="cudnn")
     length = q.shape[1]
     keys, values = (jnp.swapaxes(x, 1, 2) for x in (k, v))
     mask = jnp.tril(jnp.ones((length, length), dtype=bool))[None]
+    mask = mask if same is None else mask & same
     return grouped_attention(q, keys, values, mask, dropout=dropout, dropout_key=dropout_key)
 
 

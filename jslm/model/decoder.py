@@ -19,7 +19,7 @@ from jslm.config import ModelConfig
 from jslm.model.attention import Implementation, choose_attention
 from jslm.model.layers import Block, LayerCache, Norm
 from jslm.model.loss import chunk_length, fused_cross_entropy
-from jslm.model.rope import default_positions, rotary_tables
+from jslm.model.rope import default_positions, rotary_tables, segment_positions
 from jslm.parallel import constrain
 
 Params = dict[str, Any]
@@ -52,9 +52,13 @@ def apply_decoder(
     *,
     implementation: Implementation | None = None,
     dropout_key: jax.Array | None = None,
+    segments: Int[Array, "batch length"] | None = None,
 ) -> Float[Array, "batch length d_model"]:
-    """Final hidden states of whole sequences, normalised, in `dtype`. Dropout is on where a `dropout_key` is given."""
-    positions = default_positions(1, tokens.shape[1])
+    """Final hidden states of whole sequences, normalised, in `dtype`. Dropout is on where a `dropout_key` is given.
+
+    `segments` numbers the documents of each row: positions count from each one's start, and none sees another.
+    """
+    positions = default_positions(1, tokens.shape[1]) if segments is None else segment_positions(segments)
     x = _embed(params, tokens, positions, config, dtype)
     tables = rotary_tables(config, positions) if config.position == "rope" else None
     train = dropout_key is not None and config.dropout > 0
@@ -65,7 +69,7 @@ def apply_decoder(
     def layer(x: Array, step: tuple[Params, Array]) -> tuple[Array, None]:
         layer_params, index = step
         rngs = {"dropout": _key(dropout_key, index)} if train else {}
-        y, _ = block.apply({"params": layer_params}, x, tables, rngs=rngs)
+        y, _ = block.apply({"params": layer_params}, x, tables, segments=segments, rngs=rngs)
         return y, None
 
     layers = params["layers"]
@@ -135,9 +139,10 @@ def loss_sums(
     z_loss: float = 0.0,
     loss_chunk: int = 0,
     batch_shards: int = 1,
+    segments: Int[Array, "batch length"] | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Sums in nats over the positions whose target is not -1: (objective with z-loss, cross-entropy)."""
-    hidden = apply_decoder(params, inputs, config, dtype, dropout_key=dropout_key)
+    hidden = apply_decoder(params, inputs, config, dtype, dropout_key=dropout_key, segments=segments)
     batch, length = inputs.shape
     chunk = chunk_length(max(1, batch // batch_shards), length, config.padded_vocab_size, loss_chunk)
     return fused_cross_entropy(

@@ -71,6 +71,7 @@ class Attention(nn.Module):
         tables: tuple[Array, Array] | None,
         positions: Int[Array, "batch length"] | None,
         cache: LayerCache | None,
+        segments: Int[Array, "batch length"] | None,
     ) -> tuple[Float[Array, "batch length d_model"], LayerCache | None]:
         c = self.config
         batch, length, _ = x.shape
@@ -91,7 +92,13 @@ class Attention(nn.Module):
         if cache is None:
             key = self.make_rng("dropout") if self.train and c.dropout else None
             y = causal_attention(
-                q, k, v, implementation=self.implementation, dropout=c.dropout if self.train else 0.0, dropout_key=key
+                q,
+                k,
+                v,
+                segments,
+                implementation=self.implementation,
+                dropout=c.dropout if self.train else 0.0,
+                dropout_key=key,
             )
         else:
             assert positions is not None
@@ -134,6 +141,7 @@ class Block(nn.Module):
         tables: tuple[Array, Array] | None,
         positions: Int[Array, "batch length"] | None = None,
         cache: LayerCache | None = None,
+        segments: Int[Array, "batch length"] | None = None,
     ) -> tuple[Float[Array, "batch length d_model"], LayerCache | None]:
         c = self.config
 
@@ -144,7 +152,7 @@ class Block(nn.Module):
             return nn.Dropout(c.dropout, deterministic=not self.train)(y) if c.dropout else y
 
         y, cache = Attention(c, self.implementation, self.train, name="attention")(
-            norm("attention_norm")(x), tables, positions, cache
+            norm("attention_norm")(x), tables, positions, cache, segments
         )
         x = _residual(x + drop(y))
         return _residual(x + drop(MLP(c, name="mlp")(norm("mlp_norm")(x)))), cache

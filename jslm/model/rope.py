@@ -81,3 +81,10 @@ def _yarn(plain: np.ndarray, config: ModelConfig, original: float) -> np.ndarray
 def default_positions(batch: int, length: int) -> jax.Array:
     """`[batch, length]` int32 positions 0, 1, 2, ..."""
     return jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32)[None], (batch, length))
+
+
+def segment_positions(segments: Int[Array, "batch length"]) -> Int[Array, "batch length"]:
+    """Positions counted from the start of each run of equal segment numbers in a row."""
+    places = jnp.arange(segments.shape[1], dtype=jnp.int32)[None]
+    begins = jnp.pad(segments[:, 1:] != segments[:, :-1], ((0, 0), (1, 0)))
+    return places - jax.lax.cummax(jnp.where(begins, places, 0), axis=1)

@@ -17,7 +17,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jslm.config import Config
-from jslm.data.loader import eval_batches
+from jslm.data.loader import count_examples, eval_batches
 from jslm.errors import JslmError
 from jslm.evaluate import LossResult, evaluate_loss, make_eval_step
 from jslm.model import flops_per_token
@@ -252,9 +252,10 @@ class _Loop:
 
     def _final_result(self) -> LossResult | None:
         """The loss over the whole split; the last validation, where that took it whole."""
-        windows = math.ceil((self.setup.data.meta["val"]["tokens"] - 1) / self.setup.config.model.context_length)
-        limit = self.setup.config.train.eval_batches * eval_batch_size(self.setup.config)
-        if self.last_validation is not None and (limit == 0 or windows <= limit):
+        config = self.setup.config
+        examples = count_examples(self.setup.val_tokens, config.model.context_length, config.data.packing)
+        limit = config.train.eval_batches * eval_batch_size(config)
+        if self.last_validation is not None and (limit == 0 or examples <= limit):
             return self.last_validation
         return self._evaluate(whole=True)
 
@@ -265,7 +266,9 @@ class _Loop:
         rows = eval_batch_size(config)
         index, count = process_rows(setup.mesh, rows)
         limit = 0 if whole else config.train.eval_batches
-        batches = eval_batches(setup.val_tokens, config.model.context_length, rows, limit, index, count)
+        batches = eval_batches(
+            setup.val_tokens, config.model.context_length, rows, limit, index, count, config.data.packing
+        )
         return evaluate_loss(
             self.eval_fn, setup.state["ema" if "ema" in setup.state else "params"], batches, setup.mesh
         )

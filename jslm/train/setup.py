@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 
 from jslm.checkpoint import CheckpointStore, flatten_tree
 from jslm.config import Config, config_from_dict
-from jslm.data.loader import TrainLoader, make_loader
+from jslm.data.loader import TrainLoader, count_examples, make_loader
 from jslm.data.token_file import TokenFile, open_tokens, verify
 from jslm.errors import JslmError
 from jslm.model import Params, compute_dtype, param_shapes
@@ -80,9 +80,10 @@ def resolve_config(config: Config, data: PreparedData) -> Config:
             f"model.vocab_size = {config.model.vocab_size:,}, but the tokenizer of {data.dir} has {vocab_size:,} "
             "entries; leave it at 0"
         )
-    tokens = data.meta["train"]["tokens"]
-    windows = max(1, math.ceil((tokens - 1) / config.model.context_length))
-    steps = config.train.steps or max(1, math.ceil(config.train.epochs * windows / config.train.batch_size))
+    steps = config.train.steps
+    if not steps:
+        examples = count_examples(open_tokens(data.dir, "train"), config.model.context_length, config.data.packing)
+        steps = max(1, math.ceil(config.train.epochs * examples / config.train.batch_size))
     values = config.model_dump()
     values["model"]["vocab_size"] = vocab_size
     values["train"]["steps"] = steps
@@ -139,6 +140,7 @@ def build(config: Config, data: PreparedData, folder: RunFolder) -> Setup:
         seed=config.seed,
         process_index=index,
         process_count=count,
+        packing=config.data.packing,
     )
     optimizer = make_optimizer(config.optimizer, steps)
     store = CheckpointStore(folder.checkpoints, config.checkpoint.keep)

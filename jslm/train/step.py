@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from jslm.config import Config
+from jslm.data.loader import batch_names
 from jslm.model import IGNORED, Params, loss_sums
 from jslm.parallel import batch_sharding, replicated
 from jslm.train.optimizer import make_schedule
@@ -29,27 +30,28 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """The jitted step `(state, batch) -> (state, metrics)`; the state is donated.
 
-    `batch` has int32 "inputs" and "targets" `[accumulation, micro_batch, context]`; targets of -1 do not count. The
-    loss is the mean over the counted tokens of the whole batch, whatever the accumulation. A step whose loss or
-    gradient is not finite changes nothing but the counters. Metrics are scalars: loss (nats a token), grad_norm,
-    param_norm, lr, tokens, bad_steps, bad_in_a_row, loss_scale.
+    `batch` has int32 "inputs" and "targets" `[accumulation, micro_batch, context]`, and "segments" where `data.packing`
+    is "documents"; targets of -1 do not count. The loss is the mean over the counted tokens of the whole batch, however
+    it is accumulated. A step whose loss or gradient is not finite changes nothing but the counters. Metrics, scalars:
+    loss (nats a token), grad_norm, param_norm, lr, tokens, bad_steps, bad_in_a_row, loss_scale.
     """
     shardings = state_shardings(config, optimizer, mesh, dtype)
     schedule = make_schedule(config.optimizer, steps)
     batch_shards = mesh.shape["data"] * mesh.shape["fsdp"]
     train = config.train
 
-    def objective(params: Params, inputs: Array, targets: Array, key: Array, scale: Array) -> tuple[Array, Array]:
+    def objective(params: Params, batch: Batch, key: Array, scale: Array) -> tuple[Array, Array]:
         total, cross_entropy = loss_sums(
             params,
-            inputs,
-            targets,
+            batch["inputs"],
+            batch["targets"],
             config.model,
             dtype,
             dropout_key=key if config.model.dropout else None,
             z_loss=train.z_loss,
             loss_chunk=train.loss_chunk,
             batch_shards=batch_shards,
+            segments=batch.get("segments"),
         )
         return total * scale, cross_entropy
 
@@ -59,19 +61,19 @@ def make_train_step(
         key = jax.random.fold_in(jax.random.key(config.seed), state["step"])
         gradient = jax.value_and_grad(objective, has_aux=True)
 
-        def micro(params: Params, inputs: Array, targets: Array, index: Array) -> tuple[Array, Params]:
-            (_, loss), grads = gradient(params, inputs, targets, jax.random.fold_in(key, index), loss_scale / tokens)
+        def micro(params: Params, piece: Batch, index: Array) -> tuple[Array, Params]:
+            (_, loss), grads = gradient(params, piece, jax.random.fold_in(key, index), loss_scale / tokens)
             return loss, grads
 
         accumulation = batch["inputs"].shape[0]
         if accumulation == 1:
-            return micro(state["params"], batch["inputs"][0], batch["targets"][0], jnp.int32(0))
+            return micro(state["params"], {name: rows[0] for name, rows in batch.items()}, jnp.int32(0))
 
-        def add(total: tuple[Array, Params], piece: tuple[Array, Array, Array]) -> tuple[tuple[Array, Params], None]:
+        def add(total: tuple[Array, Params], piece: tuple[Batch, Array]) -> tuple[tuple[Array, Params], None]:
             return jax.tree.map(jnp.add, total, micro(state["params"], *piece)), None
 
         zeros = (jnp.zeros((), jnp.float32), jax.tree.map(jnp.zeros_like, state["params"]))
-        pieces = (batch["inputs"], batch["targets"], jnp.arange(accumulation, dtype=jnp.int32))
+        pieces = (batch, jnp.arange(accumulation, dtype=jnp.int32))
         return jax.lax.scan(add, zeros, pieces)[0]
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -114,7 +116,7 @@ def make_train_step(
         }
         return new_state, metrics
 
-    batch_in = dict.fromkeys(("inputs", "targets"), batch_sharding(mesh, accumulation=True))
+    batch_in = dict.fromkeys(batch_names(config.data.packing), batch_sharding(mesh, accumulation=True))
     return jax.jit(
         step, in_shardings=(shardings, batch_in), out_shardings=(shardings, replicated(mesh)), donate_argnums=0
     )

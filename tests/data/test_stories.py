@@ -17,7 +17,7 @@ from jslm.data.stories import Story, check_story, entropy_bits_per_byte, generat
 from jslm.data.stories.__main__ import main
 from jslm.data.stories.generate import all_readings
 from jslm.data.stories.grammar import Language
-from jslm.data.stories.words import BOYS, COLOURS, GIRLS, PLACES, THINGS, WEATHERS
+from jslm.data.stories.words import COLOURS, HELPERS, HEROES, PLACES, THINGS, WEATHERS
 from jslm.errors import JslmError
 
 
@@ -46,20 +46,18 @@ def _count_draws(template_language: Language, template: str, draws: int) -> tupl
 
 
 def test_bits_are_the_frequencies_of_a_small_language() -> None:
-    language = Language({"he": "hero.he"})
-    language.add_words("w", "p|q|r", fresh=True)
+    language = Language()
+    language.add_words("w", "p|q*2")
     language.add_fact("hero", [{"": "Al", "he": "he"}, {"": "Jo", "he": "she"}])
-    language.add_fact("friend", [{"": "Al"}, {"": "Jo"}], differs_from="hero")
-    counts, bits = _count_draws(language, "[{hero} <w> <w>, {he}|{hero} {friend}*3]", draws=40_000)
-    # 1/4 * 1/2 * 1/3 * 1/2 for each of 12, and 3/4 * 1/2 for each of 2.
-    assert set(bits) == {
-        f"{name} {a} {b}, {pronoun}"
+    counts, bits = _count_draws(language, "[{hero} <w> <w>, {hero.he}|{hero} {hero}*3]", draws=40_000)
+    # 1/4 * 1/2 * (1/3 or 2/3) * (1/3 or 2/3) for each of 8, and 3/4 * 1/2 for each of 2.
+    wanted = {
+        f"{name} {a} {b}, {pronoun}": (1 + (a == "q")) * (1 + (b == "q")) / 72
         for name, pronoun in (("Al", "he"), ("Jo", "she"))
-        for a in "pqr"
-        for b in "pqr"
-        if a != b
-    } | {"Al Jo", "Jo Al"}
-    assert sum(2**-cost for cost in bits.values()) == pytest.approx(1.0, abs=1e-12)
+        for a in "pq"
+        for b in "pq"
+    }
+    assert {text: 2**-cost for text, cost in bits.items()} == pytest.approx(wanted | {"Al Al": 3 / 8, "Jo Jo": 3 / 8})
     for text, cost in bits.items():
         p = 2**-cost
         assert counts[text] / 40_000 == pytest.approx(p, abs=5 * math.sqrt(p * (1 - p) / 40_000))
@@ -72,7 +70,7 @@ def test_stories_are_the_same_for_a_seed_on_every_python() -> None:
     assert next(generate_stories(0.01, 3)).text != next(generate_stories(0.01, 4)).text
 
 
-GOLDEN = (751, 246.748646)
+GOLDEN = (585, 59.511403)
 
 
 def test_generate_stories_stops_at_the_size_asked_for() -> None:
@@ -86,7 +84,7 @@ def test_stories_are_plain_short_and_state_their_facts() -> None:
         text, facts = story.text, story.facts
         texts.add(text)
         assert text.isascii()
-        assert 500 <= len(text) <= 900
+        assert 400 <= len(text) <= 700
         assert text.count('"') % 2 == 0
         assert not re.search(r"[{}<>\[\]|*]|  | [,.!?]|\ba [aeiou]|\ban [^aeiou]|[a-z] \n", text), text
         assert not re.search(r"(?:^|\n|[.!?] )[a-z]", re.sub(r"[!?]\" [a-z]", "", text)), text
@@ -94,7 +92,7 @@ def test_stories_are_plain_short_and_state_their_facts() -> None:
         assert facts.kind != facts.helper_kind
         for field in fields(facts):
             value = getattr(facts, field.name)
-            if field.name not in ("plot", "pronoun", "place"):
+            if field.name not in ("plot", "place"):
                 assert value in text, (field.name, value, text)
         assert facts.place in text or PLACES[facts.place] in text
     assert len(texts) == 1500
@@ -102,7 +100,7 @@ def test_stories_are_plain_short_and_state_their_facts() -> None:
 
 def test_vocabulary_is_small_enough_for_a_small_bpe() -> None:
     words = Counter(word for story in _stories(3000, 3) for word in re.findall(r"[a-z']+", story.text.lower()))
-    assert 500 <= len(words) <= 950
+    assert 450 <= len(words) <= 950
 
 
 def test_text_outside_the_language_has_no_probability() -> None:
@@ -118,7 +116,7 @@ def test_entropy_is_the_mean_of_the_bits_with_an_honest_error() -> None:
     stories = _stories(400, seed=9)
     mean, error = entropy_bits_per_byte(400, seed=9)
     assert mean == pytest.approx(sum(s.bits for s in stories) / sum(len(s.text) for s in stories))
-    assert 0.25 < mean < 0.7
+    assert 0.1 < mean < 0.3
     estimates = [entropy_bits_per_byte(400, seed=seed)[0] for seed in range(20, 40)]
     centre = sum(estimates) / 20
     spread = math.sqrt(sum((e - centre) ** 2 for e in estimates) / 19)
@@ -143,36 +141,25 @@ def _other(values: list[str], *taken: str) -> str:
     return next(value for value in values if value not in taken)
 
 
-def _swap_pronoun(story: Story, rng: random.Random) -> str | None:
-    swaps = {"he": "she", "she": "he", "him": "her", "his": "her", "He": "She", "She": "He", "His": "Her"}
-    # Only the hero has these pronouns, except in "noise" and "earn", where a helper's may come too.
-    spots = list(re.finditer(r"\b(he|she|him|his|He|She|His)\b", story.text))
-    if not spots or story.facts.plot in ("noise", "earn"):
-        return None
-    spot = spots[int(rng.random() * len(spots))]
-    return story.text[: spot.start()] + swaps[spot[0]] + story.text[spot.end() :]
-
-
 def _mutate(story: Story, other: Story, kind: str, rng: random.Random) -> str | None:
     text, facts = story.text, story.facts
     paragraphs = text.split("\n\n")
     match kind:
         case "hero":
-            return _swap_one(text, facts.hero, _other(GIRLS + BOYS, facts.hero, facts.helper), rng)
+            return _swap_one(text, facts.hero, _other(HEROES, facts.hero), rng)
         case "hero for helper":
             return _swap_one(text, facts.hero, facts.helper, rng)
         case "helper":
-            return _swap_one(text, facts.helper, _other(GIRLS + BOYS, facts.hero, facts.helper), rng)
+            return _swap_one(text, facts.helper, _other(HELPERS, facts.helper), rng)
         case "thing":
             return _swap_one(text, facts.thing, _other(list(THINGS), facts.thing), rng)
         case "adjective":
-            return _swap_one(text, facts.adjective, _other(COLOURS, facts.adjective, "orange"), rng)
+            return _swap_one(text, facts.adjective, _other(COLOURS, facts.adjective), rng)
         case "place":
             return _swap_one(text, facts.place, _other(list(PLACES), facts.place), rng)
         case "weather":
-            return _swap_one(text, facts.weather, _other(list(WEATHERS), facts.weather), rng)
-        case "pronoun":
-            return _swap_pronoun(story, rng)
+            # It is named once; its end comes later.
+            return text.replace(facts.weather, _other(list(WEATHERS), facts.weather), 1)
         case "no ending":
             return "\n\n".join(paragraphs[:-1])
         case "no opening":
@@ -194,7 +181,7 @@ def _mutate(story: Story, other: Story, kind: str, rng: random.Random) -> str | 
 @pytest.mark.parametrize(
     "kind",
     [
-        *("hero", "hero for helper", "helper", "thing", "adjective", "place", "weather", "pronoun"),
+        *("hero", "hero for helper", "helper", "thing", "adjective", "place", "weather"),
         *("no ending", "no opening", "cut short", "splice", "two stories", "garble"),
     ],
 )
@@ -224,14 +211,6 @@ def test_problems_name_the_fact_and_show_the_sentence(kind: str) -> None:
 
 def test_an_empty_text_is_a_problem() -> None:
     assert check_story(" \n") == ["the story is empty"]
-
-
-def test_scenery_may_come_and_go() -> None:
-    story = next(s for s in _stories(50, 19) if s.facts.plot == "stuck")
-    first, *rest = story.text.split("\n\n")
-    more = "\n\n".join([f"{first} Far off a wet crow dreamed of plum jam.", *rest])
-    assert story_bits(more) is None
-    assert check_story(more) == []
 
 
 @pytest.mark.parametrize("megabytes", [0.0, -1.0, math.nan, math.inf])

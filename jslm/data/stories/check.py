@@ -7,17 +7,14 @@ import re
 from jslm.data.stories.grammar import Env, Parse
 from jslm.data.stories.plots import NODES, PLOTS
 
-# Scenery: a story may have more or less of it than its plot says.
-SCENERY = ("colour", "habit", "creep")
-
 
 def check_story(text: str) -> list[str]:
     """The problems of a story, an empty list where it has none.
 
-    Each sentence must be one that the grammar has for its place in some plot; the plot's turns must all come, in
-    order, from an opening to that plot's ending; and every mention of a fact (names, pronouns, kinds, place, weather,
-    thing and its adjective, the obstacle and what goes with it) must agree with the first. Scenery may be left out,
-    added or moved, words may repeat, paragraphs may break anywhere: the grammar would not, but a story may.
+    Each sentence must be one that the grammar has for its place in some plot; the plot's turns must all come, in order,
+    from an opening to that plot's ending; and every mention of a fact (names, kinds, place, weather, thing and its
+    adjective, the obstacle and what goes with it) must agree with the first. Paragraphs may break anywhere: the grammar
+    would not, but a story may.
     """
     text = text.strip()
     if not text:
@@ -44,15 +41,14 @@ def _check_plot(text: str, plot: str, limit: int) -> list[str]:
             problems.append(f"{where}: {text[pos:end].strip()!r}")
             pos = end
             continue
-        problems += [f"missing: {beat}" for beat in beats[index : max(here, index)] if beat not in SCENERY]
+        problems += [f"missing: {beat}" for beat in beats[index:here]]
         sentence = text[pos : parse.pos]
         problems += [
             f"{slip.fact}: {slip.expected!r} until now, but {slip.found!r} in {sentence!r}" for slip in parse.slips
         ]
-        # Sentences of scenery taken out of turn don't use up their place.
-        index = here + 1 if here >= 0 else index
+        index = here + 1
         env, pos = parse.env, _skip_space(text, parse.pos)
-    return problems + [f"missing: {beat}" for beat in beats[index:] if beat not in SCENERY]
+    return problems + [f"missing: {beat}" for beat in beats[index:]]
 
 
 def _next_beat(text: str, pos: int, env: Env, beats: list[str], index: int) -> tuple[int, Parse | None]:
@@ -60,12 +56,6 @@ def _next_beat(text: str, pos: int, env: Env, beats: list[str], index: int) -> t
         parse = _read_beat(text, pos, env, beats[ahead])
         if parse is not None:
             return ahead, parse
-        if ahead == index:
-            # A scenery sentence out of turn is likelier than a jump ahead in the plot.
-            for beat in SCENERY if 0 < index < len(beats) else ():
-                parse = _read_beat(text, pos, env, beat)
-                if parse is not None:
-                    return -1, parse
     return index, None
 
 

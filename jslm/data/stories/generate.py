@@ -20,12 +20,10 @@ class Facts:
 
     plot: str
     hero: str
-    pronoun: str
     kind: str
     trait: str
     place: str
     weather: str
-    time: str
     adjective: str
     thing: str
     helper: str
@@ -110,19 +108,17 @@ def _generate(rng: random.Random) -> Story:
 def facts_of(env: Env) -> Facts:
     """The facts drawn for a whole story, in words."""
 
-    def say(name: str, form: str = "") -> str:
-        return _words(LANGUAGE.facts[name].values[env[name]][form], env)
+    def say(name: str) -> str:
+        return _words(LANGUAGE.facts[name].values[env[name]][""], env)
 
     plot = next(plot for plot, obstacle in OBSTACLES.items() if obstacle in env)
     return Facts(
         plot=plot,
         hero=say("hero"),
-        pronoun=say("hero", "he"),
         kind=say("kind"),
         trait=say("trait"),
         place=say("place"),
         weather=say("weather"),
-        time=say("time"),
         adjective=say("adj"),
         thing=say("thing"),
         helper=say("helper"),

@@ -122,40 +122,12 @@ class Choice(Node):
                 yield parse._replace(bits=parse.bits + cost)
 
 
-class Fresh(Node):
-    """A draw from a list of words, none of them twice in a story."""
-
-    def __init__(self, name: str, words: Sequence[str]) -> None:
-        self._key = f"<{name}>"
-        self._words = tuple(words)
-        self._costs = tuple(log2(len(words) - used) for used in range(len(words)))
-
-    def write(self, out: list[str], env: Env, random: Random) -> float:
-        """See `Node`."""
-        used = env.get(self._key, 0)  # a bit set
-        index = int(random() * len(self._words))
-        while used >> index & 1:
-            index = int(random() * len(self._words))
-        env[self._key] = used | 1 << index
-        out.append(self._words[index])
-        return self._costs[used.bit_count()]
-
-    def read(self, text: str, pos: int, env: Env, loose: bool = False) -> Iterator[Parse]:
-        """See `Node`."""
-        used = env.get(self._key, 0)
-        cost = self._costs[min(used.bit_count(), len(self._costs) - 1)]
-        for index, word in enumerate(self._words):
-            if text.startswith(word, pos) and (loose or not used >> index & 1):
-                yield Parse(pos + len(word), {**env, self._key: used | 1 << index}, cost, ())
-
-
 @dataclass
 class Fact:
     """A fact's possible values, each a map of form -> piece; the form "" is its plain name."""
 
     name: str
     values: tuple[dict[str, Node], ...]
-    differs_from: str = ""  # a fact with the same values that this one may not equal
     labels: tuple[str, ...] = field(default=())
 
 
@@ -168,20 +140,15 @@ class Mention(Node):
         self._form = form
         self._forms = tuple(value[form] for value in fact.values)
         self._cost = log2(len(fact.values))
-        self._cost_other = log2(len(fact.values) - 1) if fact.differs_from else self._cost
 
     def write(self, out: list[str], env: Env, random: Random) -> float:
         """See `Node`."""
         index = env.get(self._name)
         if index is not None:
             return self._forms[index].write(out, env, random)
-        taken = env.get(self._fact.differs_from, -1)
         index = int(random() * len(self._forms))
-        while index == taken:
-            index = int(random() * len(self._forms))
         env[self._name] = index
-        cost = self._cost if taken < 0 else self._cost_other
-        return cost + self._forms[index].write(out, env, random)
+        return self._cost + self._forms[index].write(out, env, random)
 
     def read(self, text: str, pos: int, env: Env, loose: bool = False) -> Iterator[Parse]:
         """See `Node`."""
@@ -191,15 +158,9 @@ class Mention(Node):
             if loose:
                 yield from self._read_wrong(known, text, pos, env)
             return
-        taken = env.get(self._fact.differs_from, -1)
-        cost = self._cost if taken < 0 else self._cost_other
         for index, form in enumerate(self._forms):
-            if index == taken and not loose:
-                continue
-            clash = index == taken and self._fact.name == "helper"
-            slip = (Slip(self._name, "another name than the hero", self._fact.labels[index]),) if clash else ()
             for parse in form.read(text, pos, {**env, self._name: index}, loose):
-                yield parse._replace(bits=parse.bits + cost, slips=slip + parse.slips)
+                yield parse._replace(bits=parse.bits + self._cost)
 
     def _read_wrong(self, known: int, text: str, pos: int, env: Env) -> Iterator[Parse]:
         seen = {self._forms[known]}
@@ -213,20 +174,19 @@ class Mention(Node):
 
 
 class Language:
-    """Word lists, facts and shorthands, and the compiler from template strings to nodes."""
+    """Word lists and facts, and the compiler from template strings to nodes."""
 
-    def __init__(self, shorthands: Mapping[str, str]) -> None:
+    def __init__(self) -> None:
         self.facts: dict[str, Fact] = {}
         self._words: dict[str, Node] = {}
-        self._shorthands = dict(shorthands)
 
-    def add_words(self, name: str, words: str, *, fresh: bool = False) -> None:
-        """Names a list, given as `a|b|c`. `fresh`: plain words, none twice in a story."""
-        self._words[name] = Fresh(name, words.split("|")) if fresh else self.compile(f"[{words}]")
+    def add_words(self, name: str, words: str) -> None:
+        """Names a list, given as `a|b|c`."""
+        self._words[name] = self.compile(f"[{words}]")
 
-    def add_fact(self, name: str, values: Sequence[Mapping[str, str]], *, differs_from: str = "") -> None:
+    def add_fact(self, name: str, values: Sequence[Mapping[str, str]]) -> None:
         """Names a fact. Each value maps a form to a template, which may mention this fact and earlier ones."""
-        fact = Fact(name, (), differs_from, tuple(value[""] for value in values))
+        fact = Fact(name, (), tuple(value[""] for value in values))
         self.facts[name] = fact
         fact.values = tuple({form: self.compile(text) for form, text in value.items()} for value in values)
 
@@ -253,8 +213,7 @@ class Language:
         while pos < len(template) and template[pos] not in stops:
             if template[pos] == "{":
                 end = template.index("}", pos)
-                name = template[pos + 1 : end]
-                fact, _, form = self._shorthands.get(name, name).partition(".")
+                fact, _, form = template[pos + 1 : end].partition(".")
                 parts.append(Mention(self.facts[fact], form))
                 pos = end + 1
             elif template[pos] == "<":
