@@ -10,14 +10,14 @@ if TYPE_CHECKING:
 
 
 def check_samples(model: LanguageModel, count: int = 100, seed: int = 0) -> dict[str, Any]:
-    """Samples `count` stories at temperature 1 from the start of a document, and checks each.
+    """Samples `count` stories as the run's `[sample]` section says, from the start of a document, and checks each.
 
     Returns `{"passed", "of", "problems": {problem: how many stories have it}}`.
     """
     # Compiling the grammar takes a moment, and only runs on stories need it.
     from jslm.data.stories import check_story
 
-    stories = model.generate("", num_samples=count, max_new_tokens=400, temperature=1.0, seed=seed)
+    stories = model.generate("", num_samples=count, seed=seed)
     problems: Counter[str] = Counter()
     passed = 0
     for story in stories:

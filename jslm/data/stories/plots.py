@@ -206,10 +206,10 @@ EARN_BEATS: dict[str, list[str]] = {
 }
 CLOSING_BEATS: dict[str, list[str]] = {
     "evening": [
-        "Then {weather.end}, and {hero} and {helper} took the {adj} {thing} to {thing.use}.",
+        "Then {weather.end} {place}, and {hero} and {helper} took the {adj} {thing} to {thing.use}.",
         "When {weather.end}, {hero} asked {helper} to come and {thing.use}.",
         "At last {weather.end}, and {hero} and {helper} sat {place} with the {adj} {thing} and ate <food>.",
-        "That night {weather.end}, and {hero} dreamed of {helper} and the {adj} {thing}.",
+        "That night {weather.end} {place}, and {hero} dreamed of {helper} and the {adj} {thing}.",
     ],
 }
 BEATS = OPENING_BEATS | STUCK_BEATS | LOST_BEATS | GIFT_BEATS | SHARE_BEATS | NOISE_BEATS | EARN_BEATS | CLOSING_BEATS
