@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from jslm.errors import JslmError
-from jslm.tokenizer import UNKNOWN, BpeTokenizer, Tokenizer
+from jslm.tokenizer import UNKNOWN, Tokenizer
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -66,6 +66,15 @@ class Vocabulary:
     add_space_prefix: bool = False
 
 
+class _HasTokenizerJson(Protocol):
+    def tokenizers_json(self) -> str: ...
+
+
+class _HasScores(Protocol):
+    pieces: Sequence[str]
+    scores: Sequence[float]
+
+
 def write_vocabulary(writer: GGUFWriter, tokenizer: Tokenizer, *, starts_documents: bool) -> None:
     """Adds the keys `tokenizer.ggml.*` to the file's metadata.
 
@@ -86,7 +95,8 @@ def write_vocabulary(writer: GGUFWriter, tokenizer: Tokenizer, *, starts_documen
         writer.add_add_space_prefix(vocabulary.add_space_prefix)
     if vocabulary.unknown_id is not None:
         writer.add_unk_token_id(vocabulary.unknown_id)
-    writer.add_bos_token_id(tokenizer.eot_id)
+    # Tokenizers of other programs may begin documents with a token of their own.
+    writer.add_bos_token_id(getattr(tokenizer, "bos_id", tokenizer.eot_id))
     writer.add_eos_token_id(tokenizer.eot_id)
     writer.add_eot_token_id(tokenizer.eot_id)
     writer.add_add_bos_token(starts_documents)
@@ -95,8 +105,11 @@ def write_vocabulary(writer: GGUFWriter, tokenizer: Tokenizer, *, starts_documen
 
 def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
     """The tokenizer in llama.cpp's terms. Raises JslmError where llama.cpp has nothing that gives the same ids."""
-    if isinstance(tokenizer, BpeTokenizer):
-        vocabulary = from_tokenizer_json(json.loads(tokenizer.tokenizers_json()))
+    if tokenizer.kind in ("bpe", "hf"):
+        vocabulary = from_tokenizer_json(json.loads(cast(_HasTokenizerJson, tokenizer).tokenizers_json()))
+    elif tokenizer.kind == "sentencepiece":
+        scored = cast(_HasScores, tokenizer)
+        vocabulary = from_pieces(scored.pieces, scored.scores, tokenizer.special_tokens)
     elif tokenizer.kind == "gpt2":
         vocabulary = _from_ranks(tokenizer)
     elif tokenizer.kind in ("char", "byte"):
@@ -105,6 +118,20 @@ def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
         raise JslmError(f"GGUF: llama.cpp has no tokenizer like kind {tokenizer.kind!r}; {_ELSE}")
     _check_distinct(vocabulary.tokens)
     return vocabulary
+
+
+def from_pieces(pieces: Sequence[str], scores: Sequence[float], special_tokens: Mapping[str, int]) -> Vocabulary:
+    """SentencePiece's BPE, as in llama2.c's `tokenizer.bin`: `<unk>` is 0 and a byte outside the pieces is `<0x0A>`.
+
+    Spaces in `pieces` may be plain or SentencePiece's own (U+2581). llama.cpp puts one before a text, and takes U+2581
+    in it for another.
+    """
+    tokens = [piece.replace(" ", _SPACE) for piece in pieces]
+    types = [TokenType.BYTE if _BYTE_TOKEN.fullmatch(token) else TokenType.NORMAL for token in tokens]
+    for name, token in special_tokens.items():
+        tokens[token], types[token] = name, TokenType.CONTROL
+    tokens[0], types[0] = "<unk>", TokenType.UNKNOWN
+    return Vocabulary("llama", tokens, types, scores=list(map(float, scores)), unknown_id=0, add_space_prefix=True)
 
 
 def from_tokenizer_json(fields: Mapping[str, Any]) -> Vocabulary:

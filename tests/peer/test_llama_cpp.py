@@ -6,13 +6,17 @@
 from __future__ import annotations
 
 import random
+import struct
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
+from tokenizers import Regex, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer as LibraryTokenizer
 
 from jslm.checkpoint import CheckpointStore
 from jslm.config import config_from_dict
@@ -20,7 +24,15 @@ from jslm.convert.bundle import Bundle
 from jslm.convert.gguf import write
 from jslm.model import param_shapes
 from jslm.sample import LanguageModel
-from jslm.tokenizer import BpeTokenizer, ByteTokenizer, CharTokenizer, Gpt2Tokenizer, Tokenizer, load_tokenizer
+from jslm.tokenizer import (
+    END_OF_TEXT,
+    BpeTokenizer,
+    ByteTokenizer,
+    CharTokenizer,
+    Gpt2Tokenizer,
+    Tokenizer,
+    load_tokenizer,
+)
 from jslm.train import train
 
 llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
@@ -259,6 +271,82 @@ def test_the_same_ids(llama: Callable[..., Llama], kind: str) -> None:
         assert theirs.encode(text, start=True) == [tokenizer.eot_id, *ids]
         assert theirs.model.detokenize(ids).decode() == text
     assert theirs.model.token_eos() == tokenizer.eot_id
+
+
+class Foreign(ByteTokenizer):
+    """A tokenizer of another program, with the vocabulary that its file gives; only its ids are not jslm's own."""
+
+    def __init__(self, vocab_size: int, kind: str, **fields: Any) -> None:
+        super().__init__([f"<|{index}|>" for index in range(vocab_size - 257)])
+        self.__dict__ |= {"kind": kind, **fields}
+
+
+WORD = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+BY_THREE = WORD.replace("{N}|", "{N}{1,3}|")
+
+
+@pytest.mark.parametrize(
+    ("split", "options"),
+    [
+        (pre_tokenizers.Digits(True), {}),
+        (pre_tokenizers.Split(Regex(WORD), "isolated"), {}),
+        (pre_tokenizers.Split(Regex(BY_THREE), "isolated"), {}),
+        (pre_tokenizers.Split(Regex(BY_THREE), "isolated"), {"ignore_merges": True}),
+    ],
+    ids=["smollm", "qwen2", "dbrx", "llama-bpe"],
+)
+def test_ids_of_a_tokenizer_json(llama: Callable[..., Llama], split: Any, options: dict[str, Any]) -> None:
+    level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=isinstance(split, pre_tokenizers.Digits))
+    library = LibraryTokenizer(models.BPE(**options))
+    library.pre_tokenizer = pre_tokenizers.Sequence([split, level])
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=1500, initial_alphabet=alphabet, show_progress=False)
+    library.train_from_iterator(texts()[:500], trainer)
+    foreign = Foreign(library.get_vocab_size(), "hf", tokenizers_json=library.to_str)
+    theirs = llama(random_bundle(foreign, n_layers=1), vocab_only=True)
+    for text in texts():
+        assert theirs.encode(text) == library.encode(text, add_special_tokens=False).ids
+
+
+def test_ids_of_a_llama_tokenizer_json(llama: Callable[..., Llama], assets: Path) -> None:
+    library = LibraryTokenizer.from_file(str(assets / "checkpoints/hf_tiny_random_llama/tokenizer.json"))
+    foreign = Foreign(library.get_vocab_size(), "hf", tokenizers_json=library.to_str)
+    theirs = llama(random_bundle(foreign, n_layers=1), vocab_only=True)
+    for text in texts():
+        # The library takes the spelling of a special token for the token.
+        if "<s>" not in text and "</s>" not in text:
+            assert theirs.encode(text) == library.encode(text, add_special_tokens=False).ids
+
+
+def test_ids_of_a_tokenizer_bin(llama: Callable[..., Llama], assets: Path) -> None:
+    """llama2.c's tokenizer of 512 pieces, against its way of encoding: the best-scored pair is joined first."""
+    data = (assets / "checkpoints/stories260K/tok512.bin").read_bytes()
+    pieces, scores, at = [], [], 4
+    while at < len(data):
+        score, length = struct.unpack_from("<fi", data, at)
+        pieces.append(data[at + 8 : at + 8 + length].decode())
+        scores.append(score)
+        at += 8 + length
+    ids = {piece: index for index, piece in reversed(list(enumerate(pieces)))}
+
+    def encode(text: str) -> list[int]:
+        parts = [" "] * bool(text) + list(text)
+        found = [token for part in parts for token in ([ids[part]] if part in ids else [b + 3 for b in part.encode()])]
+        while True:
+            pairs = [ids.get(pieces[a] + pieces[b]) for a, b in pairwise(found)]
+            known = [(scores[token], -index) for index, token in enumerate(pairs) if token is not None]
+            if not known:
+                return found
+            index = -max(known)[1]
+            found[index : index + 2] = [ids[pieces[found[index]] + pieces[found[index + 1]]]]
+
+    foreign = Foreign(512, "sentencepiece", pieces=pieces, scores=scores)
+    foreign._special_tokens = {"<s>": 1, "</s>": 2, END_OF_TEXT: 2}
+    theirs = llama(random_bundle(foreign, n_layers=1), vocab_only=True)
+    for text in texts():
+        # To llama.cpp, as to SentencePiece, U+2581 is a space.
+        if "\u2581" not in text:
+            assert theirs.encode(text) == encode(text)
 
 
 def test_unknown_characters_are_left_out(llama: Callable[..., Llama]) -> None:
