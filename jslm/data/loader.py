@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Int32, Int64
 
 from jslm.data.packing import NO_TARGET, PackedDocuments
-from jslm.data.shuffle import shuffled_order
+from jslm.data.shuffle import epoch_draws, shuffled_order
 from jslm.data.token_file import TokenFile
 from jslm.errors import JslmError
 
@@ -74,11 +74,12 @@ def make_loader(
 class TrainLoader(Iterator[Batch]):
     """Batches of contiguous windows or of packed documents (see `PackedDocuments`), as a pure function of (seed, step).
 
-    Window w has inputs tokens[w*T : w*T+T] and the same shifted by one as targets, so that every token but the first is
-    a target exactly once an epoch; the last, partial window is padded (inputs 0, targets -1). Row r of the global batch
-    at step s is example s*batch_size + r of an endless stream of epochs, each in an order of its own; batches run
-    across the ends of epochs. Process p takes the p-th contiguous block of rows, so the global batch is the same
-    however many processes there are.
+    A window's inputs are consecutive tokens and its targets the same shifted by one; every token but the first is a
+    target exactly once an epoch. Each epoch cuts the text at places of its own: the first window's length is drawn so
+    that the number of windows stays the same, and the first and last are padded (inputs 0, targets -1). Row r of the
+    global batch at step s is example s*batch_size + r of an endless stream of epochs, each in an order of its own;
+    batches run across the ends of epochs. Process p takes the p-th contiguous block of rows, so the global batch is the
+    same however many processes there are.
 
     `step` is the step of the batch that `next` returns. Call `close` to stop the prefetching thread.
     """
@@ -134,7 +135,7 @@ class TrainLoader(Iterator[Batch]):
     def batch_at(self, step: int) -> Batch:
         """This process's rows of the batch at `step`, whatever the iterator's position: int32 [rows, T] each."""
         first = step * self.batch_size
-        return self._windows.gather(self._examples(first + self._rows.start, first + self._rows.stop))
+        return self._windows.gather(*self._examples(first + self._rows.start, first + self._rows.stop))
 
     def __iter__(self) -> Self:
         return self
@@ -191,14 +192,20 @@ class TrainLoader(Iterator[Batch]):
             self._iterator.close()
             self._iterator = None
 
-    def _examples(self, start: int, stop: int) -> Int64[np.ndarray, " rows"]:
+    def _examples(self, start: int, stop: int) -> Int64[np.ndarray, "2 rows"]:
         blocks = [self._block(number) for number in range(start // _BLOCK, (stop - 1) // _BLOCK + 1)]
         first = start - start // _BLOCK * _BLOCK
-        return np.concatenate(blocks)[first : first + stop - start]
+        return np.concatenate(blocks, axis=1)[:, first : first + stop - start]
 
-    def _compute_block(self, number: int) -> Int64[np.ndarray, " block"]:
+    def _compute_block(self, number: int) -> Int64[np.ndarray, "2 block"]:
+        """Example numbers and their epochs' first lengths."""
         start, stop, size = number * _BLOCK, (number + 1) * _BLOCK, self.examples_per_epoch
-        return shuffled_order(start, stop, size, self.seed) if self.shuffle else np.arange(start, stop) % size
+        positions = np.arange(start, stop)
+        shortest, longest = self._windows.first_lengths
+        if not self.shuffle:
+            return np.stack([positions % size, np.full_like(positions, longest)])
+        first = shortest + epoch_draws(positions // size, longest - shortest + 1, self.seed)
+        return np.stack([shuffled_order(start, stop, size, self.seed), first])
 
 
 def eval_batches(
@@ -235,7 +242,7 @@ def _sequential(
         batch = np.full(batch_size, _NO_WINDOW)
         present = chosen[start : start + batch_size]
         batch[: len(present)] = present
-        yield windows.gather(batch[rows])
+        yield windows.gather(batch[rows], np.full(rows.stop - rows.start, windows.length))
 
 
 def _examples_of(token_file: TokenFile, length: int, packing: Packing) -> _Windows | PackedDocuments:
@@ -243,30 +250,30 @@ def _examples_of(token_file: TokenFile, length: int, packing: Packing) -> _Windo
 
 
 class _Windows:
-    """A token stream as windows of `length` inputs and targets."""
+    """A token stream as windows of `length` inputs and targets, the first of which may be shorter."""
 
     def __init__(self, token_file: TokenFile, length: int) -> None:
         # A plain view: indexing through np.memmap's subclass machinery is several times slower.
         self._tokens = np.asarray(token_file.tokens)
         self.length = length
-        targets = max(0, len(self._tokens) - 1)
-        self.count = -(-targets // length)
-        self._whole = targets // length
-        self._view = (
-            np.lib.stride_tricks.sliding_window_view(self._tokens, length + 1)[::length]
-            if self._whole
-            else np.zeros((0, length + 1), self._tokens.dtype)
-        )
+        self._targets = max(0, len(self._tokens) - 1)
+        self.count = -(-self._targets // length)
 
-    def gather(self, windows: Int64[np.ndarray, " rows"]) -> Batch:
-        inputs = np.zeros((len(windows), self.length), np.int32)
-        targets = np.full((len(windows), self.length), NO_TARGET, np.int32)
-        whole = (windows != _NO_WINDOW) & (windows < self._whole)
-        text = self._view[windows[whole]]
-        inputs[whole], targets[whole] = text[:, :-1], text[:, 1:]
-        for row in np.flatnonzero(windows == self._whole):
-            rest = self._tokens[self._whole * self.length :]
-            inputs[row, : len(rest) - 1], targets[row, : len(rest) - 1] = rest[:-1], rest[1:]
+    @property
+    def first_lengths(self) -> tuple[int, int]:
+        """The shortest and longest first window that leaves their number as it is."""
+        return self._targets % self.length or self.length, self.length
+
+    def gather(self, windows: Int64[np.ndarray, " rows"], first: Int64[np.ndarray, " rows"]) -> Batch:
+        """Windows by number, where the text is cut so that window 0 has `first` targets."""
+        starts = np.where(windows == 0, 0, first + (windows - 1) * self.length)
+        sizes = np.minimum(np.where(windows == 0, first, self.length), self._targets - starts)
+        sizes[windows == _NO_WINDOW] = 0
+        places = starts[:, None] + np.arange(self.length + 1)
+        text = self._tokens[np.clip(places, 0, self._targets)].astype(np.int32)
+        padding = np.arange(self.length) >= sizes[:, None]
+        inputs, targets = text[:, :-1].copy(), text[:, 1:].copy()
+        inputs[padding], targets[padding] = 0, NO_TARGET
         return {"inputs": inputs, "targets": targets}
 
 

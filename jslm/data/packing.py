@@ -46,8 +46,16 @@ class PackedDocuments:
         """Tokens that are predicted, in all rows together."""
         return int(self._sizes.sum())
 
-    def gather(self, rows: Int64[np.ndarray, " rows"]) -> dict[str, Int32[np.ndarray, "rows length"]]:
-        """The rows of these numbers; a negative number gives an empty row."""
+    @property
+    def first_lengths(self) -> tuple[int, int]:
+        """Rows don't depend on where an epoch begins."""
+        return self.length, self.length
+
+    def gather(
+        self, rows: Int64[np.ndarray, " rows"], first: Int64[np.ndarray, " rows"] | None = None
+    ) -> dict[str, Int32[np.ndarray, "rows length"]]:
+        """The rows of these numbers; a negative number gives an empty row. `first` is for windows, see the loader."""
+        del first
         inputs = np.zeros((len(rows), self.length), np.int32)
         targets = np.full((len(rows), self.length), NO_TARGET, np.int32)
         segments = np.zeros((len(rows), self.length), np.int32)

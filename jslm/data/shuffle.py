@@ -31,6 +31,12 @@ def shuffled_order(start: int, stop: int, size: int, seed: int) -> NDArray[np.in
     return order.astype(np.int64)
 
 
+def epoch_draws(epochs: NDArray[np.int64], choices: int, seed: int) -> NDArray[np.int64]:
+    """A number under `choices` for each epoch, by the seed: [n] -> [n]."""
+    keys = _mix(_mix(np.array([~seed & (1 << 64) - 1], np.uint64)) + epochs.astype(np.uint64) * _EPOCH_STRIDE)
+    return (keys % np.uint64(choices)).astype(np.int64)
+
+
 def _feistel(values: NDArray[np.uint64], keys: NDArray[np.uint64], bits: int) -> NDArray[np.uint64]:
     """A permutation of 0..2**bits for each key: values, keys [n] -> [n]."""
     widths = (bits // 2, bits - bits // 2)
