@@ -10,6 +10,17 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+CleanerName = Literal[
+    "emphasis",
+    "footnotes",
+    "gutenberg",
+    "html",
+    "mojibake",
+    "normalize",
+    "page_numbers",
+    "screenplay",
+    "unwrap",
+]
 
 
 class Section(BaseModel):
@@ -23,18 +34,42 @@ class DataConfig(Section):
 
     source: str | list[str] = Field(
         "",
-        description="Text to learn from: a file, a folder, a glob, a list of these (`.txt`, `.md`, `.jsonl`), or "
-        "`stories:20MB` for generated children's stories.",
+        description="Text to learn from: a file, a folder, a glob, an address (`https://`, `hf://`, `s3://`, `gs://`), "
+        "`-` for standard input, `hf-dataset:OWNER/NAME[/CONFIG][:SPLIT]`, `stories:20MB` for generated children's "
+        "stories, or a list of these. `.txt`, `.md`, `.jsonl`, `.json`, `.csv`, `.tsv`, `.parquet`, `.epub` and "
+        "`.html` are read, each also as `.gz` or `.zst` and inside `.zip` and `.tar`.",
     )
     dir: str = Field(
         "", description="Folder of the prepared token files. Empty: `data` inside `run_dir`. Made if it is absent."
     )
-    format: Literal["auto", "text", "jsonl"] = Field(
-        "auto", description="How files are read. `auto`: `.jsonl` a document a line, anything else a document a file."
+    format: Literal["auto", "text", "jsonl", "json", "csv", "tsv", "parquet", "epub", "html"] = Field(
+        "auto",
+        description="How files are read. `auto`: by the ending of their names, and what has no known ending as text. "
+        "Text, EPUB and HTML are a document a file, the others a document a record.",
     )
-    text_field: str = Field("text", description="Key that holds the text in each JSONL line.")
+    encoding: str = Field(
+        "auto",
+        description="Encoding of text files, as Python names it (`utf-8`, `cp1252`). `auto`: by the byte order mark, "
+        "else UTF-8, else what charset-normalizer finds, which is said.",
+    )
+    text_field: str = Field("text", description="Key or column that holds the text of each record.")
+    template: str = Field(
+        "",
+        description="The text of a record from several keys or columns, as in `{title}\\n\\n{text}`, in place of "
+        "`text_field`. An empty value (null) gives nothing; `{{` is a brace.",
+    )
     separator: str = Field(
-        "", description="Text that stands between documents inside a text file, such as `<|endoftext|>`."
+        "",
+        description="Text that stands between documents inside a text file, such as `<|endoftext|>`, or `\\n\\n` for "
+        "blank lines.",
+    )
+    cleaners: list[CleanerName] = Field(
+        default_factory=list,
+        description="What is done to each document, in this order. `gutenberg`: Project Gutenberg's header, licence, "
+        "credits, transcriber's notes and illustration markers go; `page_numbers`; `footnotes`, with their marks; "
+        "`unwrap`: hard-wrapped lines become paragraphs, verse, tables and dialogue stay; `emphasis`: `_italics_` "
+        "lose their marks; `screenplay`: scripts without page furniture, spaces folded; `html`: markup becomes text; "
+        "`mojibake`: text decoded wrongly is mended (ftfy); `normalize`: Unicode NFC, control characters, white space.",
     )
     split: Literal["auto", "document", "position"] = Field(
         "auto",

@@ -1,4 +1,4 @@
-"""`python -m jslm.prepare --config configs/mine.toml [section.key=value ...] [--force]`."""
+"""`python -m jslm.prepare --config configs/mine.toml [section.key=value ...] [--force | --preview N]`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,12 @@ def main(argv: list[str] | None = None) -> int:
     )
     add_config_arguments(parser)
     parser.add_argument("--force", action="store_true", help="make the files again even if they are there")
+    parser.add_argument(
+        "--preview",
+        type=int,
+        metavar="N",
+        help="show the first N documents before and after data.cleaners side by side, and make no files",
+    )
     return run_verb("prepare", parser, argv, _run)
 
 
@@ -24,6 +30,12 @@ def _run(args: argparse.Namespace) -> int:
     if config is None:
         return 0
     # After the arguments, so that --help and mistakes in them are quick.
+    if args.preview is not None:
+        from jslm.prepare.preview import preview
+
+        for line in preview(config.data, args.preview):
+            print(line)
+        return 0
     from jslm.prepare.pipeline import prepare, summary
 
     print(summary(prepare(config, force=args.force)))

@@ -16,6 +16,7 @@ from jslm.errors import JslmError
 from jslm.prepare.encode import MIN_PARALLEL_CHARACTERS, encode_pieces
 from jslm.prepare.lock import folder_lock
 from jslm.prepare.progress import Progress
+from jslm.prepare.removed import Removed, add_removed, removed_lines
 from jslm.prepare.split import Counts, SplitPlan, plan_split
 from jslm.tokenizer import Tokenizer, build_tokenizer, load_tokenizer
 
@@ -109,6 +110,7 @@ def _prepare(config: Config, folder: Path, log: Log) -> PreparedData:
                 "split": plan.by,
                 "end_of_text": plan.end_of_text,
                 "settings": _settings(config),
+                "removed": corpus.removed,
                 "unknown_characters": unknown,
             },
             extra_files=[TOKENIZER_NAME],
@@ -154,6 +156,7 @@ class _Corpus:
         self._config = config
         self._log = log
         self.input_files, self.input_bytes = input_size(config)
+        self.removed: Removed = {}
         self._cache: list[Document] | None = None
 
     def documents(self) -> Iterable[Document]:
@@ -173,6 +176,10 @@ class _Corpus:
                 documents += 1
                 characters += len(document.text)
                 utf8_bytes += size
+                add_removed(self.removed, document)
+                # The size on disk says little of what is compressed there.
+                if cache is not None and utf8_bytes > CACHE_BYTES:
+                    cache = None
                 if cache is not None:
                     cache.append(document)
                 progress.add(size)
@@ -220,7 +227,8 @@ def _open_prepared(config: Config, folder: Path) -> PreparedData:
 
 def _check_settings(config: Config, folder: Path, meta: dict[str, Any]) -> None:
     wanted = _settings(config)
-    made_with = meta.get("settings", {})
+    # A setting that is newer than the files had its default then.
+    made_with = {**_data_settings(DataConfig()), **meta.get("settings", {})}
     has_source = bool(config.data.sources)
     tokenizer_path = config.tokenizer.path
     compares_tokenizer_file = bool(tokenizer_path) and Path(tokenizer_path).exists()
@@ -246,7 +254,9 @@ def _check_settings(config: Config, folder: Path, meta: dict[str, Any]) -> None:
 
 
 def _check_inputs(config: Config, folder: Path, meta: dict[str, Any]) -> None:
-    """Files edited since then mean stale tokens; files that are gone can't be read anyway."""
+    """Files edited since then mean stale tokens; files that are gone can't be read anyway, nor what came by a pipe."""
+    if "-" in config.data.sources:
+        return
     try:
         found = input_size(config.data)
     except JslmError:
@@ -266,9 +276,7 @@ def _remedy(folder: Path) -> str:
 
 def _settings(config: Config) -> dict[str, Any]:
     """The settings that decide what is in the files, by their full key."""
-    settings: dict[str, Any] = {
-        f"data.{key}": value for key, value in config.data.model_dump(mode="json", exclude={"dir", "source"}).items()
-    }
+    settings = _data_settings(config.data)
     settings["data.source"] = list(config.data.sources)
     tokenizer = config.tokenizer
     settings["tokenizer.path"] = tokenizer.path
@@ -278,6 +286,10 @@ def _settings(config: Config) -> dict[str, Any]:
         if tokenizer.kind == "bpe":
             settings["tokenizer.vocab_size"] = tokenizer.vocab_size
     return settings
+
+
+def _data_settings(data: DataConfig) -> dict[str, Any]:
+    return {f"data.{key}": value for key, value in data.model_dump(mode="json", exclude={"dir", "source"}).items()}
 
 
 def summary(prepared: PreparedData) -> str:
@@ -297,4 +309,5 @@ def summary(prepared: PreparedData) -> str:
     lines.append(
         f"vocabulary {tokenizer['vocab_size']:,} ({tokenizer['kind']}); split by {meta['split']}; in {prepared.dir}"
     )
+    lines += removed_lines(meta.get("removed", {}), meta["settings"].get("data.cleaners", []))
     return "\n".join(lines)

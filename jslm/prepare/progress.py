@@ -43,6 +43,9 @@ class Progress:
 
     def _line(self, seconds: float) -> str:
         rate = self._done / seconds
+        # Compressed input is larger than its files say.
+        if self._done > self.total:
+            return f"{self.title}: {self._done / 1e6:.1f} MB, {rate / 1e6:.1f} MB/s"
         left = max(0, self.total - self._done) / rate if rate else 0.0
         return (
             f"{self.title}: {self._done / 1e6:.1f} of {self.total / 1e6:.1f} MB, {rate / 1e6:.1f} MB/s, "

@@ -1,0 +1,40 @@
+"""Cleaners: small pure functions from text to `Cleaned`, chosen and put in order by `data.cleaners`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from jslm.data.cleaners.base import Cleaned
+from jslm.data.cleaners.footnotes import footnotes
+from jslm.data.cleaners.gutenberg import gutenberg
+from jslm.data.cleaners.pages import page_numbers
+from jslm.data.cleaners.plain import emphasis, html, mojibake, normalize
+from jslm.data.cleaners.screenplay import screenplay
+from jslm.data.cleaners.unwrap import unwrap
+
+__all__ = ["CLEANERS", "Cleaned", "apply_cleaners"]
+
+CLEANERS: dict[str, Callable[[str], Cleaned]] = {
+    "emphasis": emphasis,
+    "footnotes": footnotes,
+    "gutenberg": gutenberg,
+    "html": html,
+    "mojibake": mojibake,
+    "normalize": normalize,
+    "page_numbers": page_numbers,
+    "screenplay": screenplay,
+    "unwrap": unwrap,
+}
+
+
+def apply_cleaners(text: str, names: Sequence[str]) -> tuple[str, dict[str, dict[str, int]]]:
+    """The text after each cleaner in turn, and what each of them removed: characters by what they were."""
+    removed: dict[str, dict[str, int]] = {}
+    for name in names:
+        cleaned = CLEANERS[name](text)
+        text = cleaned.text
+        if cleaned.removed:
+            totals = removed.setdefault(name, {})
+            for what, characters in cleaned.removed.items():
+                totals[what] = totals.get(what, 0) + characters
+    return text, removed

@@ -1,0 +1,81 @@
+"""Cleaners for any text: characters and white space, wrong decoding, emphasis marks, markup."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from jslm.data.cleaners.base import Cleaned, Tally
+from jslm.data.readers.markup import html_to_text
+from jslm.data.readers.problems import need
+
+# Control characters but tab and LF, and characters without width or meaning of their own. Zero-width joiners stay:
+# Persian, Hindi and emoji need them. Form feeds and the like are white space, and become line breaks.
+_CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u200b\u2060\ufeff\ufffe\uffff]")
+_LINE_BREAK = re.compile("\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
+_SPACE = re.compile("[\xa0\u2000-\u200a\u202f\u205f\u3000]")
+_LINE_END = re.compile(r"[ \t]+(?=\n|\Z)")
+_BLANK_LINES = re.compile(r"\n{3,}")
+# Typists put two spaces behind a sentence. More of them, or elsewhere, may line up a table.
+_SENTENCE_SPACE = re.compile(r"(?<=[.!?:;,\"'’”)])  (?=\S)")
+_EMPHASIS = re.compile(r"(?<![^\W_])(?P<mark>[_=])(?=[^\s_=])(?P<text>[^_=]*?(?<=[^\s_=]))(?P=mark)(?![^\W_])")
+_NOT_ASCII_LINE = re.compile(r"[^\n]*[^\x00-\x7f\n][^\n]*")
+_MARKUP = re.compile(r"</?[A-Za-z!][^<>]*>|&(?:#\d+|#x[0-9a-fA-F]+|[A-Za-z]\w*);")
+
+
+def normalize(text: str) -> Cleaned:
+    """Unicode NFC, control characters gone, white space in order.
+
+    No-break and typographic spaces become spaces, form feeds and Unicode's line separators line breaks; spaces at line
+    ends go, two spaces behind a sentence become one, empty lines become one, and the text begins and ends with neither.
+    Indentation and runs of spaces inside lines stay: tables and verse need them.
+    """
+    removed = Tally()
+    if not text.isascii():
+        composed = unicodedata.normalize("NFC", text)
+        removed.add("composed characters", len(text) - len(composed))
+        text = _SPACE.sub(" ", composed)
+    text = _LINE_BREAK.sub("\n", text)
+    text = removed.cut(_CONTROL, "control characters", text)
+    length = len(text)
+    text = _LINE_END.sub("", text)
+    text = _SENTENCE_SPACE.sub(" ", text)
+    text = _BLANK_LINES.sub("\n\n", text).strip("\n").rstrip()
+    removed.add("white space", length - len(text))
+    return Cleaned(text, removed)
+
+
+def emphasis(text: str) -> Cleaned:
+    """`_italics_` and `=bold=`, as plain-text books write them, without the marks; snake_case and a=b stay."""
+    removed = Tally()
+    return Cleaned(removed.cut(_EMPHASIS, "marks", text, r"\g<text>"), removed)
+
+
+def mojibake(text: str) -> Cleaned:
+    """UTF-8 that was once decoded as another encoding (`cafÃ©`), mended by ftfy; quotes and ligatures stay as they are.
+
+    Speer 2019, "ftfy: fixes text for you". Counted: the characters of the lines that changed.
+    """
+    if text.isascii():
+        return Cleaned(text)
+    ftfy = need("ftfy", "the cleaner mojibake")
+    changed = 0
+
+    def mend(match: re.Match[str]) -> str:
+        nonlocal changed
+        line = match[0]
+        mended = str(ftfy.fix_encoding(line))
+        if mended != line:
+            changed += len(line)
+        return mended
+
+    text = _NOT_ASCII_LINE.sub(mend, text)
+    return Cleaned(text, {"characters in mended lines": changed} if changed else {})
+
+
+def html(text: str) -> Cleaned:
+    """Markup becomes text as in `html_to_text`; text without a tag or an entity stays as it is."""
+    if not _MARKUP.search(text):
+        return Cleaned(text)
+    plain = html_to_text(text)
+    return Cleaned(plain, {"markup": len(text) - len(plain)})
