@@ -172,7 +172,10 @@ class ModelConfig(Section):
     logit_softcap: float = Field(0.0, ge=0.0, description="Logits become `cap * tanh(logits / cap)`. 0: off.")
     dropout: Fraction = Field(0.0, description="Dropout on embeddings, attention weights and residual branches.")
     init_std: float = Field(
-        0.02, gt=0.0, description="Standard deviation of initial weights; residual projections get it / sqrt(2 layers)."
+        0.0,
+        ge=0.0,
+        description="Standard deviation of initial weights; residual projections get it / sqrt(2 layers). 0: GPT-2's "
+        "0.02 at its width, `0.02 sqrt(768 / d_model)`: narrower models learn far slower from smaller weights.",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Compute type; parameters stay float32. `auto`: the fastest the device is good at."
@@ -239,6 +242,11 @@ class ModelConfig(Section):
         if self.d_ff:
             return self.d_ff
         return -(-8 * self.d_model // 3 // 64) * 64 if self.is_gated else 4 * self.d_model
+
+    @property
+    def initial_std(self) -> float:
+        """Standard deviation of initial weights with the default resolved."""
+        return self.init_std or float(0.02 * (768 / self.d_model) ** 0.5)
 
     @property
     def padded_vocab_size(self) -> int:

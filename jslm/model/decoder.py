@@ -174,7 +174,7 @@ def _layer(layers: Params, index: int) -> Params:
 
 def _boxed_init(config: ModelConfig, key: jax.Array) -> Any:
     def table(rows: int, axes: tuple[str | None, str], key: jax.Array) -> nn.LogicallyPartitioned:
-        value = config.init_std * jax.random.normal(key, (rows, config.d_model), jnp.float32)
+        value = config.initial_std * jax.random.normal(key, (rows, config.d_model), jnp.float32)
         return nn.LogicallyPartitioned(value, axes)
 
     token_key, position_key, layer_key, head_key = jax.random.split(key, 4)

@@ -78,7 +78,7 @@ class Attention(nn.Module):
         head_dim = c.dim_per_head
 
         def project(name: str, heads: int, axis: str) -> Array:
-            y = Linear(heads * head_dim, ("embed", axis), c.init_std, c.qkv_bias, name=name)(x)
+            y = Linear(heads * head_dim, ("embed", axis), c.initial_std, c.qkv_bias, name=name)(x)
             return constrain(y.reshape(batch, length, heads, head_dim), "batch", "length", axis, "head_dim")
 
         q = project("q", c.n_heads, "heads")
@@ -117,9 +117,9 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "batch length d_model"]) -> Float[Array, "batch length d_model"]:
         c = self.config
-        up = Linear(c.hidden_dim, ("embed", "mlp"), c.init_std, c.mlp_bias, name="up")(x)
+        up = Linear(c.hidden_dim, ("embed", "mlp"), c.initial_std, c.mlp_bias, name="up")(x)
         if c.is_gated:
-            gate = Linear(c.hidden_dim, ("embed", "mlp"), c.init_std, c.mlp_bias, name="gate")(x)
+            gate = Linear(c.hidden_dim, ("embed", "mlp"), c.initial_std, c.mlp_bias, name="gate")(x)
             hidden = _activate(c.activation, gate) * up
         else:
             hidden = _activate(c.activation, up)
@@ -160,7 +160,7 @@ class Block(nn.Module):
 
 def residual_std(config: ModelConfig) -> float:
     """Radford et al. 2019, section 2.3: residual projections start smaller, by sqrt of their number."""
-    return float(config.init_std / (2 * config.n_layers) ** 0.5)
+    return float(config.initial_std / (2 * config.n_layers) ** 0.5)
 
 
 def _residual(x: Array) -> Array:

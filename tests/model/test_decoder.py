@@ -27,7 +27,15 @@ from jslm.model import (
 )
 
 VOCAB = 53
-SHAPE = {"n_layers": 3, "d_model": 16, "n_heads": 4, "d_ff": 24, "context_length": 8, "vocab_size": VOCAB}
+SHAPE = {
+    "init_std": 0.02,
+    "n_layers": 3,
+    "d_model": 16,
+    "n_heads": 4,
+    "d_ff": 24,
+    "context_length": 8,
+    "vocab_size": VOCAB,
+}
 GPT2 = {
     "n_layers": 12,
     "d_model": 768,
