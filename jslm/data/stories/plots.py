@@ -68,7 +68,7 @@ LOST_BEATS: dict[str, list[str]] = {
     "search": [
         "All day {hero} looked for the {thing}, but found only a <noun>.",
         "So {hero} looked under a <noun> and behind a <noun>, but found no {thing}.",
-        "Where was it? {hero} asked a <beast>, but the <beast> had seen no {thing}.",
+        "Where was it? So {hero} asked a <beast>, who had seen no {thing}.",
     ],
     "remember": [
         '"Think back, {hero}," said {helper}. "Last night I {hide}," <said> {hero}.',
