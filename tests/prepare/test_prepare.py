@@ -166,6 +166,38 @@ def test_known_bits_are_summed(tmp_path: Path) -> None:
     assert again.meta["train"] == prepared.meta["train"]
 
 
+def test_what_cleaners_removed_is_said_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "a.jsonl"
+    source.write_text("".join(json.dumps({"text": f"_Document_ {n}.  \n"}) + "\n" for n in range(40)))
+    config = make_config(tmp_path, source, cleaners=["emphasis", "footnotes", "normalize"])
+    prepared = prepare(config, log=silent)
+    assert documents_of(prepared, "val")[0].startswith("Document ")
+    assert prepared.meta["removed"] == {"emphasis": {"marks": 80}, "normalize": {"white space": 120}}
+    assert prepared.meta["settings"]["data.cleaners"] == ["emphasis", "footnotes", "normalize"]
+    assert pipeline.summary(prepared).splitlines()[-3:] == [
+        "cleaner emphasis: marks 80 character(s)",
+        "cleaner footnotes: nothing",
+        "cleaner normalize: white space 120 character(s)",
+    ]
+    monkeypatch.setattr(pipeline, "CACHE_BYTES", 0)
+    assert prepare(config, force=True, log=silent).meta == prepared.meta
+    with pytest.raises(JslmError, match=r"made with data\.cleaners = \['emphasis', 'footnotes', 'normalize'\], but"):
+        ensure_prepared(make_config(tmp_path, source), log=silent)
+
+
+def test_files_older_than_a_setting_have_its_default(tmp_path: Path) -> None:
+    source = tmp_path / "a.jsonl"
+    write_documents(source, 40)
+    prepared = prepare(make_config(tmp_path, source), log=silent)
+    path = prepared.dir / "meta.json"
+    meta = json.loads(path.read_text())
+    del meta["settings"]["data.cleaners"]
+    path.write_text(json.dumps(meta))
+    ensure_prepared(make_config(tmp_path, source), log=silent)
+    with pytest.raises(JslmError, match=r"made with data\.cleaners = \[\], but"):
+        ensure_prepared(make_config(tmp_path, source, cleaners=["normalize"]), log=silent)
+
+
 def test_too_little_text(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     for text, expected in (("a", "0 token(s) are left for training"), ("abc", "1 token(s) are left for validation")):

@@ -64,7 +64,7 @@ _BRACKETED_NOTE = re.compile(
     re.IGNORECASE,
 )
 _ILLUSTRATION = re.compile(
-    r"\[(?:Illustrations?|Picture|Vignette|Frontispiece|Image|Decoration|Blank Page)(?![\w-])"
+    r"\[(?:Illustrations?|Picture|Vignette|Frontispiece(?=[\]:])|Image|Decoration|Blank Page)(?![\w-])"
     r"(?:[^\[\]]|\[[^\[\]]*\])*\]",
     re.IGNORECASE,
 )
@@ -85,7 +85,7 @@ def gutenberg(text: str) -> Cleaned:
     books = []
     for book in _books(text, removed):
         book = removed.cut(_BRACKETED_NOTE, "transcriber's notes", book)
-        book = _strip_tail(_strip_head(book, removed), removed)
+        book = _strip_head(_strip_tail(book, removed), removed)
         books.append(_strip_illustrations(book, removed))
     return Cleaned("\n\n\n".join(filter(None, books)), removed)
 
@@ -125,11 +125,12 @@ def _strip_head(book: str, removed: Tally) -> str:
             break
         paragraph = book[position : gap.end()]
         # Some notes stand in a box of +, - and |.
-        if _NOTES.match(book, position + len(paragraph) - len(paragraph.lstrip(" \t\n+|*=_-"))):
-            end = _WIDE_GAP.search(book, gap.start(), _HEAD)
-            stop = end.end() if end else gap.end()
-            removed.add("transcriber's notes", stop - position)
-            position = stop
+        heading = _NOTES.match(book, position + len(paragraph) - len(paragraph.lstrip(" \t\n+|*=_-")))
+        if heading:
+            end = _notes_end(book, heading)
+            end = end if end - position < _HEAD else gap.end()
+            removed.add("transcriber's notes", end - position)
+            position = end
             continue
         if _CREDITS.search(paragraph.strip()):
             removed.add("credits", len(paragraph))
@@ -143,22 +144,11 @@ def _strip_tail(book: str, removed: Tally) -> str:
     """Without the notes at the end, and credits in the last paragraphs."""
     start = max(0, len(book) - _TAIL)
     tail = book[start:]
-    notes = _NOTES_LINE.search(tail)
-    if notes:
-        end = notes.end()
-        # The notes may come in parts with wide gaps between; what does not speak of pages and errors is the book's.
-        while gap := _WIDE_GAP.search(tail, end):
-            following = _WIDE_GAP.search(tail, gap.end())
-            part = tail[gap.end() : following.start() if following else len(tail)]
-            is_first = not tail[notes.end() : gap.start()].strip()
-            if part.strip() and not is_first and len(_NOTE_WORDS.findall(part)) * _CHARACTERS_A_NOTE_WORD < len(part):
-                break
-            end = gap.end() + len(part)
-        else:
-            end = len(tail)
+    while notes := _NOTES_LINE.search(tail):
+        end = _notes_end(tail, notes)
         removed.add("transcriber's notes", end - notes.start())
-        head = tail[: notes.start()].rstrip()
-        book = book[:start] + _RULES_AT_END.sub("", head) + "\n\n\n" + tail[end:].lstrip()
+        tail = _RULES_AT_END.sub("", tail[: notes.start()].rstrip()) + "\n\n\n" + tail[end:].lstrip("\n")
+    book = book[:start] + tail
     for _ in range(_TAIL_PARAGRAPHS):
         stripped = book.rstrip()
         last = stripped.rfind("\n\n") + 1
@@ -167,6 +157,25 @@ def _strip_tail(book: str, removed: Tally) -> str:
         removed.add("credits", len(book) - last)
         book = stripped[:last]
     return book.strip("\n")
+
+
+def _notes_end(text: str, heading: re.Match[str]) -> int:
+    """Where the notes under a heading end: at a gap of two empty lines or more, or with the text.
+
+    They may come in several parts; a further one that does not speak of pages and errors is the book's.
+    """
+    end = heading.end()
+    # The note itself may stand on the heading's line.
+    is_first = not heading[0].partition(":")[2].strip(" |*_=")
+    while gap := _WIDE_GAP.search(text, end):
+        if text[end : gap.start()].strip():
+            is_first = False
+        following = _WIDE_GAP.search(text, gap.end())
+        part = text[gap.end() : following.start() if following else len(text)]
+        if not is_first and len(_NOTE_WORDS.findall(part)) * _CHARACTERS_A_NOTE_WORD < len(part):
+            return gap.end()
+        end, is_first = gap.end() + len(part), False
+    return len(text)
 
 
 def _strip_illustrations(book: str, removed: Tally) -> str:

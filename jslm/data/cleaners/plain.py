@@ -18,7 +18,9 @@ _LINE_END = re.compile(r"[ \t]+(?=\n|\Z)")
 _BLANK_LINES = re.compile(r"\n{3,}")
 # Typists put two spaces behind a sentence. More of them, or elsewhere, may line up a table.
 _SENTENCE_SPACE = re.compile(r"(?<=[.!?:;,\"'’”)])  (?=\S)")
-_EMPHASIS = re.compile(r"(?<![^\W_])(?P<mark>[_=])(?=[^\s_=])(?P<text>[^_=]*?(?<=[^\s_=]))(?P=mark)(?![^\W_])")
+_EMPHASIS = re.compile(
+    r"(?<![^\W_])(?<![_=])(?P<mark>[_=])(?=[^\s_=])(?P<text>[^_=]*?(?<=[^\s_=]))(?P=mark)(?![^\W_])(?![_=])"
+)
 _NOT_ASCII_LINE = re.compile(r"[^\n]*[^\x00-\x7f\n][^\n]*")
 _MARKUP = re.compile(r"</?[A-Za-z!][^<>]*>|&(?:#\d+|#x[0-9a-fA-F]+|[A-Za-z]\w*);")
 

@@ -15,6 +15,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, Protocol, cast
 
@@ -83,11 +84,13 @@ def open_plain(
     if depth > _MAX_DEPTH:
         raise JslmError(f"{label}: archives inside archives, {_MAX_DEPTH} deep; unpack it")
     if lower.endswith(".tgz"):
-        yield from open_plain(_ForwardOnly(gzip.GzipFile(fileobj=stream)), f"{name[:-4]}.tar", label, on_bad, depth + 1)
+        yield from open_plain(
+            _forward(gzip.GzipFile(fileobj=stream, mode="rb")), f"{name[:-4]}.tar", label, on_bad, depth + 1
+        )
     elif lower.endswith(".gz"):
-        yield from open_plain(_ForwardOnly(gzip.GzipFile(fileobj=stream)), name[:-3], label, on_bad, depth + 1)
+        yield from open_plain(_forward(gzip.GzipFile(fileobj=stream, mode="rb")), name[:-3], label, on_bad, depth + 1)
     elif lower.endswith(".zst"):
-        yield from open_plain(_ForwardOnly(_Zstandard(stream, label)), name[:-4], label, on_bad, depth + 1)
+        yield from open_plain(_forward(_Zstandard(stream, label)), name[:-4], label, on_bad, depth + 1)
     elif lower.endswith(_ARCHIVES):
         found = False
         for member, inner in _zip(stream, label) if lower.endswith(".zip") else _tar(stream):
@@ -99,19 +102,20 @@ def open_plain(
         yield stream, name, label
 
 
-def seekable(stream: BinaryIO) -> BinaryIO:
-    """The stream, or a temporary copy where it can only be read forwards; the copy is deleted when it is closed."""
+@contextmanager
+def seekable(stream: BinaryIO) -> Iterator[BinaryIO]:
+    """The stream, or a temporary copy where it can only be read forwards."""
     if stream.seekable():
-        return stream
-    # No context manager: whoever reads it needs it open.
-    copy = tempfile.SpooledTemporaryFile(_SPOOL_BYTES)  # noqa: SIM115
-    shutil.copyfileobj(stream, copy)
-    copy.seek(0)
-    return cast(BinaryIO, copy)
+        yield stream
+        return
+    with tempfile.SpooledTemporaryFile(_SPOOL_BYTES) as copy:
+        shutil.copyfileobj(stream, copy)
+        copy.seek(0)
+        yield cast(BinaryIO, copy)
 
 
 def _zip(stream: BinaryIO, label: str) -> Iterator[tuple[BinaryIO, str]]:
-    with zipfile.ZipFile(seekable(stream)) as archive:
+    with seekable(stream) as file, zipfile.ZipFile(file) as archive:
         for inner in sorted(filter(is_member, archive.namelist())):
             if archive.getinfo(inner).flag_bits & 1:
                 raise JslmError(f"{label}:{inner}: locked with a password; unpack it")
@@ -125,12 +129,16 @@ def _tar(stream: BinaryIO) -> Iterator[tuple[BinaryIO, str]]:
             # The library remembers each member, which adds up over millions.
             archive.members = []  # type: ignore[attr-defined]
             if info.isfile() and is_member(info.name) and (member := archive.extractfile(info)):
-                yield cast(BinaryIO, member), info.name
+                yield _forward(member), info.name
 
 
 def is_member(name: str) -> bool:
     """Whether an archive's member is read; macOS adds files of its own under `__MACOSX`."""
     return is_readable_name(name) and not name.startswith("__MACOSX/")
+
+
+def _forward(reader: _Reader) -> BinaryIO:
+    return cast(BinaryIO, _ForwardOnly(reader))
 
 
 class _Reader(Protocol):
@@ -168,7 +176,7 @@ class _Zstandard:
                 return data
 
 
-class _ForwardOnly(io.RawIOBase, BinaryIO):
+class _ForwardOnly(io.RawIOBase):
     """What a decompressor gives, read forwards alone: each step back would start over from the beginning."""
 
     def __init__(self, reader: _Reader) -> None:

@@ -79,6 +79,8 @@ class _Layout:
                 self._write(node.text_content or "", pre_depth > 0)
             elif tag[0:1] not in ("_", "-", "!") and tag not in _UNSEEN:
                 self._edge(tag)
+                if tag in ("td", "th") and self._owed == 0:
+                    self._put("\t")
                 child = node.child
                 if child is not None:
                     open_nodes.append((node, tag))
@@ -94,9 +96,6 @@ class _Layout:
             self._break(2)
         elif tag in _LINES:
             self._break(1)
-        elif tag in ("td", "th") and self._parts and self._owed == 0:
-            self._parts.append("\t")
-            self._space = False
 
     def _break(self, count: int) -> None:
         self._space = False
@@ -133,7 +132,7 @@ def read_epub(stream: BinaryIO, name: str, config: DataConfig, on_bad: OnBad) ->
     EPUB 3.3, sections 4 (container), 5.6 (manifest) and 5.7 (spine). Memory: the book. Raises JslmError: no EPUB, a
     locked one.
     """
-    with zipfile.ZipFile(seekable(stream)) as archive:
+    with seekable(stream) as file, zipfile.ZipFile(file) as archive:
         names = set(archive.namelist())
         if _ENCRYPTION in names and _LOCKS.search(archive.read(_ENCRYPTION)):
             raise JslmError(f"{name}: the book is locked (DRM); leave it out of data.source")

@@ -89,7 +89,7 @@ def _find_dataset(source: str) -> list[tuple[str, int]]:
             f"data.source = {source!r} is not a dataset id; write hf-dataset:OWNER/NAME, "
             "hf-dataset:OWNER/NAME/CONFIG or hf-dataset:OWNER/NAME/CONFIG:SPLIT"
         )
-    root = f"hf://datasets/{match['id']}@{_PARQUET_BRANCH.replace('/', '%2F')}"
+    root = f"hf://datasets/{match['id']}@{_PARQUET_BRANCH}"
     system, path = _file_system(root)
     config = match["config"] or _only(_folders(system, path, source), "default", source, "/CONFIG")
     split = match["split"] or "train"
@@ -121,13 +121,21 @@ def _attempt(address: str, action: Callable[[], T]) -> T:
         return action()
     except JslmError:
         raise
-    except FileNotFoundError:
-        raise JslmError(f"data.source: {address} does not exist, or is not open to you") from None
+    except FileNotFoundError as error:
+        cause = error.__cause__
+        # fsspec says of all that fails on the web that it is not there.
+        if getattr(cause, "status", 404) != 404 or (isinstance(cause, OSError) and cause.errno):
+            raise JslmError(f"{address}: cannot be read: {_one_line(cause)}") from None
+        remedy = "; a set that the Hub has not converted is read by its files, as in hf://datasets/OWNER/NAME/*.jsonl"
+        raise JslmError(
+            f"data.source: {address} does not exist, or is not open to you"
+            + (remedy if address.startswith("hf-dataset:") else "")
+        ) from None
     except Exception as error:
         raise JslmError(f"{address}: cannot be read: {_one_line(error)}") from None
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException | None) -> str:
     text = " ".join(str(error).split())[:300]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
