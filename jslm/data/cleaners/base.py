@@ -19,8 +19,8 @@ class Tally(dict[str, int]):
     """Counts what is removed; a name without anything removed does not appear."""
 
     def add(self, name: str, characters: int) -> None:
-        """Counts `characters` more under `name`."""
-        if characters:
+        """Counts `characters` more under `name`; a text that grew has lost none."""
+        if characters > 0:
             self[name] = self.get(name, 0) + characters
 
     def cut(self, pattern: re.Pattern[str], name: str, text: str, replacement: str = "") -> str:

@@ -9,15 +9,17 @@ from jslm.data.cleaners.base import Cleaned, Tally
 _LABEL = r"\d{1,4}|[A-Z]|[*†‡§]{1,4}"
 # A note in brackets of its own, over several paragraphs perhaps: [Footnote 1: ...].
 _BRACKETED = re.compile(
-    rf"[ \t]*\[Footnote[ ]?(?P<label>{_LABEL})?[:.]?(?![\w-])(?:[^\[\]]|\[[^\[\]]*\])*\][ \t]*\n*", re.IGNORECASE
+    rf"(?<![ \t])[ \t]*+\[Footnote[ ]?(?P<label>{_LABEL})?[:.]?(?![\w-])(?:[^\[\]]++|\[[^\[\]]*+\])*+\][ \t]*\n*",
+    re.IGNORECASE,
 )
-_SIDENOTE = re.compile(r"[ \t]*\[Sidenote:(?:[^\[\]]|\[[^\[\]]*\])*\][ \t]*\n*", re.IGNORECASE)
+_SIDENOTE = re.compile(r"(?<![ \t])[ \t]*+\[Sidenote:(?:[^\[\]]++|\[[^\[\]]*+\])*+\][ \t]*\n*", re.IGNORECASE)
 # A paragraph that begins with its mark: "[1] See page 3." or "{1} See page 3.".
 _PARAGRAPH = re.compile(
     rf"(?:\A|(?<=\n\n))[ \t]*(?P<mark>\[(?:{_LABEL})\]|\{{(?:{_LABEL})\}}):?[ \t]+\S(?:[^\n]|\n(?![ \t]*(?:\n|\Z)))*\n*"
 )
 # A mark behind a word, as in "word[1]" and "word {1}".
 _MARK = re.compile(rf"(?<=[^\s\[{{])[ ]?(?P<mark>\[(?:{_LABEL})\]|\{{(?:{_LABEL})\}})")
+_ANY_LABEL = re.compile(rf"[\[{{](?:{_LABEL})[\]}}]")
 _HEADING = re.compile(r"(?:\A|(?<=\n))[ \t]*(?:FOOTNOTES?|NOTES)[:.]?[ \t]*\n+(?=\S|\Z)", re.IGNORECASE)
 
 
@@ -28,9 +30,12 @@ def footnotes(text: str) -> Cleaned:
     a text about programs stays. Margin notes `[Sidenote: ...]` go too.
     """
     removed = Tally()
-    if "[" not in text and "{" not in text:
+    lower = text.lower()
+    has_side_notes = "[sidenote" in lower
+    has_labels = _ANY_LABEL.search(text) is not None
+    if not has_labels and not has_side_notes and "[footnote" not in lower:
         return Cleaned(text)
-    pointed_at = {match["mark"] for match in _MARK.finditer(text)}
+    pointed_at = {match["mark"] for match in _MARK.finditer(text)} if has_labels else set()
     gone: set[str] = set()
 
     def bracketed(match: re.Match[str]) -> str:
@@ -52,10 +57,11 @@ def footnotes(text: str) -> Cleaned:
         removed.add("marks", len(match[0]))
         return ""
 
-    text = _BRACKETED.sub(bracketed, text)
+    if "[footnote" in lower:
+        text = _BRACKETED.sub(bracketed, text)
     if pointed_at:
         text = _PARAGRAPH.sub(paragraph, text)
     if gone:
         text = _MARK.sub(mark, text)
         text = removed.cut(_HEADING, "headings", text)
-    return Cleaned(removed.cut(_SIDENOTE, "side notes", text), removed)
+    return Cleaned(removed.cut(_SIDENOTE, "side notes", text) if has_side_notes else text, removed)

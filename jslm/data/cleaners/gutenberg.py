@@ -60,15 +60,15 @@ _NOTE_WORDS = re.compile(
 )
 _CHARACTERS_A_NOTE_WORD = 250
 _BRACKETED_NOTE = re.compile(
-    r"\s*\[(?:Transcriber|Transcription)(?:['’]?s?['’]?)?\s+(?:Note|Comment)s?\b(?:[^\[\]]|\[[^\[\]]*\])*\]",
+    r"\[(?:Transcriber|Transcription)(?:['’]?s?['’]?)?\s+(?:Note|Comment)s?\b(?:[^\[\]]++|\[[^\[\]]*+\])*+\]",
     re.IGNORECASE,
 )
 _ILLUSTRATION = re.compile(
     r"\[(?:Illustrations?|Picture|Vignette|Frontispiece(?=[\]:])|Image|Decoration|Blank Page)(?![\w-])"
-    r"(?:[^\[\]]|\[[^\[\]]*\])*\]",
+    r"(?:[^\[\]]++|\[[^\[\]]*+\])*+\]",
     re.IGNORECASE,
 )
-_RULES_AT_END = re.compile(r"(?:\n[ \t]*(?:[-*_=+|][ \t]*){3,})+\s*\Z")
+_RULES_AT_END = re.compile(r"(?:\n[ \t]*+(?:[-*_=+|][ \t]*+){3,}+)+\s*\Z")
 _BLANK_LINE = re.compile(r"\n(?:[ \t]*\n)+")
 _WIDE_GAP = re.compile(r"\n(?:[ \t]*\n){2,}")
 

@@ -7,14 +7,15 @@ import re
 from jslm.data.cleaners.base import Cleaned, Tally
 
 # Written as nothing else would be: [Page 12], {pg 12}, - 12 -, a form feed with a number.
-_MARKED = re.compile(
-    r"[ \t]?(?:\[(?:p\.|pp?g\.?|page)[ ]?(?:\d{1,4}|[ivxlc]{1,7})\]|\{(?:p\.|pg\.?|page)[ ]?\d{1,4}\})"
-    r"|(?<=\n)[ \t]*(?:[-–—~][ ]?\d{1,4}[ ]?[-–—~]|page[ ]\d{1,4}(?:[ ]of[ ]\d{1,4})?)[ \t]*(?=\n|\Z)"
-    r"|\f[ \t]*\d{1,4}[ \t]*(?=\n|\Z)",
-    re.IGNORECASE,
+_INLINE = re.compile(
+    r"[ \t]?(?:\[(?:p\.|pp?g\.?|page)[ ]?(?:\d{1,4}|[ivxlc]{1,7})\]|\{(?:p\.|pg\.?|page)[ ]?\d{1,4}\})", re.IGNORECASE
 )
+_LINES = re.compile(
+    r"\n[ \t]*+(?:[-–—~][ ]?\d{1,4}[ ]?[-–—~]|page[ ]\d{1,4}(?:[ ]of[ ]\d{1,4})?)[ \t]*(?=\n|\Z)", re.IGNORECASE
+)
+_FORM_FEED = re.compile(r"\f[ \t]*\d{1,4}[ \t]*(?=\n|\Z)")
 # A number alone on a line: a page's, a chapter's, a year.
-_BARE = re.compile(r"(?<=\n)\n*[ \t]*\[?(?P<number>\d{1,4})\]?[ \t]*(?=\n|\Z)")
+_BARE = re.compile(r"(?<!\n)(?P<gap>\n++)[ \t]*+\[?(?P<number>\d{1,4})\]?[ \t]*(?=\n|\Z)")
 _NEWLINES = re.compile(r"\n*")
 _MIN_BARE = 3
 _MAX_STEP = 3
@@ -28,7 +29,11 @@ def page_numbers(text: str) -> Cleaned:
     in two by one becomes whole.
     """
     removed = Tally()
-    text = removed.cut(_MARKED, "marked page numbers", text)
+    lower = text.lower()
+    if "[p" in lower or "{p" in lower:
+        text = removed.cut(_INLINE, "marked page numbers", text)
+    text = removed.cut(_LINES, "marked page numbers", text, "\n")
+    text = removed.cut(_FORM_FEED, "marked page numbers", text)
     numbers = list(_BARE.finditer(text))
     if len(numbers) < _MIN_BARE:
         return Cleaned(text, removed)
@@ -39,12 +44,12 @@ def page_numbers(text: str) -> Cleaned:
     parts: list[str] = []
     position = 0
     for match, is_cut in zip(rising, cuts, strict=True):
-        before, end = text[position : match.start()], match.end()
+        before, end = text[position : match.end("gap")], match.end()
         if is_cut:
             before = before.rstrip() + "\n"
             end = _NEWLINES.match(text, end).end()  # type: ignore[union-attr]
         parts.append(before)
-        removed.add("page numbers", match.end() - match.start())
+        removed.add("page numbers", match.end() - match.end("gap"))
         position = end
     parts.append(text[position:])
     return Cleaned("".join(parts), removed)

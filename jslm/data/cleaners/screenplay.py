@@ -20,7 +20,7 @@ _GOES_ON = rf"\((?:CONT{_APOSTROPHE}?D\.?|CONT\.|CONTINUED|CONTINUING|continuing
 _SPEECH_GOES_ON_BELOW = re.compile(rf"(?<=\S)\n *{_GOES_ON}(?=\n)")
 _SPEECH_GOES_ON = re.compile(rf"{_GOES_ON}$", re.MULTILINE)
 # Behind an empty line: directly under a name it would be what someone says.
-_PAGE_NUMBER = re.compile(r"\n\n+ *(?:Page )?-? ?\d{1,3}[A-Z]? ?[.-]?(?=\n|\Z)")
+_PAGE_NUMBER = re.compile(r"(?<!\n)\n\n++ *+(?:Page )?-? ?\d{1,3}[A-Z]? ?[.-]?(?=\n|\Z)")
 _REVISION = re.compile(
     r"\b(?:[Rr]ev(?:ised|ision|\.)?|REV(?:ISED|ISION|\.)?|[Dd]raft|DRAFT)\b"
     r"[^\n]{0,50}?\d{1,2}[/.-]\d{1,2}[/.-]\d{2,4}[^\n]{0,40}$",
@@ -38,6 +38,7 @@ _NAME = re.compile(
     r"(?:Mc|Mac|De|Di|Du|Le|La|O['’])?[A-Z0-9#](?=[^a-z]*[A-Z]|['’])[^a-z!?:]{0,38}?(?: ?\([^)]*\))?(?<!\.)"
     r"|[A-Z .]+ [JS]R\."
 )
+_NAME_PREFIXES = ("Mc", "Mac", "De", "Di", "Du", "Le", "La")
 _SPACES = re.compile(r"  +")
 _BLANK_LINES = re.compile(r"\n(?: *\n){2,}")
 # How much further right than the action a name stands in indented scripts.
@@ -106,11 +107,11 @@ class _Line:
             return _Line("", 0, "blank", 0)
         indent = len(raw) - len(raw.lstrip())
         text = _SPACES.sub(" ", stripped) if "  " in stripped else stripped
-        if "T" in text and (scene := _SCENE.match(stripped)):
+        if ("T" in text or "I/E" in text) and (scene := _SCENE.match(stripped)):
             heading = _SPACES.sub(" ", scene["heading"])
             return _Line(heading, indent + scene.start("heading"), "scene", len(text) - len(heading))
-        if text.upper() != text or not any(map(str.isalpha, text)):
-            is_name = text[:2] in ("Mc", "De", "Di", "Du", "Le", "La", "Ma", "O'", "O’") and _NAME.fullmatch(text)
+        if not text.isupper():
+            is_name = text.startswith(_NAME_PREFIXES) and _NAME.fullmatch(text)
             return _Line(text, indent, "capitals" if is_name else "words", 0)
         if _TRANSITION.fullmatch(text):
             return _Line(text, indent, "transition", 0)
