@@ -289,7 +289,9 @@ def _settings(config: Config) -> dict[str, Any]:
 
 
 def _data_settings(data: DataConfig) -> dict[str, Any]:
-    return {f"data.{key}": value for key, value in data.model_dump(mode="json", exclude={"dir", "source"}).items()}
+    # Packing is the loader's: the files are the same.
+    values = data.model_dump(mode="json", exclude={"dir", "source", "packing"})
+    return {f"data.{key}": value for key, value in values.items()}
 
 
 def summary(prepared: PreparedData) -> str:

@@ -309,14 +309,15 @@ def _every(interval: int, step: int) -> bool:
 
 @contextlib.contextmanager
 def _stop_signals() -> Iterator[_StopFlag]:
-    """Notes SIGTERM and Ctrl-C instead of dying; a second Ctrl-C interrupts at once."""
+    """Notes SIGTERM and Ctrl-C instead of dying; Ctrl-C after either interrupts at once."""
     flag = _StopFlag()
 
     def note(number: int, _frame: Any) -> None:
-        if flag.signal is not None:
+        # Launchers pass SIGTERM on as well as send it, so a second one must not cost the checkpoint.
+        if flag.signal is not None and number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             raise KeyboardInterrupt
-        flag.signal = number
+        flag.signal = flag.signal or number
 
     try:
         before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
