@@ -145,9 +145,7 @@ def test_chunk_length(batch: int, length: int, padded: int, asked: int, chunk: i
 
 
 def test_loss_sums_chunks_alike_and_starts_at_a_guess() -> None:
-    config = ModelConfig(
-        n_layers=1, d_model=16, n_heads=2, d_ff=32, context_length=12, vocab_size=VOCAB, init_std=0.02
-    )
+    config = ModelConfig(n_layers=1, d_model=16, n_heads=2, d_ff=32, context_length=12, vocab_size=VOCAB, init_std=0.02)
     params = init_params(config, jax.random.key(0))
     inputs = jnp.asarray(np.random.default_rng(1).integers(0, VOCAB, (BATCH, LENGTH)), jnp.int32)
     _, _, targets = make()
