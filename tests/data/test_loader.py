@@ -36,7 +36,7 @@ def loader(count: int, context: int = 4, batch: int = 4, **settings: Any) -> Tra
 
 
 def flat(batches: list[Batch], key: str) -> NDArray[np.int32]:
-    return np.concatenate([batch[key].ravel() for batch in batches])  # type: ignore[literal-required]
+    return np.concatenate([batch[key].ravel() for batch in batches])
 
 
 def targets_of_examples(source: TrainLoader, start: int, stop: int) -> list[tuple[int, ...]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -97,7 +98,7 @@ def test_validation_takes_every_row_once() -> None:
 
 
 @pytest.mark.parametrize("position", ["rope", "learned"])
-def test_documents_of_a_row_do_not_see_each_other(position: str) -> None:
+def test_documents_of_a_row_do_not_see_each_other(position: Literal["rope", "learned"]) -> None:
     config = ModelConfig(
         n_layers=2,
         d_model=16,
@@ -105,7 +106,7 @@ def test_documents_of_a_row_do_not_see_each_other(position: str) -> None:
         context_length=16,
         vocab_size=40,
         position=position,
-        init_std=0.3,  # type: ignore[arg-type]
+        init_std=0.3,
     )
     params = init_params(config, jax.random.key(0))
     packed = PackedDocuments(token_file([5, 6]), 16)
