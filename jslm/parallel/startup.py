@@ -51,7 +51,8 @@ def _runs_on_cluster() -> bool:
 def _use_compilation_cache() -> None:
     import jax
 
-    if os.environ.get("JSLM_COMPILATION_CACHE", "on") == "off" or getattr(jax.config, "jax_compilation_cache_dir", None):
+    chosen = getattr(jax.config, "jax_compilation_cache_dir", None)
+    if chosen or os.environ.get("JSLM_COMPILATION_CACHE", "on") == "off":
         return
     home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     folder = Path(home) / "jslm" / "xla"
