@@ -287,10 +287,11 @@ class _Loop:
         # All processes must stop at the same step, so they ask each other, now and then.
         if self.setup.position.step % self.setup.config.train.log_every:
             return False
-        flags = multihost_utils.process_allgather(np.int32(self.stop.signal or 0))
-        if int(np.max(flags)):
-            self.stop.signal = int(np.max(flags))
-        return self.stop.signal is not None
+        # What they agreed on counts, not the flag: a signal may come while they ask, and then waits for the next time.
+        agreed = int(np.max(multihost_utils.process_allgather(np.int32(self.stop.signal or 0))))
+        if agreed:
+            self.stop.signal = agreed
+        return bool(agreed)
 
     def _write(self, step: int, values: dict[str, Any]) -> None:
         if self.log is not None and self.progress is not None:
