@@ -12,7 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,15 +80,15 @@ def encode_texts(tokenizer: Tokenizer, texts: list[str]) -> list[NDArray[Any]]:
     return [np.asarray(ids, dtype) for ids in tokenizer.encode_batch(texts)]
 
 
-def cut_text(text: str, chunk_characters: int, anywhere: bool) -> Iterator[str]:
+def cut_text(text: str, chunk_characters: int, cuts: Literal["anywhere", "before_spaces", "nowhere"]) -> Iterator[str]:
     """Parts of at least `chunk_characters` whose ids, in a row, are those of `text`.
 
-    `anywhere`: the tokenizer looks at one character at a time. Text with no safe place to cut is left whole.
+    `cuts` is the tokenizer's. Text with no safe place to cut is left whole.
     """
     start = 0
-    while len(text) - start > chunk_characters:
+    while len(text) - start > chunk_characters and cuts != "nowhere":
         cut = start + chunk_characters
-        if not anywhere:
+        if cuts == "before_spaces":
             match = _SAFE_CUT.search(text, cut - 1)
             if match is None:
                 break
@@ -102,19 +102,20 @@ def cut_text(text: str, chunk_characters: int, anywhere: bool) -> Iterator[str]:
 class _Chunk:
     text: str
     piece: Piece
+    begins_piece: bool
     ends_piece: bool
 
 
 def _tasks(pieces: Iterable[Piece], tokenizer: Tokenizer) -> Iterator[list[_Chunk]]:
     """Chunks in groups of about CHUNK_CHARACTERS, so that a task is worth the trip to a worker."""
-    anywhere = tokenizer.kind in ("char", "byte")
     task: list[_Chunk] = []
     size = 0
     for piece in pieces:
         left = len(piece.text)
-        for part in cut_text(piece.text, CHUNK_CHARACTERS, anywhere):
+        for part in cut_text(piece.text, CHUNK_CHARACTERS, tokenizer.cuts):
+            begins = left == len(piece.text)
             left -= len(part)
-            task.append(_Chunk(part, piece, left == 0))
+            task.append(_Chunk(part, piece, begins, left == 0))
             size += len(part)
             if size >= CHUNK_CHARACTERS:
                 yield task
@@ -124,7 +125,10 @@ def _tasks(pieces: Iterable[Piece], tokenizer: Tokenizer) -> Iterator[list[_Chun
 
 
 def _finish(task: list[_Chunk], arrays: list[NDArray[Any]], tokenizer: Tokenizer) -> Iterator[EncodedChunk]:
+    has_own_start = tokenizer.adds_bos and tokenizer.bos_id != tokenizer.eot_id
     for chunk, ids in zip(task, arrays, strict=True):
+        if chunk.begins_piece and chunk.piece.end_of_text and has_own_start:
+            ids = np.insert(ids, 0, tokenizer.bos_id)
         if chunk.ends_piece and chunk.piece.end_of_text:
             ids = np.append(ids, np.asarray([tokenizer.eot_id], ids.dtype))
         bits = chunk.piece.bits if chunk.ends_piece else None

@@ -160,9 +160,9 @@ class LanguageModel:
                 f"prompt is {len(ids)} tokens, the context of this model is {context}; "
                 "shorten it or use --sliding-window (sliding_window=True)"
             )
-        starts = self.ends_documents and options.document_start and len(ids) + 1 < context
-        if starts:
-            ids = [tokenizer.eot_id, *ids]
+        starts = self.ends_documents and options.document_start and (tokenizer.adds_bos or not ids)
+        if starts and len(ids) + 1 < context:
+            ids = [tokenizer.bos_id, *ids]
         elif not ids:
             ids = self._neutral_start()
         limit = options.max_new_tokens
@@ -178,7 +178,7 @@ class LanguageModel:
         """What stands for nothing where documents do not begin with the end-of-text token: a line break."""
         line_break = self.tokenizer.encode("\n")
         known = len(line_break) == 1 and not self.tokenizer.unknown_characters("\n")
-        return line_break if known else [self.tokenizer.eot_id]
+        return line_break if known else [self.tokenizer.bos_id]
 
     def _slide(self, row: Row) -> None:
         """Where the context is full, keeps its last half."""
@@ -265,7 +265,7 @@ class LanguageModel:
             for marks, row in zip(seen, rows, strict=True):
                 marks[row.ids] = True
                 # Where it starts the document it is no repetition: a penalty on it would keep documents from ending.
-                marks[self.tokenizer.eot_id] = False
+                marks[[self.tokenizer.bos_id, self.tokenizer.eot_id]] = False
         with jax.set_mesh(self._mesh):
             return prefill(
                 self._weights, tokens, lengths, seen, slots=slots, config=self.config.model, dtype=self.dtype

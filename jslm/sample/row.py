@@ -46,7 +46,7 @@ class Row:
         self._limit = limit
         self._stop = tuple(stop)
         self._end_of_text = tokenizer.eot_id
-        self._decoder = StreamDecoder(tokenizer)
+        self._decoder = StreamDecoder(tokenizer, begins_text=not prompt)
         self._text_starts: list[int] = []
         self._emitted = 0
 

@@ -1,4 +1,5 @@
-"""Text to ids and back: `char`, `byte`, `bpe` (tokenizers) and `gpt2` (tiktoken), one `Tokenizer` for all.
+"""Text to ids and back: `char`, `byte`, `bpe` (tokenizers) and `gpt2` (tiktoken), one `Tokenizer` for all; and `hf`,
+any Hugging Face tokenizer of an imported model.
 
 `build_tokenizer` makes one from a config and a corpus, `load_tokenizer` opens a saved `tokenizer.json`, and
 `StreamDecoder` turns ids into text as they come. Importing this package imports neither numpy nor a tokenizer library.
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from jslm.tokenizer.byte import ByteTokenizer
     from jslm.tokenizer.char import UNKNOWN, CharTokenizer
     from jslm.tokenizer.gpt2 import Gpt2Tokenizer
+    from jslm.tokenizer.hf import HuggingFaceTokenizer
     from jslm.tokenizer.streaming import StreamDecoder
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "ByteTokenizer",
     "CharTokenizer",
     "Gpt2Tokenizer",
+    "HuggingFaceTokenizer",
     "StreamDecoder",
     "Tokenizer",
     "build_tokenizer",
@@ -43,6 +46,7 @@ _MODULES = {
     "CharTokenizer": "char",
     "UNKNOWN": "char",
     "Gpt2Tokenizer": "gpt2",
+    "HuggingFaceTokenizer": "hf",
     "StreamDecoder": "streaming",
 }
 

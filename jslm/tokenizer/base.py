@@ -9,7 +9,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from os import PathLike
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Int32
@@ -25,11 +25,18 @@ FILE_VERSION = 1
 class Tokenizer(ABC):
     """Text to ids and back. Immutable, picklable, and safe to share between threads.
 
-    `decode(encode(text)) == text` for every text, with two exceptions: `char` has characters it never saw
-    (`unknown_characters`), and a lone surrogate, which UTF-8 cannot hold, becomes U+FFFD.
+    `decode(encode(text)) == text` for every text, with three exceptions: `char` has characters it never saw
+    (`unknown_characters`), a lone surrogate, which UTF-8 cannot hold, becomes U+FFFD, and tokenizers from elsewhere
+    (`hf`) may normalise text.
     """
 
     kind: ClassVar[str]
+    # Where a text may be cut so that its parts, encoded one by one, give the ids of the whole.
+    cuts: ClassVar[Literal["anywhere", "before_spaces", "nowhere"]] = "nowhere"
+    # Whether `bos_id` goes before a prompt that begins a document; tokenizers from elsewhere may leave it out.
+    adds_bos: bool = True
+    # Whether `encode` puts a space before a text, which `decode` takes away again.
+    leading_space: bool = False
 
     def __init__(self, pieces: Sequence[bytes], special_tokens: Mapping[str, int]) -> None:
         """`pieces[id]` is the UTF-8 text (or the part of it) that `id` stands for, special tokens included."""
@@ -39,7 +46,8 @@ class Tokenizer(ABC):
         self._control_ids = frozenset(special_tokens.values())
         # The longest first, so that `<|a|>` does not win over `<|a|>b` where both are special.
         names = sorted(special_tokens, key=lambda name: (-len(name), name))
-        self._special_pattern = re.compile(f"({'|'.join(map(re.escape, names))})")
+        # Without any, a pattern that matches nothing: an empty one matches everywhere.
+        self._special_pattern = re.compile(f"({'|'.join(map(re.escape, names)) or '(?!)'})")
 
     @property
     def vocab_size(self) -> int:
@@ -53,8 +61,13 @@ class Tokenizer(ABC):
 
     @property
     def eot_id(self) -> int:
-        """The id of `<|endoftext|>`."""
+        """The id that ends a document: `<|endoftext|>`, or what a tokenizer from elsewhere has for it."""
         return self._special_tokens[END_OF_TEXT]
+
+    @property
+    def bos_id(self) -> int:
+        """The id that begins a document: the one that ended the document before, unless there is one of its own."""
+        return self.eot_id
 
     def encode(self, text: str, *, allow_special: bool = False) -> list[int]:
         """Ids of `text`. The spelling of a special token is ordinary text unless `allow_special`."""
@@ -78,10 +91,13 @@ class Tokenizer(ABC):
 
         Raises JslmError where an id is outside the vocabulary.
         """
-        return self.decode_bytes(ids, skip_special=skip_special).decode("utf-8", errors="replace")
+        text = self.decode_bytes(ids, skip_special=skip_special).decode("utf-8", errors="replace")
+        return text.removeprefix(" ") if self.leading_space else text
 
     def decode_bytes(self, ids: Iterable[int], *, skip_special: bool = False) -> bytes:
         """Bytes of `ids` (a list, or a numpy or JAX vector), which may start or end inside a character.
+
+        They may be any part of a text: a leading space stays.
 
         Raises JslmError where an id is outside the vocabulary.
         """

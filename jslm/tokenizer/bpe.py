@@ -28,6 +28,7 @@ class BpeTokenizer(Tokenizer):
     """
 
     kind = "bpe"
+    cuts = "before_spaces"
 
     def __init__(
         self, tokens: Sequence[str], merges: Sequence[tuple[str, str]], special_tokens: Sequence[str] = ()
@@ -44,7 +45,7 @@ class BpeTokenizer(Tokenizer):
                     f"tokenizer.special_tokens: {name!r} is also an ordinary token of this vocabulary, and one file "
                     f"cannot hold both; spell it in a way that no word is spelled, such as '<|{name}|>'"
                 )
-        spelling = _byte_spelling()
+        spelling = byte_spelling()
         if missing := set(spelling.values()) - set(tokens):
             raise ValueError(f"the vocabulary lacks the byte {min(missing)!r}")
         byte_of = {char: byte for byte, char in spelling.items()}
@@ -85,7 +86,7 @@ class BpeTokenizer(Tokenizer):
             # Learnt without the special tokens: one spelled like a word would share that word's id.
             vocab_size=vocab_size - n_special,
             min_frequency=2,
-            initial_alphabet=sorted(_byte_spelling().values()),
+            initial_alphabet=sorted(byte_spelling().values()),
             show_progress=False,
         )
         library.train_from_iterator(pieces(), trainer)
@@ -154,7 +155,7 @@ def _tokens_and_merges(library: Mapping[str, Any]) -> tuple[list[str], list[tupl
 
 
 @functools.cache
-def _byte_spelling() -> dict[int, str]:
+def byte_spelling() -> dict[int, str]:
     """GPT-2's printable character for each byte: itself where Latin-1 prints it, else the next one from U+0100 on."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = [byte for byte in range(256) if byte not in printable]

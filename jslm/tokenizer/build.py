@@ -12,7 +12,8 @@ from jslm.config.schema import TokenizerConfig
 from jslm.errors import JslmError
 from jslm.tokenizer.base import FILE_FORMAT, FILE_VERSION, Tokenizer
 
-KINDS = ("char", "byte", "bpe", "gpt2")
+# The kinds of saved tokenizers; a config can ask for the first four, and `hf` comes with an imported model.
+KINDS = ("char", "byte", "bpe", "gpt2", "hf")
 
 
 def build_tokenizer(config: TokenizerConfig, texts: Callable[[], Iterable[str]]) -> Tokenizer:
@@ -112,6 +113,10 @@ def _class_of(kind: str) -> type[Tokenizer]:
         from jslm.tokenizer.gpt2 import Gpt2Tokenizer
 
         return Gpt2Tokenizer
+    if kind == "hf":
+        from jslm.tokenizer.hf import HuggingFaceTokenizer
+
+        return HuggingFaceTokenizer
     from jslm.tokenizer.byte import ByteTokenizer
 
     return ByteTokenizer

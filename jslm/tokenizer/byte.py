@@ -12,6 +12,7 @@ class ByteTokenizer(Tokenizer):
     """Ids 0 to 255 are the bytes of UTF-8 text, 256 is `<|endoftext|>`, and the extra special tokens follow."""
 
     kind = "byte"
+    cuts = "anywhere"
 
     def __init__(self, special_tokens: Sequence[str] = ()) -> None:
         """`special_tokens` are extra ones. Raises JslmError where one is empty or comes twice."""

@@ -22,6 +22,7 @@ class CharTokenizer(Tokenizer):
     """
 
     kind = "char"
+    cuts = "anywhere"
 
     def __init__(self, characters: Iterable[str], special_tokens: Sequence[str] = ()) -> None:
         """`characters` is the alphabet in any order; `special_tokens` are extra ones.

@@ -33,6 +33,7 @@ class Gpt2Tokenizer(Tokenizer):
     """
 
     kind = "gpt2"
+    cuts = "before_spaces"
 
     def __init__(self, special_tokens: Sequence[str] = ()) -> None:
         """`special_tokens` are extra ones.

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -221,12 +221,14 @@ def test_a_mistaken_source_leaves_no_folder(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@given(st.text(st.sampled_from("ab é.\n 1'😀\t"), max_size=60), st.integers(1, 20), st.booleans())
-def test_cut_text_loses_nothing(text: str, size: int, anywhere: bool) -> None:
-    parts = list(cut_text(text, size, anywhere))
+@given(st.text(st.sampled_from("ab é.\n 1'😀\t"), max_size=60), st.integers(1, 20))
+@pytest.mark.parametrize("cuts", ["anywhere", "before_spaces", "nowhere"])
+def test_cut_text_loses_nothing(cuts: Literal["anywhere", "before_spaces", "nowhere"], text: str, size: int) -> None:
+    parts = list(cut_text(text, size, cuts))
     assert "".join(parts) == text
     assert all(len(part) >= size for part in parts[:-1])
-    assert not anywhere or all(len(part) == size for part in parts[:-1])
+    assert cuts != "anywhere" or all(len(part) == size for part in parts[:-1])
+    assert cuts != "nowhere" or len(parts) == 1
 
 
 @given(st.lists(st.sampled_from(["word", " ", "\n", "'s", "12", "...", "é", "\t", "天地", "\u00a0"]), max_size=40))
@@ -235,14 +237,14 @@ def test_cuts_do_not_change_the_tokens(assets: Path, words: list[str]) -> None:
         patch.setenv("TIKTOKEN_CACHE_DIR", str(assets / "tiktoken_cache"))
         tokenizer = build_tokenizer(TokenizerConfig(kind="gpt2"), lambda: [""])
     text = "".join(words)
-    in_parts = [i for part in cut_text(text, 5, anywhere=False) for i in tokenizer.encode(part)]
+    in_parts = [i for part in cut_text(text, 5, "before_spaces") for i in tokenizer.encode(part)]
     assert in_parts == list(tokenizer.encode(text))
 
 
 def test_a_long_text_without_a_safe_place_stays_whole() -> None:
     text = "x" * 50_000
-    assert list(cut_text(text, 100, anywhere=False)) == [text]
-    assert [len(part) for part in cut_text(text + " y" + text, 100, anywhere=False)] == [50_000, 50_002]
+    assert list(cut_text(text, 100, "before_spaces")) == [text]
+    assert [len(part) for part in cut_text(text + " y" + text, 100, "before_spaces")] == [50_000, 50_002]
 
 
 @pytest.mark.parametrize("kind", ["char", "byte", "bpe"])
