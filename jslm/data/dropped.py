@@ -1,0 +1,110 @@
+"""What selection dropped from a corpus: counts and a few examples a reason, which add up across processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+from jslm.data.documents import Document
+
+EXCERPT_CHARACTERS = 160
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Why a document goes: the rule's name, and what it found and allows."""
+
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """Something dropped: where it stood, the figure that decided, and how its text begins."""
+
+    source: str
+    detail: str
+    excerpt: str
+
+
+@dataclass(slots=True)
+class Dropped:
+    """What went for one reason: `items` are documents, or lines where the reason is about lines."""
+
+    items: int = 0
+    characters: int = 0
+    examples: list[Example] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class DropReport:
+    """Documents and characters seen and kept, and what was dropped by reason.
+
+    `example_limit` examples are kept a reason, the first in the order of the documents. Reports of consecutive parts of
+    a corpus, merged in that order, are equal to the report of the whole, whatever the parts.
+    """
+
+    example_limit: int = 3
+    documents_seen: int = 0
+    documents_kept: int = 0
+    characters_seen: int = 0
+    characters_kept: int = 0
+    reasons: dict[str, Dropped] = field(default_factory=dict)
+
+    def see(self, document: Document) -> None:
+        """Counts a document that came in."""
+        self.documents_seen += 1
+        self.characters_seen += len(document.text)
+
+    def keep(self, document: Document) -> None:
+        """Counts a document that goes on."""
+        self.documents_kept += 1
+        self.characters_kept += len(document.text)
+
+    def drop(self, reason: str, source: str, text: str, detail: str) -> None:
+        """Counts a document or a line that goes."""
+        dropped = self.reasons.setdefault(reason, Dropped())
+        dropped.items += 1
+        dropped.characters += len(text)
+        if len(dropped.examples) < self.example_limit:
+            # A slice first: splitting a whole book for its first words would cost more than the filter.
+            words = " ".join(text[: 4 * EXCERPT_CHARACTERS].split())
+            excerpt = words if len(words) <= EXCERPT_CHARACTERS else words[: EXCERPT_CHARACTERS - 1] + "…"
+            dropped.examples.append(Example(source, detail, excerpt))
+
+    def merge(self, other: DropReport) -> None:
+        """Adds the report of the part of the corpus that follows."""
+        self.documents_seen += other.documents_seen
+        self.documents_kept += other.documents_kept
+        self.characters_seen += other.characters_seen
+        self.characters_kept += other.characters_kept
+        for reason, more in other.reasons.items():
+            dropped = self.reasons.setdefault(reason, Dropped())
+            dropped.items += more.items
+            dropped.characters += more.characters
+            dropped.examples += more.examples[: self.example_limit - len(dropped.examples)]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for `meta.json`; `from_json` gives the report back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Self:
+        """The report that `to_json` made these of."""
+        reasons = {
+            reason: Dropped(entry["items"], entry["characters"], [Example(**example) for example in entry["examples"]])
+            for reason, entry in fields["reasons"].items()
+        }
+        return cls(**{**fields, "reasons": reasons})
+
+    def lines(self) -> Iterator[str]:
+        """The report for people: a line of totals, then a line a reason with its examples below."""
+        yield (
+            f"kept {self.documents_kept:,} of {self.documents_seen:,} document(s), "
+            f"{self.characters_kept:,} of {self.characters_seen:,} character(s)"
+        )
+        for reason, dropped in sorted(self.reasons.items()):
+            yield f"dropped, {reason}: {dropped.items:,}, {dropped.characters:,} character(s)"
+            for example in dropped.examples:
+                yield f"  {example.source}: {example.detail}: {example.excerpt}"
