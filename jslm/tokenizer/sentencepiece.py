@@ -9,8 +9,8 @@ import functools
 import heapq
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain, groupby
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -29,12 +29,12 @@ _CACHED_WORDS, _CACHED_LENGTH = 2**16, 64
 class SentencePieceTokenizer(Tokenizer):
     """`<unk>` is 0, `<s>` 1, `</s>` 2, then the 256 bytes as `<0x00>` to `<0xFF>`, then the pieces.
 
-    A space goes before each text, and after each special token that `allow_special` finds; `decode` takes it away
-    again. `decode_bytes` and `StreamDecoder` leave it, as what continues a text needs. `<s>` begins a document;
-    `end_of_text` closes it: `</s>`, or `<s>` for models that only ever saw one between documents, as llama2.c's.
+    A space goes before each text, and `decode` takes it away again. `<s>` begins a document and `end_of_text` closes
+    it: `</s>`, or `<s>` for models that saw nothing else between documents, as those of llama2.c.
     """
 
     kind = "sentencepiece"
+    leading_space = True
 
     def __init__(self, pieces: Sequence[str], scores: Sequence[float], *, end_of_text: str = "</s>") -> None:
         """`pieces[id]` with plain spaces, as in llama2.c's `tokenizer.bin`, and the float32 score of each.
@@ -72,22 +72,22 @@ class SentencePieceTokenizer(Tokenizer):
         """The id that closes a document."""
         return self._special_tokens[self._end_of_text]
 
-    def decode(self, ids: Iterable[int], *, skip_special: bool = False) -> str:
-        """Text of whole documents' `ids`, without the space that `encode` put at the start of each part.
-
-        Bytes that are no valid UTF-8 become U+FFFD. Raises JslmError where an id is outside the vocabulary.
-        """
-        numbers = ids.tolist() if hasattr(ids, "tolist") else ids
-        data = b""
-        for is_special, run in groupby(numbers, key=self._control_ids.__contains__):
-            part = self.decode_bytes(run, skip_special=skip_special)
-            data += part if is_special else part.removeprefix(b" ")
-        return data.decode("utf-8", errors="replace")
+    def encode(self, text: str, *, allow_special: bool = False) -> list[int]:
+        """Ids of `text`, which gets a space before it unless it begins with a special token."""
+        if not allow_special:
+            return self._encode_ordinary(text)
+        first, *rest = self._special_pattern.split(text)
+        ids = self._encode_ordinary(first)
+        # The pattern's one group makes every second part a special token.
+        for name, part in zip(rest[::2], rest[1::2], strict=True):
+            ids += [self._special_tokens[name], *self._encode_plain(part)]
+        return ids
 
     def _encode_ordinary(self, text: str) -> list[int]:
-        if not text:
-            return []
-        text = f" {replace_surrogates(text)}"
+        return self._encode_plain(f" {text}") if text else []
+
+    def _encode_plain(self, text: str) -> list[int]:
+        text = replace_surrogates(text)
         words = _WORD.findall(text) if self._has_words else [text]
         return list(chain.from_iterable(map(self._encode_either_way, words)))
 
