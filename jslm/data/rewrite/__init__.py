@@ -1,0 +1,25 @@
+"""Passive and active English sentence pairs, without end: what a sentence rewriter learns from and is measured on.
+
+    python -m jslm.data.rewrite --count 10 --seed 1
+    python -m jslm.data.rewrite --count 400000 --out train.jsonl
+    python -m jslm.data.rewrite --count 5000 --split verb --out held_out_verbs.jsonl
+"""
+
+from __future__ import annotations
+
+from jslm.data.rewrite.generate import CATEGORIES, DIRECTIONS, Pair, generate_pairs
+from jslm.data.rewrite.grammar import STYLES
+from jslm.data.rewrite.lexicon import SPLITS, held_out_nouns, held_out_verbs
+from jslm.data.rewrite.words import DOMAINS
+
+__all__ = [
+    "CATEGORIES",
+    "DIRECTIONS",
+    "DOMAINS",
+    "SPLITS",
+    "STYLES",
+    "Pair",
+    "generate_pairs",
+    "held_out_nouns",
+    "held_out_verbs",
+]

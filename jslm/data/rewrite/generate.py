@@ -1,0 +1,349 @@
+"""Draws sentences and pairs their two voices: `generate_pairs`.
+
+A prompt has one right answer: whatever the other voice shows and this one hides (style, tense of "cut") is either told
+by another word of the prompt or not drawn.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, NamedTuple, TypeVar
+
+from jslm.data.rewrite.grammar import (
+    BASE,
+    CASUAL,
+    DECLARATIVE,
+    FORMAL,
+    NEUTRAL,
+    PAST,
+    PLURAL,
+    SINGULAR,
+    SOMEONE,
+    STYLES,
+    TENSE,
+    TENSES,
+    WH_ADVERB,
+    WH_AGENT,
+    WH_PATIENT,
+    WHAT,
+    WHO,
+    YES_NO,
+    I,
+    NounPhrase,
+    Sentence,
+    realize,
+)
+from jslm.data.rewrite.lexicon import DomainWords, Noun, article, lexicon
+from jslm.data.rewrite.words import DOMAINS, MANNER, PERSON_ADJECTIVES, PREPOSITIONS, STATIVE, THING_ADJECTIVES
+from jslm.errors import JslmError
+
+DIRECTIONS: Final = ("to_active", "to_passive")
+CATEGORIES: Final = (
+    *("simple", "progressive", "perfect", "future", "modal", "negation", "yes_no", "wh_agent", "wh_patient"),
+    *("wh_adverb", "agentless", "pronoun", "preposition", "relative", "coordination"),
+)
+
+T = TypeVar("T")
+Draw = Callable[[], float]
+
+
+class Pair(NamedTuple):
+    """A sentence and the same in the other voice, with what it shows: `category`, `style` and `domain`."""
+
+    source: str
+    target: str
+    direction: str
+    category: str
+    style: str
+    domain: str
+
+    def record(self) -> dict[str, str]:
+        """As a line of JSONL: prompt, completion, category, style, domain."""
+        return {
+            "prompt": self.source,
+            "completion": self.target,
+            "category": self.category,
+            "style": self.style,
+            "domain": self.domain,
+        }
+
+
+def generate_pairs(
+    count: int | None = None,
+    seed: int = 0,
+    *,
+    split: str = "train",
+    direction: str | None = None,
+    restyle: bool = False,
+    tokenized: bool = False,
+) -> Iterator[Pair]:
+    """Yields `count` pairs (None: without end), the same for a seed on every Python.
+
+    `split`: `train`, or `verb` or `noun` with verbs or nouns that never occur in `train`. `direction`: `to_active` or
+    `to_passive`; None mixes them. A given direction changes nothing else: `to_passive` yields the pairs of `to_active`
+    turned round. Normally source and target share the style of the label and the source alone says what the target is;
+    with `restyle` the source has a style of its own, and only the label says which one is asked for. `tokenized` writes
+    lower case with blanks around punctuation. Pairs may repeat. Raises JslmError for a bad argument.
+    """
+    if count is not None and count < 0:
+        raise JslmError(f"count = {count}; expected 0 or more")
+    if seed < 0:
+        raise JslmError(f"seed = {seed}; expected 0 or more")
+    if direction is not None and direction not in DIRECTIONS:
+        raise JslmError(f"direction = {direction!r}; expected one of {', '.join(DIRECTIONS)}, or none for both")
+    words = lexicon(split)
+    # Only `random()` is drawn from: its stream is promised to be the same on every Python, that of `choice` is not.
+    pairs = _pairs(random.Random(seed).random, words.domains, words.names, direction, restyle, tokenized)
+    return itertools.islice(pairs, count)
+
+
+def _pairs(
+    draw: Draw,
+    domains: Sequence[DomainWords],
+    names: Sequence[str],
+    direction: str | None,
+    restyle: bool,
+    tokenized: bool,
+) -> Iterator[Pair]:
+    while True:
+        domain = _pick(draw, domains)
+        style = int(draw() * len(STYLES))
+        category = _pick(draw, CATEGORIES)
+        source_style = int(draw() * len(STYLES)) if restyle else style
+        drawn = draw() < 0.5
+        to_active = drawn if direction is None else direction == "to_active"
+        sentence = _sentence(draw, domain, names, category, style, restyle)
+        source = realize(sentence, to_active, source_style)
+        target = realize(sentence, not to_active, style)
+        if tokenized:
+            source, target = _tokens(source), _tokens(target)
+        yield Pair(source, target, DIRECTIONS[not to_active], category, STYLES[style], domain.name)
+
+
+def _pick(draw: Draw, items: Sequence[T]) -> T:
+    return items[int(draw() * len(items))]
+
+
+def _sentence(
+    draw: Draw, domain: DomainWords, names: Sequence[str], category: str, style: int, restyle: bool
+) -> Sentence:
+    """A sentence that shows `category`; other features come at a low rate."""
+    patient_is_person = draw() < 0.4
+    verb = _pick(draw, domain.person_verbs if patient_is_person else domain.verbs)
+    kind = _KINDS.get(category, DECLARATIVE)
+    negated = category == "negation"
+    if kind in (YES_NO, DECLARATIVE):
+        negated = negated or (category not in _TENSE_CATEGORIES and draw() < 0.15)
+    elif kind == WH_ADVERB:
+        negated = draw() < 0.2
+
+    patient = _phrase_of(draw, domain, names, patient_is_person, category, style, restyle, 0.2)
+    agentless = category == "agentless" or (kind in (YES_NO, WH_ADVERB) and not negated and draw() < 0.2)
+    agent = SOMEONE if agentless else _phrase_of(draw, domain, names, True, category, style, restyle, 0.2)
+    wh = ""
+    if category == "pronoun":
+        agent, patient = _pronouns(draw, agent, patient, patient_is_person)
+    elif kind == WH_AGENT:
+        agent = _asked(draw, domain.people, WHO)
+    elif kind == WH_PATIENT:
+        patient = _asked(draw, domain.people, WHO) if patient_is_person else _asked(draw, domain.things, WHAT)
+    elif kind == WH_ADVERB:
+        wh = _pick(draw, ("why",) if negated else ("when", "where", "why", "how"))
+
+    tense = _pick(draw, _TENSES_OF.get(category, _ANY_TENSE))
+    if TENSES[tense].name == "ought to" and (style != FORMAL or restyle):
+        tense = TENSE["should"]
+    if verb.base in STATIVE and "progressive" in TENSES[tense].name:
+        tense = TENSE["past"]
+    if tense == TENSE["present"] and verb[BASE] == verb[PAST] and agent.agreement != SINGULAR:
+        # "They cut it" may be either.
+        tense = TENSE["past"]
+
+    manner = f"{_pick(draw, MANNER)} " if draw() < 0.1 and verb.base not in STATIVE else ""
+    tails = _NOTHING
+    if draw() < 0.25 and kind != WH_ADVERB and category != "relative":
+        tails = _pick(draw, _TAILS[TENSES[tense].time])
+    openers, marked = _opener(draw, kind, negated, agent is SOMEONE, style, restyle)
+    return Sentence(kind, agent, verb, patient, tense, negated, manner, wh, openers, tails, marked)
+
+
+def _opener(
+    draw: Draw, kind: int, negated: bool, agentless: bool, style: int, restyle: bool
+) -> tuple[tuple[str, str, str], bool]:
+    """Openers by style, and whether the prompt tells the style (see `Sentence.marked`)."""
+    if restyle:
+        return _NOTHING, True
+    contracted = negated and not agentless
+    needed = (style == CASUAL and not contracted) or (style == FORMAL and kind in (WH_AGENT, WH_PATIENT))
+    if needed or draw() < (0.1 if style == NEUTRAL else 0.4):
+        opener = _pick(draw, _OPENERS[style][kind == DECLARATIVE])
+        return (opener, opener, opener), True
+    return _NOTHING, False
+
+
+def _phrase_of(
+    draw: Draw,
+    domain: DomainWords,
+    names: Sequence[str],
+    is_person: bool,
+    category: str,
+    style: int,
+    restyle: bool,
+    pronoun_share: float,
+) -> NounPhrase:
+    """A noun phrase with determiner, adjective and what may follow the noun, as `category` asks."""
+    nouns = domain.people if is_person else domain.things
+    if is_person and names and draw() < 0.08:
+        name = _pick(draw, names)
+        return NounPhrase(name, name, SINGULAR)
+    text, agreement = _simple(draw, nouns, is_person, style, restyle)
+    chance = draw()
+    if category == "coordination" and chance < 0.7:
+        other, _ = _simple(draw, nouns, is_person, style, restyle)
+        text, agreement = f"{text} and {other}", PLURAL
+    elif category == "relative" and chance < 0.7:
+        text += _relative(draw, domain, is_person, style, restyle)
+    elif (category == "preposition" and chance < 0.7) or chance < 0.08:
+        place, _ = _simple(draw, domain.things if draw() < 0.6 else domain.people, True, style, restyle)
+        text += f" {_pick(draw, PREPOSITIONS)} {place}"
+    return NounPhrase(text, text, agreement)
+
+
+def _simple(draw: Draw, nouns: Sequence[Noun], is_person: bool, style: int, restyle: bool) -> tuple[str, int]:
+    noun = _pick(draw, nouns)
+    adjective = ""
+    chance = draw()
+    if chance < 0.3:
+        adjective = f"{_pick(draw, PERSON_ADJECTIVES if is_person else THING_ADJECTIVES)} "
+        if chance < 0.06:
+            adjective = f"{_pick(draw, _INTENSIFIERS[NEUTRAL if restyle else style])} {adjective}"
+    if draw() < 0.35:
+        return f"{_pick(draw, _PLURAL_DETERMINERS)} {adjective}{noun.plural}", PLURAL
+    determiner = _pick(draw, _SINGULAR_DETERMINERS)
+    if determiner == "a":
+        determiner = article(adjective or noun.singular)
+    return f"{determiner} {adjective}{noun.singular}", SINGULAR
+
+
+def _relative(draw: Draw, domain: DomainWords, is_person: bool, style: int, restyle: bool) -> str:
+    """A clause about the noun; in formal style with "whom" and "which"."""
+    verb = _pick(draw, domain.person_verbs if is_person else domain.verbs)
+    other, _ = _simple(draw, domain.people, True, style, restyle)
+    formal = style == FORMAL and not restyle
+    if is_person and draw() < 0.4:
+        return f" {'who' if formal else 'that'} {verb.past} {other}"
+    word = "that" if not formal else "whom" if is_person else "which"
+    return f" {word} {other} {verb.past}"
+
+
+def _asked(draw: Draw, nouns: Sequence[Noun], pronoun: NounPhrase) -> NounPhrase:
+    chance = draw()
+    if chance < 0.65:
+        return pronoun
+    plural = chance > 0.9
+    text = f"which {_pick(draw, nouns)[plural]}"
+    return NounPhrase(text, text, PLURAL if plural else SINGULAR)
+
+
+def _pronouns(
+    draw: Draw, agent: NounPhrase, patient: NounPhrase, patient_is_person: bool
+) -> tuple[NounPhrase, NounPhrase]:
+    """Puts a pronoun in one place or both; never one that would have to be a reflexive (I saw me)."""
+    chance = draw()
+    if chance < 0.7:
+        agent = _pick(draw, _PRONOUNS)
+    if chance > 0.35:
+        patient = _pick(draw, _PRONOUNS if patient_is_person else _THING_PRONOUNS)
+    clash = agent in _FIRST and patient in _FIRST
+    if clash or (agent is patient and patient is _YOU):
+        agent = _THEY
+    return agent, patient
+
+
+def _tokens(text: str) -> str:
+    return text.lower().replace(",", " ,").replace(":", " :").replace(".", " .").replace("?", " ?")
+
+
+_YOU: Final = NounPhrase("you", "you", PLURAL, True)
+_THEY: Final = NounPhrase("they", "them", PLURAL, True)
+_FIRST: Final = (NounPhrase("I", "me", I, True), NounPhrase("we", "us", PLURAL, True))
+_PRONOUNS: Final = (
+    *_FIRST,
+    _YOU,
+    NounPhrase("he", "him", SINGULAR, True),
+    NounPhrase("she", "her", SINGULAR, True),
+    _THEY,
+)
+_THING_PRONOUNS: Final = (NounPhrase("it", "it", SINGULAR, True), _THEY)
+
+_SINGULAR_DETERMINERS: Final = tuple(
+    "the the the the a a a my your his her our their this that every each some another".split()
+)
+_PLURAL_DETERMINERS: Final = tuple(
+    "the the the the my your his her our their these those some many several two three few all both".split()
+)
+
+_KINDS: Final = {"yes_no": YES_NO, "wh_agent": WH_AGENT, "wh_patient": WH_PATIENT, "wh_adverb": WH_ADVERB}
+_MODALS: Final = tuple(
+    number
+    for number, tense in enumerate(TENSES)
+    if tense.active[0] not in ("be", "was", "have", "had", "will") and tense.name not in ("present", "past")
+)
+_ANY_TENSE: Final = (*(TENSE[name] for name in ("present", "past") for _ in range(6)), *range(len(TENSES)))
+_TENSES_OF: Final = {
+    "simple": (TENSE["present"], TENSE["past"]),
+    "progressive": (TENSE["present progressive"], TENSE["past progressive"]),
+    "perfect": (TENSE["present perfect"], TENSE["past perfect"], TENSE["future perfect"]),
+    "future": (TENSE["future"], TENSE["going to"]),
+    "modal": _MODALS,
+}
+_TENSE_CATEGORIES: Final = frozenset(_TENSES_OF)
+
+# What follows is said formally, neutrally or casually.
+_NOTHING: Final = ("", "", "")
+_INTENSIFIERS: Final = (
+    ("extremely", "exceptionally", "rather", "most"),
+    ("very", "quite", "unusually", "somewhat"),
+    ("really", "pretty", "super", "totally"),
+)
+_TAILS: Final = {
+    "past": (
+        (" on the previous day", " yesterday", " just yesterday"),
+        (" in the previous year", " last year", " way back last year"),
+        (" some time ago", " a while ago", " ages ago"),
+        (" in the course of the morning", " in the morning", " first thing in the morning"),
+    ),
+    "present": (
+        (" on a daily basis", " every day", " day in, day out"),
+        (" at regular intervals", " regularly", " all the time"),
+        (" without exception", " again and again", " over and over"),
+    ),
+    "now": (
+        (" at this time", " now", " right now"),
+        (" at the present moment", " at the moment", " right this minute"),
+    ),
+    "perfect": (
+        (" on numerous occasions", " many times", " tons of times"),
+        (" in recent times", " recently", " just lately"),
+    ),
+    "before": (
+        (" prior to that time", " before that", " before all that"),
+        (" at an earlier date", " earlier", " way earlier"),
+    ),
+    "future": (
+        (" in the near future", " soon", " pretty soon"),
+        (" on the following day", " tomorrow", " first thing tomorrow"),
+        (" without delay", " immediately", " right away"),
+    ),
+}
+# By style; for questions, for statements.
+_OPENERS: Final = (
+    (
+        ("in that case, ", "under these circumstances, ", "for the sake of clarity, ", "with due respect, "),
+        ("furthermore, ", "moreover, ", "consequently, ", "in addition, ", "nevertheless, ", "as a rule, "),
+    ),
+    (("then ", "in fact, ", "in other words, "), ("however, ", "in fact, ", "of course, ", "in the end, ")),
+    (("so, ", "hey, ", "okay, ", "oh, ", "wait, "), ("well, ", "anyway, ", "yeah, ", "honestly, ", "guess what: ")),
+)
