@@ -101,14 +101,14 @@ class _Machine:
     def _sized(self, layout: str) -> bytes:
         return bytes(self._take(self._number(layout)))
 
-    def _line(self) -> str:
+    def _line(self, encoding: str = "utf-8") -> str:
         # Lines hold names and numbers; a window keeps the search short.
         window = bytes(self._data[self.at : self.at + 4096])
         end = window.find(b"\n")
         if end < 0:
             raise _Damaged("a line has no end")
         self.at += end + 1
-        return window[:end].decode("utf-8")
+        return window[:end].decode(encoding)
 
     def _push(self, value: Any) -> None:
         self._stack.append(value)
@@ -131,10 +131,10 @@ class _Machine:
     def _put(self, index: int) -> None:
         self._memo[index] = self._stack[-1]
 
-    def _text(self) -> None:
-        text = self._line()
+    def _quoted(self) -> None:
+        text = self._line("ascii")
         if "\\" in text:
-            raise _Damaged("a text of protocol 0 has an escape")
+            raise _Damaged("a quoted text, which only Python 2 wrote, has an escape")
         self._push(text.strip("'\""))
 
     def _integer(self) -> None:
@@ -308,8 +308,8 @@ _INSTRUCTIONS: dict[int, Callable[[_Machine], Any]] = {
         b"L": _Machine._integer,
         b"F": lambda m: m._push(float(m._line())),
         b"G": lambda m: m._push(m._number(">d")),
-        b"S": _Machine._text,
-        b"V": _Machine._text,
+        b"S": _Machine._quoted,
+        b"V": lambda m: m._push(m._line("raw-unicode-escape")),
         b"T": _text_of("<I", "strict"),
         b"U": _text_of("<B", "strict"),
         b"X": _text_of("<I"),

@@ -232,7 +232,9 @@ def _torch_calls(path: Path) -> Mapping[str, Callable[..., Any]]:
         del rest  # Gradients and hooks.
         return _tensor(path, storage, offset, size, stride, None)
 
-    def typed_tensor(storage: Any, offset: Any, size: Any, stride: Any, grad: Any, hooks: Any, kind: Any, *_: Any) -> Any:
+    def typed_tensor(
+        storage: Any, offset: Any, size: Any, stride: Any, grad: Any, hooks: Any, kind: Any, *_: Any
+    ) -> Any:
         del grad, hooks
         if not isinstance(kind, Name) or kind.name.removeprefix("torch.") not in _TYPES:
             raise JslmError(f"{path}: a tensor of type {str(kind)[:60]}, which is not read")
@@ -278,7 +280,20 @@ class _NumpyType:
 
     def __init__(self, code: Any, *rest: Any) -> None:
         del rest
-        if not isinstance(code, str) or code not in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"):
+        if not isinstance(code, str) or code not in (
+            "f2",
+            "f4",
+            "f8",
+            "i1",
+            "i2",
+            "i4",
+            "i8",
+            "u1",
+            "u2",
+            "u4",
+            "u8",
+            "b1",
+        ):
             raise ValueError("type")
         self.dtype = np.dtype(code)
 
@@ -331,6 +346,7 @@ def _set(items: Any = ()) -> set[Any]:
 _CALLS: Mapping[str, Callable[..., Any]] = {
     "collections.OrderedDict": _ordered,
     "builtins.set": _set,
+    "builtins.bytes": lambda: b"",
     "_codecs.encode": _encode,
     "numpy.dtype": _NumpyType,
     "numpy.core.multiarray.scalar": _numpy_scalar,

@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import ml_dtypes
 import numpy as np
@@ -56,10 +56,14 @@ class Persistent:
     key: Any
 
 
-class TorchPickler(pickle._Pickler):  # type: ignore[name-defined,misc]
+# Python's own pickler in Python, whose types have methods that can be added to. It has no annotations.
+_Pickler: Any = pickle._Pickler  # type: ignore[attr-defined]
+
+
+class TorchPickler(_Pickler):  # type: ignore[misc]
     """Python's own pickler, and arrays written as `torch.save` writes tensors."""
 
-    dispatch = dict(pickle._Pickler.dispatch)  # type: ignore[attr-defined]
+    dispatch: ClassVar[dict[Any, Any]] = dict(_Pickler.dispatch)
 
     def __init__(self, file: io.BytesIO, *, stream: bool) -> None:
         super().__init__(file, protocol=2)
@@ -91,7 +95,7 @@ class TorchPickler(pickle._Pickler):  # type: ignore[name-defined,misc]
         storage = Persistent(("storage", kind, str(len(self.arrays)), "cpu", array.size, *view))
         self.arrays.append(array)
         strides = tuple(step // array.itemsize for step in np.empty(array.shape, array.dtype).strides)
-        arguments = (storage, 0, array.shape, strides, False, collections.OrderedDict())
+        arguments: tuple[Any, ...] = (storage, 0, array.shape, strides, False, collections.OrderedDict())
         self.save_call(Call("torch._utils._rebuild_tensor_v2", arguments))
 
     dispatch[Global] = save_name
@@ -139,7 +143,7 @@ class TorchFiles:
     bfloat16 = ml_dtypes.bfloat16
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def torch_files() -> type[TorchFiles]:
     """Writers of PyTorch's files."""
     return TorchFiles
