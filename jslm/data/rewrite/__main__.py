@@ -21,7 +21,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--direction", choices=DIRECTIONS, help="default: both, mixed")
     parser.add_argument("--restyle", action="store_true", help="prompts in any style, answers in that of the label")
     parser.add_argument("--tokenized", action="store_true", help="lower case, blanks around punctuation")
-    parser.add_argument("--out", help="file: .jsonl (prompt, completion, category, style, domain) or .tsv (two columns)")
+    parser.add_argument(
+        "--out", help="file: .jsonl (prompt, completion, category, style, domain) or .tsv (two columns)"
+    )
     add_debug_argument(parser)
     return run_verb("data.rewrite", parser, argv, _body)
 

@@ -35,8 +35,8 @@ from jslm.data.rewrite.grammar import (
     Sentence,
     realize,
 )
-from jslm.data.rewrite.lexicon import DomainWords, Noun, article, lexicon
-from jslm.data.rewrite.words import DOMAINS, MANNER, PERSON_ADJECTIVES, PREPOSITIONS, STATIVE, THING_ADJECTIVES
+from jslm.data.rewrite.lexicon import DomainWords, Lexicon, Noun, article, lexicon
+from jslm.data.rewrite.words import MANNER, PERSON_ADJECTIVES, PREPOSITIONS, STATIVE, THING_ADJECTIVES, listed
 from jslm.errors import JslmError
 
 DIRECTIONS: Final = ("to_active", "to_passive")
@@ -95,26 +95,31 @@ def generate_pairs(
         raise JslmError(f"direction = {direction!r}; expected one of {', '.join(DIRECTIONS)}, or none for both")
     words = lexicon(split)
     # Only `random()` is drawn from: its stream is promised to be the same on every Python, that of `choice` is not.
-    pairs = _pairs(random.Random(seed).random, words.domains, words.names, direction, restyle, tokenized)
+    pairs = _pairs(random.Random(seed).random, words, direction, restyle, tokenized)
     return itertools.islice(pairs, count)
 
 
-def _pairs(
-    draw: Draw,
-    domains: Sequence[DomainWords],
-    names: Sequence[str],
-    direction: str | None,
-    restyle: bool,
-    tokenized: bool,
-) -> Iterator[Pair]:
+class _Setting(NamedTuple):
+    """What the parts of one sentence share; `style` is neutral with `restyle`, for both voices copy these words."""
+
+    draw: Draw
+    domain: DomainWords
+    names: Sequence[str]
+    style: int
+    restyle: bool
+
+
+def _pairs(draw: Draw, words: Lexicon, direction: str | None, restyle: bool, tokenized: bool) -> Iterator[Pair]:
     while True:
-        domain = _pick(draw, domains)
+        domain = _pick(draw, words.domains)
         style = int(draw() * len(STYLES))
         category = _pick(draw, CATEGORIES)
         source_style = int(draw() * len(STYLES)) if restyle else style
-        drawn = draw() < 0.5
-        to_active = drawn if direction is None else direction == "to_active"
-        sentence = _sentence(draw, domain, names, category, style, restyle)
+        to_active = draw() < 0.5
+        if direction is not None:
+            to_active = direction == "to_active"
+        setting = _Setting(draw, domain, words.names, NEUTRAL if restyle else style, restyle)
+        sentence = _sentence(setting, category)
         source = realize(sentence, to_active, source_style)
         target = realize(sentence, not to_active, style)
         if tokenized:
@@ -126,56 +131,44 @@ def _pick(draw: Draw, items: Sequence[T]) -> T:
     return items[int(draw() * len(items))]
 
 
-def _sentence(
-    draw: Draw, domain: DomainWords, names: Sequence[str], category: str, style: int, restyle: bool
-) -> Sentence:
+def _sentence(setting: _Setting, category: str) -> Sentence:
     """A sentence that shows `category`; other features come at a low rate."""
-    patient_is_person = draw() < 0.4
-    verb = _pick(draw, domain.person_verbs if patient_is_person else domain.verbs)
+    draw, domain = setting.draw, setting.domain
+    of_person = draw() < 0.4
+    verb = _pick(draw, domain.person_verbs if of_person else domain.verbs)
+    while category == "progressive" and verb.base in STATIVE:
+        verb = _pick(draw, domain.person_verbs if of_person else domain.verbs)
     kind = _KINDS.get(category, DECLARATIVE)
-    negated = category == "negation"
-    if kind in (YES_NO, DECLARATIVE):
-        negated = negated or (category not in _TENSE_CATEGORIES and draw() < 0.15)
-    elif kind == WH_ADVERB:
-        negated = draw() < 0.2
-
-    patient = _phrase_of(draw, domain, names, patient_is_person, category, style, restyle, 0.2)
-    agentless = category == "agentless" or (kind in (YES_NO, WH_ADVERB) and not negated and draw() < 0.2)
-    agent = SOMEONE if agentless else _phrase_of(draw, domain, names, True, category, style, restyle, 0.2)
+    negated = category == "negation" or (category in _MAY_BE_NEGATED and draw() < 0.15)
+    agent, patient = _agent_and_patient(setting, category, kind, of_person, negated)
     wh = ""
-    if category == "pronoun":
-        agent, patient = _pronouns(draw, agent, patient, patient_is_person)
-    elif kind == WH_AGENT:
-        agent = _asked(draw, domain.people, WHO)
-    elif kind == WH_PATIENT:
-        patient = _asked(draw, domain.people, WHO) if patient_is_person else _asked(draw, domain.things, WHAT)
-    elif kind == WH_ADVERB:
-        wh = _pick(draw, ("why",) if negated else ("when", "where", "why", "how"))
+    if kind == WH_ADVERB:
+        wh = "why" if negated else _pick(draw, ("when", "where", "why", "how"))
 
     tense = _pick(draw, _TENSES_OF.get(category, _ANY_TENSE))
-    if TENSES[tense].name == "ought to" and (style != FORMAL or restyle):
+    if TENSES[tense].name == "ought to" and setting.style != FORMAL:
         tense = TENSE["should"]
     if verb.base in STATIVE and "progressive" in TENSES[tense].name:
-        tense = TENSE["past"]
+        tense = TENSE["past perfect"]
     if tense == TENSE["present"] and verb[BASE] == verb[PAST] and agent.agreement != SINGULAR:
         # "They cut it" may be either.
         tense = TENSE["past"]
 
-    manner = f"{_pick(draw, MANNER)} " if draw() < 0.1 and verb.base not in STATIVE else ""
+    manner = ""
+    if not negated and verb.base not in STATIVE and draw() < 0.1:
+        manner = f"{_pick(draw, MANNER)} "
     tails = _NOTHING
-    if draw() < 0.25 and kind != WH_ADVERB and category != "relative":
+    if kind != WH_ADVERB and category != "relative" and draw() < 0.25:
         tails = _pick(draw, _TAILS[TENSES[tense].time])
-    openers, marked = _opener(draw, kind, negated, agent is SOMEONE, style, restyle)
+    openers, marked = _openers(setting, kind, contracted=negated and agent is not SOMEONE)
     return Sentence(kind, agent, verb, patient, tense, negated, manner, wh, openers, tails, marked)
 
 
-def _opener(
-    draw: Draw, kind: int, negated: bool, agentless: bool, style: int, restyle: bool
-) -> tuple[tuple[str, str, str], bool]:
+def _openers(setting: _Setting, kind: int, contracted: bool) -> tuple[tuple[str, str, str], bool]:
     """Openers by style, and whether the prompt tells the style (see `Sentence.marked`)."""
-    if restyle:
+    draw, style = setting.draw, setting.style
+    if setting.restyle:
         return _NOTHING, True
-    contracted = negated and not agentless
     needed = (style == CASUAL and not contracted) or (style == FORMAL and kind in (WH_AGENT, WH_PATIENT))
     if needed or draw() < (0.1 if style == NEUTRAL else 0.4):
         opener = _pick(draw, _OPENERS[style][kind == DECLARATIVE])
@@ -183,42 +176,74 @@ def _opener(
     return _NOTHING, False
 
 
-def _phrase_of(
-    draw: Draw,
-    domain: DomainWords,
-    names: Sequence[str],
-    is_person: bool,
-    category: str,
-    style: int,
-    restyle: bool,
-    pronoun_share: float,
-) -> NounPhrase:
-    """A noun phrase with determiner, adjective and what may follow the noun, as `category` asks."""
-    nouns = domain.people if is_person else domain.things
-    if is_person and names and draw() < 0.08:
-        name = _pick(draw, names)
-        return NounPhrase(name, name, SINGULAR)
-    text, agreement = _simple(draw, nouns, is_person, style, restyle)
+def _agent_and_patient(
+    setting: _Setting, category: str, kind: int, of_person: bool, negated: bool
+) -> tuple[NounPhrase, NounPhrase]:
+    draw, domain = setting.draw, setting.domain
+    feature = category if category in ("coordination", "relative", "preposition") else ""
+    in_patient = draw() < 0.6
+    in_agent = not in_patient or draw() < 0.4
+    patient = _noun_phrase(setting, of_person, feature if in_patient else "")
+    agentless = category == "agentless" or (kind in (YES_NO, WH_ADVERB) and not negated and draw() < 0.2)
+    agent = SOMEONE if agentless else _noun_phrase(setting, True, feature if in_agent else "")
+    if category == "pronoun" or (not feature and draw() < 0.2):
+        agent, patient = _pronouns(draw, agent, patient, of_person)
+    if kind == WH_AGENT:
+        agent = _asked(draw, domain.people, WHO)
+    elif kind == WH_PATIENT:
+        patient = _asked(draw, domain.people, WHO) if of_person else _asked(draw, domain.things, WHAT)
+    return agent, patient
+
+
+def _pronouns(draw: Draw, agent: NounPhrase, patient: NounPhrase, of_person: bool) -> tuple[NounPhrase, NounPhrase]:
+    """Puts a pronoun in one place or both; never one that would have to be a reflexive (I saw me)."""
     chance = draw()
-    if category == "coordination" and chance < 0.7:
-        other, _ = _simple(draw, nouns, is_person, style, restyle)
+    if chance < 0.7 and agent is not SOMEONE:
+        agent = _pick(draw, _PRONOUNS)
+    if chance > 0.35:
+        patient = _pick(draw, _PRONOUNS if of_person else _THING_PRONOUNS)
+    if (agent in _FIRST and patient in _FIRST) or agent is patient is _YOU:
+        agent = _THEY
+    return agent, patient
+
+
+def _asked(draw: Draw, nouns: Sequence[Noun], pronoun: NounPhrase) -> NounPhrase:
+    chance = draw()
+    if chance < 0.65:
+        return pronoun
+    is_plural = chance > 0.9
+    text = f"which {_pick(draw, nouns)[is_plural]}"
+    return NounPhrase(text, text, PLURAL if is_plural else SINGULAR)
+
+
+def _noun_phrase(setting: _Setting, is_person: bool, feature: str) -> NounPhrase:
+    """A name, or a noun with what stands before it, and after it if `feature` asks."""
+    draw = setting.draw
+    if is_person and not feature and setting.names and draw() < 0.08:
+        name = _pick(draw, setting.names)
+        return NounPhrase(name, name, SINGULAR)
+    text, agreement = _bare(setting, is_person)
+    if feature == "coordination":
+        other, _ = _bare(setting, is_person)
         text, agreement = f"{text} and {other}", PLURAL
-    elif category == "relative" and chance < 0.7:
-        text += _relative(draw, domain, is_person, style, restyle)
-    elif (category == "preposition" and chance < 0.7) or chance < 0.08:
-        place, _ = _simple(draw, domain.things if draw() < 0.6 else domain.people, True, style, restyle)
+    elif feature == "relative":
+        text += _relative(setting, is_person)
+    elif feature or draw() < 0.08:
+        place, _ = _bare(setting, draw() < 0.4)
         text += f" {_pick(draw, PREPOSITIONS)} {place}"
     return NounPhrase(text, text, agreement)
 
 
-def _simple(draw: Draw, nouns: Sequence[Noun], is_person: bool, style: int, restyle: bool) -> tuple[str, int]:
-    noun = _pick(draw, nouns)
+def _bare(setting: _Setting, is_person: bool) -> tuple[str, int]:
+    """Determiner, perhaps an adjective, noun; and the agreement."""
+    draw = setting.draw
+    noun = _pick(draw, setting.domain.people if is_person else setting.domain.things)
     adjective = ""
     chance = draw()
     if chance < 0.3:
         adjective = f"{_pick(draw, PERSON_ADJECTIVES if is_person else THING_ADJECTIVES)} "
         if chance < 0.06:
-            adjective = f"{_pick(draw, _INTENSIFIERS[NEUTRAL if restyle else style])} {adjective}"
+            adjective = f"{_pick(draw, _INTENSIFIERS[setting.style])} {adjective}"
     if draw() < 0.35:
         return f"{_pick(draw, _PLURAL_DETERMINERS)} {adjective}{noun.plural}", PLURAL
     determiner = _pick(draw, _SINGULAR_DETERMINERS)
@@ -227,39 +252,16 @@ def _simple(draw: Draw, nouns: Sequence[Noun], is_person: bool, style: int, rest
     return f"{determiner} {adjective}{noun.singular}", SINGULAR
 
 
-def _relative(draw: Draw, domain: DomainWords, is_person: bool, style: int, restyle: bool) -> str:
-    """A clause about the noun; in formal style with "whom" and "which"."""
+def _relative(setting: _Setting, is_person: bool) -> str:
+    """A clause about the noun; in formal style with "who", "whom" and "which"."""
+    draw, domain = setting.draw, setting.domain
     verb = _pick(draw, domain.person_verbs if is_person else domain.verbs)
-    other, _ = _simple(draw, domain.people, True, style, restyle)
-    formal = style == FORMAL and not restyle
+    other, _ = _bare(setting, True)
+    formal = setting.style == FORMAL
     if is_person and draw() < 0.4:
         return f" {'who' if formal else 'that'} {verb.past} {other}"
     word = "that" if not formal else "whom" if is_person else "which"
     return f" {word} {other} {verb.past}"
-
-
-def _asked(draw: Draw, nouns: Sequence[Noun], pronoun: NounPhrase) -> NounPhrase:
-    chance = draw()
-    if chance < 0.65:
-        return pronoun
-    plural = chance > 0.9
-    text = f"which {_pick(draw, nouns)[plural]}"
-    return NounPhrase(text, text, PLURAL if plural else SINGULAR)
-
-
-def _pronouns(
-    draw: Draw, agent: NounPhrase, patient: NounPhrase, patient_is_person: bool
-) -> tuple[NounPhrase, NounPhrase]:
-    """Puts a pronoun in one place or both; never one that would have to be a reflexive (I saw me)."""
-    chance = draw()
-    if chance < 0.7:
-        agent = _pick(draw, _PRONOUNS)
-    if chance > 0.35:
-        patient = _pick(draw, _PRONOUNS if patient_is_person else _THING_PRONOUNS)
-    clash = agent in _FIRST and patient in _FIRST
-    if clash or (agent is patient and patient is _YOU):
-        agent = _THEY
-    return agent, patient
 
 
 def _tokens(text: str) -> str:
@@ -278,11 +280,11 @@ _PRONOUNS: Final = (
 )
 _THING_PRONOUNS: Final = (NounPhrase("it", "it", SINGULAR, True), _THEY)
 
-_SINGULAR_DETERMINERS: Final = tuple(
-    "the the the the a a a my your his her our their this that every each some another".split()
+_SINGULAR_DETERMINERS: Final = listed(
+    "the the the the a a a my your his her our their this that every each some another"
 )
-_PLURAL_DETERMINERS: Final = tuple(
-    "the the the the my your his her our their these those some many several two three few all both".split()
+_PLURAL_DETERMINERS: Final = listed(
+    "the the the the my your his her our their these those some many several two three few all both"
 )
 
 _KINDS: Final = {"yes_no": YES_NO, "wh_agent": WH_AGENT, "wh_patient": WH_PATIENT, "wh_adverb": WH_ADVERB}
@@ -299,12 +301,12 @@ _TENSES_OF: Final = {
     "future": (TENSE["future"], TENSE["going to"]),
     "modal": _MODALS,
 }
-_TENSE_CATEGORIES: Final = frozenset(_TENSES_OF)
+_MAY_BE_NEGATED: Final = frozenset(CATEGORIES) - frozenset(_TENSES_OF) - {"wh_agent", "wh_patient"}
 
 # What follows is said formally, neutrally or casually.
 _NOTHING: Final = ("", "", "")
 _INTENSIFIERS: Final = (
-    ("extremely", "exceptionally", "rather", "most"),
+    ("extremely", "exceptionally", "rather", "highly"),
     ("very", "quite", "unusually", "somewhat"),
     ("really", "pretty", "super", "totally"),
 )

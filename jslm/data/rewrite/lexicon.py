@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Final, NamedTuple
 
-from jslm.data.rewrite.words import DOMAINS, NAMES, PERSON_VERBS, STATIVE
+from jslm.data.rewrite.words import DOMAINS, NAMES, PERSON_VERBS, listed
 from jslm.errors import JslmError
 
 SPLITS: Final = ("train", "verb", "noun")
@@ -147,10 +147,10 @@ IRREGULAR_PLURALS: Final = {
 # base, past, participle; the participle is left out where it equals the past.
 _IRREGULAR = """
 beat beat beaten, bind bound, bite bit bitten, break broke broken, bring brought, build built, buy bought,
-catch caught, choose chose chosen, cut cut, dig dug, do did done, draw drew drawn, drink drank drunk, drive drove driven,
-eat ate eaten, feed fed, fight fought, find found, fly flew flown, forget forgot forgotten, freeze froze frozen,
-forgive forgave forgiven, give gave given, grow grew grown, hang hung, hear heard, hide hid hidden, hit hit, hold held,
-hurt hurt, keep kept, know knew known, lead led, leave left, lose lost, make made, meet met, mislead misled,
+catch caught, choose chose chosen, cut cut, dig dug, do did done, draw drew drawn, drink drank drunk,
+drive drove driven, eat ate eaten, feed fed, fight fought, find found, fly flew flown, forget forgot forgotten,
+freeze froze frozen, forgive forgave forgiven, give gave given, grow grew grown, hang hung, hear heard, hide hid hidden, hit hit,
+hold held, hurt hurt, keep kept, know knew known, lead led, leave left, lose lost, make made, meet met, mislead misled,
 misunderstand misunderstood, outgrow outgrew outgrown, outrun outran outrun, outshine outshone, overhear overheard,
 overtake overtook overtaken, pay paid, prove proved proven, read read, rebuild rebuilt, redo redid redone,
 remake remade, rewrite rewrote rewritten, ride rode ridden, see saw seen, seek sought, sell sold, send sent, set set,
@@ -162,4 +162,4 @@ write wrote written
 IRREGULAR_VERBS: Final = {
     forms[0]: (forms[1], forms[-1]) for forms in (entry.split() for entry in _IRREGULAR.split(","))
 }
-DOUBLED_GERUNDS: Final = frozenset("cut dig forget hit outrun set shut split win".split())
+DOUBLED_GERUNDS: Final = frozenset(listed("cut dig forget hit outrun set shut split win"))

@@ -10,6 +10,11 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 
+def listed(text: str) -> tuple[str, ...]:
+    """The words of a blank-separated list."""
+    return tuple(text.split())
+
+
 class Domain(NamedTuple):
     """Word lists, separated by blanks: who acts, what is acted on, verbs for things, verbs for people."""
 
@@ -24,7 +29,7 @@ DOMAINS: Final = {
         "manager clerk secretary director accountant assistant boss lawyer intern consultant auditor* receptionist*",
         "letter report invoice contract memo folder budget proposal form agenda file printer* spreadsheet*",
         "sign print copy send write read approve reject draft review stamp keep lose find update cancel submit+ "
-        "revise mail shred* rewrite* withdraw* withhold*",
+        "revise mail shred+* rewrite* withdraw* withhold*",
         "hire dismiss promote pay call question fire interview* mislead*",
     ),
     "home": Domain(
@@ -73,7 +78,7 @@ DOMAINS: Final = {
         "inspire interrupt hire praise imitate impress serenade* outshine*",
     ),
     "medicine": Domain(
-        "doctor nurse patient dentist specialist veterinarian widow orderly soldier baby surgeon* pharmacist*",
+        "doctor nurse patient dentist specialist veterinarian widow paramedic soldier baby surgeon* pharmacist*",
         "pill wound tooth bone needle mask chart bottle ointment injection bed bandage* syringe*",
         "treat order label study count take spill clean bind deliver apply swallow* prescribe* misplace*",
         "cure examine treat wake bite hurt calm vaccinate*",
@@ -92,18 +97,18 @@ PERSON_VERBS: Final = (
     "ignore* tease* misunderstand* forgive* overhear*"
 )
 # "was being known" is no English: these take no progressive and no adverb of manner.
-STATIVE: Final = frozenset("see hear like love know remember admire trust forget understand misunderstand".split())
+STATIVE: Final = frozenset(listed("see hear like love know remember admire trust forget understand misunderstand"))
 
-PERSON_ADJECTIVES: Final = (
-    "young old tall famous tired clever honest angry kind lazy quiet brave unusual anxious friendly eager".split()
+PERSON_ADJECTIVES: Final = listed(
+    "young old tall famous tired clever honest angry kind lazy quiet brave unusual anxious friendly eager"
 )
-THING_ADJECTIVES: Final = (
-    "new old small large expensive heavy beautiful cheap useful ugly strange empty ancient odd light plain".split()
+THING_ADJECTIVES: Final = listed(
+    "new old small large expensive heavy beautiful cheap useful ugly strange empty ancient odd light plain"
 )
-MANNER: Final = "carefully quickly quietly finally secretly slowly proudly eagerly easily gladly".split()
+MANNER: Final = listed("carefully quickly quietly finally secretly slowly proudly eagerly easily gladly")
 PREPOSITIONS: Final = (
-    *"near behind beside with above below under around by from upon".split(),
+    *listed("near behind beside with above below under around by from upon"),
     "in front of",
     "next to",
 )
-NAMES: Final = "Anna Tom Maria Peter Olivia Sam Emma Carlos Yuki Omar Ingrid Ada".split()
+NAMES: Final = listed("Anna Tom Maria Peter Olivia Sam Emma Carlos Yuki Omar Ingrid Ada")
