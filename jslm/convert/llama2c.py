@@ -7,20 +7,18 @@ is not tied), then the float32 tensors of `llama2c_weights.tensor_shapes`. Littl
 from __future__ import annotations
 
 import base64
-import contextlib
 import logging
 import math
 import os
 import struct
-import uuid
 import zlib
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, cast
 
 import numpy as np
 
 from jslm.config import ModelConfig, config_from_dict
+from jslm.convert.atomic import whole_file
 from jslm.convert.bundle import Bundle, Format
 from jslm.convert.llama2c_tokenizer import NAME, find_tokenizer, tokenizer_bytes
 from jslm.convert.llama2c_weights import TABLES, params_of, rotary_tables, tensor_of, tensor_shapes
@@ -44,12 +42,11 @@ def detect(path: Path) -> bool:
         numbers, size = _read_numbers(path)
         if numbers[0] == _MAGIC:
             return True
-        fields = _fields(numbers)
-    except (OSError, ValueError):
+        # A damaged file is llama2.c's still, and `read` says what is wrong with it.
+        is_likely = path.suffix == ".bin" and max(map(abs, numbers)) < _PLAUSIBLE
+        return size == _file_size(_model(_fields(numbers), str(path))) or is_likely
+    except (OSError, ValueError, JslmError):
         return False
-    if path.suffix != ".bin" and not path.stem.isdigit():
-        return size == _file_size(_model(fields, str(path)))
-    return max(numbers) < _PLAUSIBLE and not path.name.startswith("tok")
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -99,16 +96,17 @@ def write(bundle: Bundle, path: Path, dtype: str) -> None:
     if beside.exists() and beside.read_bytes() != content:
         raise JslmError(f"{beside}: another tokenizer is there; choose another folder, or move it away")
     tables = dict(zip(TABLES, _tables(bundle), strict=True))
-    with _written_whole(path) as stream:
-        vocab_size = model.vocab_size if model.tie_embeddings else -model.vocab_size
-        sizes = (model.d_model, model.hidden_dim, model.n_layers, model.n_heads, model.kv_heads, vocab_size)
-        stream.write(_HEADER.pack(*sizes, model.context_length))
-        for name in tensor_shapes(model):
-            array = tables[name] if name in tables else tensor_of(name, bundle.params, model)
-            stream.write(np.ascontiguousarray(array, "<f4").data)
+    with whole_file(path) as temporary:
+        with temporary.open("xb") as stream:
+            vocab_size = model.vocab_size if model.tie_embeddings else -model.vocab_size
+            sizes = (model.d_model, model.hidden_dim, model.n_layers, model.n_heads, model.kv_heads, vocab_size)
+            stream.write(_HEADER.pack(*sizes, model.context_length))
+            for name in tensor_shapes(model):
+                array = tables[name] if name in tables else tensor_of(name, bundle.params, model)
+                stream.write(np.ascontiguousarray(array, "<f4").data)
         # Before the model gets its name: a model without its tokenizer is of no use.
-        with _written_whole(beside) as other:
-            other.write(content)
+        with whole_file(beside) as temporary_tokenizer:
+            temporary_tokenizer.write_bytes(content)
 
 
 def _check_expressible(bundle: Bundle) -> None:
@@ -147,7 +145,9 @@ def _check_expressible(bundle: Bundle) -> None:
     if not bundle.ends_documents:
         missing.append("documents without a token between them (it begins each with <s>)")
     if missing:
-        raise JslmError(f"llama2.c cannot express {'; '.join(missing)}; the nearest format that can is {_nearest(bundle)}")
+        raise JslmError(
+            f"llama2.c cannot express {'; '.join(missing)}; the nearest format that can is {_nearest(bundle)}"
+        )
 
 
 def _nearest(bundle: Bundle) -> str:
@@ -180,9 +180,7 @@ def _read_model(path: Path) -> ModelConfig:
         raise JslmError(f"{path}: {error}; this is no model of llama2.c, or a damaged one") from error
     expected = _file_size(model)
     if size != expected:
-        raise JslmError(
-            f"{path}: {size:,} bytes, but its header says {expected:,}; the file is damaged: download or export it again"
-        )
+        raise JslmError(f"{path}: {size:,} bytes, but its header says {expected:,}; the file is damaged: get it anew")
     return model
 
 
@@ -206,9 +204,13 @@ def _fields(numbers: tuple[int, ...]) -> dict[str, Any]:
             raise ValueError(f"its header says {name} = {fields[name]:,}, expected at least 1")
     for name, divisor in (("d_model", "n_heads"), ("n_heads", "n_kv_heads")):
         if fields[name] % fields[divisor]:
-            raise ValueError(f"its header says {name} = {fields[name]:,}, which {fields[divisor]:,} {divisor} do not divide")
+            raise ValueError(
+                f"its header says {name} = {fields[name]:,}, which {fields[divisor]:,} {divisor} do not divide"
+            )
     if fields["d_model"] // fields["n_heads"] % 2:
-        raise ValueError(f"its header says {fields['d_model'] // fields['n_heads']:,} as the width of a head, which is odd")
+        raise ValueError(
+            f"its header says {fields['d_model'] // fields['n_heads']:,} as the width of a head, which is odd"
+        )
     return fields
 
 
@@ -253,25 +255,6 @@ def _tables(bundle: Bundle) -> np.ndarray:
         _log.info("the rotary tables are computed anew: those of the imported file were of another shape")
         return tables
     return (tables.view("<i4") + differences).astype("<i4").view("<f4")
-
-
-@contextlib.contextmanager
-def _written_whole(path: Path) -> Iterator[IO[bytes]]:
-    """A temporary file beside `path` that takes its place at the end. Raises JslmError where that cannot be done."""
-    # Not `tempfile`: its files are readable by their owner alone, and stay so after the rename.
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("xb") as stream:
-                yield stream
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise JslmError(f"{path}: cannot be written ({error.strerror or error}); choose another path") from error
 
 
 FORMAT = Format(

@@ -87,5 +87,5 @@ def tokenizer_bytes(tokenizer: SentencePieceTokenizer) -> bytes:
 
 def _bad(path: Path, what: str) -> JslmError:
     return JslmError(
-        f"{path}: {what}; this is no tokenizer of llama2.c, or an old or damaged one: make it anew with its tokenizer.py"
+        f"{path}: {what}; this is no tokenizer of llama2.c, or an old or damaged one: make it anew by its tokenizer.py"
     )

@@ -102,7 +102,8 @@ class SentencePieceTokenizer(Tokenizer):
 
         def propose(left: int) -> None:
             right = after[left] if left >= 0 else len(symbols)
-            if right < len(symbols):
+            # A character that is no piece is bytes from the start, which join to nothing.
+            if right < len(symbols) and symbols[left] in self._ids and symbols[right] in self._ids:
                 joined = f"{symbols[left]}{symbols[right]}"
                 token = self._ids.get(joined)
                 if token is not None and self.scores[token] > _LOWEST_SCORE:

@@ -1,0 +1,143 @@
+"""`ckpt.pt` of llama2.c's training (`train.py`), read only: `model_args` and the state of `Transformer` (`model.py`).
+
+The rotary tables are no weights there; some versions save them all the same, as `freqs_cos` and `freqs_sin`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jslm.config import ModelConfig, config_from_dict
+from jslm.convert.bundle import Bundle, Format
+from jslm.convert.llama2c_tokenizer import NAME, find_tokenizer
+from jslm.convert.llama2c_weights import LAYER_TENSORS, TABLES, params_of, tensor_shapes
+from jslm.convert.pickle_reader import read_torch_file
+from jslm.convert.weights import TensorReader
+from jslm.errors import JslmError
+
+_PREFIX = "_orig_mod."
+# PyTorch writes the names of the weights first, both in its zip files and in the older ones.
+_START = 2**20
+_ARGUMENTS = {"dim": "d_model", "n_layers": "n_layers", "n_heads": "n_heads", "max_seq_len": "context_length"}
+
+
+def detect(path: Path) -> bool:
+    """Whether the first megabyte of a file has the names of llama2.c's weights in it."""
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(_START)
+    except OSError:
+        return False
+    is_torch = start.startswith((b"PK\x03\x04", b"\x80\x02"))
+    return is_torch and b"model_args" in start and b"tok_embeddings.weight" in start
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """The shape and the figures of a checkpoint. Raises JslmError for a bad file."""
+    checkpoint = _open(path)
+    model = _model(checkpoint, path)
+    weights = {name: shape for name, shape in tensor_shapes(model).items() if name not in TABLES}
+    return {
+        "format": "llama2.c training checkpoint",
+        "architecture": "llama",
+        "parameters": sum(map(math.prod, weights.values())),
+        "n_layers": model.n_layers,
+        "d_model": model.d_model,
+        "n_heads": model.n_heads,
+        "n_kv_heads": model.kv_heads,
+        "d_ff": model.hidden_dim,
+        "context_length": model.context_length,
+        "vocab_size": model.vocab_size,
+        "tied head": model.tie_embeddings,
+        **_figures(checkpoint),
+        "tokenizer": f"{NAME} or tok*.bin beside the file",
+    }
+
+
+def read(path: Path) -> Bundle:
+    """The model of a `ckpt.pt`, with the tokenizer of the `tokenizer.bin` or `tok*.bin` of its folder.
+
+    Raises JslmError where one of the two is missing or damaged, or weights are missing, left over or of a wrong shape.
+    """
+    checkpoint = _open(path)
+    model = _model(checkpoint, path)
+    state = _state(checkpoint, path)
+    reader = TensorReader(str(path), {name: array.shape for name, array in state.items()}, state.__getitem__)
+    reader.ignore(TABLES.__contains__)
+    if model.tie_embeddings:
+        reader.ignore(lambda name: name == "output.weight")
+    tensors: dict[str, np.ndarray] = {}
+    for name, shape in tensor_shapes(model).items():
+        if name in LAYER_TENSORS:
+            layers = [reader.take(f"layers.{index}.{name}.weight", *shape[1:]) for index in range(model.n_layers)]
+            tensors[name] = np.stack(layers)
+        elif name not in TABLES:
+            tensors[name] = reader.take(f"{name}.weight", *shape)
+    reader.finish()
+    tokenizer = find_tokenizer(path, model.vocab_size)
+    config = config_from_dict({"model": model.model_dump()}, str(path))
+    return Bundle(config, params_of(tensors, model), tokenizer, figures=_figures(checkpoint), source=str(path))
+
+
+def _open(path: Path) -> Mapping[str, Any]:
+    checkpoint = read_torch_file(path)
+    for name in ("model", "model_args"):
+        if not isinstance(checkpoint, Mapping) or not isinstance(checkpoint.get(name), Mapping):
+            raise JslmError(f"{path}: no {name} in it; expected a checkpoint of llama2.c's train.py")
+    found: Mapping[str, Any] = checkpoint
+    return found
+
+
+def _state(checkpoint: Mapping[str, Any], path: Path) -> dict[str, np.ndarray]:
+    state = {str(name).removeprefix(_PREFIX): array for name, array in checkpoint["model"].items()}
+    if odd := next((name for name, array in state.items() if not isinstance(array, np.ndarray)), None):
+        raise JslmError(f"{path}: model has {odd!r}, which is no tensor; expected a checkpoint of llama2.c's train.py")
+    return state
+
+
+def _model(checkpoint: Mapping[str, Any], path: Path) -> ModelConfig:
+    arguments, state = checkpoint["model_args"], _state(checkpoint, path)
+    fields: dict[str, Any] = {}
+    for theirs, ours in _ARGUMENTS.items():
+        if not isinstance(arguments.get(theirs), int):
+            raise JslmError(f"{path}: model_args has no whole number {theirs}; expected llama2.c's ModelArgs")
+        fields[ours] = arguments[theirs]
+    fields["n_kv_heads"] = arguments.get("n_kv_heads") or fields["n_heads"]
+    fields["norm_eps"] = arguments.get("norm_eps", 1e-5)
+    fields["dropout"] = arguments.get("dropout") or 0.0
+    # ModelArgs may leave these two to a rule, and the weights cannot be wrong about them.
+    for name, ours in (("tok_embeddings.weight", "vocab_size"), ("layers.0.feed_forward.w1.weight", "d_ff")):
+        if name not in state or state[name].ndim != 2:
+            raise JslmError(f"{path}: no matrix {name}; expected a checkpoint of llama2.c's train.py")
+        fields[ours] = state[name].shape[0]
+    if fields["d_model"] % max(fields["n_heads"], 1):
+        raise JslmError(f"{path}: n_heads = {fields['n_heads']} does not divide dim = {fields['d_model']}")
+    if fields["n_layers"] > len(state):
+        raise JslmError(f"{path}: n_layers = {fields['n_layers']:,}, but there are {len(state):,} tensors in all")
+    head = state.get("output.weight")
+    fields["tie_embeddings"] = head is None or np.array_equal(head, state["tok_embeddings.weight"])
+    return config_from_dict({"model": {"rope_theta": 10000.0, **fields}}, str(path)).model
+
+
+def _figures(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    figures: dict[str, Any] = {}
+    if isinstance(steps := checkpoint.get("iter_num"), int):
+        figures["steps"] = steps
+    loss = checkpoint.get("best_val_loss")
+    if isinstance(loss, float) or (isinstance(loss, np.ndarray) and loss.size == 1):
+        figures["val/loss"] = float(np.asarray(loss).reshape(()))
+    return figures
+
+
+FORMAT = Format(
+    name="llama2c-checkpoint",
+    summary="ckpt.pt of llama2.c's training, with a tokenizer.bin beside it",
+    detect=detect,
+    describe=describe,
+    read=read,
+)
