@@ -71,7 +71,8 @@ def test_real_model_tells_its_story(stories: Path) -> None:
     # llama2.c ends a story where the next one would begin.
     assert result.finish_reason == "stop"
     assert "<s>" not in result.text
-    assert model.generate("Once upon a time,", greedy=True, max_new_tokens=8).startswith(" there was a little")
+    [continued] = model.generate_results("Once upon a time,", greedy=True, max_new_tokens=8)
+    assert continued.text.startswith(" there was a little")
 
 
 def test_real_model_comes_out_as_it_went_in(stories: Path, tmp_path: Path) -> None:
