@@ -57,10 +57,10 @@ class Persistent:
 
 
 # Python's own pickler in Python, whose types have methods that can be added to. It has no annotations.
-_Pickler: Any = pickle._Pickler  # type: ignore[attr-defined]
+_Pickler: Any = pickle._Pickler
 
 
-class TorchPickler(_Pickler):  # type: ignore[misc]
+class TorchPickler(_Pickler):
     """Python's own pickler, and arrays written as `torch.save` writes tensors."""
 
     dispatch: ClassVar[dict[Any, Any]] = dict(_Pickler.dispatch)

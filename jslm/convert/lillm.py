@@ -1,0 +1,133 @@
+"""Checkpoints of CohleM/lilLM: Llama's shape, with neighbours rotated together and the config pickled as a dataclass.
+
+Its `model/model.py` turns the pair (2i, 2i + 1) of each head as one complex number; jslm turns i with
+i + head_dim / 2, so the rows of the query and key projections change places. The base is 10,000, and the head is the
+token embedding. Its tokenizer's `tokenizer.json` is to be put beside the checkpoint; `<s>` is 1 and `</s>` is 2.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jslm.config import Config
+from jslm.convert.bundle import Bundle, Format
+from jslm.convert.torch_checkpoint import (
+    TorchCheckpoint,
+    describe_checkpoint,
+    has_tensors,
+    make_config,
+    open_checkpoint,
+    tokenizer_beside,
+)
+from jslm.convert.weights import TensorReader, pad_rows, stack_layers
+from jslm.errors import JslmError
+from jslm.tokenizer import Tokenizer
+
+_TOKENS, _NORM, _HEAD = "tok_emb.weight", "norm.gain", "lm_head.weight"
+_KNOWN = (
+    *("vocab_size", "d_model", "n_layers", "max_seq_len", "q_heads", "kv_heads", "hidden_dim", "eps"),
+    # How it is trained and run.
+    *("multiple_of", "dropout", "max_batch_size", "flash"),
+)
+_IDS = {"bos_token_id": 1, "eos_token_id": 2}
+
+
+def detect(path: Path) -> bool:
+    """Whether the checkpoint has the names of lilLM."""
+    return has_tensors(path, _TOKENS, _NORM)
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """Shape, without reading the weights. Raises JslmError for a bad file."""
+    checkpoint = open_checkpoint(path)
+    config = _config(checkpoint, None)
+    return describe_checkpoint(checkpoint, "lilLM checkpoint", config, "tokenizer.json beside the file")
+
+
+def read(path: Path) -> Bundle:
+    """The model. Raises JslmError where a tensor, the config or the tokenizer is missing or does not fit."""
+    checkpoint = open_checkpoint(path)
+    tokenizer = tokenizer_beside(checkpoint, checkpoint.shape(_TOKENS)[0], _IDS)
+    config = _config(checkpoint, tokenizer)
+    model = config.model
+    tensors = checkpoint.reader()
+    # Masks and rotary tables, which some versions saved.
+    tensors.ignore(lambda name: name.endswith(".mask") or name == "freq_cis")
+    params: dict[str, Any] = {
+        "embed": {"tokens": pad_rows(tensors.take(_TOKENS, model.vocab_size, model.d_model), model.padded_vocab_size)},
+        "layers": stack_layers(_layer(tensors, index, config) for index in range(model.n_layers)),
+        "final_norm": {"scale": np.array(tensors.take(_NORM, model.d_model))},
+    }
+    if _HEAD in tensors:
+        head = tensors.take(_HEAD, model.vocab_size, model.d_model)
+        if not model.tie_embeddings:
+            params["head"] = {"tokens": pad_rows(head, model.padded_vocab_size)}
+    tensors.finish()
+    figures = checkpoint.figures(val__loss="best_val_loss", steps="num_iter")
+    return Bundle(config, params, tokenizer, ends_documents=True, figures=figures, source=str(path))
+
+
+def _config(checkpoint: TorchCheckpoint, tokenizer: Tokenizer | None) -> Config:
+    settings = checkpoint.settings("config", _KNOWN, "lilLM")
+    missing = [name for name in ("q_heads", "kv_heads", "max_seq_len") if name not in settings]
+    if missing:
+        raise JslmError(f"{checkpoint.path}: its config has no {', '.join(missing)}; the file is incomplete")
+    vocab_size, d_model = checkpoint.shape(_TOKENS)
+    embedding = checkpoint.tensors[_TOKENS]
+    model = {
+        "n_layers": checkpoint.count(r"transformer_blocks\.(\d+)\."),
+        "d_model": d_model,
+        "n_heads": settings["q_heads"],
+        "n_kv_heads": settings["kv_heads"],
+        "d_ff": checkpoint.shape("transformer_blocks.0.ffn.w1.weight")[0],
+        "context_length": settings["max_seq_len"],
+        "vocab_size": vocab_size,
+        "norm": "rmsnorm",
+        "norm_eps": settings.get("eps", 1e-6),
+        "position": "rope",
+        "rope_theta": 10000.0,
+        "activation": "swiglu",
+        "tie_embeddings": np.array_equal(checkpoint.tensors.get(_HEAD, embedding), embedding),
+    }
+    return make_config(checkpoint, model, tokenizer)
+
+
+def _layer(tensors: TensorReader, index: int, config: Config) -> dict[str, Any]:
+    model, prefix = config.model, f"transformer_blocks.{index}"
+    d_model, d_ff = model.d_model, model.hidden_dim
+
+    def linear(name: str, d_in: int, d_out: int, rotated_heads: int = 0) -> dict[str, np.ndarray]:
+        weight = tensors.take(f"{prefix}.{name}.weight", d_out, d_in)
+        if rotated_heads:
+            pairs = weight.reshape(rotated_heads, -1, 2, d_in)
+            weight = pairs.swapaxes(1, 2).reshape(weight.shape)
+        return {"kernel": weight.T}
+
+    q_width, kv_width = model.n_heads * model.dim_per_head, model.kv_heads * model.dim_per_head
+    return {
+        "attention_norm": {"scale": tensors.take(f"{prefix}.attn_norm.gain", d_model)},
+        "attention": {
+            "q": linear("attn.wq", d_model, q_width, model.n_heads),
+            "k": linear("attn.wk", d_model, kv_width, model.kv_heads),
+            "v": linear("attn.wv", d_model, kv_width),
+            "out": linear("attn.wo", q_width, d_model),
+        },
+        "mlp_norm": {"scale": tensors.take(f"{prefix}.ffn_norm.gain", d_model)},
+        "mlp": {
+            "gate": linear("ffn.w1", d_model, d_ff),
+            "up": linear("ffn.w3", d_model, d_ff),
+            "down": linear("ffn.w2", d_ff, d_model),
+        },
+    }
+
+
+FORMAT = Format(
+    name="lillm",
+    summary="lilLM's .pt, with its tokenizer.json beside it",
+    detect=detect,
+    describe=describe,
+    read=read,
+)
