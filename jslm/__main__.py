@@ -13,6 +13,7 @@ VERBS = {
     "prepare": "text files to token files",
     "train": "token files to a model, with checkpoints, metrics and a report",
     "sample": "text from a trained model",
+    "convert": "models in from other programs, and out to them",
     "config": "the reference of every configuration key",
 }
 

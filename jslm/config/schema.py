@@ -319,7 +319,7 @@ class TrainConfig(Section):
     max_bad_steps: Positive = Field(
         20, description="Stop after this many non-finite steps in a row; each is skipped and counted."
     )
-    init_from: str = Field("", description="Run folder whose weights training starts from.")
+    init_from: str = Field("", description="Run folder or model file whose weights training starts from.")
     init_checkpoint: str = Field("best", description="Which of its checkpoints: `best`, `latest`, or a step.")
     loss_chunk: NonNegative = Field(
         0, description="Tokens a cross-entropy chunk. 0: chosen so that logits stay under about 64 MB a device."

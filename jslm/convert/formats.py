@@ -9,7 +9,7 @@ from jslm.convert.bundle import Format
 from jslm.errors import JslmError
 
 # In the order of detection: the most particular first.
-_MODULES = ("portable", "huggingface", "gguf", "llama2c", "llama2c_checkpoint", "nanogpt", "lillm", "slms")
+_MODULES = ("portable", "huggingface", "gguf", "llama2c", "llama2c_checkpoint")
 
 
 def formats() -> dict[str, Format]:
@@ -18,11 +18,28 @@ def formats() -> dict[str, Format]:
     return {entry.name: entry for entry in found}
 
 
-def detect_format(path: Path) -> Format:
-    """The format of a file or folder. Raises JslmError where it is missing or nothing known."""
+def choose_format(path: Path, name: str = "auto") -> Format:
+    """The format called `name`, or what the file or folder is by its first bytes and names.
+
+    Raises JslmError where there is no such format, or `path` is missing or nothing known.
+    """
+    known = formats()
+    if name != "auto":
+        return format_named(name)
     if not path.exists():
         raise JslmError(f"{path}: no such file or folder")
-    for entry in formats().values():
+    for entry in known.values():
         if entry.detect(path):
             return entry
-    raise JslmError(f"{path}: no format that jslm knows; there are {', '.join(formats())}: name one with --format")
+    raise JslmError(
+        f"{path}: nothing that jslm knows by its names and first bytes; if it is one of "
+        f"{', '.join(known)}, say so with --format"
+    )
+
+
+def format_named(name: str) -> Format:
+    """The format called `name`. Raises JslmError listing them where there is none."""
+    known = formats()
+    if name not in known:
+        raise JslmError(f"--format {name}: no such format; there are {', '.join(known)}")
+    return known[name]

@@ -5,17 +5,14 @@ Written by llama.cpp's own library (`gguf`, in the extra `convert`). Layout: "GG
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
-import os
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jslm.convert.atomic import whole_file
 from jslm.convert.bundle import Bundle, Format
 from jslm.convert.gguf_header import MAGIC, ArrayLength, Header, read_header
 from jslm.errors import JslmError
@@ -105,7 +102,7 @@ def write(bundle: Bundle, path: Path, dtype: str) -> None:
     for name, array, kind in tensors:
         _check_range(name, array, kind)
         _add_info(writer, name, array.shape, kind)
-    with _written_whole(path) as temporary:
+    with whole_file(path) as temporary:
         try:
             writer.write_header_to_file(temporary)
             writer.write_kv_data_to_file()
@@ -182,24 +179,6 @@ def _describe_tokenizer(header: Header) -> str:
         return "none"
     names = [keys[f"tokenizer.ggml.{part}"] for part in ("model", "pre") if f"tokenizer.ggml.{part}" in keys]
     return f"{', '.join(map(str, names)) or 'unnamed'}: {tokens.length:,} tokens"
-
-
-@contextlib.contextmanager
-def _written_whole(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its place at the end. Raises JslmError where that cannot be done."""
-    # Not `tempfile`: its files are readable by their owner alone, and stay so after the rename.
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            yield temporary
-            with temporary.open("rb+") as stream:
-                os.fsync(stream.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise JslmError(f"{path}: cannot be written ({error.strerror or error}); choose another path") from error
 
 
 FORMAT = Format(

@@ -26,7 +26,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Writes text with a trained model. Without --prompt, --prompt-file and --num-samples, the prompt "
         "is what stdin gives: line by line at a terminal, else all of it. Defaults are those of the run's [sample].",
     )
-    parser.add_argument("--run", required=True, metavar="DIR", help="folder of the run")
+    parser.add_argument("--run", required=True, metavar="DIR", help="folder of the run, or a model file")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="such as model.context_length=1024")
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
@@ -60,11 +60,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace) -> int:
+    from jslm.config import SampleConfig
     from jslm.run_folder import RunFolder
 
     arguments = _arguments(args)
     # Before JAX is imported: a mistake on the command line is told at once.
-    resolve_options(RunFolder(args.run).read_config().sample, **arguments)
+    run = RunFolder(args.run)
+    is_file = run.path.exists() and not run.config.exists()
+    resolve_options(SampleConfig() if is_file else run.read_config().sample, **arguments)
     prompts = _prompts(args)
 
     from jslm.parallel import start_jax

@@ -1,4 +1,4 @@
-"""A run folder as a `LanguageModel`."""
+"""A run folder, or one model file, as a `LanguageModel`."""
 
 from __future__ import annotations
 
@@ -7,13 +7,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from jslm.checkpoint import CheckpointStore, flatten_tree
 from jslm.config import Config, apply_overrides, config_from_dict, parse_overrides
 from jslm.errors import JslmError
-from jslm.model import Params, param_shapes
-from jslm.run_folder import RunFolder, resolve_checkpoint
 from jslm.sample.language_model import LanguageModel
-from jslm.tokenizer import load_tokenizer
 
 # What may differ from training: nothing that the weights were shaped by.
 _CHANGEABLE = (
@@ -28,27 +24,17 @@ _log = logging.getLogger("jslm")
 
 
 def load(path: str | Path, *, checkpoint: str = "best", overrides: Sequence[str] = ()) -> LanguageModel:
-    """Opens a run folder: its config, tokenizer, and the averaged parameters where there are some, else the last ones.
+    """Opens a run folder (with the averaged parameters where there are some), or a model in any format of jslm.convert.
 
-    `checkpoint` is "best", "latest" or a step. `overrides` change how the model is used, such as
+    `checkpoint` of a run is "best", "latest" or a step. `overrides` change how the model is used, such as
     `["model.context_length=1024", "model.rope_scaling.kind=yarn", "model.rope_scaling.factor=2"]`. Raises JslmError
-    where the folder is no run, has no such checkpoint, or its tokenizer is not the one of its checkpoint.
+    where there is no model, it is damaged, has no such checkpoint, or its tokenizer is not the one of its checkpoint.
     """
-    folder = RunFolder(path)
-    trained = folder.read_config()
-    config = changed_config(trained, overrides)
-    tokenizer = load_tokenizer(folder.tokenizer)
-    store = CheckpointStore(folder.checkpoints)
-    step = resolve_checkpoint(store.steps(), store.best_step(), str(checkpoint), folder.path)
-    found = store.metadata(step).get("tokenizer_fingerprint")
-    if found != tokenizer.fingerprint:
-        raise JslmError(
-            f"{folder.tokenizer}: tokenizer {tokenizer.fingerprint}, but {store.path(step)} was trained with {found}; "
-            "put back the tokenizer.json that training wrote"
-        )
-    params = store.load_part(step, "ema" if trained.train.ema_decay else "params")
-    _check_shapes(params, trained, folder.config, store.path(step))
-    return LanguageModel(config, params, tokenizer, ends_documents=_ends_documents(folder, trained))
+    from jslm.convert import load_model
+
+    bundle = load_model(path, checkpoint=checkpoint)
+    config = changed_config(bundle.config, overrides)
+    return LanguageModel(config, bundle.params, bundle.tokenizer, ends_documents=bundle.ends_documents)
 
 
 def changed_config(trained: Config, overrides: Sequence[str]) -> Config:
@@ -92,21 +78,3 @@ def _leaves(values: dict[str, Any], path: str = "") -> Iterator[str]:
             yield from _leaves(value, key)
         else:
             yield key
-
-
-def _check_shapes(params: Params, config: Config, config_path: Path, where: Path) -> None:
-    wanted, found = flatten_tree(param_shapes(config.model)), flatten_tree(params)
-    for name in sorted(wanted.keys() | found.keys()):
-        there, here = (list(tree[name].shape) if name in tree else "absent" for tree in (found, wanted))
-        if there != here:
-            raise JslmError(
-                f"{where}: {name} is {there}, and {here} by {config_path}; put back the run's own config.toml"
-            )
-
-
-def _ends_documents(folder: RunFolder, config: Config) -> bool:
-    """Whether the training data had end-of-text tokens, as `run.json` says; where that is lost, as the config asked."""
-    data = folder.read_info().get("data")
-    if isinstance(data, dict) and isinstance(data.get("end_of_text"), bool):
-        return bool(data["end_of_text"])
-    return config.data.end_of_text != "never"

@@ -1,5 +1,5 @@
-"""Text to ids and back: `char`, `byte`, `bpe` (tokenizers) and `gpt2` (tiktoken), one `Tokenizer` for all; and `hf`,
-any Hugging Face tokenizer of an imported model.
+"""Text to ids and back: `char`, `byte`, `bpe` (tokenizers) and `gpt2` (tiktoken), one `Tokenizer` for all; and for
+imported models `hf` (any Hugging Face tokenizer) and `sentencepiece` (llama2.c's).
 
 `build_tokenizer` makes one from a config and a corpus, `load_tokenizer` opens a saved `tokenizer.json`, and
 `StreamDecoder` turns ids into text as they come. Importing this package imports neither numpy nor a tokenizer library.
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from jslm.tokenizer.char import UNKNOWN, CharTokenizer
     from jslm.tokenizer.gpt2 import Gpt2Tokenizer
     from jslm.tokenizer.hf import HuggingFaceTokenizer
+    from jslm.tokenizer.sentencepiece import SentencePieceTokenizer
     from jslm.tokenizer.streaming import StreamDecoder
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "CharTokenizer",
     "Gpt2Tokenizer",
     "HuggingFaceTokenizer",
+    "SentencePieceTokenizer",
     "StreamDecoder",
     "Tokenizer",
     "build_tokenizer",
@@ -47,6 +49,7 @@ _MODULES = {
     "UNKNOWN": "char",
     "Gpt2Tokenizer": "gpt2",
     "HuggingFaceTokenizer": "hf",
+    "SentencePieceTokenizer": "sentencepiece",
     "StreamDecoder": "streaming",
 }
 

@@ -12,8 +12,8 @@ from jslm.config.schema import TokenizerConfig
 from jslm.errors import JslmError
 from jslm.tokenizer.base import FILE_FORMAT, FILE_VERSION, Tokenizer
 
-# The kinds of saved tokenizers; a config can ask for the first four, and `hf` comes with an imported model.
-KINDS = ("char", "byte", "bpe", "gpt2", "hf")
+# The kinds of saved tokenizers; a config can ask for the first four, and the others come with imported models.
+KINDS = ("char", "byte", "bpe", "gpt2", "hf", "sentencepiece")
 
 
 def build_tokenizer(config: TokenizerConfig, texts: Callable[[], Iterable[str]]) -> Tokenizer:
@@ -117,6 +117,10 @@ def _class_of(kind: str) -> type[Tokenizer]:
         from jslm.tokenizer.hf import HuggingFaceTokenizer
 
         return HuggingFaceTokenizer
+    if kind == "sentencepiece":
+        from jslm.tokenizer.sentencepiece import SentencePieceTokenizer
+
+        return SentencePieceTokenizer
     from jslm.tokenizer.byte import ByteTokenizer
 
     return ByteTokenizer

@@ -66,10 +66,12 @@ class HuggingFaceTokenizer(Tokenizer):
 
     @property
     def eot_id(self) -> int:
+        """The id that ends a document, as the model's files say."""
         return self._eos_id
 
     @property
     def bos_id(self) -> int:
+        """The id that begins a document; where the files name none, the one that ends the document before."""
         return self._eos_id if self._bos_id is None else self._bos_id
 
     @classmethod
@@ -136,8 +138,8 @@ class _PieceBytes:
             known = step["type"] in ("ByteLevel", "ByteFallback", "Fuse", "Metaspace", "Strip")
             if not known and not (step["type"] == "Replace" and "String" in step.get("pattern", {})):
                 raise JslmError(
-                    f"this tokenizer.json decodes by {step['type']!r}, which joins tokens in a way of its own; jslm reads "
-                    "those of byte-level BPE (GPT-2, Llama 3, Qwen) and SentencePiece's (Llama 2, Mistral)"
+                    f"this tokenizer.json decodes by {step['type']!r}, which joins tokens in a way of its own; jslm "
+                    "reads those of byte-level BPE (GPT-2, Llama 3, Qwen) and SentencePiece's (Llama 2, Mistral)"
                 )
 
     def __call__(self, text: str) -> bytes:

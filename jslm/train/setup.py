@@ -7,7 +7,6 @@ import json
 import logging
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,13 +18,14 @@ from jax.sharding import Mesh
 
 from jslm.checkpoint import CheckpointStore, flatten_tree
 from jslm.config import Config, config_from_dict
+from jslm.convert import load_model
 from jslm.data.loader import TrainLoader, count_examples, make_loader
 from jslm.data.token_file import TokenFile, open_tokens, verify
 from jslm.errors import JslmError
 from jslm.model import Params, compute_dtype, param_shapes
 from jslm.parallel import batch_sharding, check_mesh_fits, make_mesh
 from jslm.prepare import PreparedData, ensure_prepared
-from jslm.run_folder import RunFolder, resolve_checkpoint
+from jslm.run_folder import RunFolder
 from jslm.tokenizer import load_tokenizer
 from jslm.train.optimizer import make_optimizer
 from jslm.train.state import TrainState, abstract_state, init_state
@@ -95,6 +95,11 @@ def check_same_model(config: Config, folder: RunFolder, fingerprint: str) -> Non
     # A run that has saved nothing loses nothing by another start.
     if not folder.config.is_file() or not CheckpointStore(folder.checkpoints).steps():
         return
+    if folder.read_info().get("status") == "imported":
+        raise JslmError(
+            f"run_dir = {folder.path}: an imported model, which training would overwrite; choose a run_dir of its own, "
+            f"and start from these weights with train.init_from = {str(folder.path)!r}"
+        )
     before, now = (c.model_dump() for c in (folder.read_config(), config))
     free = ("dtype", "attention", "remat", "unroll", "dropout", "init_std")
     for key, value in before["model"].items():
@@ -177,23 +182,24 @@ def checkpoint_metadata(setup: Setup, val_loss: float | None) -> dict[str, Any]:
 
 
 def load_initial(config: Config, data: PreparedData) -> Params:
-    """The weights of the run that `train.init_from` names. Raises JslmError where it has another shape or tokenizer."""
-    source = RunFolder(config.train.init_from)
-    source.read_config()
-    if load_tokenizer(source.tokenizer).fingerprint != data.tokenizer.fingerprint:
+    """The weights of the run or model file that `train.init_from` names.
+
+    Raises JslmError where it has another shape or tokenizer.
+    """
+    source = load_model(config.train.init_from, checkpoint=config.train.init_checkpoint, ema=False)
+    if source.tokenizer.fingerprint != data.tokenizer.fingerprint:
+        saved = RunFolder(config.train.init_from).tokenizer
         raise JslmError(
-            f"train.init_from = {source.path}: its tokenizer is not that of {data.dir}; "
-            f"prepare the data with tokenizer.path = {str(source.tokenizer)!r}"
+            f"train.init_from = {source.source}: its tokenizer is not that of {data.dir}; prepare the data with "
+            + (f"tokenizer.path = {str(saved)!r}" if saved.is_file() else "that of its run (jslm convert import)")
         )
-    store = CheckpointStore(source.checkpoints)
-    step = resolve_checkpoint(store.steps(), store.best_step(), config.train.init_checkpoint, Path(source.path))
-    params = store.load_part(step, "params")
+    params = source.params
     wanted, found = flatten_tree(param_shapes(config.model)), flatten_tree(params)
     for name in sorted(wanted.keys() | found.keys()):
         shapes = [list(tree[name].shape) if name in tree else "absent" for tree in (found, wanted)]
         if shapes[0] != shapes[1]:
             raise JslmError(
-                f"train.init_from = {source.path}: {name} is {shapes[0]} there and {shapes[1]} in this config; "
+                f"train.init_from = {source.source}: {name} is {shapes[0]} there and {shapes[1]} in this config; "
                 "give both the same model section"
             )
     return params

@@ -1,0 +1,34 @@
+"""verb: models in from where people have them, and out to where people run them; one module a format.
+
+`load_model` opens a run folder or a model file as a `Bundle`; `import_model`, `export_model` and `inspect_model` are
+the command line's three. Importing this package imports no heavy library.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jslm.convert.api import export_model, import_model, inspect_model
+    from jslm.convert.bundle import Bundle, Format
+    from jslm.convert.formats import formats
+    from jslm.convert.runs import load_model
+
+__all__ = ["Bundle", "Format", "export_model", "formats", "import_model", "inspect_model", "load_model"]
+
+_MODULES = {
+    "Bundle": "bundle",
+    "Format": "bundle",
+    "export_model": "api",
+    "formats": "formats",
+    "import_model": "api",
+    "inspect_model": "api",
+    "load_model": "runs",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"jslm.convert.{_MODULES[name]}"), name)
+    raise AttributeError(f"module 'jslm.convert' has no attribute {name!r}")

@@ -1,0 +1,150 @@
+"""`python -m jslm.convert import SRC RUN_DIR`, `export RUN_DIR DST --format ...`, `inspect FILE`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from jslm.cli import add_debug_argument, run_verb
+
+_USAGE = """usage: jslm convert import SRC RUN_DIR [--format NAME]
+       jslm convert export RUN_DIR DST --format NAME [--dtype TYPE] [--checkpoint WHICH] [--ema | --no-ema]
+       jslm convert inspect PATH [--json]
+
+Models in from where people have them, and out to where people run them.
+
+  import    a model of another program becomes a run folder: sample from it, train on, export it
+  export    a run (or a portable file) becomes a file or folder of another program, whole or not at all
+  inspect   what a file or folder is, without reading its weights
+
+jslm convert import --help (export, inspect) tells the arguments and the formats."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Converts or describes a model; returns the exit status."""
+    arguments = sys.argv[1:] if argv is None else argv
+    actions = {"import": (_import_parser, _import), "export": (_export_parser, _export)}
+    actions["inspect"] = (_inspect_parser, _inspect)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_USAGE, file=sys.stdout if arguments else sys.stderr)
+        return 0 if arguments else 2
+    action, *rest = arguments
+    if action not in actions:
+        print(f"jslm.convert: error: {action}: expected import, export or inspect", file=sys.stderr)
+        return 2
+    parser, body = actions[action]
+    return run_verb("convert", parser(), rest, body)
+
+
+def _import_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="jslm convert import",
+        description="Makes a run folder of a model from elsewhere. Nothing inside a .pt or .bin file is ever executed.",
+    )
+    parser.add_argument("source", metavar="SRC", help="file or folder of the model, its tokenizer beside it")
+    parser.add_argument("run_dir", metavar="RUN_DIR", help="run folder to make")
+    parser.add_argument(
+        "--format",
+        default="auto",
+        metavar="NAME",
+        help="auto (default), hf, llama2c, llama2c-checkpoint, nanogpt, lillm, slms, safetensors",
+    )
+    add_debug_argument(parser)
+    return parser
+
+
+def _export_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="jslm convert export",
+        description="Writes a run's model for another program. An option of the model that the format lacks is an "
+        "error that lists all such options; nothing is dropped in silence.",
+    )
+    parser.add_argument("run", metavar="RUN_DIR", help="run folder, or a portable file")
+    parser.add_argument("target", metavar="DST", help="file to write (hf: folder)")
+    parser.add_argument(
+        "--format",
+        required=True,
+        metavar="NAME",
+        help="hf (Hugging Face), gguf (llama.cpp), llama2c (llama2.c), safetensors (one portable file)",
+    )
+    parser.add_argument(
+        "--dtype",
+        default="",
+        metavar="TYPE",
+        help="of the matrices: float32 (default), float16, bfloat16; gguf also q8_0",
+    )
+    parser.add_argument("--checkpoint", default="best", metavar="WHICH", help="best (default), latest, or a step")
+    parser.add_argument(
+        "--ema",
+        action=argparse.BooleanOptionalAction,
+        help="averaged parameters or not; by default where the run has them",
+    )
+    add_debug_argument(parser)
+    return parser
+
+
+def _inspect_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="jslm convert inspect", description="Says what a model file or folder is.")
+    parser.add_argument("path", metavar="PATH", help="run folder, or a model file or folder of a known format")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    add_debug_argument(parser)
+    return parser
+
+
+def _import(args: argparse.Namespace) -> int:
+    from jslm.convert.api import import_model, inspect_model
+
+    _stay_on_cpu()
+    started = time.perf_counter()
+    import_model(args.source, args.run_dir, format=args.format)
+    _print_fields(inspect_model(args.run_dir))
+    print(f"{args.run_dir}: imported in {time.perf_counter() - started:.1f} s; try: jslm sample --run {args.run_dir}")
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    from jslm.convert.api import export_model, inspect_model
+
+    _stay_on_cpu()
+    export_model(args.run, args.target, format=args.format, dtype=args.dtype, checkpoint=args.checkpoint, ema=args.ema)
+    _print_fields(inspect_model(args.target))
+    print(f"{args.target}: {_size(Path(args.target)) / 1e6:,.2f} MB")
+    return 0
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    from jslm.convert.api import inspect_model
+
+    _stay_on_cpu()
+    fields = inspect_model(args.path)
+    if args.json:
+        print(json.dumps(fields, ensure_ascii=False))
+    else:
+        _print_fields(fields)
+    return 0
+
+
+def _print_fields(fields: dict[str, object]) -> None:
+    width = max(map(len, fields))
+    for name, value in fields.items():
+        shown = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else value
+        print(f"{name:<{width}}  {f'{value:.4g}' if isinstance(value, float) else shown}")
+
+
+def _size(path: Path) -> int:
+    if path.is_file():
+        return path.stat().st_size
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def _stay_on_cpu() -> None:
+    """Copying weights needs no accelerator, and would keep one from whoever uses it."""
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

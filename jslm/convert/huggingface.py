@@ -1,0 +1,242 @@
+"""Hugging Face folders, both ways: Llama, Mistral, Qwen2, Qwen3 and GPT-2, with their tokenizers.
+
+`config.json`, weights (`model.safetensors`, in shards with an index, or `pytorch_model.bin`), and tokenizer files, as
+transformers' `from_pretrained` and `save_pretrained` lay them out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jslm.checkpoint import flatten_tree, unflatten_params
+from jslm.config import Config, ModelConfig, config_from_dict
+from jslm.convert.atomic import whole_folder
+from jslm.convert.bundle import Bundle, Format
+from jslm.convert.huggingface_config import (
+    FAMILIES,
+    config_fields,
+    family_of,
+    model_from_config,
+    target_model,
+)
+from jslm.convert.huggingface_weights import named_tensors, read_params
+from jslm.convert.tokenizers import read_huggingface_tokenizer, read_json
+from jslm.convert.weights import SafetensorsFile, TensorReader, cast_weights, write_safetensors
+from jslm.errors import JslmError
+
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+_PREFIXES = ("model.", "transformer.")
+
+
+def detect(path: Path) -> bool:
+    """Whether `path` is a folder with a `config.json`."""
+    return (path / "config.json").is_file()
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """What the folder holds, by its config and the headers of its weights. Raises JslmError for a bad one."""
+    from jslm.model import count_parameters
+
+    fields = read_json(path / "config.json")
+    family = fields.get("model_type")
+    if family not in FAMILIES:
+        return {"format": "Hugging Face folder", "architecture": family, "readable": "no: not an architecture of jslm"}
+    model, family = model_from_config(fields, path / "config.json")
+    weights = _open_weights(path)
+    types = ", ".join(sorted(set(weights.types))) or "none"
+    return {
+        "format": "Hugging Face folder",
+        "architecture": family,
+        "parameters": count_parameters(model)["total"],
+        "weights": f"{types} in {len(weights.shapes):,} tensors of {weights.path.name}",
+        **{key: getattr(model, key) for key in ("n_layers", "d_model", "n_heads")},
+        "n_kv_heads": model.kv_heads,
+        "d_ff": model.hidden_dim,
+        "context_length": model.context_length,
+        "tokenizer": _describe_tokenizer(path, fields, model.vocab_size),
+    }
+
+
+def read(path: Path) -> Bundle:
+    """The model of the folder `path`. Raises JslmError for what jslm's decoder lacks, and for damaged files."""
+    fields = read_json(path / "config.json")
+    model, family = model_from_config(fields, path / "config.json")
+    weights = _open_weights(path)
+    tensors = TensorReader(str(weights.path), weights.shapes, weights.get)
+    if not model.tie_embeddings and "lm_head.weight" not in tensors and family != "gpt2":
+        raise JslmError(
+            f"{weights.path}: no tensor lm_head.weight: either a model without its output head, or one whose "
+            "config.json lacks tie_word_embeddings = true"
+        )
+    params = read_params(tensors, model, family)
+    tokenizer = read_huggingface_tokenizer(path, fields, model.vocab_size)
+    config = config_from_dict({"model": model.model_dump(), **_sampling(path)}, str(path / "config.json"))
+    return Bundle(config, params, tokenizer, ends_documents=True, source=str(path))
+
+
+def write(bundle: Bundle, path: Path, dtype: str) -> None:
+    """Writes the folder `path`, which `AutoModelForCausalLM` and `AutoTokenizer` open: whole, or not at all.
+
+    All tensors are in `dtype`. Raises JslmError that lists every option that transformers' architectures lack, and
+    where `path` is there already, or a weight is too large for `dtype`.
+    """
+    from jslm.convert.huggingface_card import model_card
+    from jslm.convert.huggingface_tokenizer import write_tokenizer
+
+    family = family_of(bundle.config.model)
+    model = target_model(bundle.config.model, family)
+    fields = config_fields(model, family)
+    tokens = {"bos_token_id": bundle.tokenizer.bos_id, "eos_token_id": bundle.tokenizer.eot_id}
+    # Versions before 5 read torch_dtype.
+    fields |= {**tokens, "dtype": dtype, "torch_dtype": dtype, "use_cache": True}
+    params = _with_zeros(bundle.params, model)
+    starts_documents = bundle.ends_documents
+    with whole_folder(path) as folder:
+        tensors = {name: cast_weights(name, array, dtype) for name, array in named_tensors(params, model, family)}
+        write_safetensors(folder / "model.safetensors", tensors, {"format": "pt"})
+        _dump(folder / "config.json", fields)
+        _dump(folder / "generation_config.json", {**tokens, **_generation(bundle.config)})
+        write_tokenizer(
+            bundle.tokenizer, folder, context_length=model.context_length, starts_documents=starts_documents
+        )
+        (folder / "README.md").write_text(model_card(bundle, family, dtype), "utf-8")
+
+
+class _Weights:
+    """The tensors of one file or of several, by names without `model.` or `transformer.` before them."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.types: list[str] = []
+        self._getters: dict[str, Callable[[], np.ndarray]] = {}
+
+    def add(self, name: str, shape: tuple[int, ...], kind: str, get: Callable[[], np.ndarray]) -> None:
+        short = next((name.removeprefix(prefix) for prefix in _PREFIXES if name.startswith(prefix)), name)
+        if short in self.shapes:
+            raise JslmError(f"{self.path}: {short} is there twice; the file is damaged")
+        self.shapes[short], self._getters[short] = shape, get
+        self.types.append(kind)
+
+    def get(self, name: str) -> np.ndarray:
+        return self._getters[name]()
+
+
+def _open_weights(folder: Path) -> _Weights:
+    path = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
+    if path is None:
+        raise JslmError(f"{folder}: no weights: expected one of {', '.join(_WEIGHTS)}")
+    weights = _Weights(path)
+    parts = _shards(path) if path.suffix == ".json" else {path: None}
+    for part, names in parts.items():
+        (_add_torch if part.suffix == ".bin" else _add_safetensors)(weights, part, names)
+    return weights
+
+
+def _shards(index: Path) -> dict[Path, set[str] | None]:
+    """The files that an index names, and the tensors it says are in each."""
+    table = read_json(index).get("weight_map")
+    if not isinstance(table, dict) or not table:
+        raise JslmError(f"{index}: no weight_map; the file is damaged")
+    shards: dict[Path, set[str] | None] = {}
+    for name, file in table.items():
+        # A name with a folder in it could reach any file of this machine.
+        if not isinstance(file, str) or Path(file).name != file:
+            raise JslmError(f"{index}: {name} is in {file!r}, which is no file name; the file is damaged or hostile")
+        names = shards.setdefault(index.with_name(file), set())
+        assert names is not None
+        names.add(name)
+    for part in shards:
+        if not part.is_file():
+            raise JslmError(f"{part}: missing, though {index.name} names it")
+    return shards
+
+
+def _add_safetensors(weights: _Weights, path: Path, names: set[str] | None) -> None:
+    file = SafetensorsFile(path)
+    _check_names(path, file.shapes, names)
+    for name, shape in file.shapes.items():
+        weights.add(name, shape, file.types[name], lambda name=name: file.get(name))  # type: ignore[misc]
+
+
+def _add_torch(weights: _Weights, path: Path, names: set[str] | None) -> None:
+    from jslm.convert.pickle_reader import read_torch_file
+
+    found = read_torch_file(path)
+    if not isinstance(found, Mapping):
+        raise JslmError(f"{path}: holds a {type(found).__name__}, expected a table of tensors")
+    tensors = {name: array for name, array in found.items() if isinstance(array, np.ndarray)}
+    _check_names(path, tensors, names)
+    for name, array in tensors.items():
+        weights.add(str(name), array.shape, array.dtype.name, lambda array=array: array)  # type: ignore[misc]
+
+
+def _check_names(path: Path, found: Mapping[str, Any], names: set[str] | None) -> None:
+    if names is not None and (differing := sorted(names ^ set(found))):
+        raise JslmError(f"{path}: {differing[0]}: in the index and not in the file, or the other way round")
+
+
+def _with_zeros(params: Mapping[str, Any], model: ModelConfig) -> dict[str, Any]:
+    """`params` with zeros for the biases that `model` has and they have not."""
+    from jslm.model import param_shapes
+
+    flat = flatten_tree(params)
+    wanted = flatten_tree(param_shapes(model))
+    whole = {f"params/{n}": flat[n] if n in flat else np.zeros(leaf.shape, np.float32) for n, leaf in wanted.items()}
+    return unflatten_params(whole, "params")
+
+
+def _sampling(path: Path) -> dict[str, Any]:
+    """The `[sample]` section that `generation_config.json` asks for, where there is one."""
+    fields = read_json(path / "generation_config.json", absent_ok=True)
+    if not fields:
+        return {}
+    found: dict[str, Any] = {}
+    if not fields.get("do_sample", False):
+        found["temperature"] = 0.0
+    elif isinstance(fields.get("temperature"), int | float) and fields["temperature"] >= 0:
+        found["temperature"] = float(fields["temperature"])
+    if isinstance(fields.get("top_k"), int) and fields["top_k"] >= 0:
+        found["top_k"] = fields["top_k"]
+    if isinstance(fields.get("top_p"), int | float) and 0 < fields["top_p"] <= 1:
+        found["top_p"] = float(fields["top_p"])
+    return {"sample": found}
+
+
+def _generation(config: Config) -> dict[str, Any]:
+    sample = config.sample
+    fields: dict[str, Any] = {"max_new_tokens": sample.max_new_tokens, "do_sample": sample.temperature > 0}
+    if sample.temperature > 0:
+        fields |= {"temperature": sample.temperature, "top_k": sample.top_k, "top_p": sample.top_p}
+        if sample.min_p:
+            fields["min_p"] = sample.min_p
+    if sample.repetition_penalty != 1:
+        fields["repetition_penalty"] = sample.repetition_penalty
+    return fields
+
+
+def _describe_tokenizer(path: Path, fields: Mapping[str, Any], vocab_size: int) -> str:
+    try:
+        tokenizer = read_huggingface_tokenizer(path, dict(fields), vocab_size)
+    except JslmError as error:
+        return f"unreadable: {error}"
+    return f"{tokenizer.kind}: {tokenizer.vocab_size:,} tokens"
+
+
+def _dump(path: Path, fields: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(fields, ensure_ascii=False, indent=1) + "\n", "utf-8")
+
+
+FORMAT = Format(
+    name="hf",
+    summary="Hugging Face folder, for transformers and what reads its files",
+    detect=detect,
+    describe=describe,
+    read=read,
+    write=write,
+)

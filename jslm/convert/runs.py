@@ -1,0 +1,148 @@
+"""A run folder as a `Bundle`, and back; and `load_model`, by which every verb opens a model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from jslm.checkpoint import CheckpointStore
+from jslm.config import Config
+from jslm.convert.atomic import whole_folder
+from jslm.convert.bundle import Bundle
+from jslm.convert.formats import choose_format
+from jslm.convert.weights import check_params
+from jslm.errors import JslmError
+from jslm.run_folder import RunFolder, resolve_checkpoint
+from jslm.tokenizer import load_tokenizer
+
+# Figures of `run.json` that a model card or a header repeats.
+_FIGURES = ("val/loss", "val/perplexity", "val/bits_per_byte", "val/tokens", "tokens_seen", "train_seconds")
+
+
+def load_model(path: str | Path, *, checkpoint: str = "best", ema: bool | None = None, format: str = "auto") -> Bundle:
+    """The model of a run folder, or of a file or folder in any format that jslm reads.
+
+    `checkpoint` ("best", "latest" or a step) and `ema` choose among what a run has saved; by default the averaged
+    parameters where there are some. Raises JslmError where there is nothing at `path`, it is damaged, or has no such
+    checkpoint.
+    """
+    path = Path(path)
+    if format == "auto" and is_run_folder(path):
+        return read_run(path, checkpoint=checkpoint, ema=ema)
+    if not path.exists():
+        raise JslmError(f"{path}: no such run folder or model file; train one with python -m jslm.train --config FILE")
+    if format == "auto" and path.is_dir() and not (path / "config.json").is_file():
+        raise JslmError(f"{path}: not a run folder: it has no config.toml; nor a Hugging Face one: no config.json")
+    if checkpoint not in ("best", "latest"):
+        raise JslmError(f"--checkpoint {checkpoint}: {path} holds one set of weights; leave it out")
+    if ema:
+        raise JslmError(f"--ema: {path} holds one set of weights; leave it out")
+    chosen = choose_format(path, format)
+    if chosen.read is None:
+        raise JslmError(
+            f"{path}: jslm writes {chosen.name} and does not read it; import the model from where it was exported, or "
+            "from its Hugging Face folder"
+        )
+    return chosen.read(path)
+
+
+def is_run_folder(path: Path) -> bool:
+    """Whether `path` has the config of a run."""
+    return RunFolder(path).config.is_file()
+
+
+def read_run(path: Path, *, checkpoint: str = "best", ema: bool | None = None) -> Bundle:
+    """The model of a run folder; the arrays are on this process's first device. Raises JslmError as `load_model`."""
+    from jslm.model import param_shapes
+
+    folder = RunFolder(path)
+    config = folder.read_config()
+    tokenizer = load_tokenizer(folder.tokenizer)
+    store = CheckpointStore(folder.checkpoints)
+    step = resolve_checkpoint(store.steps(), store.best_step(), str(checkpoint), folder.path)
+    metadata = store.metadata(step)
+    found = metadata.get("tokenizer_fingerprint")
+    if found != tokenizer.fingerprint:
+        raise JslmError(
+            f"{folder.tokenizer}: tokenizer {tokenizer.fingerprint}, but {store.path(step)} was trained with {found}; "
+            "put back the tokenizer.json that training wrote"
+        )
+    averaged = bool(config.train.ema_decay) if ema is None else ema
+    params = store.load_part(step, "ema" if averaged else "params")
+    check_params(params, param_shapes(config.model), str(store.path(step)), str(folder.config))
+    info = folder.read_info()
+    return Bundle(
+        config,
+        params,
+        tokenizer,
+        ends_documents=_ends_documents(info, config),
+        figures=_figures(info, step, metadata),
+        source=str(path),
+    )
+
+
+def write_run(bundle: Bundle, path: Path) -> None:
+    """Writes a run folder that sampling, training (`train.init_from`) and exporting take: the whole, or nothing.
+
+    Raises JslmError where `path` exists and is not empty, or cannot be written.
+    """
+    from jslm.model import count_parameters, param_shapes
+
+    model = bundle.config.model
+    check_params(bundle.params, param_shapes(model), bundle.source, "its own config")
+    values = bundle.config.model_dump()
+    values["run_dir"] = str(path)
+    values["tokenizer"]["path"] = str(RunFolder(path).tokenizer)
+    config = Config.model_validate(values)
+    with whole_folder(path) as temporary:
+        folder = RunFolder(temporary)
+        bundle.tokenizer.save(folder.tokenizer)
+        folder.write_config(config)
+        folder.write_info(
+            {
+                "status": "imported",
+                "source": bundle.source,
+                "parameters": count_parameters(model),
+                "data": {
+                    "end_of_text": bundle.ends_documents,
+                    "tokenizer": {
+                        "kind": bundle.tokenizer.kind,
+                        "fingerprint": bundle.tokenizer.fingerprint,
+                        "vocab_size": bundle.tokenizer.vocab_size,
+                    },
+                },
+                "result": dict(bundle.figures),
+            }
+        )
+        store = CheckpointStore(folder.checkpoints)
+        metadata = {
+            "val_loss": bundle.figures.get("val/loss"),
+            "config": config.model_dump(mode="json"),
+            "tokenizer_fingerprint": bundle.tokenizer.fingerprint,
+            "tokenizer": json.loads(bundle.tokenizer.to_json()),
+        }
+        store.save(0, {"params": bundle.params}, metadata)
+        store.wait()
+
+
+def _figures(info: dict[str, Any], step: int, metadata: dict[str, Any]) -> dict[str, Any]:
+    """What is known of this checkpoint: a run's figures are those of its last step."""
+    result = info.get("result") if isinstance(info.get("result"), dict) else {}
+    assert isinstance(result, dict)
+    if info.get("status") == "imported":
+        return dict(result)
+    if result.get("step") == step:
+        known = {name: result[name] for name in _FIGURES if result.get(name) is not None}
+    else:
+        loss = metadata.get("val_loss")
+        known = {} if loss is None else {"val/loss": loss}
+    return {"steps": step, **known} if step else known
+
+
+def _ends_documents(info: dict[str, Any], config: Config) -> bool:
+    """Whether the training data had end-of-text tokens, as `run.json` says; where that is lost, as the config asked."""
+    data = info.get("data")
+    if isinstance(data, dict) and isinstance(data.get("end_of_text"), bool):
+        return bool(data["end_of_text"])
+    return config.data.end_of_text != "never"

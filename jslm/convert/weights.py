@@ -1,0 +1,154 @@
+"""Arrays between a checkpoint's types and the project's float32 parameters; safetensors files, read with care."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from jslm.errors import JslmError
+
+DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+_FLOATS = ("F64", "F32", "F16", "BF16")
+
+
+def cast_weights(name: str, array: np.ndarray, dtype: str) -> np.ndarray:
+    """`array` in `dtype`, contiguous. Raises JslmError naming `name` where a weight is not finite or too large."""
+    largest = float(np.abs(array).max(initial=0.0))
+    if not np.isfinite(largest):
+        raise JslmError(f"{name} has weights that are not finite: the training has diverged; try another checkpoint")
+    if dtype == "float16" and largest > float(np.finfo(np.float16).max):
+        raise JslmError(
+            f"{name} has a weight of {largest:g}, above what float16 holds (65504); export with --dtype bfloat16 or "
+            "float32"
+        )
+    return np.ascontiguousarray(array, DTYPES[dtype])
+
+
+def pad_rows(table: np.ndarray, rows: int) -> np.ndarray:
+    """`[vocab, d]` in float32 with zero rows up to `rows`."""
+    return np.pad(np.asarray(table, np.float32), ((0, rows - len(table)), (0, 0)))
+
+
+def stack_layers(layers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """One tree whose leaves are the layers' float32 leaves stacked on axis 0, from a tree a layer."""
+    trees = list(layers)
+    result: dict[str, Any] = {}
+    for name, first in trees[0].items():
+        branches = [tree[name] for tree in trees]
+        if isinstance(first, Mapping):
+            result[name] = stack_layers(branches)
+        else:
+            result[name] = np.stack([np.asarray(branch, np.float32) for branch in branches])
+    return result
+
+
+def layer_at(tree: Mapping[str, Any], index: int) -> dict[str, Any]:
+    """The tree of one layer from the stacked one."""
+    return {
+        name: layer_at(branch, index) if isinstance(branch, Mapping) else np.asarray(branch[index], np.float32)
+        for name, branch in tree.items()
+    }
+
+
+def check_params(params: Mapping[str, Any], shapes: Mapping[str, Any], where: str, config: str) -> None:
+    """Raises JslmError where `params`, of `where`, is not the tree of `shapes` that the file `config` asks for."""
+    from jslm.checkpoint import flatten_tree
+
+    wanted, found = flatten_tree(shapes), flatten_tree(params)
+    for name in sorted(wanted.keys() | found.keys()):
+        there, here = (list(tree[name].shape) if name in tree else "absent" for tree in (found, wanted))
+        if there != here:
+            raise JslmError(f"{where}: {name} is {there}, and {here} by {config}; put back the config it was made with")
+
+
+class TensorReader:
+    """Named tensors, taken one by one, so that what is missing, left over or of another shape is told in one line."""
+
+    def __init__(self, where: str, shapes: Mapping[str, tuple[int, ...]], get: Callable[[str], np.ndarray]) -> None:
+        """`shapes` of all tensors there are; `get` reads one; `where` names the file in errors."""
+        self._where, self._shapes, self._get = where, dict(shapes), get
+        self._taken: set[str] = set()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._shapes
+
+    def take(self, name: str, *shape: int) -> np.ndarray:
+        """The tensor as float32. Raises JslmError where it is missing or not of `shape`."""
+        found = self._shapes.get(name)
+        if found is None:
+            raise JslmError(f"{self._where}: no tensor {name}, which its config asks for; the file is incomplete")
+        if found != shape:
+            raise JslmError(
+                f"{self._where}: {name} is {_shape(found)}, expected {_shape(shape)} by its config; "
+                "they do not belong together"
+            )
+        self._taken.add(name)
+        return np.asarray(self._get(name), np.float32)
+
+    def ignore(self, wanted: Callable[[str], bool]) -> None:
+        """Counts the tensors whose name is `wanted` as taken: buffers that are no weights."""
+        self._taken |= {name for name in self._shapes if wanted(name)}
+
+    def finish(self) -> None:
+        """Raises JslmError naming the tensors that nobody took."""
+        if left := sorted(self._shapes.keys() - self._taken):
+            more = f" and {len(left) - 5} more" if len(left) > 5 else ""
+            raise JslmError(
+                f"{self._where}: {', '.join(left[:5])}{more}: no part of this architecture; "
+                "jslm would compute something else than this model"
+            )
+
+
+class SafetensorsFile:
+    """A safetensors file, whose header is checked before anything is read. Raises JslmError where it is bad.
+
+    The library refuses headers over 100 MB, past the end of the file, with gaps, overlaps or sizes that overflow.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._file = safe_open(path, framework="np")
+            names = list(self._file.keys())
+            slices = {name: self._file.get_slice(name) for name in names}
+            self.shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
+            self.types = {name: str(part.get_dtype()) for name, part in slices.items()}
+        except (SafetensorError, OSError, ValueError) as error:
+            raise JslmError(f"{path}: no safetensors file, or damaged: {_reason(error)}") from None
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The strings that its writer put beside the tensors."""
+        return dict(self._file.metadata() or {})
+
+    def get(self, name: str) -> np.ndarray:
+        """One tensor in its own type. Raises JslmError for a type that no weight has."""
+        if self.types[name] not in _FLOATS:
+            raise JslmError(
+                f"{self.path}: {name} is of type {self.types[name]}; jslm reads {', '.join(_FLOATS)}: a quantised "
+                "model has to be converted back first"
+            )
+        try:
+            array: np.ndarray = self._file.get_tensor(name)
+        except (SafetensorError, OSError, ValueError, TypeError) as error:
+            raise JslmError(f"{self.path}: {name}: damaged: {_reason(error)}") from None
+        return array
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    """Writes a safetensors file. With one entry of metadata the same tensors always give the same bytes."""
+    save_file(dict(tensors), path, metadata=dict(metadata))
+
+
+def _reason(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:200]
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "a scalar"
