@@ -31,7 +31,7 @@ class FilterConfig(Section):
         ge=0.0,
         le=1.0,
         description="Share of letters, of any script, among the characters that are no white space, under which a "
-        "document is dropped. 0: off; prose is above 0.9, tables and code are under 0.7.",
+        "document is dropped. 0: off; books are at 0.90 to 0.95, code is at about 0.8, tables of figures far below.",
     )
     max_top_ngram: list[float] = Field(
         default_factory=list,

@@ -1,7 +1,8 @@
-"""How often each line of a corpus occurs, in 16 bytes a distinct line."""
+"""How often each line of a corpus occurs, in 16 bytes a distinct line, 80 while they are sorted."""
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from hashlib import blake2b
 
@@ -24,16 +25,19 @@ class LineCounts:
         self._hashes: UInt64[np.ndarray, " lines"] = np.zeros(0, np.uint64)
         self._documents: UInt32[np.ndarray, " lines"] = np.zeros(0, np.uint32)
         self._occurrences: UInt32[np.ndarray, " lines"] = np.zeros(0, np.uint32)
-        self._pending: list[tuple[int, int, int]] = []
+        # Not tuples, which take ten times the memory; a line of each document is pending once.
+        self._pending_hashes = array("Q")
+        self._pending_occurrences = array("I")
 
     def add(self, text: str) -> None:
         """Counts a document's lines."""
         lines = Counter(
             number for line in text.split("\n") if (number := line_hash(line, self.min_characters)) is not None
         )
-        self._pending += [(number, 1, count) for number, count in lines.items()]
+        self._pending_hashes.extend(lines.keys())
+        self._pending_occurrences.extend(lines.values())
         # Merging costs the length of both: a share of what is there keeps the sum of all merges near-linear.
-        if len(self._pending) > max(_SMALLEST_MERGE, len(self._hashes) // 4):
+        if len(self._pending_hashes) > max(_SMALLEST_MERGE, len(self._hashes) // 4):
             self._settle()
 
     def merge(self, other: LineCounts) -> None:
@@ -63,11 +67,11 @@ class LineCounts:
         return frozenset(self._hashes[over].tolist())
 
     def _settle(self) -> None:
-        if self._pending:
-            # Column by column: a hash does not fit in the signed type that numpy would choose for the whole.
-            numbers, documents, occurrences = zip(*self._pending, strict=True)
-            self._pending = []
-            self._absorb(np.array(numbers, np.uint64), np.array(documents, np.uint32), np.array(occurrences, np.uint32))
+        if self._pending_hashes:
+            hashes = np.array(self._pending_hashes, np.uint64)
+            occurrences = np.array(self._pending_occurrences, np.uint32)
+            self._pending_hashes, self._pending_occurrences = array("Q"), array("I")
+            self._absorb(hashes, np.ones(len(hashes), np.uint32), occurrences)
 
     def _absorb(
         self,
