@@ -245,7 +245,7 @@ def _bare(setting: _Setting, is_person: bool) -> tuple[str, int]:
         if chance < 0.06:
             adjective = f"{_pick(draw, _INTENSIFIERS[setting.style])} {adjective}"
     if draw() < 0.35:
-        return f"{_pick(draw, _PLURAL_DETERMINERS)} {adjective}{noun.plural}", PLURAL
+        return f"{_pick(draw, _PLURAL_DETERMINERS)}{adjective}{noun.plural}", PLURAL
     determiner = _pick(draw, _SINGULAR_DETERMINERS)
     if determiner == "a":
         determiner = article(adjective or noun.singular)
@@ -283,8 +283,11 @@ _THING_PRONOUNS: Final = (NounPhrase("it", "it", SINGULAR, True), _THEY)
 _SINGULAR_DETERMINERS: Final = listed(
     "the the the the a a a my your his her our their this that every each some another"
 )
-_PLURAL_DETERMINERS: Final = listed(
-    "the the the the my your his her our their these those some many several two three few all both"
+# The last ones are no determiner at all: "dogs chase cats".
+_PLURAL_DETERMINERS: Final = (
+    *(f"{word} " for word in listed("the the the the my your his her our their these those some many several")),
+    *(f"{word} " for word in listed("two three few all both")),
+    *("", "", ""),
 )
 
 _KINDS: Final = {"yes_no": YES_NO, "wh_agent": WH_AGENT, "wh_patient": WH_PATIENT, "wh_adverb": WH_ADVERB}

@@ -107,7 +107,7 @@ THING_ADJECTIVES: Final = listed(
 )
 MANNER: Final = listed("carefully quickly quietly finally secretly slowly proudly eagerly easily gladly")
 PREPOSITIONS: Final = (
-    *listed("near behind beside with above below under around by from upon"),
+    *listed("near behind beside with above below under around by from upon in on of"),
     "in front of",
     "next to",
 )
