@@ -11,9 +11,7 @@ def fold_head_bias(
     scale: Float32[np.ndarray, " d_model"],
     bias: Float32[np.ndarray, " d_model"],
     head_bias: Float32[np.ndarray, " vocab"],
-) -> tuple[
-    Float32[np.ndarray, "vocab d_model"], Float32[np.ndarray, " d_model"], Float32[np.ndarray, " d_model"]
-]:
+) -> tuple[Float32[np.ndarray, "vocab d_model"], Float32[np.ndarray, " d_model"], Float32[np.ndarray, " d_model"]]:
     """A head and final LayerNorm (table, scale, bias) with the logits of `table`, `scale`, `bias` and `head_bias`.
 
     What LayerNorm gives before its scale, z, sums to 0, so a number c added to a whole row W of the head changes

@@ -7,6 +7,7 @@ token embedding. Its tokenizer's `tokenizer.json` is to be put beside the checkp
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +44,16 @@ def detect(path: Path) -> bool:
 def describe(path: Path) -> dict[str, Any]:
     """Shape, without reading the weights. Raises JslmError for a bad file."""
     checkpoint = open_checkpoint(path)
-    config = _config(checkpoint, None)
+    config = _config(checkpoint, _settings(checkpoint), None)
     return describe_checkpoint(checkpoint, "lilLM checkpoint", config, "tokenizer.json beside the file")
 
 
 def read(path: Path) -> Bundle:
     """The model. Raises JslmError where a tensor, the config or the tokenizer is missing or does not fit."""
     checkpoint = open_checkpoint(path)
+    settings = _settings(checkpoint)
     tokenizer = tokenizer_beside(checkpoint, checkpoint.shape(_TOKENS)[0], _IDS)
-    config = _config(checkpoint, tokenizer)
+    config = _config(checkpoint, settings, tokenizer)
     model = config.model
     tensors = checkpoint.reader()
     # Masks and rotary tables, which some versions saved.
@@ -70,11 +72,15 @@ def read(path: Path) -> Bundle:
     return Bundle(config, params, tokenizer, ends_documents=True, figures=figures, source=str(path))
 
 
-def _config(checkpoint: TorchCheckpoint, tokenizer: Tokenizer | None) -> Config:
+def _settings(checkpoint: TorchCheckpoint) -> dict[str, Any]:
     settings = checkpoint.settings("config", _KNOWN, "lilLM")
     missing = [name for name in ("q_heads", "kv_heads", "max_seq_len") if name not in settings]
     if missing:
         raise JslmError(f"{checkpoint.path}: its config has no {', '.join(missing)}; the file is incomplete")
+    return settings
+
+
+def _config(checkpoint: TorchCheckpoint, settings: Mapping[str, Any], tokenizer: Tokenizer | None) -> Config:
     vocab_size, d_model = checkpoint.shape(_TOKENS)
     embedding = checkpoint.tensors[_TOKENS]
     model = {

@@ -34,7 +34,7 @@ class TorchCheckpoint:
 
     def reader(self) -> TensorReader:
         """A reader of the tensors, which tells what is missing or left over."""
-        return TensorReader(str(self.path), {name: array.shape for name, array in self.tensors.items()}, self._get)
+        return TensorReader(str(self.path), {name: array.shape for name, array in self.tensors.items()}, self._weight)
 
     def shape(self, name: str, axes: int = 2) -> tuple[int, ...]:
         """The shape of a tensor with so many axes, none of them empty. Raises JslmError."""
@@ -79,6 +79,12 @@ class TorchCheckpoint:
         # 1e9 is what a loop begins with before any validation.
         return {name: value for name, value in found.items() if value is not None and value < 1e9}
 
+    def _weight(self, name: str) -> np.ndarray:
+        array = self.tensors[name]
+        if str(array.dtype) not in _FLOATS:
+            raise JslmError(f"{self.path}: {name} is of type {array.dtype}; weights are of {', '.join(_FLOATS)}")
+        return array
+
 
 def open_checkpoint(path: Path) -> TorchCheckpoint:
     """The checkpoint in a file of `torch.save`. Raises JslmError for a bad file, and one without a state dict."""
@@ -95,10 +101,7 @@ def open_checkpoint(path: Path) -> TorchCheckpoint:
         tensors[plain] = array
     if not tensors:
         raise JslmError(f"{path}: no state dict in it: no dict of names and tensors, alone or under 'model'")
-    weights = [name for name, array in tensors.items() if str(array.dtype) not in _FLOATS]
-    plain_fields = {key: entry for key, entry in fields.items() if isinstance(key, str) and entry is not state}
-    # Masks and rotary tables may be of any type; a reader that asks for one of these as a weight finds it missing.
-    return TorchCheckpoint(path, plain_fields, {name: tensors[name] for name in tensors if name not in weights})
+    return TorchCheckpoint(path, {key: entry for key, entry in fields.items() if entry is not state}, tensors)
 
 
 def has_tensors(path: Path, *names: str) -> bool:

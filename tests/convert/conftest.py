@@ -156,6 +156,8 @@ def torch_save(tmp_path: Path) -> Callable[..., Path]:
     def save(value: Any, name: str = "ckpt.pt") -> Path:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
+        # Arrays of an earlier file may still be read from where it was.
+        path.unlink(missing_ok=True)
         path.write_bytes(torch_zip(value))
         return path
 
