@@ -244,7 +244,8 @@ choose chose chosen choosing chooses; freeze froze frozen freezing freezes; hide
 steal stole stolen stealing steals; tear tore torn tearing tears; throw threw thrown throwing throws
 forget forgot forgotten forgetting forgets; beat beat beaten beating beats; drive drove driven driving drives
 seek sought sought seeking seeks; sweep swept swept sweeping sweeps; read read read reading reads
-rewrite rewrote rewritten rewriting rewrites; redo redid redone redoing redoes; outrun outran outrun outrunning outruns
+rewrite rewrote rewritten rewriting rewrites; redo redid redone redoing redoes
+mislead misled misled misleading misleads
 carry carried carried carrying carries; annoy annoyed annoyed annoying annoys; catch caught caught catching catches
 visit visited visited visiting visits; fix fixed fixed fixing fixes; pass passed passed passing passes
 like liked liked liking likes; bury buried buried burying buries; pay paid paid paying pays; tow towed towed towing tows
@@ -448,6 +449,16 @@ def test_nothing_held_out_is_seen_in_training(train: list[Pair]) -> None:
     vocabulary = {word for pair in train for word in words((pair.source + " " + pair.target).lower())}
     assert len(vocabulary) > 900
     assert not vocabulary & (verbs | nouns)
+
+
+def test_held_out_irregular_verbs_can_be_derived() -> None:
+    """Each is a prefix and an irregular verb of training, with the same prefix in all forms."""
+    known = {verb for verb in all_verbs("train") if not verb.past.endswith("ed")}
+    irregular = [verb for verb in all_verbs("verb") if not verb.past.endswith("ed")]
+    assert len(irregular) >= 10
+    for verb in irregular:
+        stems = [stem for stem in known if verb.base.endswith(stem.base)]
+        assert any(all(f.endswith(s) for f, s in zip(verb, stem, strict=True)) for stem in stems), verb
 
 
 def test_held_out_splits_use_held_out_words_only() -> None:

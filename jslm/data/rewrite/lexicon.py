@@ -152,7 +152,7 @@ drive drove driven, eat ate eaten, feed fed, fight fought, find found, fly flew 
 freeze froze frozen, forgive forgave forgiven, give gave given, grow grew grown, hang hung, hear heard,
 hide hid hidden, hit hit,
 hold held, hurt hurt, keep kept, know knew known, lead led, leave left, lose lost, make made, meet met, mislead misled,
-misunderstand misunderstood, outgrow outgrew outgrown, outrun outran outrun, outshine outshone, overhear overheard,
+misunderstand misunderstood, outgrow outgrew outgrown, overhear overheard,
 overtake overtook overtaken, pay paid, prove proved proven, read read, rebuild rebuilt, redo redid redone,
 remake remade, rewrite rewrote rewritten, ride rode ridden, see saw seen, seek sought, sell sold, send sent, set set,
 shake shook shaken, show showed shown, shut shut, sing sang sung, split split, spread spread, steal stole stolen,
@@ -163,4 +163,4 @@ write wrote written
 IRREGULAR_VERBS: Final = {
     forms[0]: (forms[1], forms[-1]) for forms in (entry.split() for entry in _IRREGULAR.split(","))
 }
-DOUBLED_GERUNDS: Final = frozenset(listed("cut dig forget hit outrun set shut split win"))
+DOUBLED_GERUNDS: Final = frozenset(listed("cut dig forget hit set shut split win"))

@@ -50,7 +50,7 @@ DOMAINS: Final = {
         "coach player runner goalkeeper swimmer captain fan boxer rival skater umpire referee* champion*",
         "ball race trophy goal medal game net bat flag prize bicycle racket* helmet*",
         "win lose throw catch kick hit lift carry hold swing set bring watch roll hurl* inflate* outgrow*",
-        "beat tackle challenge train chase defeat pass overtake* outrun*",
+        "beat tackle challenge train chase defeat pass overtake* outpace*",
     ),
     "school": Domain(
         "teacher student pupil principal classmate boy girl janitor guard parent scholar librarian* tutor*",
@@ -75,7 +75,7 @@ DOMAINS: Final = {
         "artist singer dancer actor painter writer musician poet critic photographer actress sculptor* composer*",
         "song picture statue film novel painting portrait drum violin show image tapestry costume* melody*",
         "paint sing draw write play record perform sell show hang tune create weave make ruin hum+* carve* remake*",
-        "inspire interrupt hire praise imitate impress serenade* outshine*",
+        "inspire interrupt hire praise imitate impress serenade* outplay*",
     ),
     "medicine": Domain(
         "doctor nurse patient dentist specialist veterinarian widow paramedic soldier baby surgeon* pharmacist*",
