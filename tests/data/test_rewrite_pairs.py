@@ -379,6 +379,31 @@ def test_a_prompt_has_one_answer_and_two_turns_lead_back(tokenized: bool) -> Non
     assert len(answer) > 59_000
 
 
+CASUAL_OPENERS = ("So,", "Hey,", "Okay,", "Oh,", "Wait,", "Well,", "Anyway,", "Yeah,", "Honestly,", "Guess what:")
+FORMAL_OPENERS = ("In that case,", "Under these circumstances,", "For the sake of clarity,", "With due respect,")
+
+
+def test_what_the_prompt_hides_is_not_drawn() -> None:
+    """The rare collisions that the test above may miss: tense of "they cut", contractions, "whom"."""
+    same = re.compile(
+        r"^(?:[A-Z][a-z ]+[,:] )?(?:I|you|we|they|You|We|They) (cut|hit|set|read|hurt|shut|split|spread) "
+    )
+    counts: Counter[str] = Counter()
+    for pair in generate_pairs(100_000, seed=5):
+        active, passive = (pair.target, pair.source) if pair.direction == "to_active" else (pair.source, pair.target)
+        if same.match(active):
+            assert re.search(r"\b(was|were)\b", passive), pair
+            counts["past"] += 1
+        if "'" in pair.target and "'" not in pair.source:
+            assert pair.source.startswith(CASUAL_OPENERS), pair
+            counts["contracted"] += 1
+        if re.search(r"\bby (whom|which)\b", pair.target):
+            assert pair.source.startswith(FORMAL_OPENERS), pair
+            counts["whom"] += 1
+    assert counts["past"] > 15, counts
+    assert min(counts["contracted"], counts["whom"]) > 200, counts
+
+
 def test_restyled_prompts_have_one_answer_a_label() -> None:
     answer: dict[tuple[str, str], str] = {}
     for pair in generate_pairs(40_000, seed=4, restyle=True, direction="to_active"):
