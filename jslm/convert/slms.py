@@ -1,8 +1,8 @@
 """Checkpoints of broskicodes/slms: a small GPT with ReLU and every head's projections apart.
 
-Its `model.py` scales attention by `d_model**-0.5`, not by the width of a head: the queries take the difference. Its head
-has a bias, which goes into the final norm (see `head_bias`). The tokenizer is a Hugging Face one, to be put beside the
-checkpoint as `tokenizer.json`; `<|im_end|>`, id 2, closes and pads each story.
+Its `model.py` scales attention by `d_model**-0.5`, not by the width of a head: the queries take the difference. Its
+head has a bias, which goes into the final norm (see `head_bias`). The tokenizer is a Hugging Face one, to be put beside
+the checkpoint as `tokenizer.json`; `<|im_end|>`, id 2, closes and pads each story.
 """
 
 from __future__ import annotations

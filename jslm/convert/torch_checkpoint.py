@@ -174,7 +174,7 @@ def describe_checkpoint(checkpoint: TorchCheckpoint, name: str, config: Config, 
 
 
 def _is_off(value: Any) -> bool:
-    return value is None or value is False or value == 0 or value == ""
+    return value is None or (isinstance(value, bool | int | float | str) and not value)
 
 
 def _number(value: Any) -> float | int | None:

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tokenizers import Tokenizer as LibraryTokenizer
 from tokenizers import decoders, models, pre_tokenizers
 
@@ -114,7 +116,7 @@ def gpt_logits(state: State, ids: list[int], exact: bool = True) -> np.ndarray:
     return norm("transformer.ln_f", x) @ state["lm_head.weight"].T
 
 
-def gpt_checkpoint(state: State, prefix: str = "", **settings: Any) -> dict[str, Any]:
+def gpt_checkpoint(state: State, prefix: str = "", **changed: Any) -> dict[str, Any]:
     arguments = {
         "n_layer": LAYERS,
         "n_head": HEADS,
@@ -126,7 +128,7 @@ def gpt_checkpoint(state: State, prefix: str = "", **settings: Any) -> dict[str,
     return {
         "model": {f"{prefix}{name}": array for name, array in state.items()},
         "optimizer": {"state": {0: {"exp_avg": np.zeros(3, np.float32)}}, "param_groups": []},
-        "model_args": arguments | {"bias": "transformer.ln_f.bias" in state} | settings,
+        "model_args": arguments | {"bias": "transformer.ln_f.bias" in state} | changed,
         "iter_num": 250,
         "best_val_loss": np.array(1.5, np.float32),
         "config": {"dataset": "shakespeare_char"},
@@ -285,7 +287,7 @@ def lillm_logits(state: State, ids: list[int], kv_heads: int, eps: float) -> np.
 def lillm_file(torch_save: Save, torch_files: Any) -> Callable[..., tuple[Path, State]]:
     def write(kv_heads: int = 2, **attributes: Any) -> tuple[Path, State]:
         state = lillm_state(90, kv_heads, 40)
-        settings = {
+        chosen = {
             "d_model": D,
             "max_seq_len": 512,
             "q_heads": HEADS,
@@ -297,7 +299,7 @@ def lillm_file(torch_save: Save, torch_files: Any) -> Callable[..., tuple[Path, 
             "model": {f"_orig_mod.{name}": array for name, array in state.items()},
             "best_val_loss": 2.25,
             "num_iter": 790,
-            "config": torch_files.Object("model.config.Config", settings | attributes),
+            "config": torch_files.Object("model.config.Config", chosen | attributes),
         }
         path = torch_save(checkpoint, "best_model.pt")
         write_tokenizer(path.parent, 90, ("<unk>", "<s>", "</s>"))
@@ -478,9 +480,9 @@ def test_no_tokenizer_beside(files: dict[str, Path], name: str) -> None:
         READERS[name].read(files[name])
 
 
-@pytest.mark.parametrize("settings", [{"n_head": 5}, {"n_head": "4"}, {"n_head": -1}, {"n_head": 2**70}])
-def test_impossible_settings(torch_save: Save, settings: dict[str, Any]) -> None:
-    path = torch_save(gpt_checkpoint(gpt_state(3, False), **settings))
+@pytest.mark.parametrize("changed", [{"n_head": 5}, {"n_head": "4"}, {"n_head": -1}, {"n_head": 2**70}])
+def test_impossible_settings(torch_save: Save, changed: dict[str, Any]) -> None:
+    path = torch_save(gpt_checkpoint(gpt_state(3, False), **changed))
     with pytest.raises(JslmError, match=r"ckpt\.pt"):
         nanogpt.describe(path)
 
@@ -493,6 +495,50 @@ def test_half_precision(torch_save: Save, lillm_file: Callable[..., tuple[Path, 
     bundle = lillm.read(torch_save(found, "half.pt"))
     expected = state["tok_emb.weight"].astype(ml_dtypes.bfloat16).astype(np.float32)
     np.testing.assert_array_equal(bundle.params["embed"]["tokens"][:90], expected)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("fuzz")
+    write_tokenizer(folder, 5, ("<unk>", "<s>", "</s>"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>"}))
+    return folder
+
+
+strange = st.sampled_from([None, True, 0, -1, 1, 3, 2**40, 2**70, 1.5, math.nan, "4", [], {}, np.zeros(3, np.float32)])
+shapes = st.lists(st.sampled_from([0, 1, 2, D, 3 * D, 97]), max_size=3).map(tuple)
+
+
+@pytest.mark.parametrize("name", READERS)
+@given(data=st.data())
+@settings(max_examples=80, deadline=None)
+def test_strange_checkpoints_load_or_say_so(folder: Path, torch_files: Any, name: str, data: st.DataObject) -> None:
+    """Settings of any kind, tensors of any shape and number: a model, or one line."""
+    states = {
+        "nanogpt": lambda: gpt_state(5, True),
+        "lillm": lambda: lillm_state(5, 2, 40),
+        "slms": lambda: slms_state(5),
+    }
+    state: dict[str, Any] = states[name]()
+    arguments: dict[str, Any] = {"max_seq_len": 64, "q_heads": HEADS, "kv_heads": 2, "eps": 1e-6, "n_head": HEADS}
+    for _ in range(data.draw(st.integers(0, 2))):
+        key = data.draw(st.sampled_from([*state, "blocks.7.x", "transformer.h.²", "transformer_blocks.99999999999.y"]))
+        state[key] = data.draw(strange | shapes.map(lambda shape: np.zeros(shape, np.float32)))
+    for _ in range(data.draw(st.integers(0, 2))):
+        arguments[data.draw(st.sampled_from([*arguments, "other"]))] = data.draw(strange)
+    key = {"nanogpt": "model_args", "lillm": "config", "slms": "hyperparameters"}[name]
+    checkpoint = {"model": state, key: data.draw(st.just(arguments) | strange), "val_loss": data.draw(strange)}
+    path = folder / f"{name}.pt"
+    path.unlink(missing_ok=True)
+    path.write_bytes(torch_files.zip(checkpoint))
+    for action in (READERS[name].describe, READERS[name].read):
+        message = str(folder)
+        try:
+            action(path)
+        except JslmError as error:
+            message = str(error)
+        assert str(folder) in message
+        assert "\n" not in message
 
 
 def test_detect_never_raises(tmp_path: Path) -> None:
