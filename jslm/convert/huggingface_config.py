@@ -245,9 +245,10 @@ def _rope_fields(model: ModelConfig) -> tuple[float, dict[str, Any] | None]:
             "low_freq_factor": scaling.low_freq_factor,
             "high_freq_factor": scaling.high_freq_factor,
         }
-    amplitude = scaling.attention_factor or 0.1 * math.log(scaling.factor) + 1.0
-    betas = {"beta_fast": scaling.beta_fast, "beta_slow": scaling.beta_slow}
-    return model.rope_theta, fields | betas | {"attention_factor": amplitude}
+    fields |= {"beta_fast": scaling.beta_fast, "beta_slow": scaling.beta_slow}
+    if scaling.attention_factor:
+        fields["attention_factor"] = scaling.attention_factor
+    return model.rope_theta, fields
 
 
 def _beyond_llama(model: ModelConfig) -> list[str]:
