@@ -505,7 +505,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-strange = st.sampled_from([None, True, 0, -1, 1, 3, 2**40, 2**70, 1.5, math.nan, "4", [], {}, np.zeros(3, np.float32)])
+strange: st.SearchStrategy[Any] = st.sampled_from(
+    [None, True, 0, -1, 1, 3, 2**40, 2**70, 1.5, math.nan, "4", [], {}, np.zeros(3, np.float32)]
+)
 shapes = st.lists(st.sampled_from([0, 1, 2, D, 3 * D, 97]), max_size=3).map(tuple)
 
 
