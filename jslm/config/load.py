@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from jslm.config.schema import Config
 from jslm.errors import JslmError
+
+_ITEM = re.compile(r"\[\d+\]")
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
@@ -122,16 +125,20 @@ def is_section(kind: Any) -> TypeGuard[type[BaseModel]]:
 
 
 def _toml_lines(values: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
-    # JSON strings, numbers, booleans and lists of them are TOML too, save for U+007F, which TOML wants escaped.
-    lines = [
-        f"{key} = {json.dumps(value, ensure_ascii=False).replace(chr(127), chr(92) + 'u007f')}"
-        for key, value in values.items()
-        if not isinstance(value, dict)
-    ]
+    lines = [f"{key} = {_toml_value(value)}" for key, value in values.items() if not isinstance(value, dict)]
     for key, value in values.items():
         if isinstance(value, dict):
             lines += ["", f"[{'.'.join((*path, key))}]", *_toml_lines(value, (*path, key))]
     return lines
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key} = {_toml_value(item)}' for key, item in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml_value, value))}]"
+    # JSON strings, numbers and booleans are TOML too, save for U+007F, which TOML wants escaped.
+    return json.dumps(value, ensure_ascii=False).replace(chr(127), "\\u007f")
 
 
 def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -144,27 +151,36 @@ def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 
 def _describe(problem: Mapping[str, Any], origin: str) -> str:
     """One pydantic problem as one line: where, what was found, what was expected."""
-    path = [str(part) for part in problem["loc"]]
+    path = problem["loc"]
     if problem["type"] == "value_error":
         return f"{origin}: {problem['ctx']['error']}"
     if problem["type"] == "extra_forbidden":
-        key = ".".join(path)
+        key = _dotted(path)
         return f"{origin}: {_printable(key)} is not a known key; did you mean {_nearest_key(key)}?"
     # In a union pydantic adds the member's name to the path; its message then tells only that member's side.
-    members = {"str", "list[str]"} & set(path)
-    key = ".".join(part for part in path if part not in members)
+    members = {"str", "list[str]"} & {part for part in path if isinstance(part, str)}
+    key = _dotted([part for part in path if part not in members])
+    if problem["type"] == "missing":
+        return f"{origin}: {key} is missing; give it a value"
     if members:
         expected = "a string or a list of strings"
     elif problem["type"] == "model_type":
-        expected = f"a table of keys, such as {key}.{next(iter(dict(sections())[key].model_fields))}"
+        known = next(leaf for leaf in _leaf_types() if leaf.startswith(f"{_ITEM.sub('', key)}."))
+        expected = f"a table of keys, such as {key}.{known.rpartition('.')[2]}"
     else:
         expected = problem["msg"].removeprefix("Input should be ")
     shown = json.dumps(problem["input"], default=str)
     return f"{origin}: {key} = {shown if len(shown) < 80 else shown[:77] + '...'}; expected {expected}"
 
 
+def _dotted(path: Iterable[str | int]) -> str:
+    """`("data", "mixture", 0, "dir")` -> `data.mixture[0].dir`."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
+
+
 def _nearest_key(key: str) -> str:
     """The known key most like `key`: a misspelt name in the right section before a right name in another."""
+    key = _ITEM.sub("", key)
     leaves = list(_leaf_types())
     section, _, name = key.rpartition(".")
     siblings = [known.rpartition(".")[2] for known in leaves if section and known.rpartition(".")[0] == section]
@@ -182,12 +198,16 @@ def _printable(text: str) -> str:
 
 
 def _leaf_types() -> dict[str, Any]:
-    """Dotted key -> type, for every key that holds a value."""
-    return {
+    """Dotted key -> type, for every key that holds a value, those of listed tables too."""
+    leaves = {
         f"{path}.{name}".removeprefix("."): field.annotation
         for path, section in sections()
         for name, field in section.model_fields.items()
         if not is_section(field.annotation)
+    }
+    items = {key: item for key, kind in leaves.items() for item in get_args(kind) if is_section(item)}
+    return leaves | {
+        f"{key}.{name}": field.annotation for key, item in items.items() for name, field in item.model_fields.items()
     }
 
 

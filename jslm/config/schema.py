@@ -29,6 +29,109 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
+class MixtureCorpus(Section):
+    """One of several prepared corpora, and its share of the sequences."""
+
+    dir: Annotated[str, Field(min_length=1)]
+    weight: float = Field(1.0, gt=0.0)
+
+
+class AugmentConfig(Section):
+    """Altered copies of the training documents, made when the token files are; validation text is never altered."""
+
+    copies: NonNegative = Field(0, description="Altered copies of each training document. 0: none.")
+    lowercase: float = Field(0.0, ge=0.0, le=1.0, description="Share of the copies that are in lower case.")
+    drop_sentences: Fraction = Field(0.0, description="Chance that a sentence of a copy is left out; one always stays.")
+    noise: Fraction = Field(
+        0.0,
+        description="Chance that a letter of a copy is mistyped: swapped with the next, left out, doubled, or replaced "
+        "by another letter of the document.",
+    )
+    seed: NonNegative = Field(0, description="Seed of what is altered.")
+
+    @model_validator(mode="after")
+    def _check(self) -> AugmentConfig:
+        changes = self.lowercase or self.drop_sentences or self.noise
+        if self.copies and not changes:
+            raise ValueError(
+                f"data.augment.copies = {self.copies}, but nothing is to be altered; set data.augment.lowercase, "
+                "drop_sentences or noise"
+            )
+        if changes and not self.copies:
+            raise ValueError("data.augment has transforms but copies = 0; set data.augment.copies = 1")
+        return self
+
+
+class DedupConfig(Section):
+    """What is taken out of the corpus because it is there already, before the split. Everything is off by default."""
+
+    exact: bool = Field(
+        False, description="Drop documents that are, but for case and white space, equal to one before them."
+    )
+    near: float = Field(
+        0.0,
+        ge=0.0,
+        le=1.0,
+        description="Drop documents that share at least this much (Jaccard similarity of their runs of words, "
+        "estimated by MinHash to about 0.04) with one before them. 0: off; 0.8 finds editions of one text.",
+    )
+    near_words: Positive = Field(5, description="Words a run, for `near`.")
+    max_line_documents: NonNegative = Field(
+        0, description="Lines that occur in more documents than this are taken out of all of them. 0: off."
+    )
+    max_line_occurrences: NonNegative = Field(
+        0, description="Lines that occur more often than this in the whole corpus are taken out. 0: off."
+    )
+    min_line_characters: NonNegative = Field(
+        20, description="Shorter lines are never taken out: 'Yes,' she said, and the like."
+    )
+
+    @property
+    def removes_lines(self) -> bool:
+        """Whether the corpus has to be read once more, to count its lines."""
+        return bool(self.max_line_documents or self.max_line_occurrences)
+
+
+class FilterConfig(Section):
+    """Which documents are kept, judged last, after cleaners and `data.dedup`. Everything is off by default."""
+
+    min_characters: NonNegative = Field(0, description="Shorter documents are dropped. 0: off.")
+    max_characters: NonNegative = Field(0, description="Longer documents are dropped. 0: off.")
+    min_alphabetic: float = Field(
+        0.0,
+        ge=0.0,
+        le=1.0,
+        description="Share of letters, of any script, among the characters that are no white space, under which a "
+        "document is dropped. 0: off; books are at 0.90 to 0.95, code is at about 0.8, tables of figures far below.",
+    )
+    max_top_ngram: list[float] = Field(
+        default_factory=list,
+        description="Share of a document's characters that its most frequent run of 2, 3, 4, ... words may make up, "
+        "one number a length. Empty: off; Gopher's are `[0.2, 0.18, 0.16]`.",
+    )
+    max_duplicate_lines: float = Field(
+        1.0,
+        ge=0.0,
+        le=1.0,
+        description="Share of a document's characters that may stand in lines it has had before. 1: off; Gopher's "
+        "is 0.2.",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> FilterConfig:
+        if self.max_characters and self.max_characters < self.min_characters:
+            raise ValueError(
+                f"data.filters.max_characters = {self.max_characters} is under data.filters.min_characters = {self.min_characters}: no document "
+                "could be kept; raise it, or set it to 0 for no limit"
+            )
+        for share in self.max_top_ngram:
+            if not 0.0 < share <= 1.0:
+                raise ValueError(
+                    f"data.filters.max_top_ngram has {share}; expected shares above 0 and up to 1, as in [0.2, 0.18]"
+                )
+        return self
+
+
 class DataConfig(Section):
     """Where the text comes from and how it is split."""
 
@@ -41,6 +144,9 @@ class DataConfig(Section):
     )
     dir: str = Field(
         "", description="Folder of the prepared token files. Empty: `data` inside `run_dir`. Made if it is absent."
+    )
+    licence: str = Field(
+        "", description="Licence of the text, for `meta.json`, as in `CC-BY-4.0`. Nothing else reads it."
     )
     format: Literal["auto", "text", "jsonl", "json", "csv", "tsv", "parquet", "epub", "html"] = Field(
         "auto",
@@ -71,6 +177,8 @@ class DataConfig(Section):
         "lose their marks; `screenplay`: scripts without page furniture, spaces folded; `html`: markup becomes text; "
         "`mojibake`: text decoded wrongly is mended (ftfy); `normalize`: Unicode NFC, control characters, white space.",
     )
+    dedup: DedupConfig = Field(default_factory=lambda: DedupConfig(), description="Duplicates.")
+    filters: FilterConfig = Field(default_factory=lambda: FilterConfig(), description="Which documents are kept.")
     split: Literal["auto", "document", "position"] = Field(
         "auto",
         description="How validation text is held out: whole documents, or the last part of the text. `auto`: by "
@@ -88,6 +196,20 @@ class DataConfig(Section):
         description="What a training sequence is. `windows`: consecutive stretches of the whole text; `documents`: "
         "whole documents packed best-fit, which do not see each other.",
     )
+    stride: NonNegative = Field(
+        0,
+        description="Tokens from one training window to the next, where windows are to overlap (`packing = windows`): "
+        "each token is then learned from about `context_length / stride` times an epoch. Validation windows never "
+        "overlap. 0: `context_length`, no overlap.",
+    )
+    mixture: list[MixtureCorpus] = Field(
+        default_factory=list,
+        description="Train on several prepared folders, each made by its own config with the same tokenizer: "
+        "`[[data.mixture]]` with `dir` and `weight` (1 where absent), its share of the sequences relative to the "
+        "others'. In place of `source` and `dir`. Each corpus has epochs of its own, and validation takes the "
+        "validation text of all.",
+    )
+    augment: AugmentConfig = Field(default_factory=lambda: AugmentConfig(), description="Altered copies.")
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -108,13 +230,52 @@ class TokenizerConfig(Section):
     special_tokens: list[str] = Field(
         default_factory=list, description="Extra special tokens; `<|endoftext|>` is always there."
     )
+    train_share: float = Field(
+        1.0,
+        gt=0.0,
+        le=1.0,
+        description="Share of the corpus that a `bpe` is trained on, drawn at random from all of it in documents (of "
+        "long ones, stretches of 64 kB).",
+    )
+    train_megabytes: float = Field(
+        0.0, ge=0.0, description="The same as about this many megabytes. 0: `train_share` decides."
+    )
+    train_seed: NonNegative = Field(0, description="Seed of that draw.")
     path: str = Field("", description="A saved `tokenizer.json` to use instead of building one.")
+
+    @model_validator(mode="after")
+    def _check(self) -> TokenizerConfig:
+        if self.train_megabytes and self.train_share < 1.0:
+            raise ValueError(
+                f"tokenizer.train_share = {self.train_share:g} and tokenizer.train_megabytes = "
+                f"{self.train_megabytes:g} both say how much to train on; set one"
+            )
+        return self
 
 
 class PrepareConfig(Section):
     """How the token files are made."""
 
-    workers: NonNegative = Field(0, description="Tokenising processes. 0: one a core.")
+    workers: NonNegative = Field(0, description="Cleaning and tokenising processes. 0: one a core.")
+    executor: str = Field(
+        "",
+        description="Where they run. Empty: on this machine; `tcp://HOST:PORT` (or `tls://`): on the workers of a Dask "
+        "scheduler, which need jslm. The files are the same.",
+    )
+    on_bad_document: Literal["stop", "skip"] = Field(
+        "stop",
+        description="What is done about a file or record that cannot be read: stop there, or go on and list it in "
+        "`meta.json`.",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> PrepareConfig:
+        if self.executor and not self.executor.startswith(("tcp://", "tls://")):
+            raise ValueError(
+                f"prepare.executor = {self.executor!r}; expected the address of a Dask scheduler, as in "
+                "tcp://10.0.0.5:8786, or nothing for processes on this machine"
+            )
+        return self
 
 
 class RopeScalingConfig(Section):
@@ -298,6 +459,13 @@ class OptimizerConfig(Section):
     clip_norm: float = Field(1.0, ge=0.0, description="Global gradient-norm limit. 0: off.")
 
 
+class CurriculumStage(Section):
+    """Shorter sequences up to a share of the run."""
+
+    context: Positive
+    until: float = Field(gt=0.0, le=1.0)
+
+
 class TrainConfig(Section):
     """The training loop."""
 
@@ -306,6 +474,12 @@ class TrainConfig(Section):
     batch_size: Positive = Field(32, description="Sequences an optimizer step, over all devices and micro-batches.")
     micro_batch: NonNegative = Field(
         0, description="Sequences a forward pass, over all devices; gradients add up to `batch_size`. 0: `batch_size`."
+    )
+    curriculum: list[CurriculumStage] = Field(
+        default_factory=list,
+        description="Shorter sequences first, as in `[{context = 64, until = 0.25}, {context = 128, until = 0.5}]`: up "
+        "to a quarter of all steps each sequence is cut in pieces of 64 tokens, up to half of them in pieces of 128, "
+        "and whole from there on. A step keeps its tokens; `context` divides `model.context_length`.",
     )
     eval_every: NonNegative = Field(250, description="Steps between validations. 0: only at the end.")
     eval_batches: NonNegative = Field(
@@ -369,9 +543,44 @@ class Config(Section):
         micro = self.train.micro_batch
         if micro and self.train.batch_size % micro:
             raise ValueError(f"train.micro_batch = {micro} does not divide train.batch_size = {self.train.batch_size}")
+        self._check_batches()
         return self
+
+    def _check_batches(self) -> None:
+        data, context = self.data, self.model.context_length
+        if data.stride and data.packing == "documents":
+            raise ValueError(
+                f"data.stride = {data.stride} is for data.packing = 'windows', found 'documents'; leave it at 0"
+            )
+        if data.stride > context:
+            raise ValueError(
+                f"data.stride = {data.stride} is over model.context_length = {context}, so text would be skipped; "
+                f"use 1 to {context}"
+            )
+        if data.mixture:
+            if data.sources or data.dir:
+                raise ValueError(
+                    "data.mixture is in place of data.source and data.dir; prepare each corpus with a config of its "
+                    "own, and list its folder in data.mixture"
+                )
+            dirs = [corpus.dir.rstrip("/") for corpus in data.mixture]
+            if twice := [name for name in dirs if dirs.count(name) > 1]:
+                raise ValueError(f"data.mixture: {twice[0]!r} is there twice; give it once, with a larger weight")
+        length, until = 0, 0.0
+        for number, stage in enumerate(self.train.curriculum):
+            key = f"train.curriculum[{number}]"
+            if context % stage.context:
+                raise ValueError(f"{key}.context = {stage.context} does not divide model.context_length = {context}")
+            if stage.context <= length or stage.until <= until:
+                raise ValueError(
+                    f"{key} = {{context = {stage.context}, until = {stage.until:g}}} follows {{context = {length}, "
+                    f"until = {until:g}}}; contexts and shares have to rise from stage to stage"
+                )
+            length, until = stage.context, stage.until
 
     @property
     def data_dir(self) -> str:
-        """Folder of the prepared token files, with the default resolved."""
+        """Folder of the prepared token files (of a mixture: the first one), with the default resolved."""
+        if self.data.mixture:
+            return self.data.mixture[0].dir
         return self.data.dir or f"{self.run_dir}/data"

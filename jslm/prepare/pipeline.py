@@ -289,8 +289,8 @@ def _settings(config: Config) -> dict[str, Any]:
 
 
 def _data_settings(data: DataConfig) -> dict[str, Any]:
-    # Packing is the loader's: the files are the same.
-    values = data.model_dump(mode="json", exclude={"dir", "source", "packing"})
+    # How the files are cut in batches is the loader's matter: they are the same.
+    values = data.model_dump(mode="json", exclude={"dir", "source", "packing", "stride", "mixture"})
     return {f"data.{key}": value for key, value in values.items()}
 
 

@@ -67,6 +67,7 @@ def test_integer_serves_as_a_number(toml: Path) -> None:
         ("n_layers = 3", "n_layers", "model.n_layers"),
         ("[train]\nlearning_rate = 1e-3", "train.learning_rate", "optimizer.learning_rate"),
         ("[train]\ndropout = 0.1", "train.dropout", "model.dropout"),
+        ("[[data.mixture]]\nwieght = 1.0\ndir = 'a'", "data.mixture[0].wieght", "data.mixture.weight"),
         ("[trian]\nsteps = 3", "trian", "train"),
         ("[model]\nstr = 3", "model.str", "model.norm"),
         ('"a\\nb" = 3', '"a\\nb"', "data"),
@@ -90,7 +91,13 @@ def test_unknown_key_names_the_nearest(toml: Path, text: str, key: str, nearest:
         ("[data]\nsource = 1", "data.source = 1; expected a string or a list of strings"),
         ("[data]\nsource = ['a', 1]", 'data.source = ["a", 1]; expected a string or a list of strings'),
         ("[data]\ndir = 2024-01-01", 'data.dir = "2024-01-01"; expected a valid string'),
-        ("[sample]\nprompts = ['a', 1]", "sample.prompts.1 = 1; expected a valid string"),
+        ("[sample]\nprompts = ['a', 1]", "sample.prompts[1] = 1; expected a valid string"),
+        (
+            "[[data.mixture]]\ndir = 'a'\n[[data.mixture]]\ndir = 'b'\nweight = 0.0",
+            "data.mixture[1].weight = 0.0; expected greater than 0",
+        ),
+        ("[data]\nmixture = ['a']", 'data.mixture[0] = "a"; expected a table of keys, such as data.mixture[0].dir'),
+        ("[[train.curriculum]]\nuntil = 0.5", "train.curriculum[0].context is missing; give it a value"),
         ("train = 3", "train = 3; expected a table of keys, such as train.steps"),
         (
             "[model]\nrope_scaling = 3",
@@ -110,6 +117,55 @@ def test_long_value_is_cut(toml: Path) -> None:
 def test_impossible_combination_names_the_file(toml: Path) -> None:
     message = error_of(write(toml, "[model]\nn_heads = 8\nd_model = 64\nn_kv_heads = 3"))
     assert message == f"{toml}: model.n_kv_heads = 3 does not divide model.n_heads = 8; use one of 1, 2, 4, 8"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("[data]\nstride = 8\npacking = 'documents'", "data.stride = 8 is for data.packing = 'windows'"),
+        ("[data]\nstride = 300", "data.stride = 300 is over model.context_length = 256"),
+        ("[data]\nmixture = [{dir = 'a'}]\ndir = 'b'", "data.mixture is in place of data.source and data.dir"),
+        ("[data]\nmixture = [{dir = 'a'}]\nsource = 'b'", "data.mixture is in place of data.source and data.dir"),
+        ("[data]\nmixture = [{dir = 'a'}, {dir = 'a/'}]", "data.mixture: 'a' is there twice"),
+        (
+            "[train]\ncurriculum = [{context = 100, until = 0.5}]",
+            "train.curriculum[0].context = 100 does not divide model.context_length = 256",
+        ),
+        (
+            "[train]\ncurriculum = [{context = 64, until = 0.5}, {context = 32, until = 0.7}]",
+            "train.curriculum[1] = {context = 32, until = 0.7} follows {context = 64, until = 0.5}",
+        ),
+        (
+            "[train]\ncurriculum = [{context = 64, until = 0.5}, {context = 128, until = 0.5}]",
+            "train.curriculum[1] = {context = 128, until = 0.5} follows {context = 64, until = 0.5}",
+        ),
+        ("[data.augment]\ncopies = 1", "data.augment.copies = 1, but nothing is to be altered"),
+        ("[data.augment]\nnoise = 0.1", "data.augment has transforms but copies = 0"),
+    ],
+)
+def test_batches_that_make_no_sense_are_one_line(toml: Path, text: str, problem: str) -> None:
+    message = error_of(write(toml, text))
+    assert message.startswith(f"{toml}: {problem}")
+    assert "\n" not in message
+
+
+def test_lists_of_tables_are_written_as_toml(toml: Path) -> None:
+    text = """
+        [[data.mixture]]
+        dir = "a \\"b\\" \\u007f"
+        weight = 2
+        [[data.mixture]]
+        dir = "c"
+        [train]
+        curriculum = [{context = 64, until = 0.25}, {context = 128, until = 0.5}]
+    """
+    config = load_config(write(toml, text))
+    assert [(corpus.dir, corpus.weight) for corpus in config.data.mixture] == [('a "b" \x7f', 2.0), ("c", 1.0)]
+    assert config.data_dir == 'a "b" \x7f'
+    again = load_config(write(toml, config_to_toml(config)))
+    assert again == config
+    override = "train.curriculum=[{context = 32, until = 1.0}]"
+    assert apply_overrides(config, [override]).train.curriculum[0].context == 32
 
 
 @pytest.mark.parametrize("text", ["seed = ", "seed = 1\nseed = 2", "[train", "x = \x00"])
