@@ -1,5 +1,15 @@
 """Run configuration: frozen pydantic models, TOML files, `section.key=value` overrides."""
 
+from jslm.config.data_schema import (
+    AugmentConfig,
+    CleanerName,
+    DataConfig,
+    DedupConfig,
+    FilterConfig,
+    MixtureCorpus,
+    PrepareConfig,
+    TokenizerConfig,
+)
 from jslm.config.load import (
     apply_overrides,
     config_from_dict,
@@ -10,22 +20,24 @@ from jslm.config.load import (
 from jslm.config.schema import (
     CheckpointConfig,
     Config,
-    DataConfig,
     MeshConfig,
     ModelConfig,
     OptimizerConfig,
-    PrepareConfig,
     RopeScalingConfig,
     SampleConfig,
-    TokenizerConfig,
     TrainConfig,
 )
 
 __all__ = [
+    "AugmentConfig",
     "CheckpointConfig",
+    "CleanerName",
     "Config",
     "DataConfig",
+    "DedupConfig",
+    "FilterConfig",
     "MeshConfig",
+    "MixtureCorpus",
     "ModelConfig",
     "OptimizerConfig",
     "PrepareConfig",

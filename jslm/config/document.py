@@ -15,7 +15,7 @@ from jslm.config.load import is_section, sections
 HEADER = """\
 # Configuration
 
-<!-- Generated from jslm/config/schema.py by `make docs`; edit the descriptions there, not here. -->
+<!-- Generated from jslm/config/ by `make docs`; edit the descriptions there, not here. -->
 
 A run is one TOML file. Every key has the default below; a file holds only what differs, and the command line can
 override any key: `python -m jslm.train --config configs/quickstart.toml train.steps=500`.

@@ -13,9 +13,7 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
-
-from jslm.config.schema import NonNegative, Positive, Section
+from jslm.config import DedupConfig
 from jslm.data.documents import Document
 from jslm.data.dropped import DropReport, Verdict
 from jslm.data.line_counts import LineCounts, line_hash
@@ -30,36 +28,6 @@ _PERMUTATIONS = 128
 _SEED = 42
 # The share of pairs right at the threshold that locality-sensitive hashing has to find.
 _RECALL = 0.99
-
-
-class DedupConfig(Section):
-    """What is taken out of a corpus because it is there already. Everything is off by default."""
-
-    exact: bool = Field(
-        False, description="Drop documents that are, but for case and white space, equal to one before them."
-    )
-    near: float = Field(
-        0.0,
-        ge=0.0,
-        le=1.0,
-        description="Drop documents that share at least this much (Jaccard similarity of their runs of words, "
-        "estimated by MinHash to about 0.04) with one before them. 0: off; 0.8 finds editions of one text.",
-    )
-    near_words: Positive = Field(5, description="Words a run, for `near`.")
-    max_line_documents: NonNegative = Field(
-        0, description="Lines that occur in more documents than this are taken out of all of them. 0: off."
-    )
-    max_line_occurrences: NonNegative = Field(
-        0, description="Lines that occur more often than this in the whole corpus are taken out. 0: off."
-    )
-    min_line_characters: NonNegative = Field(
-        20, description="Shorter lines are never taken out: 'Yes,' she said, and the like."
-    )
-
-    @property
-    def removes_lines(self) -> bool:
-        """Whether the corpus has to be read once more, to count its lines."""
-        return bool(self.max_line_documents or self.max_line_occurrences)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,53 +10,13 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from pydantic import Field, model_validator
-
-from jslm.config.schema import NonNegative, Section
+from jslm.config import FilterConfig
 from jslm.data.documents import Document
 from jslm.data.dropped import DropReport, Verdict
 
 _ASCII = bytes(range(128))
 _ASCII_SPACE = bytes(byte for byte in _ASCII if chr(byte).isspace())
 _NO_ASCII_LETTER = bytes(byte for byte in range(256) if byte >= 128 or not chr(byte).isalpha())
-
-
-class FilterConfig(Section):
-    """Which documents are kept. Everything is off by default."""
-
-    min_characters: NonNegative = Field(0, description="Shorter documents are dropped. 0: off.")
-    max_characters: NonNegative = Field(0, description="Longer documents are dropped. 0: off.")
-    min_alphabetic: float = Field(
-        0.0,
-        ge=0.0,
-        le=1.0,
-        description="Share of letters, of any script, among the characters that are no white space, under which a "
-        "document is dropped. 0: off; books are at 0.90 to 0.95, code is at about 0.8, tables of figures far below.",
-    )
-    max_top_ngram: list[float] = Field(
-        default_factory=list,
-        description="Share of a document's characters that its most frequent run of 2, 3, 4, ... words may make up, "
-        "one number a length. Empty: off; Gopher's are `[0.2, 0.18, 0.16]`.",
-    )
-    max_duplicate_lines: float = Field(
-        1.0,
-        ge=0.0,
-        le=1.0,
-        description="Share of a document's characters that may stand in lines it has had before. 1: off; Gopher's "
-        "is 0.2.",
-    )
-
-    @model_validator(mode="after")
-    def _check(self) -> FilterConfig:
-        if self.max_characters and self.max_characters < self.min_characters:
-            raise ValueError(
-                f"max_characters = {self.max_characters} is under min_characters = {self.min_characters}: no document "
-                "could be kept; raise it, or set it to 0 for no limit"
-            )
-        for share in self.max_top_ngram:
-            if not 0.0 < share <= 1.0:
-                raise ValueError(f"max_top_ngram has {share}; expected shares above 0 and up to 1, as in [0.2, 0.18]")
-        return self
 
 
 def filter_documents(documents: Iterable[Document], config: FilterConfig, report: DropReport) -> Iterator[Document]:

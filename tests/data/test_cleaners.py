@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jslm.config.schema import CleanerName
+from jslm.config import CleanerName
 from jslm.data.cleaners import CLEANERS, apply_cleaners
 
 
