@@ -11,6 +11,7 @@ import jslm
 
 VERBS = {
     "prepare": "text files to token files",
+    "data": "what is in prepared data: jslm data inspect",
     "train": "token files to a model, with checkpoints, metrics and a report",
     "sample": "text from a trained model",
     "convert": "models in from other programs, and out to them",

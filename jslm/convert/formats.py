@@ -9,7 +9,7 @@ from jslm.convert.bundle import Format
 from jslm.errors import JslmError
 
 # In the order of detection: the most particular first.
-_MODULES = ("portable", "huggingface", "gguf", "llama2c", "llama2c_checkpoint")
+_MODULES = ("portable", "huggingface", "gguf", "llama2c", "llama2c_checkpoint", "nanogpt", "lillm", "slms")
 
 
 def formats() -> dict[str, Format]:

@@ -68,10 +68,11 @@ def read_run(path: Path, *, checkpoint: str = "best", ema: bool | None = None) -
             f"{folder.tokenizer}: tokenizer {tokenizer.fingerprint}, but {store.path(step)} was trained with {found}; "
             "put back the tokenizer.json that training wrote"
         )
-    averaged = bool(config.train.ema_decay) if ema is None else ema
+    info = folder.read_info()
+    # An imported model is one set of weights, whatever its training averaged.
+    averaged = config.train.ema_decay > 0 and info.get("status") != "imported" if ema is None else ema
     params = store.load_part(step, "ema" if averaged else "params")
     check_params(params, param_shapes(config.model), str(store.path(step)), str(folder.config))
-    info = folder.read_info()
     return Bundle(
         config,
         params,

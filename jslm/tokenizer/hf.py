@@ -54,8 +54,10 @@ class HuggingFaceTokenizer(Tokenizer):
         added = {token["id"]: token["content"] for token in self._json.get("added_tokens") or []}
         spell = _PieceBytes(self._json.get("decoder"))
         pieces = [b""] * size
+        # Without a decoder the library joins the tokens with spaces.
+        joint = b"" if self._json.get("decoder") else b" "
         for text, token in ids.items():
-            pieces[token] = added[token].encode() if token in added else spell(text)
+            pieces[token] = joint + (added[token].encode() if token in added else spell(text))
         super().__init__(pieces, {token["content"]: token["id"] for token in special})
         # As special as the others, whatever the file says of them: they are never text.
         self._control_ids |= {token for token in (bos_id, eos_id) if token is not None}
@@ -120,7 +122,9 @@ def _steps(decoder: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
 
 
 def _strips_space(decoder: Mapping[str, Any] | None) -> bool:
-    """Whether decoding takes one space from the start of a text, which encoding has put there."""
+    """Whether decoding takes one space from the start of a text, which encoding or the join has put there."""
+    if not decoder:
+        return True
     for step in _steps(decoder):
         if step["type"] == "Metaspace" and step.get("prepend_scheme", "always") != "never":
             return True

@@ -5,9 +5,8 @@
 
 from __future__ import annotations
 
-import struct
+import json
 from collections.abc import Callable, Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +15,16 @@ import pytest
 from tokenizers import Regex, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as LibraryTokenizer
 
-from jslm.convert.bundle import Bundle
+from jslm.convert import Bundle, load_model
 from jslm.convert.gguf import write
+from jslm.convert.llama2c_tokenizer import read_tokenizer
 from jslm.sample import LanguageModel
 from jslm.tokenizer import (
-    END_OF_TEXT,
     BpeTokenizer,
     ByteTokenizer,
     CharTokenizer,
     Gpt2Tokenizer,
+    HuggingFaceTokenizer,
     Tokenizer,
 )
 
@@ -132,7 +132,7 @@ def loss(logits: np.ndarray, targets: np.ndarray) -> float:
 def test_trained_runs_write_the_same(llama: Callable[..., Llama], trained: Any, kind: str) -> None:
     bundle, held_out = trained(kind)
     ours, exact, small = language_model(bundle), llama(bundle), llama(bundle, "q8_0")
-    for prompt in ("", "Once upon a time", "The dog "):
+    for prompt in ("", "Once upon a time", "the dog "):
         [result] = ours.generate_results(prompt, greedy=True, max_new_tokens=64)
         assert exact.greedy(exact.encode(prompt, start=True), 64) == list(result.tokens)
         assert result.tokens or not prompt
@@ -170,14 +170,6 @@ def test_the_same_ids(
     assert theirs.model.token_eos() == tokenizer.eot_id
 
 
-class Foreign(ByteTokenizer):
-    """A tokenizer of another program, with the vocabulary that its file gives; only its ids are not jslm's own."""
-
-    def __init__(self, vocab_size: int, kind: str, **fields: Any) -> None:
-        super().__init__([f"<|{index}|>" for index in range(vocab_size - 257)])
-        self.__dict__ |= {"kind": kind, **fields}
-
-
 WORD = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 BY_THREE = WORD.replace("{N}|", "{N}{1,3}|")
 
@@ -205,7 +197,7 @@ def test_ids_of_a_tokenizer_json(
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=1500, initial_alphabet=alphabet, show_progress=False)
     library.train_from_iterator(strings[:500], trainer)
-    foreign = Foreign(library.get_vocab_size(), "hf", tokenizers_json=library.to_str)
+    foreign = HuggingFaceTokenizer(json.loads(library.to_str()), bos_id=None, eos_id=2)
     theirs = llama(random_bundle(foreign, n_layers=1), vocab_only=True)
     for text in strings:
         assert theirs.encode(text) == library.encode(text, add_special_tokens=False).ids
@@ -215,7 +207,7 @@ def test_ids_of_a_llama_tokenizer_json(
     llama: Callable[..., Llama], random_bundle: Callable[..., Bundle], strings: list[str], assets: Path
 ) -> None:
     library = LibraryTokenizer.from_file(str(assets / "checkpoints/hf_tiny_random_llama/tokenizer.json"))
-    foreign = Foreign(library.get_vocab_size(), "hf", tokenizers_json=library.to_str)
+    foreign = HuggingFaceTokenizer(json.loads(library.to_str()), bos_id=None, eos_id=2)
     theirs = llama(random_bundle(foreign, n_layers=1), vocab_only=True)
     for text in strings:
         # The library takes the spelling of a special token for the token.
@@ -226,37 +218,25 @@ def test_ids_of_a_llama_tokenizer_json(
 def test_ids_of_a_tokenizer_bin(
     llama: Callable[..., Llama], random_bundle: Callable[..., Bundle], strings: list[str], assets: Path
 ) -> None:
-    """llama2.c's tokenizer of 512 pieces, against its way of encoding: the best-scored pair is joined first."""
-    data = (assets / "checkpoints/stories260K/tok512.bin").read_bytes()
-    pieces, scores, at = [], [], 4
-    while at < len(data):
-        score, length = struct.unpack_from("<fi", data, at)
-        pieces.append(data[at + 8 : at + 8 + length].decode())
-        scores.append(score)
-        at += 8 + length
-    ids = {piece: index for index, piece in reversed(list(enumerate(pieces)))}
-
-    def encode(text: str) -> list[int]:
-        parts = [" "] * bool(text) + list(text)
-        found = [token for part in parts for token in ([ids[part]] if part in ids else [b + 3 for b in part.encode()])]
-        while True:
-            pairs = [ids.get(pieces[a] + pieces[b]) for a, b in pairwise(found)]
-            known = [(scores[token], -index) for index, token in enumerate(pairs) if token is not None]
-            if not known:
-                return found
-            index = -max(known)[1]
-            found[index : index + 2] = [ids[pieces[found[index]] + pieces[found[index + 1]]]]
-
-    foreign = Foreign(512, "sentencepiece", pieces=pieces, scores=scores)
-    foreign._special_tokens = {"<s>": 1, "</s>": 2, END_OF_TEXT: 2}
-    theirs = llama(random_bundle(foreign, n_layers=1), vocab_only=True)
+    """llama2.c's tokenizer of 512 pieces."""
+    tokenizer = read_tokenizer(assets / "checkpoints" / "stories260K" / "tok512.bin")
+    theirs = llama(random_bundle(tokenizer, n_layers=1), vocab_only=True)
     for text in strings:
         # To llama.cpp, as to SentencePiece, U+2581 is a space.
         if "\u2581" not in text:
-            assert theirs.encode(text) == encode(text)
+            assert theirs.encode(text) == tokenizer.encode(text)
 
 
-def test_unknown_characters_are_left_out(llama: Callable[..., Llama]) -> None:
+@pytest.mark.slow
+def test_stories260k_writes_the_same(llama: Callable[..., Llama], assets: Path) -> None:
+    bundle = load_model(assets / "checkpoints" / "stories260K" / "stories260K.bin")
+    ours, theirs = language_model(bundle), llama(bundle, context=512)
+    for prompt in ("", "One day, Tim"):
+        [result] = ours.generate_results(prompt, greedy=True, max_new_tokens=64)
+        assert theirs.greedy(theirs.encode(prompt, start=True), 64) == list(result.tokens)
+
+
+def test_unknown_characters_are_left_out(llama: Callable[..., Llama], random_bundle: Callable[..., Bundle]) -> None:
     tokenizer = CharTokenizer("abc é")
     theirs = llama(random_bundle(tokenizer, n_layers=1), vocab_only=True)
     assert tokenizer.encode("aXb漢c🙂é") == [3, 1, 4, 1, 5, 1, 6]
@@ -266,7 +246,7 @@ def test_unknown_characters_are_left_out(llama: Callable[..., Llama]) -> None:
     assert theirs.model.detokenize([3, 1]).decode() == tokenizer.decode([3, 1]) == "a\ufffd"
 
 
-def test_other_types_load_and_stay_close(llama: Callable[..., Llama]) -> None:
+def test_other_types_load_and_stay_close(llama: Callable[..., Llama], random_bundle: Callable[..., Bundle]) -> None:
     bundle = random_bundle(ByteTokenizer(), qk_norm=True)
     ids = np.random.default_rng(1).integers(0, 256, CONTEXT).tolist()
     exact = language_model(bundle).logits(ids)[0]

@@ -233,7 +233,7 @@ def test_trained_runs_write_the_same(tmp_path: Path, trained: Any, strings: list
     model = open_model(tmp_path / "model")
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
     ours = jslm.load(bundle.config.run_dir, checkpoint="latest")
-    for prompt in ("", "Once upon a time", "The dog "):
+    for prompt in ("", "Once upon a time", "the dog "):
         [result] = ours.generate_results(prompt, greedy=True, max_new_tokens=64)
         ids = tokenizer(prompt)["input_ids"]
         found = greedy(model, ids, 64)
