@@ -10,7 +10,7 @@ bootstrap := scripts/bootstrap.sh --venv "$(VENV)" $(if $(PY),--python "$(PY)")
 dev_extras := dev$(if $(EXTRAS),$(comma)$(EXTRAS))
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev quickstart test test-all lint format docs clean
+.PHONY: help install dev quickstart test test-all test-peers lint format docs clean
 
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -40,6 +40,12 @@ test-all: ## Run the tests on each of Python 3.11, 3.12 and 3.13 that is here
 	        $(MAKE) --no-print-directory test PY=$$version VENV=.venv-$$version || exit 1; \
 	    else echo "== Python $$version is not on this machine"; fi; \
 	done; test -n "$$ran"
+
+test-peers: ## Compare with transformers and others, in an environment of its own (EXTRAS=llamacpp: llama.cpp too)
+	@if scripts/bootstrap.sh --python 3.11 --which >/dev/null 2>&1; then \
+	    scripts/bootstrap.sh --python 3.11 --venv .venv-peers --extras "dev,peer$(if $(EXTRAS),$(comma)$(EXTRAS))" && \
+	    .venv-peers/bin/python -m pytest -q -m peer tests/peer $(ARGS); \
+	else echo "test-peers: skipped: the other programs are compared with on Python 3.11, and there is none here"; fi
 
 lint: dev ## Check style and types: ruff, mypy
 	@$(python) -m ruff check .

@@ -10,7 +10,7 @@ cd ..
 usage() {
     cat <<'TEXT'
 usage: scripts/bootstrap.sh [--extras LIST] [--venv DIR] [--python VERSION] [--which]
-  --extras LIST     extras of pyproject.toml, comma-separated: dev, cuda12, cuda13, tpu (default: none)
+  --extras LIST     extras of pyproject.toml, comma-separated, such as dev,cuda12 (default: none)
   --venv DIR        the environment's folder (default: .venv)
   --python VERSION  3.11, 3.12 or 3.13 (default: what the environment has, else the newest that works here)
   --which           print the interpreter that would be chosen, and stop
