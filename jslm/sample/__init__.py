@@ -6,13 +6,44 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jslm.sample.ahead import trace_decode
     from jslm.sample.language_model import LanguageModel
     from jslm.sample.loading import load
-    from jslm.sample.row import Result
+    from jslm.sample.options import Arguments, Options, resolve_options
+    from jslm.sample.row import FinishReason, Result, Row
+    from jslm.sample.samplers import Sampling, filter_logits, penalise_repetition, sample_keys
 
-__all__ = ["LanguageModel", "Result", "load"]
+__all__ = [
+    "Arguments",
+    "FinishReason",
+    "LanguageModel",
+    "Options",
+    "Result",
+    "Row",
+    "Sampling",
+    "filter_logits",
+    "load",
+    "penalise_repetition",
+    "resolve_options",
+    "sample_keys",
+    "trace_decode",
+]
 
-_MODULES = {"LanguageModel": "language_model", "Result": "row", "load": "loading"}
+_MODULES = {
+    "Arguments": "options",
+    "FinishReason": "row",
+    "LanguageModel": "language_model",
+    "Options": "options",
+    "Result": "row",
+    "Row": "row",
+    "Sampling": "samplers",
+    "filter_logits": "samplers",
+    "load": "loading",
+    "penalise_repetition": "samplers",
+    "resolve_options": "options",
+    "sample_keys": "samplers",
+    "trace_decode": "ahead",
+}
 
 
 def __getattr__(name: str) -> Any:

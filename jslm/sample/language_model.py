@@ -28,7 +28,7 @@ from jslm.sample.decode import (
 )
 from jslm.sample.options import Arguments, Options, resolve_options
 from jslm.sample.row import Result, Row
-from jslm.sample.samplers import Plan, Sampling
+from jslm.sample.samplers import Plan, Sampling, sample_keys
 from jslm.tokenizer import Tokenizer
 
 _STREAM_TOKENS = 16
@@ -62,7 +62,8 @@ class LanguageModel:
 
         `ends_documents`: whether the training data had an end-of-text token after each document, so that the token also
         begins one. `.params` holds the parameters as decoding uses them: `layers` a tuple, weights in `dtype`, on one
-        device. Raises JslmError where the tokenizer has another vocabulary size than the model.
+        device; `.weights` is the same with the output head as decoding multiplies by it, and `.mesh` that one device.
+        Raises JslmError where the tokenizer has another vocabulary size than the model.
         """
         if config.model.vocab_size != tokenizer.vocab_size:
             raise JslmError(
@@ -77,10 +78,10 @@ class LanguageModel:
         self.decode_seconds = 0.0
         device = jax.local_devices()[0]
         # During training a mesh of many devices may be set, and these arrays live on one.
-        self._mesh = make_mesh(MeshConfig(), [device])
-        with jax.set_mesh(self._mesh):
+        self.mesh = make_mesh(MeshConfig(), [device])
+        with jax.set_mesh(self.mesh):
             self.params = _cast(unstack_layers(jax.device_put(params, device)), self.dtype)
-            self._weights = _with_head(self.params, config.model.vocab_size)
+            self.weights = _with_head(self.params, config.model.vocab_size)
         self._warned = False
 
     def generate(
@@ -104,7 +105,9 @@ class LanguageModel:
         """As `generate`, with tokens, log-probabilities and the reason of the end: a flat list, prompt by prompt."""
         options = resolve_options(self.config.sample, **arguments)
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        rows = [self._row(p, sample, options) for p in prompts for sample in range(options.num_samples)]
+        for each in prompts:
+            self._warn_of_unknown(each)
+        rows = [self.row(p, sample, options) for p in prompts for sample in range(options.num_samples)]
         # A stop string is seen on the host, so that what is written after it is wasted.
         dispatch = 2 * _STREAM_TOKENS if options.stop else DISPATCH_TOKENS
         for group in self._groups(rows, options):
@@ -120,7 +123,8 @@ class LanguageModel:
         options = resolve_options(self.config.sample, **arguments)
         if options.num_samples != 1:
             raise JslmError(f"num_samples = {options.num_samples}; stream writes one sample, generate writes several")
-        return self._pieces(self._row(prompt, 0, options), options)
+        self._warn_of_unknown(prompt)
+        return self._pieces(self.row(prompt, 0, options), options)
 
     def logits(
         self, ids: Sequence[int] | Sequence[Sequence[int]] | np.ndarray
@@ -144,16 +148,13 @@ class LanguageModel:
             raise JslmError(f"ids: from {tokens.min()} to {tokens.max()}; this model's vocabulary is 0 to {vocab - 1}")
         padded = np.zeros((len(tokens), prefill_length(length, context)), np.int32)
         padded[:, :length] = tokens
-        with jax.set_mesh(self._mesh):
-            logits = all_logits(self._weights, padded, config=self.config.model, dtype=self.dtype)
+        with jax.set_mesh(self.mesh):
+            logits = all_logits(self.weights, padded, config=self.config.model, dtype=self.dtype)
         return np.asarray(logits)[:, :length]
 
-    def _row(self, prompt: str, sample: int, options: Options) -> Row:
-        """The row of one sample. Raises JslmError where its prompt does not fit."""
+    def row(self, prompt: str, sample: int, options: Options) -> Row:
+        """The row of one sample, before its first token. Raises JslmError where its prompt does not fit."""
         tokenizer, context = self.tokenizer, self.config.model.context_length
-        if sample == 0 and (unknown := tokenizer.unknown_characters(prompt)):
-            shown = ", ".join(map(repr, unknown[:10])) + (", ..." if len(unknown) > 10 else "")
-            _log.warning("prompt: the tokenizer has never seen %s; the model reads an unknown character there", shown)
         ids = tokenizer.encode(prompt)
         if len(ids) > context - 1 and not (options.sliding_window and context > 1):
             raise JslmError(
@@ -173,6 +174,11 @@ class LanguageModel:
         row = Row(prompt, ids, sample, limit, tokenizer, options.stop)
         self._slide(row)
         return row
+
+    def _warn_of_unknown(self, prompt: str) -> None:
+        if unknown := self.tokenizer.unknown_characters(prompt):
+            shown = ", ".join(map(repr, unknown[:10])) + (", ..." if len(unknown) > 10 else "")
+            _log.warning("prompt: the tokenizer has never seen %s; the model reads an unknown character there", shown)
 
     def _neutral_start(self) -> list[int]:
         """What stands for nothing where documents do not begin with the end-of-text token: a line break."""
@@ -219,8 +225,8 @@ class LanguageModel:
             penalises=options.repetition_penalty != 1,
         )
         context, batch = self.config.model.context_length, len(rows)
-        with jax.set_mesh(self._mesh):
-            sampling, keys = _sampling(options, batch), _row_keys(options.seed, rows)
+        with jax.set_mesh(self.mesh):
+            sampling, keys = _sampling(options, batch), sample_keys(options.seed, [row.sample for row in rows])
         _, slots = self._sizes(rows, options)
         state = self._prefill(rows, slots, plan)
         # Compiles, and writes nothing, so that the seconds counted below are those of decoding alone.
@@ -266,10 +272,8 @@ class LanguageModel:
                 marks[row.ids] = True
                 # Where it starts the document it is no repetition: a penalty on it would keep documents from ending.
                 marks[[self.tokenizer.bos_id, self.tokenizer.eot_id]] = False
-        with jax.set_mesh(self._mesh):
-            return prefill(
-                self._weights, tokens, lengths, seen, slots=slots, config=self.config.model, dtype=self.dtype
-            )
+        with jax.set_mesh(self.mesh):
+            return prefill(self.weights, tokens, lengths, seen, slots=slots, config=self.config.model, dtype=self.dtype)
 
     def _decode(
         self,
@@ -284,9 +288,9 @@ class LanguageModel:
         left = np.array([row.left for row in rows], np.int32)
         numbers = (np.int32(count), np.int32(step))
         end_of_text = np.int32(self.tokenizer.eot_id)
-        with jax.set_mesh(self._mesh):
+        with jax.set_mesh(self.mesh):
             return decode(
-                self._weights,
+                self.weights,
                 state,
                 left,
                 *numbers,
@@ -326,12 +330,6 @@ def _sampling(options: Options, batch: int) -> Sampling:
         column(options.min_p, np.float32),
         column(options.repetition_penalty, np.float32),
     )
-
-
-def _row_keys(seed: int, rows: list[Row]) -> Key[Array, " batch"]:
-    # Both halves of the seed count, whatever width JAX gives integers.
-    key = jax.random.fold_in(jax.random.key(seed & 0xFFFFFFFF), seed >> 32) if seed >> 32 else jax.random.key(seed)
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, np.array([row.sample for row in rows], np.uint32))
 
 
 def _cast(params: Params, dtype: jnp.dtype) -> Params:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -42,12 +43,13 @@ class Row:
         self.tokens: list[int] = []
         self.logprobs: list[float] = []
         self.text = ""
+        # Where in `text` each token begins.
+        self.text_starts: list[int] = []
         self.finish_reason: FinishReason | None = None
         self._limit = limit
         self._stop = tuple(stop)
         self._end_of_text = tokenizer.eot_id
         self._decoder = StreamDecoder(tokenizer, begins_text=not prompt)
-        self._text_starts: list[int] = []
         self._emitted = 0
 
     @property
@@ -69,10 +71,10 @@ class Row:
         self.tokens.append(token)
         self.logprobs.append(logprob)
         before = len(self.text)
-        self._text_starts.append(before)
+        self.text_starts.append(before)
         self.text += self._decoder.push([token])
         if self._stop and (cut := self._find_stop(before)) is not None:
-            kept = sum(start < cut for start in self._text_starts)
+            kept = sum(start < cut for start in self.text_starts)
             self.text = self.text[:cut]
             del self.tokens[kept:], self.logprobs[kept:]
             self.finish_reason = "stop"
@@ -85,6 +87,11 @@ class Row:
         piece = self.text[self._emitted : end]
         self._emitted = max(self._emitted, end)
         return piece
+
+    @property
+    def settled(self) -> int:
+        """Of the tokens, how many begin in text that `take` has given: none of these is taken back."""
+        return len(self.tokens) if self.finish_reason else bisect.bisect_left(self.text_starts, self._emitted)
 
     def result(self) -> Result:
         """The finished sample."""

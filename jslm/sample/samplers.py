@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 
@@ -48,6 +50,13 @@ def sample_tokens(
     return jnp.where(sampling.temperature > 0, drawn, likeliest)
 
 
+def sample_keys(seed: int, samples: Sequence[int]) -> Key[Array, " batch"]:
+    """The key of each sample: of the seed (0 to 2**63 - 1) and the sample's number among its prompt's, alone."""
+    # Both halves of the seed count, whatever width JAX gives integers.
+    key = jax.random.fold_in(jax.random.key(seed & 0xFFFFFFFF), seed >> 32) if seed >> 32 else jax.random.key(seed)
+    return _fold_all(key, np.array(samples, np.uint32))
+
+
 def penalise_repetition(
     logits: Float[Array, "batch vocab"], seen: Bool[Array, "batch vocab"], penalty: Float[Array, " batch"]
 ) -> Float[Array, "batch vocab"]:
@@ -74,6 +83,10 @@ def filter_logits(
         scaled = jnp.where(scaled >= _smallest_kept(scaled, sampling)[:, None], scaled, -jnp.inf)
     top = jnp.max(scaled, axis=-1, keepdims=True)
     return jnp.where(scaled >= top + jnp.log(sampling.min_p)[:, None], scaled, -jnp.inf)
+
+
+# Compiled, since a server asks for keys all the time.
+_fold_all = jax.jit(jax.vmap(jax.random.fold_in, (None, 0)))
 
 
 def _smallest_kept(scaled: Float[Array, "batch vocab"], sampling: Sampling) -> Float[Array, " batch"]:
