@@ -5,44 +5,37 @@ from __future__ import annotations
 import functools
 import logging
 import sys
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal, Self
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Self
 
 import grain
 import numpy as np
-from jaxtyping import Int32, Int64
+from jaxtyping import Int64
 
-from jslm.data.packing import NO_TARGET, PackedDocuments
-from jslm.data.shuffle import epoch_draws, shuffled_order
+from jslm.data.examples import Batch, Chain, Examples, Packing, batch_names, gather_rows, open_examples
+from jslm.data.mixture import BLOCK, Mixture
 from jslm.data.token_file import TokenFile
 from jslm.errors import JslmError
 
+__all__ = ["Batch", "Packing", "TrainLoader", "batch_names", "count_examples", "eval_batches", "make_loader"]
+
 log = logging.getLogger("jslm")
 
-Packing = Literal["windows", "documents"]
 _NO_WINDOW = -1
-# Order is computed a block at a time: a batch alone is too few examples to be worth numpy's overhead.
-_BLOCK = 4096
 _PREFETCH = 4
+# Not in the positions that were saved before these settings existed; what they change shows in the others too.
+_NEWER_KEYS = ("packing", "stride", "weights", "data")
 
 
-# "inputs", "targets" and, for packed documents, "segments". `targets[r, i]` is the token that follows `inputs[r, i]`,
-# or -1 where there is none to predict; `segments[r, i]` numbers the documents of a row from 1, and padding is 0.
-Batch = dict[str, Int32[np.ndarray, "rows length"]]
-
-
-def batch_names(packing: Packing) -> tuple[str, ...]:
-    """The arrays of a batch."""
-    return ("inputs", "targets", "segments") if packing == "documents" else ("inputs", "targets")
-
-
-def count_examples(token_file: TokenFile, context_length: int, packing: Packing = "windows") -> int:
-    """Sequences in one pass over a token file."""
-    return _examples_of(token_file, context_length, packing).count
+def count_examples(
+    token_files: TokenFile | Sequence[TokenFile], context_length: int, packing: Packing = "windows", stride: int = 0
+) -> int:
+    """Sequences in one pass over a token file, or over each of several."""
+    return sum(part.count for part in _open_all(token_files, context_length, packing, stride))
 
 
 def make_loader(
-    token_file: TokenFile,
+    token_files: TokenFile | Sequence[TokenFile],
     *,
     context_length: int,
     batch_size: int,
@@ -52,14 +45,20 @@ def make_loader(
     shuffle: bool = True,
     start_step: int = 0,
     packing: Packing = "windows",
+    stride: int = 0,
+    weights: Sequence[float] = (),
+    stages: Sequence[tuple[int, int]] = (),
 ) -> TrainLoader:
-    """An endless iterator of training batches over `token_file`; see `TrainLoader`.
+    """An endless iterator of training batches over one token file, or several by `weights` (all alike where empty).
 
-    Raises JslmError: fewer than 2 tokens, or a batch_size (sequences, over all processes) that process_count does not
-    divide. Warns where the corpus is shorter than one context.
+    `stride` (0: `context_length`) lets windows overlap. `stages` are (context, steps): in batches before that many
+    steps, each sequence is cut in pieces of `context` tokens. See `TrainLoader`.
+
+    Raises JslmError: fewer than 2 tokens, a batch_size (sequences, over all processes) that process_count does not
+    divide, prompt/completion pairs cut in windows or in stages. Warns where a corpus is shorter than one context.
     """
     return TrainLoader(
-        token_file,
+        token_files,
         context_length=context_length,
         batch_size=batch_size,
         seed=seed,
@@ -68,25 +67,33 @@ def make_loader(
         shuffle=shuffle,
         start_step=start_step,
         packing=packing,
+        stride=stride,
+        weights=weights,
+        stages=stages,
     )
 
 
 class TrainLoader(Iterator[Batch]):
-    """Batches of contiguous windows or of packed documents (see `PackedDocuments`), as a pure function of (seed, step).
+    """Batches of windows or of packed documents, from one corpus or a mixture, as a pure function of (seed, step).
+
+    Row r of the global batch at step s is sequence s*batch_size + r of an endless stream; each corpus gives all its
+    sequences once before any comes again (see `Mixture`), and batches run across the ends of epochs. Process p takes
+    the p-th contiguous block of rows, so the global batch is the same however many processes there are.
 
     A window's inputs are consecutive tokens and its targets the same shifted by one; every token but the first is a
-    target exactly once an epoch. Each epoch cuts the text at places of its own: the first window's length is drawn so
-    that the number of windows stays the same, and the first and last are padded (inputs 0, targets -1). Row r of the
-    global batch at step s is example s*batch_size + r of an endless stream of epochs, each in an order of its own;
-    batches run across the ends of epochs. Process p takes the p-th contiguous block of rows, so the global batch is the
-    same however many processes there are.
+    target exactly once an epoch (more often where they overlap, see `Windows`). Each epoch cuts the text at places of
+    its own: the first window's length is drawn so that the number of windows stays the same. Documents: see
+    `PackedDocuments`.
+
+    In a stage of shorter context, the same sequences are cut: `[rows, length]` becomes `[rows * length / context,
+    context]`. So a step has the same tokens in every stage, and no token is lost or seen twice where stages meet.
 
     `step` is the step of the batch that `next` returns. Call `close` to stop the prefetching thread.
     """
 
     def __init__(
         self,
-        token_file: TokenFile,
+        token_files: TokenFile | Sequence[TokenFile],
         *,
         context_length: int,
         batch_size: int,
@@ -96,32 +103,35 @@ class TrainLoader(Iterator[Batch]):
         shuffle: bool,
         start_step: int,
         packing: Packing,
+        stride: int,
+        weights: Sequence[float],
+        stages: Sequence[tuple[int, int]],
     ) -> None:
-        self._windows = _examples_of(token_file, context_length, packing)
-        if self._windows.count == 0:
-            raise JslmError(
-                f"{token_file.path}: {len(token_file.tokens)} token(s); training needs at least 2: give more text"
-            )
-        if packing == "windows" and len(token_file.tokens) <= context_length:
-            log.warning(
-                "%s: %s tokens are fewer than one context of %s; every sequence is the whole text and padding "
-                "(lower model.context_length or give more text)",
-                token_file.path,
-                f"{len(token_file.tokens):,}",
-                f"{context_length:,}",
-            )
+        files = _listed(token_files)
+        self._examples = _open_all(files, context_length, packing, stride)
+        for file, part in zip(files, self._examples, strict=True):
+            _check_corpus(file, part, packing, bool(stages))
         self._rows = _process_rows(batch_size, process_index, process_count)
+        self._length = context_length
+        self._settings = {
+            "packing": packing,
+            "stride": stride,
+            "weights": list(weights),
+            "data": [_digest(file) for file in files],
+        }
+        self._stages = tuple(stages)
         self.batch_size = batch_size
         self.seed = seed
         self.shuffle = shuffle
         self.step = start_step
         self._iterator: grain.DatasetIterator[Batch] | None = None
-        self._block = functools.lru_cache(maxsize=4)(self._compute_block)
+        self._mixture = Mixture(self._examples, weights or [1.0] * len(files), seed, shuffle)
+        self._block = functools.lru_cache(maxsize=4)(self._mixture.block)
 
     @property
     def examples_per_epoch(self) -> int:
-        """Windows, or rows of packed documents, in the corpus."""
-        return self._windows.count
+        """Windows, or rows of packed documents, in the corpus; of a mixture, in all corpora together."""
+        return sum(part.count for part in self._examples)
 
     @property
     def steps_per_epoch(self) -> float:
@@ -129,13 +139,18 @@ class TrainLoader(Iterator[Batch]):
         return self.examples_per_epoch / self.batch_size
 
     def epoch_of(self, step: int) -> float:
-        """Passes over the corpus completed before `step`, with the fraction."""
+        """Passes over the corpus completed before `step`, with the fraction; of a mixture, as if weights were sizes."""
         return step * self.batch_size / self.examples_per_epoch
+
+    def context_at(self, step: int) -> int:
+        """Tokens of each row of the batch at `step`."""
+        return next((context for context, steps in self._stages if step < steps), self._length)
 
     def batch_at(self, step: int) -> Batch:
         """This process's rows of the batch at `step`, whatever the iterator's position: int32 [rows, T] each."""
         first = step * self.batch_size
-        return self._windows.gather(*self._examples(first + self._rows.start, first + self._rows.stop))
+        batch = gather_rows(self._examples, *self._sequences(first + self._rows.start, first + self._rows.stop))
+        return {name: rows.reshape(-1, self.context_at(step)) for name, rows in batch.items()}
 
     def __iter__(self) -> Self:
         return self
@@ -157,8 +172,9 @@ class TrainLoader(Iterator[Batch]):
             "seed": self.seed,
             "shuffle": self.shuffle,
             "examples_per_epoch": self.examples_per_epoch,
-            "context_length": self._windows.length,
+            "context_length": self._length,
             "batch_size": self.batch_size,
+            **self._settings,
         }
 
     def set_state(self, state: Mapping[str, Any]) -> None:
@@ -166,15 +182,18 @@ class TrainLoader(Iterator[Batch]):
 
         A position is a number of sequences. With another batch_size than the state's, the same sequences follow, and
         `step` becomes the sequences seen over the new batch_size; raises JslmError where that is not a whole number.
-        Also raises it where the seed, the corpus or the context length differ, as the order would be another.
+        Also raises it where the seed, the corpora, their weights or the way they are cut differ, as the order would be
+        another. Stages may differ: they change no order.
         """
         for key, ours in self.get_state().items():
+            if key in _NEWER_KEYS and key not in state:
+                continue
             if key not in state:
                 raise JslmError(f"data position in the checkpoint: no {key!r} among {sorted(state)}; it is damaged")
             if key not in ("step", "batch_size") and state[key] != ours:
                 raise JslmError(
                     f"data position in the checkpoint: {key} = {state[key]}, but this run has {ours}; resume with the "
-                    "same seed, data and model.context_length, or start a new run_dir with train.init_from"
+                    "same seed, data section and model.context_length, or start a new run_dir with train.init_from"
                 )
         seen = state["step"] * state["batch_size"]
         step, rest = divmod(seen, self.batch_size)
@@ -192,24 +211,14 @@ class TrainLoader(Iterator[Batch]):
             self._iterator.close()
             self._iterator = None
 
-    def _examples(self, start: int, stop: int) -> Int64[np.ndarray, "2 rows"]:
-        blocks = [self._block(number) for number in range(start // _BLOCK, (stop - 1) // _BLOCK + 1)]
-        first = start - start // _BLOCK * _BLOCK
+    def _sequences(self, start: int, stop: int) -> Int64[np.ndarray, "3 rows"]:
+        blocks = [self._block(number) for number in range(start // BLOCK, (stop - 1) // BLOCK + 1)]
+        first = start - start // BLOCK * BLOCK
         return np.concatenate(blocks, axis=1)[:, first : first + stop - start]
-
-    def _compute_block(self, number: int) -> Int64[np.ndarray, "2 block"]:
-        """Example numbers and their epochs' first lengths."""
-        start, stop, size = number * _BLOCK, (number + 1) * _BLOCK, self.examples_per_epoch
-        positions = np.arange(start, stop)
-        shortest, longest = self._windows.first_lengths
-        if not self.shuffle:
-            return np.stack([positions % size, np.full_like(positions, longest)])
-        first = shortest + epoch_draws(positions // size, longest - shortest + 1, self.seed)
-        return np.stack([shuffled_order(start, stop, size, self.seed), first])
 
 
 def eval_batches(
-    token_file: TokenFile,
+    token_files: TokenFile | Sequence[TokenFile],
     context_length: int,
     batch_size: int,
     max_batches: int = 0,
@@ -219,15 +228,15 @@ def eval_batches(
 ) -> Iterator[Batch]:
     """This process's rows of each validation batch: int32 [batch_size / process_count, T], in the text's order.
 
-    Every token but the first is a target exactly once (of packed documents, the first too). The last batch is filled up
-    with rows of targets -1, so all batches have one shape. With max_batches > 0 and more windows than they hold, evenly
-    spaced windows are taken, the same at each call. A split of fewer than 2 tokens (data.validation_fraction = 0) gives
-    no batch at all.
+    Several files follow each other. Every token but the first is a target exactly once (of packed documents, the first
+    too; of prompt/completion pairs, those of the completions). The last batch is filled up with rows of targets -1, so
+    all batches have one shape. With max_batches > 0 and more windows than they hold, evenly spaced windows are taken,
+    the same at each call. A split of fewer than 2 tokens (data.validation_fraction = 0) gives no batch at all.
 
     Raises JslmError where process_count does not divide batch_size.
     """
     rows = _process_rows(batch_size, process_index, process_count)
-    windows = _examples_of(token_file, context_length, packing)
+    windows = Chain(_open_all(token_files, context_length, packing, 0))
     chosen = np.arange(windows.count)
     limit = max_batches * batch_size
     if 0 < limit < windows.count:
@@ -236,7 +245,7 @@ def eval_batches(
 
 
 def _sequential(
-    windows: _Windows | PackedDocuments, chosen: Int64[np.ndarray, " windows"], batch_size: int, rows: slice
+    windows: Examples, chosen: Int64[np.ndarray, " windows"], batch_size: int, rows: slice
 ) -> Iterator[Batch]:
     for start in range(0, len(chosen), batch_size):
         batch = np.full(batch_size, _NO_WINDOW)
@@ -245,36 +254,36 @@ def _sequential(
         yield windows.gather(batch[rows], np.full(rows.stop - rows.start, windows.length))
 
 
-def _examples_of(token_file: TokenFile, length: int, packing: Packing) -> _Windows | PackedDocuments:
-    return PackedDocuments(token_file, length) if packing == "documents" else _Windows(token_file, length)
+def _listed(token_files: TokenFile | Sequence[TokenFile]) -> list[TokenFile]:
+    return [token_files] if isinstance(token_files, TokenFile) else list(token_files)
 
 
-class _Windows:
-    """A token stream as windows of `length` inputs and targets, the first of which may be shorter."""
+def _open_all(
+    token_files: TokenFile | Sequence[TokenFile], length: int, packing: Packing, stride: int
+) -> list[Examples]:
+    return [open_examples(file, length, packing, stride) for file in _listed(token_files)]
 
-    def __init__(self, token_file: TokenFile, length: int) -> None:
-        # A plain view: indexing through np.memmap's subclass machinery is several times slower.
-        self._tokens = np.asarray(token_file.tokens)
-        self.length = length
-        self._targets = max(0, len(self._tokens) - 1)
-        self.count = -(-self._targets // length)
 
-    @property
-    def first_lengths(self) -> tuple[int, int]:
-        """The shortest and longest first window that leaves their number as it is."""
-        return self._targets % self.length or self.length, self.length
+def _check_corpus(file: TokenFile, examples: Examples, packing: Packing, has_stages: bool) -> None:
+    if examples.count == 0:
+        raise JslmError(f"{file.path}: {len(file.tokens)} token(s); training needs at least 2: give more text")
+    if has_stages and file.prompts is not None:
+        raise JslmError(
+            f"{file.path}: these are prompt/completion pairs, which train.curriculum would cut apart; leave it empty"
+        )
+    if packing == "windows" and len(file.tokens) <= examples.length:
+        log.warning(
+            "%s: %s tokens are fewer than one context of %s; every sequence is the whole text and padding "
+            "(lower model.context_length or give more text)",
+            file.path,
+            f"{len(file.tokens):,}",
+            f"{examples.length:,}",
+        )
 
-    def gather(self, windows: Int64[np.ndarray, " rows"], first: Int64[np.ndarray, " rows"]) -> Batch:
-        """Windows by number, where the text is cut so that window 0 has `first` targets."""
-        starts = np.where(windows == 0, 0, first + (windows - 1) * self.length)
-        sizes = np.minimum(np.where(windows == 0, first, self.length), self._targets - starts)
-        sizes[windows == _NO_WINDOW] = 0
-        places = starts[:, None] + np.arange(self.length + 1)
-        text = self._tokens[np.clip(places, 0, self._targets)].astype(np.int32)
-        padding = np.arange(self.length) >= sizes[:, None]
-        inputs, targets = text[:, :-1].copy(), text[:, 1:].copy()
-        inputs[padding], targets[padding] = 0, NO_TARGET
-        return {"inputs": inputs, "targets": targets}
+
+def _digest(file: TokenFile) -> str:
+    """What tells one corpus from another of the same size; short, as it goes into error messages."""
+    return str(file.meta.get(file.path.stem, {}).get("sha256", ""))[:12]
 
 
 def _process_rows(batch_size: int, process_index: int, process_count: int) -> slice:

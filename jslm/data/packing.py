@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import bisect
+import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int32, Int64
 
 from jslm.data.token_file import TokenFile
+
+log = logging.getLogger("jslm")
 
 NO_TARGET = -1
 
@@ -18,7 +22,8 @@ class PackedDocuments:
 
     A document is predicted from its first token to its end-of-text token: its first input is the end-of-text token that
     stands before it. Corpora without end-of-text tokens lose each document's first target. Documents over `length`
-    tokens are cut into pieces of `length`, the last one shorter. Each token is a target in exactly one row.
+    tokens are cut into pieces of `length`, the last one shorter. Each token is a target in exactly one row, save those
+    of prompts (see `token_file`), which are inputs only.
 
     Rows are the result of best-fit packing, longest first (Ding et al. 2024, "Fewer Truncations Improve Language
     Modeling"): the same for the same token file, whatever the seed. `gather` gives inputs (padding 0), targets (padding
@@ -31,8 +36,14 @@ class PackedDocuments:
         self._tokens = np.asarray(token_file.tokens)
         offsets = np.asarray(token_file.offsets).astype(np.int64)
         skipped = 0 if token_file.meta["end_of_text"] else 1
-        self._starts, self._sizes = _cut(offsets[:-1] + skipped, offsets[1:], length)
-        self._pieces, self._rows = _best_fit(self._sizes, length)
+        starts, sizes, documents = _cut(offsets[:-1] + skipped, offsets[1:], length)
+        pieces, self._rows = _best_fit(sizes, length)
+        self._starts, self._sizes = starts[pieces], sizes[pieces]
+        self._masked = None
+        if token_file.prompts is not None:
+            prompt_ends = offsets[:-1] + token_file.prompts
+            self._masked = np.clip(prompt_ends[documents] - starts, 0, sizes)[pieces]
+            _warn_of_cut_pairs(token_file.path, np.diff(offsets) - skipped, length)
         # The document at the very start has no token before it; any document's last token is the one it needs.
         self._before_all = int(self._tokens[offsets[1] - 1]) if len(offsets) > 1 and offsets[1] else 0
 
@@ -44,7 +55,7 @@ class PackedDocuments:
     @property
     def targets(self) -> int:
         """Tokens that are predicted, in all rows together."""
-        return int(self._sizes.sum())
+        return int(self._sizes.sum()) - (0 if self._masked is None else int(self._masked.sum()))
 
     @property
     def first_lengths(self) -> tuple[int, int]:
@@ -56,33 +67,56 @@ class PackedDocuments:
     ) -> dict[str, Int32[np.ndarray, "rows length"]]:
         """The rows of these numbers; a negative number gives an empty row. `first` is for windows, see the loader."""
         del first
-        inputs = np.zeros((len(rows), self.length), np.int32)
-        targets = np.full((len(rows), self.length), NO_TARGET, np.int32)
-        segments = np.zeros((len(rows), self.length), np.int32)
-        for index, row in enumerate(rows):
-            if row < 0:
-                continue
-            at = 0
-            for number, piece in enumerate(self._pieces[self._rows[row] : self._rows[row + 1]], 1):
-                start, size = self._starts[piece], self._sizes[piece]
-                end = at + size
-                targets[index, at:end] = self._tokens[start : start + size]
-                inputs[index, at] = self._tokens[start - 1] if start else self._before_all
-                inputs[index, at + 1 : end] = targets[index, at : end - 1]
-                segments[index, at:end] = number
-                at = end
+        shape = (len(rows), self.length)
+        inputs, targets = np.zeros(shape, np.int32), np.full(shape, NO_TARGET, np.int32)
+        segments = np.zeros(shape, np.int32)
+        # Every piece of every row at once: `piece` [pieces], then its tokens `source` -> `place` [tokens].
+        present = np.flatnonzero(rows >= 0)
+        begins, ends = self._rows[rows[present]], self._rows[rows[present] + 1]
+        pieces_before = np.cumsum(ends - begins) - (ends - begins)
+        number = _count_up(ends - begins)
+        piece = np.repeat(begins, ends - begins) + number
+        sizes = self._sizes[piece]
+        inside = _count_up(sizes)
+        source = np.repeat(self._starts[piece], sizes) + inside
+        tokens_before = np.cumsum(sizes) - sizes
+        at = tokens_before - np.repeat(tokens_before[pieces_before], ends - begins)
+        place = np.repeat(np.repeat(present, ends - begins) * self.length + at, sizes) + inside
+        # A target that stands first in the file has no token before it: source - 1 would be the file's last.
+        inputs.ravel()[place] = np.where(source > 0, self._tokens[source - 1], self._before_all)
+        kept = slice(None) if self._masked is None else inside >= np.repeat(self._masked[piece], sizes)
+        targets.ravel()[place[kept]] = self._tokens[source[kept]]
+        segments.ravel()[place] = np.repeat(number + 1, sizes)
         return {"inputs": inputs, "targets": targets, "segments": segments}
+
+
+def _warn_of_cut_pairs(path: Path, sizes: Int64[np.ndarray, " documents"], length: int) -> None:
+    cut = int(np.count_nonzero(sizes > length))
+    if cut:
+        log.warning(
+            "%s: %s of %s pairs are over one context of %s tokens and are cut: the end of their completions is learned "
+            "without the prompt (raise model.context_length or drop them)",
+            path,
+            f"{cut:,}",
+            f"{len(sizes):,}",
+            f"{length:,}",
+        )
+
+
+def _count_up(sizes: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " total"]:
+    """0, 1, ... size - 1 for each size."""
+    return np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
 
 
 def _cut(
     starts: Int64[np.ndarray, " documents"], ends: Int64[np.ndarray, " documents"], length: int
-) -> tuple[Int64[np.ndarray, " pieces"], Int64[np.ndarray, " pieces"]]:
-    """Starts and sizes of the pieces of documents [start, end), none over `length` and none empty."""
+) -> tuple[Int64[np.ndarray, " pieces"], Int64[np.ndarray, " pieces"], Int64[np.ndarray, " pieces"]]:
+    """Starts, sizes and documents of the pieces of documents [start, end), none over `length` and none empty."""
     sizes = np.maximum(ends - starts, 0)
     pieces = -(-sizes // length)
     document = np.repeat(np.arange(len(sizes)), pieces)
-    number = np.arange(len(document)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-    return starts[document] + number * length, np.minimum(sizes[document] - number * length, length)
+    number = _count_up(pieces)
+    return starts[document] + number * length, np.minimum(sizes[document] - number * length, length), document
 
 
 def _best_fit(

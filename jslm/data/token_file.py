@@ -2,7 +2,9 @@
 
 `{split}.bin` is the bare tokens, little endian, uint16 where the vocabulary fits in 65,536 and uint32 where not (as
 nanoGPT's: no header). `{split}.idx` is uint64, little endian: the token offset of each document's start, then the
-number of tokens. `meta.json` is written last, so a folder that has it is complete.
+number of tokens. `{split}.prompts`, for prompt/completion pairs only, is uint32, little endian: how many of each
+document's first tokens are its prompt, which is read but not learned; `meta.json` then gives their sum as the split's
+`prompt_tokens`. `meta.json` is written last, so a folder that has it is complete.
 """
 
 from __future__ import annotations
@@ -35,12 +37,16 @@ _HASH_BLOCK = 1 << 22
 
 @dataclass(frozen=True)
 class TokenFile:
-    """One split, memory-mapped: `tokens` [n_tokens] uint16 or uint32, `offsets` [n_documents + 1] uint64."""
+    """One split, memory-mapped: `tokens` [n_tokens] uint16 or uint32, `offsets` [n_documents + 1] uint64.
+
+    `prompts` [n_documents] uint32, for prompt/completion pairs only: how many of a document's first tokens are prompt.
+    """
 
     path: Path
     tokens: NDArray[np.uint16] | NDArray[np.uint32]
     offsets: NDArray[np.uint64]
     meta: Mapping[str, Any]
+    prompts: NDArray[np.uint32] | None = None
 
 
 def read_meta(folder: str | Path) -> dict[str, Any]:
@@ -75,11 +81,13 @@ def open_tokens(folder: str | Path, split: Split) -> TokenFile:
     """Memory-maps one split, after checking that the files have the sizes `meta.json` gives; raises JslmError."""
     meta = read_meta(folder)
     _check_sizes(Path(folder), split, meta)
+    has_prompts = "prompt_tokens" in meta[split]
     return TokenFile(
         path=Path(folder, f"{split}.bin"),
         tokens=_map(Path(folder, f"{split}.bin"), _dtype(meta)),
         offsets=_map(Path(folder, f"{split}.idx"), np.dtype("<u8")),
         meta=meta,
+        prompts=_map(Path(folder, f"{split}.prompts"), np.dtype("<u4")) if has_prompts else None,
     )
 
 
@@ -103,6 +111,8 @@ def verify(folder: str | Path, tokenizer_fingerprint: str | None = None, check_s
             raise _damaged(
                 folder / f"{split}.idx", f"rising offsets from 0 to {meta[split]['tokens']}", "other numbers"
             )
+        if "prompt_tokens" in meta[split]:
+            _check_prompts(folder, split, offsets, meta[split]["prompt_tokens"])
         if check_sha and (found := _sha256(folder / f"{split}.bin")) != meta[split]["sha256"]:
             raise _damaged(folder / f"{split}.bin", f"SHA-256 {meta[split]['sha256']}", found)
     return meta
@@ -120,14 +130,15 @@ class TokenWriter:
     removes. An older set of files is untouched until then. A full disk or a read-only folder is a JslmError.
     """
 
-    def __init__(self, folder: str | Path, vocab_size: int) -> None:
+    def __init__(self, folder: str | Path, vocab_size: int, *, has_prompts: bool = False) -> None:
         self.folder = Path(folder)
+        self.has_prompts = has_prompts
         self.vocab_size = vocab_size
         self.dtype = token_dtype(vocab_size)
         with self._disk_errors():
             self.folder.mkdir(parents=True, exist_ok=True)
             self.partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=self.folder))
-            self._splits = {split: _SplitWriter(self.partial, split) for split in SPLITS}
+            self._splits = {split: _SplitWriter(self.partial, split, has_prompts) for split in SPLITS}
 
     def append(
         self,
@@ -138,15 +149,42 @@ class TokenWriter:
         utf8_bytes: int = 0,
         ends_document: bool = True,
         bits: float | None = None,
+        prompt_tokens: int = 0,
     ) -> None:
-        """Appends tokens [n] of the current document; `ends_document` closes it, and counts its `bits`."""
+        """Appends tokens [n] of the current document; `ends_document` closes it, and counts its `bits`.
+
+        `prompt_tokens` (of a writer that `has_prompts`) says how many of them belong to its prompt.
+        """
         array = np.asarray(ids)
-        if array.size and not 0 <= int(array.min()) <= int(array.max()) < self.vocab_size:
-            raise ValueError(f"token ids from {array.min()} to {array.max()} with a vocabulary of {self.vocab_size}")
+        self._check_ids(array)
         with self._disk_errors():
             self._splits[split].append(array.astype(self.dtype), characters, utf8_bytes)
+            self._splits[split].prompt_of_document += prompt_tokens
             if ends_document:
-                self._splits[split].end_document(bits)
+                self._splits[split].end_documents(np.zeros(1, np.uint64), [bits], [0, 0])
+
+    def extend(
+        self,
+        split: Split,
+        ids: ArrayLike,
+        ends: ArrayLike,
+        bits: Sequence[float | None],
+        *,
+        characters: int = 0,
+        utf8_bytes: int = 0,
+        prompts: Sequence[int] = (),
+    ) -> None:
+        """Appends tokens [n] of several documents: `ends` [m] says after how many of them each document ends.
+
+        What stands before the first end belongs to the document under way, what follows the last begins another one.
+        `bits` are those of each document that ends here. `prompts` [m + 1] (of a writer that `has_prompts`) says how
+        many of these tokens belong to the prompt of each document that ends here, and of what follows.
+        """
+        array, stops = np.asarray(ids), np.asarray(ends, np.uint64)
+        self._check_ids(array)
+        with self._disk_errors():
+            self._splits[split].end_documents(stops, bits, prompts or [0] * (stops.size + 1))
+            self._splits[split].append(array.astype(self.dtype), characters, utf8_bytes)
 
     def tokens(self, split: Split) -> int:
         """Tokens appended to a split so far."""
@@ -162,7 +200,8 @@ class TokenWriter:
             counts: dict[str, Any] = {split: writer.close() for split, writer in self._splits.items()}
             meta = {"format_version": FORMAT_VERSION, "dtype": self.dtype.name, **fields, **counts}
             (self.partial / META_NAME).write_text(json.dumps(meta, indent=2, ensure_ascii=False) + "\n", "utf-8")
-            names = [*(f"{split}.{kind}" for split in SPLITS for kind in ("bin", "idx")), *extra_files, META_NAME]
+            kinds = ("bin", "idx", "prompts") if self.has_prompts else ("bin", "idx")
+            names = [*(f"{split}.{kind}" for split in SPLITS for kind in kinds), *extra_files, META_NAME]
             for name in names:
                 _fsync(self.partial / name)
             # Without a meta.json, a folder that has files of both the old and the new set is merely unprepared.
@@ -184,7 +223,14 @@ class TokenWriter:
                 writer.file.close()
             with contextlib.suppress(OSError):
                 writer.index.close()
+            if writer.prompts:
+                with contextlib.suppress(OSError):
+                    writer.prompts.close()
         shutil.rmtree(self.partial, ignore_errors=True)
+
+    def _check_ids(self, ids: NDArray[Any]) -> None:
+        if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < self.vocab_size:
+            raise ValueError(f"token ids from {ids.min()} to {ids.max()} with a vocabulary of {self.vocab_size}")
 
     @contextlib.contextmanager
     def _disk_errors(self) -> Any:
@@ -211,7 +257,10 @@ def remove_partial(folder: Path) -> None:
 class _SplitWriter:
     folder: Path
     split: Split
+    has_prompts: bool = False
     tokens: int = 0
+    prompt_tokens: int = 0
+    prompt_of_document: int = 0
     documents: int = 0
     characters: int = 0
     utf8_bytes: int = 0
@@ -219,11 +268,13 @@ class _SplitWriter:
     has_bits: bool = True
     file: BinaryIO = field(init=False)
     index: BinaryIO = field(init=False)
+    prompts: BinaryIO | None = field(init=False)
 
     def __post_init__(self) -> None:
         self.file = (self.folder / f"{self.split}.bin").open("wb")
         self.index = (self.folder / f"{self.split}.idx").open("wb")
         self.index.write(np.uint64(0).astype("<u8").tobytes())
+        self.prompts = (self.folder / f"{self.split}.prompts").open("wb") if self.has_prompts else None
         self.hash = hashlib.sha256()
 
     def append(self, ids: NDArray[Any], characters: int, utf8_bytes: int) -> None:
@@ -234,16 +285,27 @@ class _SplitWriter:
         self.characters += characters
         self.utf8_bytes += utf8_bytes
 
-    def end_document(self, bits: float | None) -> None:
-        self.index.write(np.array(self.tokens, "<u8").tobytes())
-        self.documents += 1
-        self.has_bits = self.has_bits and bits is not None
-        self.bits += bits or 0.0
+    def end_documents(self, ends: NDArray[np.uint64], bits: Sequence[float | None], prompts: Sequence[int]) -> None:
+        """Ends documents `ends` tokens from here on; `prompts` has an entry more, for the document that goes on."""
+        if self.prompts:
+            counts = np.array(prompts, "<u4")
+            counts[0] += self.prompt_of_document
+            self.prompts.write(counts[:-1].tobytes())
+            self.prompt_tokens += int(counts[:-1].sum())
+            self.prompt_of_document = int(counts[-1])
+        self.index.write((ends + np.uint64(self.tokens)).astype("<u8").tobytes())
+        self.documents += ends.size
+        for known in bits:
+            self.has_bits = self.has_bits and known is not None
+            self.bits += known or 0.0
 
     def close(self) -> dict[str, Any]:
         self.file.close()
         self.index.close()
+        if self.prompts:
+            self.prompts.close()
         return {
+            **({"prompt_tokens": self.prompt_tokens} if self.has_prompts else {}),
             "tokens": self.tokens,
             "documents": self.documents,
             "bytes": self.utf8_bytes,
@@ -271,6 +333,8 @@ def _check_sizes(folder: Path, split: Split, meta: Mapping[str, Any]) -> None:
         f"{split}.bin": meta[split]["tokens"] * _dtype(meta).itemsize,
         f"{split}.idx": (meta[split]["documents"] + 1) * 8,
     }
+    if "prompt_tokens" in meta[split]:
+        sizes[f"{split}.prompts"] = meta[split]["documents"] * 4
     for name, expected in sizes.items():
         try:
             found = (folder / name).stat().st_size
@@ -280,6 +344,12 @@ def _check_sizes(folder: Path, split: Split, meta: Mapping[str, Any]) -> None:
             ) from None
         if found != expected:
             raise _damaged(folder / name, f"{expected:,} bytes", f"{found:,}")
+
+
+def _check_prompts(folder: Path, split: Split, offsets: NDArray[np.uint64], expected: int) -> None:
+    prompts = _map(folder / f"{split}.prompts", np.dtype("<u4")).astype(np.uint64)
+    if int(prompts.sum()) != expected or np.any(prompts > offsets[1:] - offsets[:-1]):
+        raise _damaged(folder / f"{split}.prompts", f"{expected} prompt tokens inside their documents", "other numbers")
 
 
 def _damaged(path: Path, expected: str, found: str) -> JslmError:
