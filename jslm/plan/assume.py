@@ -1,0 +1,82 @@
+"""A config made complete enough to compile, without reading data; what was assumed or changed is said."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from jslm.config import Config, config_from_dict
+from jslm.data.token_file import META_NAME, read_meta
+from jslm.errors import JslmError
+
+# The GPT-2 vocabulary, and 256 bytes with the end-of-text token: `jslm.tokenizer` has no other sizes for these.
+_FIXED_VOCABULARY = {"gpt2": 50257, "byte": 257}
+# What the embedding of any alphabet is padded to; English text with its punctuation stays under it.
+_CHARACTERS = 128
+
+
+def resolve(config: Config, shards: int) -> tuple[Config, list[str]]:
+    """The config with `model.vocab_size` and `train.steps` set and batches that divide over `shards` devices.
+
+    Also one line for each assumption and each change. `train.steps` stays 0 where only prepared data could tell it.
+    """
+    notes: list[str] = []
+    values = config.model_dump()
+    vocabulary, note = _vocabulary(config)
+    values["model"]["vocab_size"] = vocabulary
+    notes += [note] if note else []
+    train = config.train
+    micro = train.micro_batch or train.batch_size
+    fitting = -(-micro // shards) * shards
+    batch = -(-train.batch_size // fitting) * fitting
+    if fitting != micro or batch != train.batch_size:
+        notes.append(
+            f"changed to divide over {shards} devices: train.batch_size={batch} train.micro_batch={fitting} "
+            f"(was {train.batch_size} and {micro})"
+        )
+    values["train"] |= {"batch_size": batch, "micro_batch": fitting, "eval_batch_size": 0}
+    if not train.steps:
+        values["train"]["steps"], note = _steps(config, batch)
+        notes.append(note)
+    return config_from_dict(values, "config"), notes
+
+
+def _vocabulary(config: Config) -> tuple[int, str]:
+    tokenizer = config.tokenizer
+    if config.model.vocab_size:
+        return config.model.vocab_size, ""
+    if meta := _prepared(config):
+        size = meta["tokenizer"].get("vocab_size")
+        if isinstance(size, int):
+            return size, ""
+    if tokenizer.path and Path(tokenizer.path).is_file():
+        from jslm.tokenizer import load_tokenizer
+
+        return load_tokenizer(tokenizer.path).vocab_size, ""
+    if tokenizer.kind in _FIXED_VOCABULARY:
+        return _FIXED_VOCABULARY[tokenizer.kind] + len(set(tokenizer.special_tokens)), ""
+    if tokenizer.kind == "bpe":
+        return tokenizer.vocab_size, ""
+    return _CHARACTERS, f"assumed: a vocabulary of {_CHARACTERS} characters, as the data is not prepared"
+
+
+def _steps(config: Config, batch: int) -> tuple[int, str]:
+    meta = _prepared(config)
+    if meta is None or config.data.mixture:
+        return 0, (
+            f"unknown: the length of the run ({config.train.epochs:g} epochs of data that is not prepared); "
+            "give train.steps, or prepare the data"
+        )
+    stride = config.data.stride or config.model.context_length
+    steps = max(1, math.ceil(config.train.epochs * (meta["train"]["tokens"] // stride) / batch))
+    return steps, f"counted: about {steps:,} steps from the {meta['train']['tokens']:,} tokens of {config.data_dir}"
+
+
+def _prepared(config: Config) -> dict | None:  # type: ignore[type-arg]
+    if not Path(config.data_dir, META_NAME).is_file():
+        return None
+    try:
+        return read_meta(config.data_dir)
+    except JslmError:
+        # Training will say what is wrong with it; a plan needs none.
+        return None

@@ -1,0 +1,91 @@
+"""What each accelerator can do: memory, memory bandwidth and the links to its neighbours."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+import jax
+import jax.numpy as jnp
+
+from jslm.errors import JslmError
+from jslm.parallel import peak_flops
+
+_GB = 1e9
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """One device. `link_bandwidth` is what it can send to its neighbours, all links together; 0: not counted."""
+
+    name: str
+    flops: float
+    memory_bytes: float
+    memory_bandwidth: float
+    link_bandwidth: float
+    source: str
+
+
+# By what JAX's device kinds start with: (name, memory GB, memory GB/s, links GB/s one way, source). Peak FLOP/s are those
+# of `jslm.parallel.peak_flops`. Google gives inter-chip bandwidth in Gbit/s a chip: 1,600, 4,800 and 3,584.
+_CHIPS = {
+    "TPU v5 lite": ("v5e", 16, 819, 200, "Google Cloud documentation, TPU v5e: system architecture"),
+    "TPU v5e": ("v5e", 16, 819, 200, "Google Cloud documentation, TPU v5e: system architecture"),
+    "TPU v5": ("v5p", 95, 2765, 600, "Google Cloud documentation, TPU v5p: system architecture"),
+    "TPU v6": ("v6e", 32, 1640, 448, "Google Cloud documentation, TPU v6e: system architecture"),
+    "NVIDIA H100": ("H100 SXM", 80, 3350, 450, "NVIDIA H100 data sheet (SXM5)"),
+    "NVIDIA H100 PCIe": ("H100 PCIe", 80, 2000, 300, "NVIDIA H100 data sheet (PCIe)"),
+    "NVIDIA H200": ("H200 SXM", 141, 4800, 450, "NVIDIA H200 data sheet (SXM)"),
+    "NVIDIA A100": ("A100 40GB", 40, 1555, 300, "NVIDIA A100 data sheet (SXM4, 40 GB)"),
+    "NVIDIA A100-SXM4-80GB": ("A100 80GB", 80, 2039, 300, "NVIDIA A100 data sheet (SXM4, 80 GB)"),
+    "NVIDIA A100 80GB PCIe": ("A100 80GB PCIe", 80, 1935, 300, "NVIDIA A100 data sheet (PCIe, 80 GB)"),
+}
+
+
+def chip_of(device: jax.Device, dtype_name: str) -> Chip:
+    """The chip of a device, with its peak FLOP/s in `dtype_name`; a CPU is measured (a second).
+
+    Raises JslmError for an accelerator that the tables don't have.
+    """
+    if device.platform == "cpu":
+        return _measured_cpu(device, dtype_name)
+    known = [kind for kind in _CHIPS if device.device_kind.startswith(kind)]
+    peak = peak_flops(dtype_name, device)
+    if not known or peak is None:
+        raise JslmError(
+            f"--topology: nothing is known about {device.device_kind!r}; "
+            f"expected one of {', '.join(name for name, *_ in _CHIPS.values())}"
+        )
+    name, memory, bandwidth, links, source = _CHIPS[max(known, key=len)]
+    return Chip(name, peak, memory * _GB, bandwidth * _GB, links * _GB, source)
+
+
+def _measured_cpu(device: jax.Device, dtype_name: str) -> Chip:
+    # Each float is read once and written once, in a size that no cache holds.
+    size = 2**25
+    with jax.default_device(device):
+        source = jnp.zeros(size, jnp.float32)
+        shift = jax.jit(lambda x: x + 1)
+        shift(source).block_until_ready()
+        times = []
+        for _ in range(5):
+            start = time.perf_counter()
+            shift(source).block_until_ready()
+            times.append(time.perf_counter() - start)
+    peak = peak_flops(dtype_name, device)
+    assert peak is not None, "CPUs are measured"
+    memory = _available_memory() / len(jax.local_devices())
+    share = 8 * size / min(times) / len(jax.local_devices())
+    return Chip("CPU", peak, memory, share, 0.0, "measured now")
+
+
+def _available_memory() -> float:
+    """Bytes that processes may still take, as the kernel sees it."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            fields = dict(line.split(":", 1) for line in file)
+        return 1024.0 * int(fields["MemAvailable"].split()[0])
+    except (OSError, KeyError) as error:
+        raise JslmError("--topology cpu: reads free memory from /proc/meminfo, which is not here; plan on Linux") from (
+            error
+        )

@@ -1,0 +1,179 @@
+"""A plan: whether a run fits its devices, and the least time that their arithmetic, memory and links allow it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from jslm.config import Config, config_from_dict
+from jslm.model import count_parameters, flops_per_token
+from jslm.parallel import check_mesh_fits, make_mesh
+from jslm.plan.assume import resolve
+from jslm.plan.chips import Chip, chip_of
+from jslm.plan.hlo import Collective
+from jslm.plan.program import Memory, compile_decode, compile_train, planned_dtype
+from jslm.plan.topology import topology_devices
+
+# Libraries and the runtime keep some of a GPU's memory; libtpu's compiler knows its own reserve and refuses by itself.
+_USABLE = {"cpu": 1.0, "gpu": 0.92, "tpu": 1.0}
+
+
+@dataclasses.dataclass(frozen=True)
+class Roofline:
+    """The least seconds one run of a program can take, by what would limit it; the largest is the bound."""
+
+    arithmetic: float
+    memory: float
+    links: float
+
+    @property
+    def seconds(self) -> float:
+        """The bound, as if all three ran at once and at their peak."""
+        return max(self.arithmetic, self.memory, self.links)
+
+    @property
+    def limit(self) -> str:
+        """What the bound comes from."""
+        return max(("arithmetic", "memory", "links"), key=lambda name: getattr(self, name))
+
+
+@dataclasses.dataclass(frozen=True)
+class DecodePlan:
+    """Writing tokens on one chip: `batch` rows at a time, each with a full context."""
+
+    batch: int
+    fits: bool
+    memory_bytes: int
+    flops: float
+    bytes: float
+    roofline: Roofline | None
+    tokens_per_second: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a run would take on a topology. FLOPs and bytes are one step's, on one device; None where it does not fit."""
+
+    topology: str
+    chip: Chip
+    devices: int
+    mesh: dict[str, int]
+    dtype: str
+    remat: str
+    parameters: int
+    batch_size: int
+    micro_batch: int
+    context_length: int
+    steps: int
+    notes: list[str]
+    fits: bool
+    refusal: str
+    memory: Memory
+    flops: float
+    bytes: float | None
+    collectives: tuple[Collective, ...]
+    roofline: Roofline | None
+    tokens_per_step: int
+    tokens_per_second: float | None
+    mfu_bound: float | None
+    run_seconds: float | None
+    accelerator_hours: float | None
+    decode: DecodePlan | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: plain values, with the totals and bounds that are computed from them."""
+        plain = dataclasses.asdict(self)
+        plain["memory"]["total"] = self.memory.total
+        parts = [(plain, self.roofline)] + ([(plain["decode"], self.decode.roofline)] if self.decode else [])
+        for part, roofline in parts:
+            if roofline:
+                part["roofline"] |= {"seconds": roofline.seconds, "limit": roofline.limit}
+        return plain
+
+
+def make_plan(config: Config, topology: str, *, decode_batch: int = 1) -> Plan:
+    """Plans a run on a topology: "v5e:2x4" and its like (needs libtpu, no TPU), "cpu" or "gpu" (this machine).
+
+    `decode_batch` rows are planned for decoding; 0 leaves that out. Raises JslmError for a topology that can't be had,
+    and for a mesh that the model does not divide over.
+    """
+    return plan_on(config, topology, topology_devices(topology), decode_batch=decode_batch)
+
+
+def plan_on(config: Config, topology: str, devices: list[jax.Device], *, decode_batch: int = 1) -> Plan:
+    """`make_plan` for devices that are already known; `topology` is their name in the plan."""
+    mesh = make_mesh(config.mesh, devices)
+    config, notes = resolve(config, mesh.shape["data"] * mesh.shape["fsdp"])
+    check_mesh_fits(config, mesh)
+    platform = devices[0].platform
+    dtype = planned_dtype(config, platform)
+    chip = chip_of(devices[0], dtype.name)
+    program = compile_train(config, mesh, dtype)
+    memory, traffic = program.memory, program.traffic
+    fits = not program.refusal and memory.total <= _USABLE[platform] * chip.memory_bytes
+    if not fits and not program.refusal:
+        notes.append("does not fit: the step compiled, but takes more memory than the device has")
+    tokens = config.train.batch_size * config.model.context_length
+    roofline = hours = mfu = seconds = None
+    if traffic is not None:
+        wire = sum(collective.wire_bytes for collective in traffic.collectives)
+        roofline = _roofline(chip, program.flops, traffic.bytes, wire)
+        mfu = flops_per_token(config.model) * tokens / (roofline.seconds * chip.flops * len(devices))
+        if config.train.steps:
+            seconds = config.train.steps * roofline.seconds
+            hours = seconds * len(devices) / 3600
+    return Plan(
+        topology=topology,
+        chip=chip,
+        devices=len(devices),
+        mesh=dict(mesh.shape),
+        dtype=dtype.name,
+        remat=config.model.remat,
+        parameters=count_parameters(config.model)["total"],
+        batch_size=config.train.batch_size,
+        micro_batch=config.train.micro_batch,
+        context_length=config.model.context_length,
+        steps=config.train.steps,
+        notes=notes,
+        fits=fits,
+        refusal=program.refusal,
+        memory=memory,
+        flops=program.flops,
+        bytes=traffic.bytes if traffic else None,
+        collectives=traffic.collectives if traffic else (),
+        roofline=roofline,
+        tokens_per_step=tokens,
+        tokens_per_second=tokens / roofline.seconds if roofline else None,
+        mfu_bound=mfu,
+        run_seconds=seconds,
+        accelerator_hours=hours,
+        decode=_plan_decode(config, devices[0], chip, decode_batch) if decode_batch else None,
+    )
+
+
+def with_settings(config: Config, **sections: dict[str, Any]) -> Config:
+    """The config with some keys of some sections replaced."""
+    values = config.model_dump()
+    for section, changes in sections.items():
+        values[section] |= changes
+    return config_from_dict(values, "config")
+
+
+def _plan_decode(config: Config, device: jax.Device, chip: Chip, batch: int) -> DecodePlan:
+    dtype = planned_dtype(config, device.platform)
+    try:
+        traffic, memory = compile_decode(config, device, dtype, batch)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return DecodePlan(batch, False, 0, 0.0, 0.0, None, None)
+    roofline = _roofline(chip, traffic.flops, traffic.bytes, 0.0)
+    fits = memory <= _USABLE[device.platform] * chip.memory_bytes
+    return DecodePlan(batch, fits, memory, traffic.flops, traffic.bytes, roofline, batch / roofline.seconds)
+
+
+def _roofline(chip: Chip, flops: float, moved: float, wire: float) -> Roofline:
+    links = wire / chip.link_bandwidth if chip.link_bandwidth else 0.0
+    return Roofline(flops / chip.flops, moved / chip.memory_bandwidth, links)

@@ -1,0 +1,141 @@
+"""The real train step and decode loop, compiled for devices that need not be here."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from jslm.config import Config
+from jslm.data.loader import batch_names
+from jslm.model import choose_attention, compute_dtype
+from jslm.parallel import batch_sharding
+from jslm.plan.flops import count_flops
+from jslm.plan.hlo import Traffic, count_traffic
+from jslm.plan.hlo_text import parse_hlo
+from jslm.sample import trace_decode
+from jslm.train import abstract_state, make_optimizer, make_train_step
+
+_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+# Steps only shape the learning-rate schedule: no plan depends on how many there are.
+_ANY_STEPS = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes a device. `temporaries`: activations, gradients and workspace. `program`: the compiled code."""
+
+    parameters: int
+    optimizer: int
+    other_state: int
+    batch: int
+    temporaries: int
+    program: int
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return sum(dataclasses.astuple(self))
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainProgram:
+    """A compiled train step. `traffic` is None where the compiler found too little memory, and says so in `refusal`."""
+
+    memory: Memory
+    flops: float
+    traffic: Traffic | None
+    refusal: str
+
+
+def planned_dtype(config: Config, platform: str) -> jnp.dtype:
+    """What `model.dtype` means on that platform: bfloat16 for `auto` on TPUs, else as on this process's devices."""
+    if config.model.dtype == "auto" and platform == "tpu":
+        return jnp.dtype(jnp.bfloat16)
+    return compute_dtype(config.model)
+
+
+def compile_train(config: Config, mesh: Mesh, dtype: jnp.dtype) -> TrainProgram:
+    """Compiles the step that `jslm.train` would run on this mesh, with abstract arrays, and counts what it takes.
+
+    `config` has its vocabulary size set (`jslm.plan.assume`). FLOPs are those of one device.
+    """
+    # The step asks for the attention of this process's devices, and those of the mesh may be others.
+    platform = mesh.devices.flat[0].platform
+    attention = choose_attention(config.model, dtype, platform)
+    config = config.model_copy(update={"model": config.model.model_copy(update={"attention": attention})})
+    optimizer = make_optimizer(config.optimizer, _ANY_STEPS)
+    with jax.set_mesh(mesh):
+        state = abstract_state(config, optimizer, mesh, dtype)
+        batch = _abstract_batch(config, mesh)
+        traced = make_train_step(config, optimizer, _ANY_STEPS, mesh, dtype).trace(state, batch)
+        asked = count_flops(traced) / mesh.size
+        known = {
+            "parameters": _device_bytes(state["params"]),
+            "optimizer": _device_bytes(state["opt_state"]),
+            "batch": _device_bytes(batch),
+        }
+        rest = _device_bytes(state) - known["parameters"] - known["optimizer"]
+        try:
+            compiled = traced.lower().compile()
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            refusal = str(error).split("\n")[0]
+            return TrainProgram(
+                Memory(**known, other_state=rest, temporaries=_asked_for(refusal), program=0), asked, None, refusal
+            )
+    sizes = compiled.memory_analysis()
+    # The new state takes the place of the old one; what has no place to take is metrics.
+    new = sizes.output_size_in_bytes - sizes.alias_size_in_bytes
+    padding = max(0, sizes.argument_size_in_bytes - sum(known.values()) - rest)
+    traffic = count_traffic(parse_hlo(compiled.as_text()))
+    memory = Memory(
+        **known,
+        other_state=rest + padding,
+        temporaries=sizes.temp_size_in_bytes + max(0, new),
+        program=sizes.generated_code_size_in_bytes,
+    )
+    # Kernels of their own (cuBLAS, Pallas) show no products in the program; work that every device repeats, such as
+    # Muon's on replicated weights, shows only there.
+    return TrainProgram(memory, max(asked, traffic.flops), traffic, "")
+
+
+def compile_decode(config: Config, device: jax.Device, dtype: jnp.dtype, batch: int) -> tuple[Traffic, int]:
+    """One token of each of `batch` rows with a full context on one device: its traffic, and bytes of memory.
+
+    Raises jax.errors.JaxRuntimeError (RESOURCE_EXHAUSTED) where the device has too little memory.
+    """
+    traced = trace_decode(config.model, dtype, device, batch)
+    compiled = traced.lower().compile()
+    traffic = count_traffic(parse_hlo(compiled.as_text()), only_loop_of_unknown_length=True)
+    sizes = compiled.memory_analysis()
+    kept = sizes.argument_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
+    memory = kept + sizes.temp_size_in_bytes + sizes.generated_code_size_in_bytes
+    return dataclasses.replace(traffic, flops=max(traffic.flops, count_flops(traced))), memory
+
+
+def _abstract_batch(config: Config, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    train = config.train
+    micro = train.micro_batch or train.batch_size
+    shape = (train.batch_size // micro, micro, config.model.context_length)
+    rows = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=batch_sharding(mesh, accumulation=True))
+    return dict.fromkeys(batch_names(config.data.packing), rows)
+
+
+def _device_bytes(tree: Any) -> int:
+    """Bytes of a tree of `ShapeDtypeStruct` on one device."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)
+    )
+
+
+def _asked_for(refusal: str) -> int:
+    """The bytes of temporaries that the compiler's refusal names; 0 where it names none."""
+    found = re.search(r"temporaries \(([\d.]+)([KMGT])\)", refusal) or re.search(r"Used ([\d.]+)([KMGT])", refusal)
+    return int(float(found[1]) * _UNITS[found[2]]) if found else 0
