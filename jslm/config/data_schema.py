@@ -85,7 +85,7 @@ class DedupConfig(Section):
 
 
 class FilterConfig(Section):
-    """Which documents are kept, judged last, after cleaners and `data.dedup`. Everything is off by default."""
+    """Which documents are kept, judged after the cleaners and before `data.dedup`. Everything is off by default."""
 
     min_characters: NonNegative = Field(0, description="Shorter documents are dropped. 0: off.")
     max_characters: NonNegative = Field(0, description="Longer documents are dropped. 0: off.")

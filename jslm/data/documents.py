@@ -16,10 +16,12 @@ __all__ = [
     "InputFile",
     "OnBad",
     "StoriesSource",
+    "check_settings",
     "clean_document",
     "input_size",
     "parse_stories",
     "read_documents",
+    "read_entry",
     "read_raw_documents",
     "resolve_sources",
 ]
@@ -65,15 +67,20 @@ def read_raw_documents(config: DataConfig, on_bad: OnBad = stop) -> Iterator[Doc
     """The documents as they are in the files, blank ones too; see `read_documents`."""
     check_settings(config)
     for entry in resolve_sources(config):
-        if isinstance(entry, StoriesSource):
-            from jslm.data.stories import generate_stories
+        yield from read_entry(entry, config, on_bad)
 
-            name = f"stories:{entry.megabytes:g}MB:seed={entry.seed}"
-            for story in generate_stories(entry.megabytes, entry.seed):
-                yield Document(story.text, name, story.bits)
-        else:
-            for text, where in read_file(entry, config, on_bad):
-                yield Document(text, where)
+
+def read_entry(entry: InputFile | StoriesSource, config: DataConfig, on_bad: OnBad = stop) -> Iterator[Document]:
+    """The documents of one file or generator as they are; see `read_documents`."""
+    if isinstance(entry, StoriesSource):
+        from jslm.data.stories import generate_stories
+
+        name = f"stories:{entry.megabytes:g}MB:seed={entry.seed}"
+        for story in generate_stories(entry.megabytes, entry.seed):
+            yield Document(story.text, name, story.bits)
+    else:
+        for text, where in read_file(entry, config, on_bad):
+            yield Document(text, where)
 
 
 def clean_document(document: Document, config: DataConfig) -> Document:

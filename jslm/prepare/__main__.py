@@ -36,7 +36,8 @@ def _run(args: argparse.Namespace) -> int:
         for line in preview(config.data, args.preview):
             print(line)
         return 0
-    from jslm.prepare.pipeline import prepare, summary
+    from jslm.prepare.pipeline import prepare
+    from jslm.prepare.summary import summary
 
     print(summary(prepare(config, force=args.force)))
     return 0

@@ -1,83 +1,136 @@
-"""Text to ids in worker processes; the same ids for any number of them."""
+"""Text to ids, in parts on disk; the same ids for any number of workers."""
 
 from __future__ import annotations
 
-import os
+import functools
+import json
 import re
-import signal
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
-from multiprocessing import get_context
+from dataclasses import asdict, dataclass, field
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from jslm.data.token_file import Split, token_dtype
-from jslm.errors import JslmError
+from jslm.data.token_file import SPLITS, Split, TokenWriter, token_dtype
+from jslm.prepare.progress import Progress
 from jslm.prepare.split import Piece
-from jslm.tokenizer import Tokenizer, load_tokenizer
+from jslm.prepare.tasks import Task, Workers, run_tasks
+from jslm.prepare.work import WorkFolder
+from jslm.tokenizer import Tokenizer, tokenizer_from_json
 
 CHUNK_CHARACTERS = 1 << 18
-# Starting processes costs about what tokenising this much does.
-MIN_PARALLEL_CHARACTERS = 2_000_000
+# Some seconds' work, which is what a killed run loses.
+PART_CHARACTERS = 1 << 24
+_KIND = "tokens"
 # GPT-2's pre-tokens take white space in front of a word, never behind it: nothing reaches across these places.
 _SAFE_CUT = re.compile(r"\S(?=[ \n])")
 
 
 @dataclass(frozen=True, slots=True)
-class EncodedChunk:
-    """Ids of a whole piece or of a part of it; the last part has `ends_piece` and carries the piece's `bits`."""
+class Chunk:
+    """A piece or a part of one."""
+
+    text: str
+    piece: Piece
+    begins_piece: bool
+    ends_piece: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """The ids of a task's texts in a row, how many each text has, and how many characters had no id."""
 
     ids: NDArray[Any]
-    text: str
-    split: Split
-    ends_piece: bool
-    bits: float | None
+    lengths: list[int]
+    unknown: int
 
 
-def encode_pieces(
-    pieces: Iterable[Piece], tokenizer: Tokenizer, tokenizer_path: Path, workers: int
-) -> Iterator[EncodedChunk]:
-    """Encodes pieces in order, in `workers` processes (1: in this one), holding a few chunks a process at a time.
+@dataclass(slots=True)
+class EncodedTally:
+    """How many tasks are done at the end of a part; `unknown` characters and the text of each split in it."""
 
-    Long pieces are cut where no token can reach across, so the ids are those of the whole piece. The processes load
-    the tokenizer from `tokenizer_path`. Raises JslmError where one of them dies.
+    tasks: int = 0
+    unknown: int = 0
+    characters: dict[Split, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
+    utf8_bytes: dict[Split, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
+
+
+def encode_corpus(
+    pieces: Iterable[Piece],
+    tokenizer: Tokenizer,
+    work: WorkFolder,
+    workers: Workers,
+    utf8_bytes: int,
+    log: Callable[[str], None],
+) -> None:
+    """Encodes what no earlier run has, and leaves it in `work`; `add_parts` takes it from there.
+
+    Long pieces are cut where no token can reach across, so the ids are those of the whole piece. Raises JslmError as
+    `run_tasks` and the disk do.
     """
-    tasks = _tasks(pieces, tokenizer)
-    if workers <= 1:
-        for task in tasks:
-            yield from _finish(task, encode_texts(tokenizer, [chunk.text for chunk in task]), tokenizer)
-        return
-    # Not fork: JAX's threads may hold locks at this moment. Windows and macOS have spawn alone.
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (str(tokenizer_path),))
-    waiting: deque[tuple[list[_Chunk], Future[list[NDArray[Any]]]]] = deque()
+    done = work.parts(_KIND)
+    tallies = [_read_tally(path) for path in done]
+    before = sum(sum(tally.utf8_bytes.values()) for tally in tallies)
+    if before:
+        log(f"going on after {before / 1e6:,.1f} MB that an interrupted run has tokenised")
+    progress = Progress("tokenising", utf8_bytes, log, before)
+    n_tasks = tallies[-1].tasks if tallies else 0
+    part = _Part(tokenizer, n_tasks)
+    number = len(done)
     try:
-        for task in tasks:
-            waiting.append((task, pool.submit(_encode_in_worker, [chunk.text for chunk in task])))
-            if len(waiting) > 2 * workers:
-                done, future = waiting.popleft()
-                yield from _finish(done, future.result(), tokenizer)
-        while waiting:
-            done, future = waiting.popleft()
-            yield from _finish(done, future.result(), tokenizer)
-    except BrokenProcessPool:
-        raise JslmError(
-            "a tokenising process died (out of memory, or prepare was called from a script without "
-            "if __name__ == '__main__'); try prepare.workers=1"
-        ) from None
+        tasks = islice(_tasks(pieces, tokenizer), n_tasks, None)
+        for chunks, encoded in run_tasks(encode_texts, tokenizer.to_json(), tasks, workers):
+            progress.add(part.add(chunks, encoded))
+            if part.size >= PART_CHARACTERS:
+                work.write(work.part(_KIND, number).name, part.write)
+                part, number = _Part(tokenizer, part.tally.tasks), number + 1
+        if part.size:
+            work.write(work.part(_KIND, number).name, part.write)
     finally:
-        pool.shutdown(cancel_futures=True)
+        progress.close()
 
 
-def encode_texts(tokenizer: Tokenizer, texts: list[str]) -> list[NDArray[Any]]:
-    """Ids of each text [n], in the token files' type."""
-    dtype = token_dtype(tokenizer.vocab_size)
-    return [np.asarray(ids, dtype) for ids in tokenizer.encode_batch(texts)]
+def add_parts(work: WorkFolder, writer: TokenWriter) -> int:
+    """Moves all that was encoded into `writer`; returns how many characters the tokenizer did not know."""
+    unknown = 0
+    for path in work.parts(_KIND):
+        tally = _read_tally(path)
+        unknown += tally.unknown
+        with np.load(path) as arrays:
+            for split in SPLITS:
+                writer.extend(
+                    split,
+                    arrays[f"{split}_ids"],
+                    arrays[f"{split}_ends"],
+                    [None if np.isnan(bits) else float(bits) for bits in arrays[f"{split}_bits"]],
+                    characters=tally.characters[split],
+                    utf8_bytes=tally.utf8_bytes[split],
+                )
+    return unknown
+
+
+def encode_texts(tokenizer_json: str, texts: list[tuple[str, bool, bool]]) -> Encoded:
+    """What a worker does; each text comes with whether a start-of-text and an end-of-text token go around it."""
+    tokenizer = _open_tokenizer(tokenizer_json)
+    lists = tokenizer.encode_batch([text for text, _, _ in texts])
+    for found, (_, starts, ends) in zip(lists, texts, strict=True):
+        if starts:
+            found.insert(0, tokenizer.bos_id)
+        if ends:
+            found.append(tokenizer.eot_id)
+    lengths = list(map(len, lists))
+    ids = np.fromiter(chain.from_iterable(lists), token_dtype(tokenizer.vocab_size), sum(lengths))
+    unknown = sum(text.count(character) for text, _, _ in texts for character in tokenizer.unknown_characters(text))
+    return Encoded(ids, lengths, unknown)
+
+
+# The same string each time: it is compared by identity first.
+@functools.lru_cache(maxsize=1)
+def _open_tokenizer(tokenizer_json: str) -> Tokenizer:
+    return tokenizer_from_json(tokenizer_json)
 
 
 def cut_text(text: str, chunk_characters: int, cuts: Literal["anywhere", "before_spaces", "nowhere"]) -> Iterator[str]:
@@ -98,59 +151,81 @@ def cut_text(text: str, chunk_characters: int, cuts: Literal["anywhere", "before
     yield text[start:]
 
 
-@dataclass(frozen=True, slots=True)
-class _Chunk:
-    text: str
-    piece: Piece
-    begins_piece: bool
-    ends_piece: bool
-
-
-def _tasks(pieces: Iterable[Piece], tokenizer: Tokenizer) -> Iterator[list[_Chunk]]:
+def _tasks(pieces: Iterable[Piece], tokenizer: Tokenizer) -> Iterator[Task[list[Chunk], list[tuple[str, bool, bool]]]]:
     """Chunks in groups of about CHUNK_CHARACTERS, so that a task is worth the trip to a worker."""
-    task: list[_Chunk] = []
+    chunks: list[Chunk] = []
     size = 0
     for piece in pieces:
         left = len(piece.text)
-        for part in cut_text(piece.text, CHUNK_CHARACTERS, tokenizer.cuts):
+        for text in cut_text(piece.text, CHUNK_CHARACTERS, tokenizer.cuts):
             begins = left == len(piece.text)
-            left -= len(part)
-            task.append(_Chunk(part, piece, begins, left == 0))
-            size += len(part)
+            left -= len(text)
+            chunks.append(Chunk(text, piece, begins, left == 0))
+            size += len(text)
             if size >= CHUNK_CHARACTERS:
-                yield task
-                task, size = [], 0
-    if task:
-        yield task
+                yield _task(chunks, size, tokenizer)
+                chunks, size = [], 0
+    if chunks:
+        yield _task(chunks, size, tokenizer)
 
 
-def _finish(task: list[_Chunk], arrays: list[NDArray[Any]], tokenizer: Tokenizer) -> Iterator[EncodedChunk]:
+def _task(chunks: list[Chunk], size: int, tokenizer: Tokenizer) -> Task[list[Chunk], list[tuple[str, bool, bool]]]:
     has_own_start = tokenizer.adds_bos and tokenizer.bos_id != tokenizer.eot_id
-    for chunk, ids in zip(task, arrays, strict=True):
-        if chunk.begins_piece and chunk.piece.end_of_text and has_own_start:
-            ids = np.insert(ids, 0, tokenizer.bos_id)
-        if chunk.ends_piece and chunk.piece.end_of_text:
-            ids = np.append(ids, np.asarray([tokenizer.eot_id], ids.dtype))
-        bits = chunk.piece.bits if chunk.ends_piece else None
-        yield EncodedChunk(ids, chunk.text, chunk.piece.split, chunk.ends_piece, bits)
+    texts = [
+        (
+            chunk.text,
+            has_own_start and chunk.begins_piece and chunk.piece.end_of_text,
+            chunk.ends_piece and chunk.piece.end_of_text,
+        )
+        for chunk in chunks
+    ]
+    return Task(chunks, texts, size)
 
 
-_encode: Callable[[list[str]], list[NDArray[Any]]]
+class _Part:
+    """Encoded tasks on their way to a file: one `.npz`, whose reader checks a CRC-32 of each array."""
+
+    def __init__(self, tokenizer: Tokenizer, tasks: int) -> None:
+        self._dtype = token_dtype(tokenizer.vocab_size)
+        self._ids: dict[Split, list[NDArray[Any]]] = {split: [] for split in SPLITS}
+        self._ends: dict[Split, list[int]] = {split: [] for split in SPLITS}
+        self._bits: dict[Split, list[float]] = {split: [] for split in SPLITS}
+        self._tokens: dict[Split, int] = dict.fromkeys(SPLITS, 0)
+        self.tally = EncodedTally(tasks)
+
+    @property
+    def size(self) -> int:
+        """Characters so far."""
+        return sum(self.tally.characters.values())
+
+    def add(self, chunks: list[Chunk], encoded: Encoded) -> int:
+        """Appends a task; returns the bytes of its text."""
+        added = start = 0
+        for chunk, length in zip(chunks, encoded.lengths, strict=True):
+            split = chunk.piece.split
+            self._ids[split].append(encoded.ids[start : start + length])
+            self._tokens[split] += length
+            start += length
+            if chunk.ends_piece:
+                self._ends[split].append(self._tokens[split])
+                self._bits[split].append(float("nan") if chunk.piece.bits is None else chunk.piece.bits)
+            utf8_bytes = len(chunk.text.encode("utf-8", "surrogatepass"))
+            self.tally.characters[split] += len(chunk.text)
+            self.tally.utf8_bytes[split] += utf8_bytes
+            added += utf8_bytes
+        self.tally.tasks += 1
+        self.tally.unknown += encoded.unknown
+        return added
+
+    def write(self, file: BinaryIO) -> None:
+        arrays: dict[str, NDArray[Any]] = {"tally": np.frombuffer(json.dumps(asdict(self.tally)).encode(), np.uint8)}
+        for split in SPLITS:
+            arrays[f"{split}_ids"] = np.concatenate([np.zeros(0, self._dtype), *self._ids[split]])
+            arrays[f"{split}_ends"] = np.array(self._ends[split], np.uint64)
+            arrays[f"{split}_bits"] = np.array(self._bits[split], np.float64)
+        np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
-def _start_worker(tokenizer_path: str) -> None:
-    global _encode
-    # Ctrl-C reaches the whole process group: only the parent answers it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # One process a core already.
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    tokenizer = load_tokenizer(tokenizer_path)
-
-    def encode(texts: list[str]) -> list[NDArray[Any]]:
-        return encode_texts(tokenizer, texts)
-
-    _encode = encode
-
-
-def _encode_in_worker(texts: list[str]) -> list[NDArray[Any]]:
-    return _encode(texts)
+def _read_tally(path: Path) -> EncodedTally:
+    with np.load(path) as arrays:
+        return EncodedTally(**json.loads(arrays["tally"].tobytes()))

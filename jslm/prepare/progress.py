@@ -11,15 +11,15 @@ PLAIN_SECONDS = 10.0
 
 
 class Progress:
-    """Reports `done` of `total` (bytes or characters, both shown as MB) with the rate and the time left."""
+    """Reports `done` of `total` bytes with the rate and the time left; an earlier run has done `before` of them."""
 
-    def __init__(self, title: str, total: int, log: Callable[[str], None]) -> None:
+    def __init__(self, title: str, total: int, log: Callable[[str], None], before: int = 0) -> None:
         self.title = title
         self.total = total
         self._log = log
         self._terminal = sys.stderr.isatty()
         self._started = self._shown = time.monotonic()
-        self._done = 0
+        self._before = self._done = before
         self._is_open = False
 
     def add(self, amount: int) -> None:
@@ -42,7 +42,7 @@ class Progress:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
     def _line(self, seconds: float) -> str:
-        rate = self._done / seconds
+        rate = (self._done - self._before) / seconds
         # Compressed input is larger than its files say.
         if self._done > self.total:
             return f"{self.title}: {self._done / 1e6:.1f} MB, {rate / 1e6:.1f} MB/s"

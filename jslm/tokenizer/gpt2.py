@@ -66,7 +66,7 @@ def _split(text: str) -> list[str]:
 @functools.cache
 def _load_encoding() -> tiktoken.Encoding:
     try:
-        if not _is_cached():
+        if not is_cached():
             # tiktoken waits for a silent network without limit; one request with a limit finds out first.
             requests.head(_URL + "vocab.bpe", timeout=_CONNECT_SECONDS).close()
         return tiktoken.get_encoding("gpt2")
@@ -79,7 +79,8 @@ def _load_encoding() -> tiktoken.Encoding:
         ) from error
 
 
-def _is_cached() -> bool:
+def is_cached() -> bool:
+    """Whether the vocabulary is on this machine, so that a `Gpt2Tokenizer` needs no network."""
     folder = _cache_folder()
     if not folder:
         return False

@@ -4,7 +4,7 @@ import json
 import multiprocessing
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,13 +18,14 @@ from jslm.data import open_tokens, verify
 from jslm.data.documents import Document
 from jslm.data.loader import make_loader
 from jslm.errors import JslmError
-from jslm.prepare import PreparedData, ensure_prepared, pipeline, prepare
+from jslm.prepare import PreparedData, corpus, ensure_prepared, pipeline, prepare
 from jslm.prepare import encode as encoding
 from jslm.prepare.__main__ import main
 from jslm.prepare.encode import cut_text
 from jslm.prepare.lock import folder_lock
 from jslm.prepare.progress import Progress
 from jslm.prepare.split import Counts, Piece, plan_split
+from jslm.prepare.summary import summary
 from jslm.tokenizer import build_tokenizer
 
 POEM = "Rosen auf den Weg gestreut,\nund des Harms vergessen!\n\n  Eine kurze Spanne Zeit\nward uns zugemessen. "
@@ -174,12 +175,12 @@ def test_what_cleaners_removed_is_said_and_kept(tmp_path: Path, monkeypatch: pyt
     assert documents_of(prepared, "val")[0].startswith("Document ")
     assert prepared.meta["removed"] == {"emphasis": {"marks": 80}, "normalize": {"white space": 120}}
     assert prepared.meta["settings"]["data.cleaners"] == ["emphasis", "footnotes", "normalize"]
-    assert pipeline.summary(prepared).splitlines()[-3:] == [
+    assert summary(prepared).splitlines()[-3:] == [
         "cleaner emphasis: marks 80 character(s)",
         "cleaner footnotes: nothing",
         "cleaner normalize: white space 120 character(s)",
     ]
-    monkeypatch.setattr(pipeline, "CACHE_BYTES", 0)
+    monkeypatch.setattr(corpus, "PART_BYTES", 100)
     assert prepare(config, force=True, log=silent).meta == prepared.meta
     with pytest.raises(JslmError, match=r"made with data\.cleaners = \['emphasis', 'footnotes', 'normalize'\], but"):
         ensure_prepared(make_config(tmp_path, source), log=silent)
@@ -259,18 +260,10 @@ def test_the_files_are_the_same_for_any_number_of_workers_and_chunk_size(
     one = files_of(prepare(config, log=silent))
     monkeypatch.setattr(encoding, "CHUNK_CHARACTERS", 1000)
     assert files_of(prepare(config, force=True, log=silent)) == one
-    monkeypatch.setattr(pipeline, "MIN_PARALLEL_CHARACTERS", 0)
+    monkeypatch.setattr(pipeline, "MIN_PARALLEL_BYTES", 0)
     two = config.model_copy(update={"prepare": PrepareConfig(workers=2)})
     assert files_of(prepare(two, force=True, log=silent)) == one
     assert (tmp_path / "run" / "data" / "train.bin").stat().st_size > 1000
-
-
-def test_a_corpus_too_large_to_keep_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_documents(tmp_path / "a.jsonl", 40)
-    config = make_config(tmp_path, tmp_path / "a.jsonl")
-    cached = files_of(prepare(config, log=silent))
-    monkeypatch.setattr(pipeline, "CACHE_BYTES", 0)
-    assert files_of(prepare(config, force=True, log=silent)) == cached
 
 
 def test_a_failure_midway_leaves_no_meta_and_keeps_the_old_files(
@@ -279,21 +272,23 @@ def test_a_failure_midway_leaves_no_meta_and_keeps_the_old_files(
     write_documents(tmp_path / "a.jsonl", 40)
     config = make_config(tmp_path, tmp_path / "a.jsonl")
 
-    def fail_midway(*args: Any) -> Iterator[Any]:
-        yield next(encoding.encode_pieces(*args))
+    def fail(*args: Any) -> Any:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "encode_pieces", fail_midway)
+        patch.setattr(pipeline, "add_parts", fail)
         with pytest.raises(KeyboardInterrupt):
             prepare(config, log=silent)
-    assert [path.name for path in (tmp_path / "run" / "data").iterdir()] == [".lock"]
+    assert sorted(path.name for path in (tmp_path / "run" / "data").iterdir()) == [".lock", ".work"]
     before = files_of(prepare(config, log=silent))
+    assert sorted(before) == [".lock", "meta.json", "tokenizer.json", "train.bin", "train.idx", "val.bin", "val.idx"]
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "encode_pieces", fail_midway)
+        patch.setattr(pipeline, "add_parts", fail)
         with pytest.raises(KeyboardInterrupt):
             prepare(config, force=True, log=silent)
-    assert files_of(ensure_prepared(config, log=silent)) == before
+    prepared = ensure_prepared(config, log=silent)
+    assert (prepared.dir / ".work").exists()
+    assert files_of(prepare(config, log=silent)) == before
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:

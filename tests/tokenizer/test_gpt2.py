@@ -115,4 +115,4 @@ def test_a_damaged_cached_file_is_not_used(gpt2_cache: Path, tmp_path: Path, mon
 
 def test_the_cached_files_are_named_as_tiktoken_names_them(gpt2_cache: Path) -> None:
     assert {gpt2._cache_name(file) for file in gpt2._FILES} == {file.name for file in gpt2_cache.iterdir()}
-    assert gpt2._is_cached()
+    assert gpt2.is_cached()

@@ -1,0 +1,116 @@
+"""Prepared files against the config that asks for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jslm.config import Config, DataConfig
+from jslm.data.documents import input_size
+from jslm.data.token_file import META_NAME, read_meta
+from jslm.errors import JslmError
+from jslm.tokenizer import Tokenizer, load_tokenizer
+
+TOKENIZER_NAME = "tokenizer.json"
+# Where the text is and how the loader cuts the tokens: the files are the same.
+_NOT_IN_FILES = {"dir", "source", "licence", "packing", "stride", "mixture"}
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """A folder of token files, its tokenizer, and what `meta.json` says about them."""
+
+    dir: Path
+    tokenizer: Tokenizer
+    meta: dict[str, Any]
+
+
+def open_prepared(config: Config, folder: Path) -> PreparedData:
+    """What is in `folder`; raises JslmError as `ensure_prepared` does."""
+    meta = read_meta(folder)
+    path = folder / TOKENIZER_NAME
+    if not path.exists():
+        raise JslmError(f"{path}: not found, though {META_NAME} is there; {_remedy(folder)}")
+    tokenizer = load_tokenizer(path)
+    expected = meta["tokenizer"]["fingerprint"]
+    if tokenizer.fingerprint != expected:
+        raise JslmError(
+            f"{path}: fingerprint {tokenizer.fingerprint} found, {expected} expected by {META_NAME}; {_remedy(folder)}"
+        )
+    _check_settings(config, folder, meta)
+    return PreparedData(folder, tokenizer, meta)
+
+
+def _check_settings(config: Config, folder: Path, meta: dict[str, Any]) -> None:
+    wanted = settings_of(config)
+    # A setting that is newer than the files had its default then.
+    made_with = {**settings_of(Config()), **meta.get("settings", {})}
+    has_source = bool(config.data.sources)
+    tokenizer_path = config.tokenizer.path
+    compares_tokenizer_file = bool(tokenizer_path) and Path(tokenizer_path).exists()
+    # Only what is a setting today: files may know of others from earlier days, which decide nothing any more.
+    for key in sorted(wanted):
+        if key.startswith("data.") and not has_source:
+            continue
+        if key.startswith("tokenizer.") and compares_tokenizer_file:
+            continue
+        if wanted.get(key) != made_with.get(key):
+            raise JslmError(
+                f"{folder / META_NAME}: made with {key} = {made_with.get(key)!r}, but the config has "
+                f"{wanted.get(key)!r}; {_remedy(folder)}"
+            )
+    if compares_tokenizer_file:
+        found = load_tokenizer(tokenizer_path).fingerprint
+        if found != meta["tokenizer"]["fingerprint"]:
+            raise JslmError(
+                f"{folder / META_NAME}: made with tokenizer {meta['tokenizer']['fingerprint']}, but tokenizer.path = "
+                f"{tokenizer_path!r} is {found}; {_remedy(folder)}"
+            )
+    if has_source:
+        _check_inputs(config, folder, meta)
+
+
+def _check_inputs(config: Config, folder: Path, meta: dict[str, Any]) -> None:
+    """Files edited since then mean stale tokens; files that are gone can't be read anyway, nor what came by a pipe."""
+    if "-" in config.data.sources:
+        return
+    try:
+        found = input_size(config.data)
+    except JslmError:
+        return
+    expected = meta.get("input_files"), meta.get("input_bytes")
+    if found != expected:
+        raise JslmError(
+            f"{folder / META_NAME}: made from {expected[0]} file(s) of {expected[1]:,} bytes, but data.source now has "
+            f"{found[0]} of {found[1]:,}; {_remedy(folder)}"
+        )
+
+
+def _remedy(folder: Path) -> str:
+    again = "prepare again (python -m jslm.prepare --config CONFIG --force)"
+    return f"{again}, or set data.dir to another folder than {folder}"
+
+
+def settings_of(config: Config) -> dict[str, Any]:
+    """The settings that decide what is in the files, by their full key."""
+    settings = _data_settings(config.data)
+    settings["data.source"] = list(config.data.sources)
+    tokenizer = config.tokenizer
+    settings["tokenizer.path"] = tokenizer.path
+    if not tokenizer.path:
+        settings["tokenizer.kind"] = tokenizer.kind
+        settings["tokenizer.special_tokens"] = list(tokenizer.special_tokens)
+        if tokenizer.kind == "bpe":
+            for key in ("vocab_size", "train_share", "train_megabytes", "train_seed"):
+                settings[f"tokenizer.{key}"] = getattr(tokenizer, key)
+    return settings
+
+
+def _data_settings(data: DataConfig) -> dict[str, Any]:
+    values = data.model_dump(mode="json", exclude=_NOT_IN_FILES)
+    settings: dict[str, Any] = {}
+    for key, value in values.items():
+        inner = {f".{name}": item for name, item in value.items()} if isinstance(value, dict) else {"": value}
+        settings |= {f"data.{key}{name}": item for name, item in inner.items()}
+    return settings

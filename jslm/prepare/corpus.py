@@ -1,0 +1,262 @@
+"""`data.source` to the documents that are kept: read, cleaned, filtered, deduplicated; in parts, so that it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from jslm.config import DataConfig, FilterConfig
+from jslm.data.dedup import DocumentIndex, Fingerprint, count_lines, fingerprint, remove_repeated_lines
+from jslm.data.documents import Document, check_settings, clean_document, read_entry, resolve_sources
+from jslm.data.dropped import DropReport
+from jslm.data.filters import judge
+from jslm.data.readers.problems import OnBad
+from jslm.errors import JslmError
+from jslm.prepare.progress import Progress
+from jslm.prepare.removed import Removed, add_removed
+from jslm.prepare.tasks import Task, Workers, run_tasks
+from jslm.prepare.text_parts import Tally, read_tally, read_text_part, write_text_part
+from jslm.prepare.work import WorkFolder
+
+# Small enough that little is lost when a run is killed, large enough that flushing it costs nothing.
+PART_BYTES = 16 << 20
+BATCH_CHARACTERS = 1 << 18
+_READ, _KEPT = "read", "kept"
+Log = Callable[[str], None]
+
+
+class Corpus:
+    """The documents that are kept, on disk; `tally` has their counts and what became of the others."""
+
+    def __init__(self, paths: list[Path]) -> None:
+        self._paths = paths
+        self.tally = read_tally(paths[-1])
+
+    def documents(self) -> Iterator[Document]:
+        """All of them, in order. Memory: one."""
+        for path in self._paths:
+            yield from read_text_part(path)
+
+    def texts(self) -> Iterator[str]:
+        """Their texts."""
+        return (document.text for document in self.documents())
+
+
+def read_corpus(
+    config: DataConfig, on_bad: OnBad, work: WorkFolder, workers: Workers, input_bytes: int, log: Log
+) -> Corpus:
+    """Reads what no earlier run has, and leaves it in `work`.
+
+    A document goes through `data.cleaners`, `data.filters`, `data.dedup` and, when all are known, the removal of
+    repeated lines; the outcome is the same for any `workers`. `on_bad` is told of what cannot be read. Memory: the
+    documents under way, of which at most one is a long one, a part, and what `deduplicate` says.
+
+    Raises JslmError: see `read_documents`; nothing that is kept.
+    """
+    final = _KEPT if config.dedup.removes_lines else _READ
+    if not _is_complete(work, final):
+        _read(config, on_bad, work, workers, input_bytes, log)
+        if final == _KEPT:
+            _remove_lines(config, work, log)
+    if final == _KEPT:
+        for path in work.parts(_READ):
+            path.unlink()
+    corpus = Corpus(work.parts(final))
+    if not corpus.tally.documents:
+        raise JslmError(_nothing(config, corpus.tally))
+    return corpus
+
+
+def _read(config: DataConfig, on_bad: OnBad, work: WorkFolder, workers: Workers, input_bytes: int, log: Log) -> None:
+    if _is_complete(work, _READ):
+        return
+    done = work.parts(_READ)
+    tally = read_tally(done[-1]) if done else Tally(reports={stage: DropReport() for stage in _stages(config)})
+    if done:
+        log(f"going on after {tally.documents:,} document(s) that an interrupted run has read")
+    index = DocumentIndex(config.dedup)
+    if config.dedup.exact or config.dedup.near:
+        for document in Corpus(done).documents() if done else ():
+            index.add(fingerprint(document.text, config.dedup), document.source)
+    part = _Part(work, _READ, len(done), tally)
+    progress = Progress("reading", input_bytes, log, tally.utf8_bytes)
+    try:
+        # A pool is worth its start only where there is something to do to the documents.
+        tasks = _batches(config, on_bad, tally.entry, tally.index)
+        for batch, cleaned in run_tasks(_clean, config, tasks, workers if _has_work(config) else Workers()):
+            progress.add(_take(batch, cleaned, config, index, part))
+            part.flush_if_full()
+    finally:
+        progress.close()
+    part.flush(is_last=True)
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Where reading stands at the end of a batch, and what could not be read in it."""
+
+    entry: int
+    index: int
+    skipped: list[str]
+
+
+@dataclass(slots=True)
+class _Cleaned:
+    """The documents of a batch that are left, and what became of the others."""
+
+    kept: list[tuple[Document, Fingerprint]] = field(default_factory=list)
+    removed: Removed = field(default_factory=dict)
+    filtered: DropReport = field(default_factory=DropReport)
+
+
+def _batches(config: DataConfig, on_bad: OnBad, entry: int, index: int) -> Iterator[Task[_Batch, list[Document]]]:
+    """The raw documents from `index` of `entry` on, in groups that are worth the trip to a worker."""
+    check_settings(config)
+    entries = resolve_sources(config)
+    documents: list[Document] = []
+    skipped: list[str] = []
+    size = 0
+
+    def bad(error: JslmError) -> None:
+        # Before the place where reading goes on, all has been told.
+        if read >= index:
+            on_bad(error)
+            skipped.append(str(error))
+
+    for number in range(entry, len(entries)):
+        read = 0
+        for document in read_entry(entries[number], config, bad):
+            read += 1
+            if read <= index:
+                continue
+            documents.append(document)
+            size += len(document.text)
+            if size >= BATCH_CHARACTERS:
+                yield Task(_Batch(number, read, skipped), documents, size)
+                documents, skipped, size = [], [], 0
+        index = 0
+    yield Task(_Batch(len(entries), 0, skipped), documents, size)
+
+
+def _clean(config: DataConfig, documents: list[Document]) -> _Cleaned:
+    """What a worker does: all that needs one document alone."""
+    result = _Cleaned()
+    for raw in documents:
+        document = clean_document(raw, config)
+        if not document.text or document.text.isspace():
+            continue
+        add_removed(result.removed, document)
+        result.filtered.see(document)
+        verdict = judge(document.text, config.filters)
+        if verdict is None:
+            result.filtered.keep(document)
+            result.kept.append((replace(document, removed={}), fingerprint(document.text, config.dedup)))
+        else:
+            result.filtered.drop(verdict.reason, document.source, document.text, verdict.detail)
+    return result
+
+
+def _take(batch: _Batch, cleaned: _Cleaned, config: DataConfig, index: DocumentIndex, part: _Part) -> int:
+    """Adds a batch to the part, without duplicates; returns the bytes of text that came in."""
+    tally = part.tally
+    tally.entry, tally.index = batch.entry, batch.index
+    tally.skip(batch.skipped)
+    for cleaner, parts in cleaned.removed.items():
+        into = tally.removed.setdefault(cleaner, {})
+        for what, characters in parts.items():
+            into[what] = into.get(what, 0) + characters
+    tally.reports["filters"].merge(cleaned.filtered)
+    report = tally.reports.get("dedup")
+    size = 0
+    for document, found in cleaned.kept:
+        verdict = index.add(found, document.source)
+        if report is not None:
+            report.see(document)
+            if verdict is None:
+                report.keep(document)
+            else:
+                report.drop(verdict.reason, document.source, document.text, verdict.detail)
+        if verdict is None:
+            size += part.add(document)
+    return size
+
+
+class _Part:
+    """The part under way and the tally up to its end."""
+
+    def __init__(self, work: WorkFolder, kind: str, number: int, tally: Tally) -> None:
+        self._work = work
+        self._kind = kind
+        self._number = number
+        self._documents: list[Document] = []
+        self._size = 0
+        self.tally = tally
+
+    def add(self, document: Document) -> int:
+        self._documents.append(document)
+        size = self.tally.keep(document)
+        self._size += size
+        return size
+
+    def flush_if_full(self) -> None:
+        if self._size >= PART_BYTES:
+            self.flush(is_last=False)
+
+    def flush(self, is_last: bool) -> None:
+        self.tally.is_last = is_last
+        name = self._work.part(self._kind, self._number).name
+        self._work.write(name, lambda file: write_text_part(file, self.tally, self._documents))
+        self._number += 1
+        self._documents = []
+        self._size = 0
+
+
+def _remove_lines(config: DataConfig, work: WorkFolder, log: Log) -> None:
+    """A part of what is kept for each part that was read."""
+    done = work.parts(_KEPT)
+    last = read_tally(done[-1]) if done else None
+    read = work.parts(_READ)
+    log(f"counting the lines of {read_tally(read[-1]).documents:,} document(s)")
+    counts = count_lines(Corpus(read).documents(), config.dedup)
+    for number in range(len(done), len(read)):
+        before = read_tally(read[number])
+        tally = replace(before, documents=0, characters=0, utf8_bytes=0)
+        tally.reports["lines"] = DropReport()
+        if last is not None:
+            tally.documents, tally.characters, tally.utf8_bytes = last.documents, last.characters, last.utf8_bytes
+            tally.reports["lines"] = last.reports["lines"]
+        part = _Part(work, _KEPT, number, tally)
+        for document in remove_repeated_lines(
+            read_text_part(read[number]), counts, config.dedup, tally.reports["lines"]
+        ):
+            part.add(document)
+        part.flush(before.is_last)
+        last = tally
+
+
+def _is_complete(work: WorkFolder, kind: str) -> bool:
+    parts = work.parts(kind)
+    return bool(parts) and read_tally(parts[-1]).is_last
+
+
+def _stages(config: DataConfig) -> list[str]:
+    dedup = config.dedup
+    is_on = {"filters": True, "dedup": bool(dedup.exact or dedup.near), "lines": dedup.removes_lines}
+    return [stage for stage, on in is_on.items() if on]
+
+
+def _has_work(config: DataConfig) -> bool:
+    return bool(config.cleaners or config.dedup.near) or config.filters != FilterConfig()
+
+
+def _nothing(config: DataConfig, tally: Tally) -> str:
+    sources = ", ".join(config.sources)
+    if tally.reports["filters"].documents_seen:
+        return (
+            f"data.source: nothing is left of the {tally.reports['filters'].documents_seen:,} document(s) in {sources} "
+            "after data.filters and data.dedup; loosen them"
+        )
+    emptied = ", or data.cleaners leave nothing of it" if config.cleaners else ""
+    bad = f" ({tally.skipped:,} file(s) or record(s) could not be read)" if tally.skipped else ""
+    return f"data.source: no text in {sources}; every file in it is empty or blank{emptied}{bad}"

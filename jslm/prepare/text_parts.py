@@ -1,0 +1,92 @@
+"""Documents on disk between the passes over them, and what is known of all documents up to there.
+
+A part is a line of JSON, the `Tally`, and for each document a line of JSON (source, bits, bytes) and its UTF-8 text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, Self
+
+from jslm.data.documents import Document
+from jslm.data.dropped import DropReport
+from jslm.prepare.removed import Removed
+
+# A corpus may have millions of bad records; meta.json lists the first.
+MAX_SKIPPED = 1000
+
+
+@dataclass(slots=True)
+class Tally:
+    """What has been read, kept, dropped and skipped up to the end of a part.
+
+    `entry` and `index` say where reading goes on: with which entry of `resolve_sources`, after how many documents.
+    `reports` are by stage of selection: `filters`, `dedup`, `lines`.
+    """
+
+    entry: int = 0
+    index: int = 0
+    is_last: bool = False
+    documents: int = 0
+    characters: int = 0
+    utf8_bytes: int = 0
+    removed: Removed = field(default_factory=dict)
+    skipped: int = 0
+    skipped_first: list[str] = field(default_factory=list)
+    reports: dict[str, DropReport] = field(default_factory=dict)
+
+    def keep(self, document: Document) -> int:
+        """Counts a document; returns its size in UTF-8."""
+        size = len(document.text.encode("utf-8", "surrogatepass"))
+        self.documents += 1
+        self.characters += len(document.text)
+        self.utf8_bytes += size
+        return size
+
+    def skip(self, messages: Sequence[str]) -> None:
+        """Counts files and records that could not be read."""
+        self.skipped += len(messages)
+        self.skipped_first += messages[: MAX_SKIPPED - len(self.skipped_first)]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; `from_json` gives an equal tally."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> Self:
+        """The tally that `to_json` made these of."""
+        reports = {stage: DropReport.from_json(report) for stage, report in fields["reports"].items()}
+        return cls(**{**fields, "reports": reports})
+
+
+def write_text_part(file: BinaryIO, tally: Tally, documents: Sequence[Document]) -> None:
+    """Writes a part; raises OSError."""
+    _write_line(file, tally.to_json())
+    for document in documents:
+        text = document.text.encode("utf-8", "surrogatepass")
+        _write_line(file, {"source": document.source, "bits": document.bits, "bytes": len(text)})
+        file.write(text)
+
+
+def read_tally(path: Path) -> Tally:
+    """The tally of a part."""
+    with path.open("rb") as file:
+        return Tally.from_json(json.loads(file.readline()))
+
+
+def read_text_part(path: Path) -> Iterator[Document]:
+    """The documents of a part. Memory: one of them."""
+    with path.open("rb") as file:
+        file.readline()
+        while line := file.readline():
+            head = json.loads(line)
+            text = file.read(head["bytes"]).decode("utf-8", "surrogatepass")
+            yield Document(text, head["source"], head["bits"])
+
+
+def _write_line(file: BinaryIO, fields: dict[str, Any]) -> None:
+    # ASCII: a file's name may hold bytes that are no UTF-8.
+    file.write(json.dumps(fields).encode("ascii") + b"\n")
