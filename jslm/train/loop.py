@@ -90,8 +90,7 @@ class _Loop:
         flops = flops_per_token(config.model)
         peak = peak_flops(setup.dtype.name)
         self.mfu_per_rate = flops / (peak * setup.mesh.size) if peak else None
-        train_meta = setup.data.meta["train"]
-        self.bits_per_nat = train_meta["tokens"] / max(1, train_meta["bytes"]) / math.log(2)
+        self.bits_per_nat = 1 / max(1e-9, setup.bytes_per_token) / math.log(2)
         self.last_validation: LossResult | None = None
         # Metrics of the steps since the last line of metrics, and when that was (perf_counter, less what pauses took).
         self.window: list[dict[str, float]] = []

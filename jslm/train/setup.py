@@ -20,13 +20,14 @@ from jslm.checkpoint import CheckpointStore, flatten_tree
 from jslm.config import Config, config_from_dict
 from jslm.convert import load_model
 from jslm.data.loader import TrainLoader, count_examples, make_loader
-from jslm.data.token_file import TokenFile, open_tokens, verify
+from jslm.data.token_file import TokenFile
 from jslm.errors import JslmError
 from jslm.model import Params, compute_dtype, param_shapes
 from jslm.parallel import batch_sharding, check_mesh_fits, make_mesh
-from jslm.prepare import PreparedData, ensure_prepared
+from jslm.prepare import PreparedData
 from jslm.run_folder import RunFolder
 from jslm.tokenizer import load_tokenizer
+from jslm.train.corpora import bytes_per_token, corpus_weights, open_prepared, open_splits, verify_corpora
 from jslm.train.optimizer import make_optimizer
 from jslm.train.state import TrainState, abstract_state, init_state
 
@@ -54,8 +55,8 @@ class Setup:
     dtype: jnp.dtype
     optimizer: optax.GradientTransformation
     data: PreparedData
-    train_tokens: TokenFile
-    val_tokens: TokenFile
+    val_tokens: list[TokenFile]
+    bytes_per_token: float
     loader: TrainLoader
     store: CheckpointStore
     state: TrainState
@@ -63,13 +64,13 @@ class Setup:
 
 
 def prepare_data(config: Config) -> PreparedData:
-    """The prepared data, made by the first process while the others wait. Raises JslmError as `ensure_prepared`."""
+    """The prepared data, made by the first process while the others wait. Raises JslmError as `open_prepared`."""
     if jax.process_count() == 1:
-        return ensure_prepared(config)
+        return open_prepared(config)
     if jax.process_index() == 0:
-        ensure_prepared(config)
+        open_prepared(config)
     multihost_utils.sync_global_devices("jslm: data prepared")
-    return ensure_prepared(config)
+    return open_prepared(config)
 
 
 def resolve_config(config: Config, data: PreparedData) -> Config:
@@ -82,7 +83,8 @@ def resolve_config(config: Config, data: PreparedData) -> Config:
         )
     steps = config.train.steps
     if not steps:
-        examples = count_examples(open_tokens(data.dir, "train"), config.model.context_length, config.data.packing)
+        files, cut = open_splits(config, "train"), config.data
+        examples = count_examples(files, config.model.context_length, cut.packing, cut.stride)
         steps = max(1, math.ceil(config.train.epochs * examples / config.train.batch_size))
     values = config.model_dump()
     values["model"]["vocab_size"] = vocab_size
@@ -135,8 +137,8 @@ def build(config: Config, data: PreparedData, folder: RunFolder) -> Setup:
     mesh = make_mesh(config.mesh)
     check_mesh_fits(config, mesh)
     dtype = compute_dtype(config.model)
-    verify(data.dir, data.tokenizer.fingerprint, check_sha=jax.process_index() == 0)
-    train_tokens, val_tokens = open_tokens(data.dir, "train"), open_tokens(data.dir, "val")
+    verify_corpora(config, data.tokenizer.fingerprint, check_sha=jax.process_index() == 0)
+    train_tokens, val_tokens = open_splits(config, "train"), open_splits(config, "val")
     index, count = process_rows(mesh, config.train.batch_size)
     loader = make_loader(
         train_tokens,
@@ -146,6 +148,9 @@ def build(config: Config, data: PreparedData, folder: RunFolder) -> Setup:
         process_index=index,
         process_count=count,
         packing=config.data.packing,
+        stride=config.data.stride,
+        weights=corpus_weights(config),
+        stages=[(stage.context, round(stage.until * steps)) for stage in config.train.curriculum],
     )
     optimizer = make_optimizer(config.optimizer, steps)
     store = CheckpointStore(folder.checkpoints, config.checkpoint.keep)
@@ -166,7 +171,8 @@ def build(config: Config, data: PreparedData, folder: RunFolder) -> Setup:
         else:
             params = load_initial(config, data) if config.train.init_from else None
             state = init_state(config, optimizer, mesh, dtype, params)
-    return Setup(config, steps, mesh, dtype, optimizer, data, train_tokens, val_tokens, loader, store, state, position)
+    ratio = bytes_per_token(train_tokens, corpus_weights(config))
+    return Setup(config, steps, mesh, dtype, optimizer, data, val_tokens, ratio, loader, store, state, position)
 
 
 def checkpoint_metadata(setup: Setup, val_loss: float | None) -> dict[str, Any]:
@@ -227,7 +233,8 @@ def process_rows(mesh: Mesh, batch_size: int) -> tuple[int, int]:
 def place_batch(batch: Mapping[str, Any], mesh: Mesh, accumulation: int) -> dict[str, jax.Array]:
     """A process's `[rows, context]` NumPy arrays as global `[accumulation, micro_batch, context]` ones on the mesh.
 
-    Row r goes to micro-batch r % accumulation, so that each process's block of rows is a block of every micro-batch.
+    Row r goes to micro-batch r % accumulation, so that each process's block of rows is a block of every micro-batch. In
+    a stage of shorter context (train.curriculum) micro-batches have more rows.
     """
     sharding = batch_sharding(mesh, accumulation=True)
 

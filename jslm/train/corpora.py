@@ -1,0 +1,83 @@
+"""The prepared corpora of a run: one, or the several of `data.mixture`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jslm.config import Config, config_from_dict
+from jslm.data.token_file import Split, TokenFile, open_tokens, read_meta, verify
+from jslm.errors import JslmError
+from jslm.prepare import PreparedData, ensure_prepared
+
+_COUNTS = ("tokens", "documents", "bytes", "characters")
+
+
+def open_prepared(config: Config) -> PreparedData:
+    """The run's prepared data, made now where it is absent; of a mixture, the first folder and the counts of all.
+
+    Raises JslmError as `ensure_prepared`, and where a folder of a mixture is not prepared or has another tokenizer.
+    """
+    if not config.data.mixture:
+        return ensure_prepared(config)
+    folders = corpus_folders(config)
+    metas = [read_meta(folder) for folder in folders]
+    prints = [meta["tokenizer"]["fingerprint"] for meta in metas]
+    tokenizer_file = str(folders[0] / "tokenizer.json")
+    for folder, found in zip(folders, prints, strict=True):
+        if found != prints[0]:
+            raise JslmError(
+                f"data.mixture: {folder} was made with tokenizer {found}, but {folders[0]} with {prints[0]}; prepare "
+                f"the one again with tokenizer.path = {tokenizer_file!r}"
+            )
+    values = config.model_dump()
+    # The tokenizer of a mixture is that of its folders, unless the config names one, which has to be the same.
+    values["tokenizer"]["path"] = config.tokenizer.path or tokenizer_file
+    first = ensure_prepared(config_from_dict(values, "config"))
+    return dataclasses.replace(first, meta=first.meta | _merged(metas))
+
+
+def corpus_folders(config: Config) -> list[Path]:
+    """The folders of prepared data that the run trains on."""
+    if config.data.mixture:
+        return [Path(corpus.dir) for corpus in config.data.mixture]
+    return [Path(config.data_dir)]
+
+
+def corpus_weights(config: Config) -> list[float]:
+    """The weight of each folder."""
+    return [corpus.weight for corpus in config.data.mixture] or [1.0]
+
+
+def open_splits(config: Config, split: Split) -> list[TokenFile]:
+    """One split of every corpus; raises JslmError as `open_tokens`."""
+    return [open_tokens(folder, split) for folder in corpus_folders(config)]
+
+
+def verify_corpora(config: Config, fingerprint: str, *, check_sha: bool) -> None:
+    """Checks the files of every corpus as `jslm.data.verify` does; raises JslmError."""
+    for folder in corpus_folders(config):
+        verify(folder, fingerprint, check_sha)
+
+
+def bytes_per_token(files: Sequence[TokenFile], weights: Sequence[float]) -> float:
+    """UTF-8 bytes of text that a training token stands for, on average over the mixture."""
+    metas = [file.meta["train"] for file in files]
+    ratios = [meta["bytes"] / max(1, meta["tokens"]) for meta in metas]
+    return sum(weight * ratio for weight, ratio in zip(weights, ratios, strict=True)) / sum(weights)
+
+
+def _merged(metas: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a run says of its data, for all corpora together."""
+    merged: dict[str, Any] = {
+        "sources": [source for meta in metas for source in meta["sources"]],
+        "end_of_text": all(meta["end_of_text"] for meta in metas),
+    }
+    for split in ("train", "val"):
+        parts = [meta[split] for meta in metas]
+        bits = [part["bits"] for part in parts if part["documents"]]
+        merged[split] = {key: sum(part[key] for part in parts) for key in _COUNTS}
+        merged[split]["bits"] = None if None in bits or not bits else sum(bits)
+    return merged
