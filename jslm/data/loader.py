@@ -113,10 +113,11 @@ class TrainLoader(Iterator[Batch]):
             _check_corpus(file, part, packing, bool(stages))
         self._rows = _process_rows(batch_size, process_index, process_count)
         self._length = context_length
+        weights = weights or [1.0] * len(files)
         self._settings = {
             "packing": packing,
-            "stride": stride,
-            "weights": list(weights),
+            "stride": stride or context_length,
+            "weights": [weight / sum(weights) for weight in weights],
             "data": [_digest(file) for file in files],
         }
         self._stages = tuple(stages)
@@ -125,7 +126,7 @@ class TrainLoader(Iterator[Batch]):
         self.shuffle = shuffle
         self.step = start_step
         self._iterator: grain.DatasetIterator[Batch] | None = None
-        self._mixture = Mixture(self._examples, weights or [1.0] * len(files), seed, shuffle)
+        self._mixture = Mixture(self._examples, weights, seed, shuffle)
         self._block = functools.lru_cache(maxsize=4)(self._mixture.block)
 
     @property
