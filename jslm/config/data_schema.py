@@ -137,6 +137,7 @@ class DataConfig(Section):
     dir: str = Field(
         "", description="Folder of the prepared token files. Empty: `data` inside `run_dir`. Made if it is absent."
     )
+    about: str = Field("", description="What the text is and where it comes from, for `meta.json` and for people.")
     licence: str = Field(
         "", description="Licence of the text, for `meta.json`, as in `CC-BY-4.0`. Nothing else reads it."
     )

@@ -14,7 +14,7 @@ from jslm.tokenizer import Tokenizer, load_tokenizer
 
 TOKENIZER_NAME = "tokenizer.json"
 # Where the text is and how the loader cuts the tokens: the files are the same.
-_NOT_IN_FILES = {"dir", "source", "licence", "packing", "stride", "mixture"}
+_NOT_IN_FILES = {"dir", "source", "about", "licence", "packing", "stride", "mixture"}
 
 
 @dataclass(frozen=True)

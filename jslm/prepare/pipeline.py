@@ -114,6 +114,7 @@ def _prepare(config: Config, folder: Path, log: Log) -> PreparedData:
                     "vocab_size": tokenizer.vocab_size,
                 },
                 "sources": list(config.data.sources),
+                "about": config.data.about,
                 "licence": config.data.licence,
                 "input_files": input_files,
                 "input_bytes": input_bytes,
