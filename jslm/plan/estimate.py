@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from jslm.config import Config, config_from_dict
-from jslm.model import count_parameters, flops_per_token
+from jslm.model import count_parameters, flops_per_token, param_shapes
 from jslm.parallel import check_mesh_fits, make_mesh
 from jslm.plan.assume import resolve
 from jslm.plan.chips import Chip, chip_of
@@ -41,13 +41,17 @@ class Roofline:
 
 @dataclasses.dataclass(frozen=True)
 class DecodePlan:
-    """Writing tokens on one chip: `batch` rows at a time, each with a full context."""
+    """Writing tokens on one chip: `batch` rows at a time, each with a full context. FLOPs, bytes and operations are one
+    token's of each row. `tokens_per_second` is None where it does not fit, and where the weights stay in on-chip memory:
+    then the overhead of each operation is what counts, and no roofline knows it.
+    """
 
     batch: int
     fits: bool
     memory_bytes: int
     flops: float
     bytes: float
+    operations: int
     roofline: Roofline | None
     tokens_per_second: float | None
 
@@ -73,6 +77,7 @@ class Plan:
     memory: Memory
     flops: float
     bytes: float | None
+    operations: int | None
     collectives: tuple[Collective, ...]
     roofline: Roofline | None
     tokens_per_step: int
@@ -142,6 +147,7 @@ def plan_on(config: Config, topology: str, devices: list[jax.Device], *, decode_
         memory=memory,
         flops=program.flops,
         bytes=traffic.bytes if traffic else None,
+        operations=traffic.operations if traffic else None,
         collectives=traffic.collectives if traffic else (),
         roofline=roofline,
         tokens_per_step=tokens,
@@ -168,10 +174,12 @@ def _plan_decode(config: Config, device: jax.Device, chip: Chip, batch: int) -> 
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return DecodePlan(batch, False, 0, 0.0, 0.0, None, None)
+        return DecodePlan(batch, False, 0, 0.0, 0.0, 0, None, None)
     roofline = _roofline(chip, traffic.flops, traffic.bytes, 0.0)
     fits = memory <= _USABLE[device.platform] * chip.memory_bytes
-    return DecodePlan(batch, fits, memory, traffic.flops, traffic.bytes, roofline, batch / roofline.seconds)
+    weights = sum(leaf.size for leaf in jax.tree.leaves(param_shapes(config.model)["layers"])) * dtype.itemsize
+    rate = batch / roofline.seconds if fits and traffic.bytes > weights / 2 else None
+    return DecodePlan(batch, fits, memory, traffic.flops, traffic.bytes, traffic.operations, roofline, rate)
 
 
 def _roofline(chip: Chip, flops: float, moved: float, wire: float) -> Roofline:

@@ -37,10 +37,12 @@ class Collective:
 
 @dataclasses.dataclass(frozen=True)
 class Traffic:
-    """What one run of a program asks of one device: FLOPs of matrix products, bytes of main memory, collectives."""
+    """What one run of a program asks of one device: FLOPs of matrix products, bytes of main memory, instructions that are
+    started, collectives."""
 
     flops: float
     bytes: float
+    operations: int
     collectives: tuple[Collective, ...]
 
 
@@ -53,13 +55,14 @@ def count_traffic(module: Module, *, only_loop_of_unknown_length: bool = False) 
     runs = dict(_runs(module))
     if only_loop_of_unknown_length:
         runs = dict(_runs(module, _unknown_body(module), 1))
-    flops, moved = 0.0, 0.0
+    flops, moved, operations = 0.0, 0.0, 0
     found: dict[tuple[str, int], list[float]] = defaultdict(lambda: [0, 0.0, 0.0])
     for name, times in runs.items():
         computation = module.computations[name]
         for instruction in computation.instructions.values():
             flops += times * _flops(module, computation, instruction)
             moved += times * _moved(module, computation, instruction)
+            operations += times * _is_work(instruction)
             for kind, group, payload in _collectives(module, computation, instruction):
                 entry = found[kind, group]
                 entry[0] += times
@@ -69,7 +72,7 @@ def count_traffic(module: Module, *, only_loop_of_unknown_length: bool = False) 
         Collective(kind, group, int(count), int(payload), wire)
         for (kind, group), (count, payload, wire) in sorted(found.items(), key=lambda item: -item[1][2])
     )
-    return Traffic(flops, moved, collectives)
+    return Traffic(flops, moved, operations, collectives)
 
 
 def _runs(module: Module, name: str | None = None, times: int = 1) -> Iterator[tuple[str, int]]:
@@ -205,10 +208,14 @@ def _taps(size: int, kernel: int, out: int, low: int, stride: int, dilation: int
     return count
 
 
+def _is_work(instruction: Instruction) -> bool:
+    return instruction.opcode not in _FREE and not instruction.opcode.endswith("-done")
+
+
 def _moved(module: Module, where: Computation, instruction: Instruction) -> float:
     """Bytes of main memory that a top-level instruction reads and writes."""
     opcode = instruction.opcode
-    if opcode in _FREE or opcode.endswith("-done"):
+    if not _is_work(instruction):
         return 0
     if opcode in ("copy-start", "slice-start"):
         target, source = instruction.shapes[:2] if opcode == "copy-start" else instruction.shapes[1::-1]

@@ -54,9 +54,9 @@ class TrainProgram:
 
 
 def planned_dtype(config: Config, platform: str) -> jnp.dtype:
-    """What `model.dtype` means on that platform: bfloat16 for `auto` on TPUs, else as on this process's devices."""
-    if config.model.dtype == "auto" and platform == "tpu":
-        return jnp.dtype(jnp.bfloat16)
+    """What `model.dtype` means on that platform, which need not be that of this process's devices."""
+    if config.model.dtype == "auto" and platform != jax.default_backend():
+        return jnp.dtype(jnp.float32 if platform == "cpu" else jnp.bfloat16)
     return compute_dtype(config.model)
 
 
