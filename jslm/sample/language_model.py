@@ -27,7 +27,7 @@ from jslm.sample.decode import (
     prefill_length,
 )
 from jslm.sample.options import Arguments, Options, resolve_options
-from jslm.sample.row import Result, Row
+from jslm.sample.row import Result, Row, push_tokens
 from jslm.sample.samplers import Plan, Sampling, sample_keys
 from jslm.tokenizer import Tokenizer
 
@@ -243,7 +243,7 @@ class LanguageModel:
             state, written = self._decode(state, rows, count, step, keys, sampling, plan)
             tokens, logprobs = (np.asarray(array)[:, :count] for array in written)
             self.decode_seconds += time.perf_counter() - started
-            self.decode_tokens += self._push(rows, tokens, logprobs)
+            self.decode_tokens += sum(map(push_tokens, rows, tokens, logprobs))
             step += count
             yield
         cut = [row for row in rows if row.finish_reason == "length" and len(row.tokens) < options.max_new_tokens]
@@ -301,22 +301,6 @@ class LanguageModel:
                 config=self.config.model,
                 dtype=self.dtype,
             )
-
-    def _push(self, rows: list[Row], tokens: np.ndarray, logprobs: np.ndarray) -> int:
-        """Hands each row its new tokens, up to its end; returns how many they were. Raises JslmError for a NaN."""
-        count = 0
-        for row, row_tokens, row_logprobs in zip(rows, tokens.tolist(), logprobs.tolist(), strict=True):
-            for token, logprob in zip(row_tokens, row_logprobs, strict=True):
-                if not row.left:
-                    break
-                if not np.isfinite(logprob):
-                    raise JslmError(
-                        "the model's logits are not finite; its training has diverged, or model.dtype is too narrow: "
-                        "try another checkpoint, or model.dtype=float32"
-                    )
-                row.push(token, logprob)
-                count += 1
-        return count
 
 
 def _sampling(options: Options, batch: int) -> Sampling:

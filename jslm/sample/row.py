@@ -7,6 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+from jaxtyping import Float, Int
+
+from jslm.errors import JslmError
 from jslm.tokenizer import StreamDecoder, Tokenizer
 
 FinishReason = Literal["stop", "length"]
@@ -42,6 +46,8 @@ class Row:
         self.start = 0
         self.tokens: list[int] = []
         self.logprobs: list[float] = []
+        # Of the end-of-text token, where that is what ended the sample.
+        self.end_logprob: float | None = None
         self.text = ""
         # Where in `text` each token begins.
         self.text_starts: list[int] = []
@@ -65,6 +71,7 @@ class Row:
     def push(self, token: int, logprob: float) -> None:
         """Takes the next token."""
         if token == self._end_of_text:
+            self.end_logprob = logprob
             self.finish_reason = "stop"
             return
         self.ids.append(token)
@@ -110,3 +117,19 @@ class Row:
             if any(stop.startswith(self.text[-size:]) for stop in self._stop):
                 return size
         return 0
+
+
+def push_tokens(row: Row, tokens: Int[np.ndarray, " n"], logprobs: Float[np.ndarray, " n"]) -> int:
+    """Hands the row its next tokens, up to its end; returns how many it took. Raises JslmError for a NaN."""
+    count = 0
+    for token, logprob in zip(tokens.tolist(), logprobs.tolist(), strict=True):
+        if not row.left:
+            break
+        if not np.isfinite(logprob):
+            raise JslmError(
+                "the model's logits are not finite; its training has diverged, or model.dtype is too narrow: "
+                "try another checkpoint, or model.dtype=float32"
+            )
+        row.push(token, logprob)
+        count += 1
+    return count

@@ -1,0 +1,149 @@
+"""Prompt lookup: greedy decoding that guesses the next tokens from the text so far and checks them all at once."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from jslm.config import ModelConfig
+from jslm.model import Cache, Params, apply_cached, logits_from_hidden
+from jslm.sample.decode import prefill, prefill_length
+from jslm.sample.row import Row, push_tokens
+
+if TYPE_CHECKING:
+    from jslm.sample.language_model import LanguageModel
+
+# Tokens guessed a round. One forward pass of this many tokens and one more costs a CPU little over that of one token,
+# which waits for the weights to come from memory.
+DRAFT_TOKENS = 11
+# Longer common endings tell nothing more about what comes next.
+_LONGEST_MATCH = 8
+_SLOTS_STEP = 64
+
+
+class Draft(NamedTuple):
+    """What lives on the device. Row r has `length[r]` tokens, of which the cache holds all but the last at least."""
+
+    cache: Cache
+    tokens: Int[Array, "batch slots"]
+    logprobs: Float[Array, "batch slots"]
+    length: Int[Array, " batch"]
+
+
+def write_greedy(model: LanguageModel, rows: Sequence[Row], *, draft: int = DRAFT_TOKENS, room: int = 0) -> int:
+    """Writes all rows to their end, each token the likeliest one; returns the rounds, each one forward pass.
+
+    A round guesses the `draft` tokens that followed the last tokens where these stood before, in the prompt or the
+    output, and keeps as many as the model would have written itself, and one more. The output is that of greedy
+    decoding, whatever the guesses (but where two tokens tie to the last bits: products of several rows are rounded
+    otherwise than those of one). `draft=0` is plain greedy decoding. `room` is the tokens to make room for where rows
+    may grow longer in later calls: the program is compiled for a cache size. Log-probabilities are natural, under the
+    model's own distribution. Raises JslmError where they are not finite.
+
+    Saxena 2023, "Prompt Lookup Decoding"; verification: Leviathan et al. 2023, "Fast Inference from Transformers via
+    Speculative Decoding", with greedy choice.
+    """
+    if not rows:
+        return 0
+    context = model.config.model.context_length
+    length = prefill_length(max(len(row.ids) for row in rows), context)
+    grown = max(length, min(room, context), *(len(row.ids) + row.left for row in rows))
+    # A round writes all its guesses into the cache, even those past the end.
+    slots = -(-(grown + draft) // _SLOTS_STEP) * _SLOTS_STEP
+    tokens = np.zeros((len(rows), slots), np.int32)
+    for row_tokens, row in zip(tokens, rows, strict=True):
+        row_tokens[: len(row.ids)] = row.ids
+    lengths = np.array([len(row.ids) for row in rows], np.int32)
+    left = np.array([row.left for row in rows], np.int32)
+    config, dtype = model.config.model, model.dtype
+    with jax.set_mesh(model.mesh):
+        cache = prefill(model.weights, tokens[:, :length], lengths, None, slots=slots, config=config, dtype=dtype).cache
+        state = Draft(cache, jnp.asarray(tokens), jnp.zeros(tokens.shape, jnp.float32), jnp.asarray(lengths))
+        run = functools.partial(
+            decode_drafts, end_of_text=np.int32(model.tokenizer.eot_id), draft=draft, config=config, dtype=dtype
+        )
+        # Compiles, and writes nothing, so that the seconds counted below are those of decoding alone.
+        state, _ = run(model.weights, state, np.zeros_like(left))
+        jax.block_until_ready(state.length)
+        started = time.perf_counter()
+        state, rounds = run(model.weights, state, left)
+        found, logprobs, ends = (np.asarray(array) for array in (state.tokens, state.logprobs, state.length))
+        model.decode_seconds += time.perf_counter() - started
+    for row, row_tokens, row_logprobs, end in zip(rows, found, logprobs, ends.tolist(), strict=True):
+        model.decode_tokens += push_tokens(row, row_tokens[len(row.ids) : end], row_logprobs[len(row.ids) : end])
+    return int(rounds)
+
+
+@functools.partial(jax.jit, static_argnames=("draft", "config", "dtype"), donate_argnames=("state",))
+def decode_drafts(
+    params: Params,
+    state: Draft,
+    left: Int[Array, " batch"],
+    end_of_text: Int[Array, ""],
+    *,
+    draft: int,
+    config: ModelConfig,
+    dtype: jnp.dtype,
+) -> tuple[Draft, Int[Array, ""]]:
+    """The state with each row written up to its end-of-text token or its next `left[r]` tokens, and the rounds.
+
+    Needs cache slots for each row's last token and `draft` more. What stands past a row's length means nothing.
+    """
+    places = jnp.arange(draft + 1, dtype=jnp.int32)[None]
+    insert = jax.vmap(lambda row, new, at: jax.lax.dynamic_update_slice(row, new, (at,)))
+
+    def unfinished(carry: tuple[Array, Array, Draft]) -> Array:
+        return jnp.any(carry[1] > 0)
+
+    def play_round(carry: tuple[Array, Array, Draft]) -> tuple[Array, Array, Draft]:
+        rounds, left, (cache, tokens, logprobs, length) = carry
+        last = jnp.take_along_axis(tokens, length[:, None] - 1, axis=1)
+        guesses = guess_next(tokens, length, draft)
+        read = jnp.concatenate([last, guesses], axis=1)
+        hidden, cache = apply_cached(params, read, length[:, None] - 1 + places, cache, config, dtype)
+        logits = logits_from_hidden(params, hidden, config)
+        likeliest = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        scores = jnp.max(logits, axis=-1) - jax.nn.logsumexp(logits, axis=-1)
+        # The token at place i holds where every guess before it was right and nothing before it ended the text.
+        goes_on = (likeliest[:, :-1] == guesses) & (guesses != end_of_text)
+        held = 1 + jnp.sum(jnp.cumprod(goes_on, axis=1, dtype=jnp.int32), axis=1)
+        new = jnp.minimum(held, left)
+        ended = jnp.any((likeliest == end_of_text) & (places < new[:, None]), axis=1)
+        tokens, logprobs = insert(tokens, likeliest, length), insert(logprobs, scores, length)
+        return rounds + 1, jnp.where(ended, 0, left - new), Draft(cache, tokens, logprobs, length + new)
+
+    rounds, _, state = jax.lax.while_loop(unfinished, play_round, (jnp.int32(0), left, state))
+    return state, rounds
+
+
+def guess_next(
+    tokens: Int[Array, "batch slots"], length: Int[Array, " batch"], count: int
+) -> Int[Array, "batch count"]:
+    """The `count` tokens that followed where the last tokens of each row stood before.
+
+    Of all places the one with the longest common ending (up to 8 tokens), and of several the first: a rewrite mostly
+    takes from its prompt, which comes first. Where what followed is shorter than `count`, it is repeated.
+    """
+    if not count:
+        return tokens[:, :0]
+    slots = tokens.shape[1]
+    index = jnp.arange(slots, dtype=jnp.int32)[None]
+    matched = jnp.zeros(tokens.shape, jnp.int32)
+    same = index < length[:, None] - 1
+    for back in range(_LONGEST_MATCH):
+        wanted = jnp.take_along_axis(tokens, jnp.maximum(length - 1 - back, 0)[:, None], axis=1)
+        before = jnp.pad(tokens, ((0, 0), (back, 0)), constant_values=-1)[:, :slots]
+        same = same & (before == wanted)
+        matched = matched + same
+    follows = jnp.argmax(matched, axis=1).astype(jnp.int32)[:, None] + 1
+    # A row of one token has no place before its last.
+    period = jnp.maximum(length[:, None] - follows, 1)
+    steps = jnp.arange(count, dtype=jnp.int32)[None]
+    return jnp.take_along_axis(tokens, follows + steps % period, axis=1)
