@@ -14,6 +14,8 @@ VERBS = {
     "data": "what is in prepared data: jslm data inspect",
     "train": "token files to a model, with checkpoints, metrics and a report",
     "sample": "text from a trained model",
+    "plan": "what a run will take: memory, time and accelerator-hours, on machines that are not here",
+    "serve": "models over HTTP, for many users at once",
     "convert": "models in from other programs, and out to them",
     "config": "the reference of every configuration key",
 }

@@ -1,0 +1,115 @@
+"""`python -m jslm.serve --run DIR|FILE [--run ...]`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+from jslm.cli import add_debug_argument, run_verb
+from jslm.errors import JslmError
+from jslm.serve.limits import Limits
+
+_KEY_VARIABLE = "JSLM_SERVE_KEY"
+_NEEDED = ("starlette", "uvicorn", "prometheus_client", "jinja2")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Serves models over HTTP until SIGTERM or SIGINT; returns the exit status."""
+    return run_verb("serve", _parser(), argv, _run)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="jslm serve",
+        description="Serves models over HTTP in the shapes of OpenAI's API. A model's id is the name of its folder or "
+        f"file. An API key, where callers shall need one, is in the file of --api-key-file or in ${_KEY_VARIABLE}.",
+    )
+    parser.add_argument(
+        "--run", required=True, action="append", metavar="DIR", help="folder of a run, or a model file; repeatable"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="such as sample.temperature=0.7")
+    parser.add_argument("--checkpoint", default="best", metavar="WHICH", help="best (default), latest, or a step")
+    parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="default 127.0.0.1: this machine only")
+    parser.add_argument("--port", type=int, default=8000, metavar="N", help="default 8000; 0: any free one")
+    parser.add_argument("--api-key-file", metavar="FILE", help="its first line is what callers must send")
+    parser.add_argument(
+        "--cors-origin", action="append", default=[], metavar="ORIGIN", help="web pages that may call; repeatable"
+    )
+    limits = Limits()
+    for option, kind, about in (
+        ("slots", int, "samples written at once, of each model (0: up to 64, as 1 GiB of cache allows)"),
+        ("queue", int, "samples that wait, past which requests get 429"),
+        ("samples", int, "samples of one request"),
+        ("prompt-tokens", int, "tokens of a prompt (0: the context)"),
+        ("new-tokens", int, "tokens of a sample (0: the context)"),
+        ("seconds", float, "from a request's arrival to its end"),
+        ("body-bytes", int, "bytes of a request"),
+    ):
+        default = getattr(limits, option.replace("-", "_"))
+        parser.add_argument(
+            f"--max-{option}", type=kind, default=default, metavar="N", help=f"{about}; default {default:g}"
+        )
+    parser.add_argument(
+        "--drain-seconds", type=float, default=30.0, metavar="S", help="what is running at SIGTERM has (default 30)"
+    )
+    add_debug_argument(parser)
+    return parser
+
+
+def _run(args: argparse.Namespace) -> int:
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise JslmError(f"serving needs {', '.join(missing)}: pip install 'jslm[serve]'")
+    if not 0 <= args.port < 2**16:
+        raise JslmError(f"--port {args.port}: expected 0 to 65535")
+    # Written so that a NaN fails too.
+    if not args.drain_seconds >= 0:
+        raise JslmError(f"--drain-seconds {args.drain_seconds}: expected 0 or more")
+    limits = Limits(
+        slots=args.max_slots,
+        queue=args.max_queue,
+        samples=args.max_samples,
+        prompt_tokens=args.max_prompt_tokens,
+        new_tokens=args.max_new_tokens,
+        seconds=args.max_seconds,
+        body_bytes=args.max_body_bytes,
+    )
+    token = _token(args.api_key_file)
+    from jslm.serve.server import open_socket, serve
+
+    # Before the models are read, which takes longer.
+    listener = open_socket(args.host, args.port)
+
+    from jslm.parallel import start_jax
+
+    start_jax()
+    from jslm.serve.app import create_app
+    from jslm.serve.models import open_models
+
+    models = open_models(args.run, limits, checkpoint=args.checkpoint, overrides=args.overrides)
+    app = create_app(models, limits, token=token, cors_origins=args.cors_origin)
+    return serve(app, listener, drain_seconds=args.drain_seconds)
+
+
+def _token(file: str | None) -> str | None:
+    """The API key; None where none is wanted. Raises JslmError for an empty one, which would let everybody in."""
+    if file is not None:
+        try:
+            lines = Path(file).read_text("utf-8").splitlines()
+        except UnicodeDecodeError:
+            raise JslmError(f"--api-key-file {file}: not UTF-8 text") from None
+        token, where = (lines[0].strip() if lines else ""), f"--api-key-file {file}"
+    elif _KEY_VARIABLE in os.environ:
+        token, where = os.environ[_KEY_VARIABLE].strip(), f"${_KEY_VARIABLE}"
+    else:
+        return None
+    if not token:
+        raise JslmError(f"{where}: empty; expected the API key")
+    return token
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""POST /v1/chat/completions, for models that have a chat template."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from jslm.serve.errors import ApiError
+from jslm.serve.generation import Generation
+from jslm.serve.http import EventStream, read_body, while_connected
+from jslm.serve.job import Sample, Token
+from jslm.serve.models import ServedModel
+from jslm.serve.schemas import ChatRequest, Message
+from jslm.serve.service import Service, sampling_values
+
+
+async def chat_completions(request: Request) -> Response:
+    """The assistant's next turn. Raises ApiError and ClientGone."""
+    service: Service = request.app.state.service
+    body = await read_body(request, ChatRequest, service.limits.body_bytes)
+    served = service.model(body.model)
+    answer = _Answer(body, served)
+    generation = service.generate(served, answer.samples())
+    if body.stream:
+        return EventStream(answer.events(generation), deadline=generation.deadline, close=generation.close)
+    try:
+        return JSONResponse(await while_connected(request.receive, answer.whole(generation)))
+    finally:
+        generation.close()
+
+
+class _Answer:
+    def __init__(self, body: ChatRequest, served: ServedModel) -> None:
+        if served.chat_template is None:
+            raise ApiError(
+                400,
+                f"{served.name} has no chat template: it continues texts; use /v1/completions",
+                code="no_chat_template",
+                param="model",
+            )
+        if body.logit_bias:
+            raise ApiError(400, "logit_bias: this server does not have it", param="logit_bias")
+        if body.top_logprobs and not body.logprobs:
+            raise ApiError(400, "top_logprobs needs logprobs = true", param="top_logprobs")
+        self._body = body
+        self._served = served
+        self._prompt = served.chat_template.render(_checked(body.messages, served))
+        self._id = f"chatcmpl-{uuid.uuid4().hex}"
+        self._created = int(time.time())
+
+    def samples(self) -> list[Sample]:
+        body, tokenizer = self._body, self._served.model.tokenizer
+        most = body.max_completion_tokens or body.max_tokens or self._served.new_limit
+        options = self._served.options({**sampling_values(body), "num_samples": body.n, "max_new_tokens": most})
+        # The template writes the control tokens itself, the first one included.
+        ids = tokenizer.encode(self._prompt, allow_special=True)
+        return self._served.samples(
+            [ids or [tokenizer.bos_id]],
+            options,
+            scores_prompt=False,
+            presence_penalty=body.presence_penalty,
+            frequency_penalty=body.frequency_penalty,
+            wants_top=bool(body.top_logprobs),
+        )
+
+    async def whole(self, generation: Generation) -> dict[str, Any]:
+        choices = [
+            {
+                "index": index,
+                "message": {"role": "assistant", "content": outcome.text, "refusal": None},
+                "logprobs": self._logprobs(outcome.tokens),
+                "finish_reason": outcome.finish_reason,
+            }
+            for index, outcome in enumerate(await generation.outcomes())
+        ]
+        return self._frame("chat.completion", choices, usage=generation.usage())
+
+    async def events(self, generation: Generation) -> AsyncIterator[dict[str, Any]]:
+        options = self._body.stream_options
+        usage: dict[str, Any] = {"usage": None} if options and options.include_usage else {}
+        for index in range(self._body.n):
+            yield self._chunk(index, {"role": "assistant", "content": ""}, (), None, usage)
+        async for piece in generation.pieces():
+            delta = {"content": piece.text} if piece.text else {}
+            yield self._chunk(piece.sample, delta, piece.tokens, piece.finish_reason, usage)
+        if usage:
+            yield self._frame("chat.completion.chunk", [], usage=generation.usage())
+
+    def _chunk(
+        self, index: int, delta: dict[str, Any], tokens: Sequence[Token], reason: str | None, usage: dict[str, Any]
+    ) -> dict[str, Any]:
+        choice = {"index": index, "delta": delta, "logprobs": self._logprobs(tokens), "finish_reason": reason}
+        return self._frame("chat.completion.chunk", [choice], **usage)
+
+    def _logprobs(self, tokens: Sequence[Token]) -> dict[str, Any] | None:
+        if not self._body.logprobs:
+            return None
+        return {
+            "content": [
+                {
+                    **self._entry(token.token, token.logprob or 0.0),
+                    "top_logprobs": [self._entry(*pair) for pair in token.top[: self._body.top_logprobs or 0]],
+                }
+                for token in tokens
+            ],
+            "refusal": None,
+        }
+
+    def _entry(self, token: int, logprob: float) -> dict[str, Any]:
+        raw = self._served.model.tokenizer.decode_bytes([token])
+        return {"token": self._served.token_text(token), "logprob": logprob, "bytes": list(raw)}
+
+    def _frame(self, kind: str, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+        frame = {"id": self._id, "object": kind, "created": self._created, "model": self._served.name}
+        return {**frame, "choices": choices, **more}
+
+
+def _checked(messages: Sequence[Message], served: ServedModel) -> list[dict[str, str]]:
+    """The messages as a template takes them. Raises ApiError where one spells a control token, which would let it
+    speak for another role."""
+    control = served.model.tokenizer.special_tokens
+    found = []
+    for index, message in enumerate(messages):
+        parts = message.content if isinstance(message.content, str) else "".join(part.text for part in message.content)
+        for name in control:
+            if name in parts:
+                raise ApiError(
+                    400,
+                    f"messages[{index}].content holds {name}, which is a control token of this model",
+                    param="messages",
+                )
+        found.append({"role": message.role, "content": parts})
+    return found

@@ -1,0 +1,113 @@
+"""A request from the HTTP side: submits its samples to the engine, and collects or streams what comes of them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+
+from jslm.sample import FinishReason
+from jslm.serve.engine import Engine, Refused
+from jslm.serve.errors import ApiError, failed, overloaded
+from jslm.serve.job import Job, Piece, Sample, Token
+from jslm.serve.metrics import Metrics
+from jslm.serve.models import ServedModel
+
+
+@dataclass
+class Outcome:
+    """A finished sample."""
+
+    text: str = ""
+    tokens: list[Token] = field(default_factory=list)
+    prompt_tokens: list[Token] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+
+
+class Generation:
+    """The samples of one request, from submission to the last piece."""
+
+    def __init__(self, engine: Engine, metrics: Metrics, served: ServedModel, samples: Sequence[Sample]) -> None:
+        """Submits them. Raises ApiError where they are too many, or the engine refuses them."""
+        limits = engine.limits
+        if len(samples) > limits.samples:
+            raise ApiError(
+                400,
+                f"{len(samples)} samples (prompts times n); this server takes {limits.samples} a request",
+                param="n",
+            )
+        self.samples = list(samples)
+        self.written = 0
+        self._seconds = limits.seconds
+        self._engine, self._metrics, self._served = engine, metrics, served
+        self._pieces: asyncio.Queue[Piece] = asyncio.Queue()
+        self._open = len(samples)
+        self._last: float | None = None
+        deadline = time.monotonic() + limits.seconds
+        self.deadline = asyncio.get_running_loop().time() + limits.seconds
+        self._job = Job(served.name, self.samples, self._pieces.put_nowait, deadline)
+        try:
+            engine.submit(self._job)
+        except Refused as refused:
+            raise _refusal(refused) from None
+
+    def close(self) -> None:
+        """Frees what the engine still holds of it; has to be called, however the request ends."""
+        if self._open and not self._job.cancelled:
+            self._engine.cancel(self._job)
+
+    async def pieces(self) -> AsyncIterator[Piece]:
+        """Every piece of every sample as it comes. Raises ApiError where a sample fails."""
+        while self._open:
+            try:
+                async with asyncio.timeout_at(self.deadline):
+                    piece = await self._pieces.get()
+            except TimeoutError:
+                raise failed("timeout", self._seconds) from None
+            if piece.failure:
+                raise failed(piece.failure, self._seconds)
+            self._note(piece)
+            self._open -= piece.finish_reason is not None
+            yield piece
+        self._metrics.finished(self._served.name, time.monotonic() - self._job.arrived)
+
+    async def outcomes(self) -> list[Outcome]:
+        """All samples, finished."""
+        found = [Outcome() for _ in self.samples]
+        texts: list[list[str]] = [[] for _ in self.samples]
+        async for piece in self.pieces():
+            outcome = found[piece.sample]
+            texts[piece.sample].append(piece.text)
+            outcome.tokens += piece.tokens
+            outcome.prompt_tokens += piece.prompt_tokens
+            outcome.finish_reason = piece.finish_reason
+        for outcome, parts in zip(found, texts, strict=True):
+            outcome.text = "".join(parts)
+        return found
+
+    def usage(self) -> dict[str, int]:
+        """Tokens read (each prompt once, however many samples it has) and written."""
+        read = sum(len(sample.row.ids) - len(sample.row.tokens) for sample in self.samples if sample.row.sample == 0)
+        return {"prompt_tokens": read, "completion_tokens": self.written, "total_tokens": read + self.written}
+
+    def _note(self, piece: Piece) -> None:
+        self.written += len(piece.tokens)
+        if not piece.tokens:
+            return
+        now = time.monotonic()
+        if self._last is None:
+            self._metrics.first_token(self._served.name, now - self._job.arrived)
+        elif len(self.samples) == 1:
+            self._metrics.more_tokens(self._served.name, (now - self._last) / len(piece.tokens), len(piece.tokens))
+        self._last = now
+
+
+def _refusal(refused: Refused) -> ApiError:
+    match refused.reason:
+        case "queue_full":
+            return overloaded("too many requests are waiting; try again soon", "queue_full", 429)
+        case "draining":
+            return overloaded("the server is shutting down", "draining")
+        case _:
+            return overloaded("the model has stopped; see the server's log", "stopped")

@@ -1,0 +1,187 @@
+"""Between Starlette and the endpoints: bodies within limits, clients that leave, server-sent events, tokens."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from jslm.serve.errors import ApiError
+
+# A client that sends its body slower than this holds a connection for nothing.
+_BODY_SECONDS = 30.0
+Body = TypeVar("Body", bound=BaseModel)
+Result = TypeVar("Result")
+
+
+class ClientGone(Exception):
+    """The client has closed the connection: there is nobody to answer."""
+
+
+async def read_body(request: Request, kind: type[Body], most: int) -> Body:
+    """The request's JSON as `kind`. Raises ApiError for anything else, and ClientGone."""
+    content_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    # Also keeps web pages of other origins out: a browser asks first before it sends this type.
+    if content_type != "application/json":
+        raise ApiError(415, f"Content-Type {content_type!r}: expected application/json")
+    try:
+        raw = await asyncio.wait_for(_read_bytes(request, most), _BODY_SECONDS)
+    except TimeoutError:
+        raise ApiError(408, f"the body did not arrive within {_BODY_SECONDS:g} s") from None
+    except ClientDisconnect:
+        raise ClientGone from None
+    try:
+        return kind.model_validate_json(raw)
+    except ValidationError as error:
+        raise _readable(error) from None
+
+
+def check_token(scope: Scope, token: str) -> None:
+    """Raises ApiError where the request does not carry `Authorization: Bearer <token>`."""
+    headers: Sequence[tuple[bytes, bytes]] = scope["headers"]
+    given = next((value for name, value in headers if name == b"authorization"), b"")
+    kind, _, found = given.partition(b" ")
+    # The comparison takes the same time wherever the two differ.
+    if kind.lower() != b"bearer" or not hmac.compare_digest(found.strip(), token.encode()):
+        raise ApiError(
+            401,
+            "wrong or missing API key; send it as Authorization: Bearer KEY",
+            code="invalid_api_key",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
+
+
+async def while_connected(receive: Receive, work: Awaitable[Result]) -> Result:
+    """The result of `work`; where the client leaves first, `work` is cancelled and ClientGone raised."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_disconnected(receive))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientGone
+        return task.result()
+    finally:
+        for each in (task, gone):
+            each.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+class EventStream(Response):
+    """Server-sent events: one `data:` line a JSON object, then `[DONE]`. An error after the start is an event too.
+
+    `deadline` (of `loop.time()`) ends a stream whose client reads too slowly.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncIterator[dict[str, Any]], *, deadline: float, close: Callable[[], None]) -> None:
+        """`close` is called in the end, however it comes: also where the client had left before the first event."""
+        super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        del self.headers["content-length"]
+        self._events = events
+        self._deadline = deadline
+        self._close = close
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sends the events; returns early where the client leaves."""
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                await while_connected(receive, self._send(send))
+        except (ClientGone, TimeoutError, OSError):
+            # The connection is of no further use; uvicorn closes it since the response is not complete.
+            return
+        finally:
+            self._close()
+
+    async def _send(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        try:
+            async for event in self._events:
+                await send(_chunk(json.dumps(event, ensure_ascii=False, separators=(",", ":"))))
+            await send(_chunk("[DONE]"))
+        except ApiError as error:
+            await send(_chunk(json.dumps(error.body())))
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+class Gate:
+    """ASGI middleware: asks for the token under the protected paths, turns errors into responses, and counts."""
+
+    def __init__(
+        self, app: ASGIApp, *, token: str | None, protected: Sequence[str], count: Callable[[str, str, int], None]
+    ) -> None:
+        """`count(method, path, status)` hears of each response; `path` is "other" where no route matched."""
+        self._app = app
+        self._token = token
+        self._protected = tuple(protected)
+        self._count = count
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        status = 499
+
+        async def noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            # A browser's preflight carries no token.
+            if self._token is not None and scope["path"].startswith(self._protected) and scope["method"] != "OPTIONS":
+                check_token(scope, self._token)
+            await self._app(scope, receive, noted)
+        except ApiError as error:
+            await error.response()(scope, receive, noted)
+        except ClientGone:
+            pass
+        finally:
+            self._count(scope["method"], getattr(scope.get("route"), "path", "other"), status)
+
+
+def _chunk(data: str) -> Message:
+    return {"type": "http.response.body", "body": f"data: {data}\n\n".encode("utf-8", "replace"), "more_body": True}
+
+
+async def _read_bytes(request: Request, most: int) -> bytes:
+    declared = request.headers.get("content-length", "")
+    too_large = ApiError(413, f"the body is larger than {most:,} bytes; send less at a time")
+    if declared.isdigit() and int(declared[:20]) > most:
+        raise too_large
+    raw = bytearray()
+    async for part in request.stream():
+        raw += part
+        if len(raw) > most:
+            raise too_large
+    return bytes(raw)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _readable(error: ValidationError) -> ApiError:
+    """The first thing that is wrong, by its name."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    if first["type"] == "json_invalid":
+        return ApiError(400, f"the body is not JSON: {first['msg'].removeprefix('Invalid JSON: ')}")
+    path = [str(part) for part in first["loc"]]
+    # Names of the alternatives of a union follow the field's own.
+    name = path[0] if path else "body"
+    if first["type"] == "extra_forbidden":
+        shown = ".".join(path)
+        return ApiError(
+            400, f"{shown}: this server does not have that parameter", code="unknown_parameter", param=shown
+        )
+    return ApiError(400, f"{name}: {first['msg']}", param=name)

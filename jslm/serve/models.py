@@ -1,0 +1,127 @@
+"""A model as the server offers it: its id, its prompts as samples, its chat and rewriting templates."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jslm.errors import JslmError
+from jslm.sample import LanguageModel, Options, Row, load, resolve_options
+from jslm.serve.chat import ChatTemplate, find_chat_template
+from jslm.serve.errors import ApiError
+from jslm.serve.job import Sample
+from jslm.serve.limits import Limits
+
+
+class ServedModel:
+    """A loaded model with what requests to it need. All methods may be called from any thread."""
+
+    def __init__(
+        self, name: str, model: LanguageModel, limits: Limits, *, chat_template: ChatTemplate | None = None
+    ) -> None:
+        self.name = name
+        self.model = model
+        self.chat_template = chat_template
+        self.created = int(time.time())
+        config = model.config.model
+        self.context = config.context_length
+        self.prompt_limit = min(limits.prompt_tokens or self.context - 1, self.context - 1)
+        self.new_limit = limits.new_tokens or self.context
+        self._longest_piece = max(1, int(model.tokenizer.token_bytes().max()))
+
+    def options(self, values: Mapping[str, Any]) -> Options:
+        """The run's defaults with a request's `values` (arguments of jslm.sample) in their place.
+
+        Without a seed, a random one. Raises ApiError for a value out of range.
+        """
+        asked = {key: value for key, value in values.items() if value is not None}
+        asked.setdefault("seed", secrets.randbits(63))
+        asked.setdefault("max_new_tokens", min(self.model.config.sample.max_new_tokens, self.new_limit))
+        if asked["max_new_tokens"] > self.new_limit:
+            raise ApiError(
+                400,
+                f"max_tokens = {asked['max_new_tokens']}; this server writes at most {self.new_limit} tokens a sample",
+                param="max_tokens",
+            )
+        try:
+            return resolve_options(self.model.config.sample, **asked)
+        except JslmError as error:
+            raise ApiError(400, str(error)) from None
+
+    def row(self, prompt: str | Sequence[int], number: int, options: Options) -> Row:
+        """The row of a prompt: text as jslm.sample reads it, or ids as they are. Raises ApiError where it is too long
+        or has an id outside the vocabulary."""
+        if isinstance(prompt, str):
+            # Long before the limit in bytes is passed, encoding would keep everybody else waiting.
+            if len(prompt.encode("utf-8", "replace")) > self._longest_piece * (self.prompt_limit + 1):
+                raise self._too_long("more")
+            try:
+                row = self.model.row(prompt, number, options)
+            except JslmError:
+                raise self._too_long(len(self.model.tokenizer.encode(prompt))) from None
+            if len(row.ids) > self.prompt_limit + 1:
+                raise self._too_long(len(row.ids))
+            return row
+        vocab = self.model.config.model.vocab_size
+        if any(token >= vocab for token in prompt):
+            raise ApiError(400, f"prompt: token {max(prompt)} is outside the vocabulary of {vocab}", param="prompt")
+        if len(prompt) > self.prompt_limit:
+            raise self._too_long(len(prompt))
+        limit = min(options.max_new_tokens, self.context - len(prompt))
+        return Row("ids", prompt, number, limit, self.model.tokenizer, options.stop)
+
+    def samples(
+        self, prompts: Sequence[str] | Sequence[Sequence[int]], options: Options, *, scores_prompt: bool, **more: Any
+    ) -> list[Sample]:
+        """`options.num_samples` samples of each prompt, prompt by prompt. `more` as for `Sample`."""
+        found = []
+        for prompt in prompts:
+            for number in range(options.num_samples):
+                row = self.row(prompt, number, options)
+                lead = 0
+                if scores_prompt and isinstance(prompt, str):
+                    lead = len(row.ids) - len(self.model.tokenizer.encode(prompt))
+                found.append(Sample(row, options, scores_prompt=scores_prompt, lead=lead, **more))
+        return found
+
+    def token_text(self, token: int) -> str:
+        """A token as OpenAI's API shows it: `bytes:\\x..` where it is a part of a character."""
+        raw = self.model.tokenizer.decode_bytes([token])
+        try:
+            return raw.decode("utf-8")
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
+
+    def rewrite_prompt(self, sentence: str) -> str:
+        """What the model reads before it writes the rewrite of a sentence."""
+        return sentence
+
+    def _too_long(self, tokens: int | str) -> ApiError:
+        return ApiError(
+            400,
+            f"the prompt is {tokens} tokens long; this model takes {self.prompt_limit} (its context is {self.context}, "
+            "prompt and continuation together)",
+            code="context_length_exceeded",
+            param="prompt",
+        )
+
+
+def open_models(
+    paths: Sequence[str], limits: Limits, *, checkpoint: str = "best", overrides: Sequence[str] = ()
+) -> dict[str, ServedModel]:
+    """Every run folder or model file by its name. Raises JslmError where one does not open, or two share a name."""
+    found: dict[str, ServedModel] = {}
+    for each in paths:
+        path = Path(each)
+        name = path.resolve().name
+        if name in found:
+            raise JslmError(f"--run {each}: another model here is called {name!r} too; rename one of the two")
+        template = find_chat_template(path)
+        model = load(path, checkpoint=checkpoint, overrides=overrides)
+        if model.config.model.context_length < 2:
+            raise JslmError(f"--run {each}: its context of 1 token leaves no room to write in")
+        found[name] = ServedModel(name, model, limits, chat_template=template)
+    return found

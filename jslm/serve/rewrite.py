@@ -1,0 +1,69 @@
+"""POST /v1/rewrite: a batch of sentences, each rewritten by itself."""
+
+from __future__ import annotations
+
+import math
+import time
+import uuid
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from jslm.serve.errors import ApiError
+from jslm.serve.generation import Generation
+from jslm.serve.http import read_body, while_connected
+from jslm.serve.models import ServedModel
+from jslm.serve.schemas import RewriteRequest
+from jslm.serve.service import Service, sampling_values
+
+
+async def rewrite(request: Request) -> Response:
+    """The rewrite of each sentence, with its confidence. Raises ApiError and ClientGone."""
+    service: Service = request.app.state.service
+    body = await read_body(request, RewriteRequest, service.limits.body_bytes)
+    served = service.model(body.model)
+    if body.conditions:
+        raise ApiError(
+            400, f"conditions: {served.name} was trained without any", code="no_conditions", param="conditions"
+        )
+    values = sampling_values(body)
+    # A rewriter has one answer, and it is one line, as its sentence was.
+    values.setdefault("temperature", 0.0)
+    values.setdefault("stop", ("\n",))
+    options = served.options({**values, "max_new_tokens": body.max_tokens})
+    samples = served.samples(
+        [served.rewrite_prompt(sentence) for sentence in body.sentences],
+        options,
+        scores_prompt=False,
+        presence_penalty=body.presence_penalty,
+        frequency_penalty=body.frequency_penalty,
+    )
+    generation = service.generate(served, samples)
+    try:
+        return JSONResponse(await while_connected(request.receive, _answer(body, served, generation)))
+    finally:
+        generation.close()
+
+
+async def _answer(body: RewriteRequest, served: ServedModel, generation: Generation) -> dict[str, Any]:
+    rewrites = []
+    for sentence, outcome in zip(body.sentences, await generation.outcomes(), strict=True):
+        logprobs = [token.logprob for token in outcome.tokens if token.logprob is not None]
+        rewrites.append(
+            {
+                "sentence": sentence,
+                "rewrite": outcome.text,
+                # The mean log-probability of the tokens, as a probability; null where nothing was written.
+                "confidence": math.exp(sum(logprobs) / len(logprobs)) if logprobs else None,
+                "finish_reason": outcome.finish_reason,
+            }
+        )
+    return {
+        "id": f"rewrite-{uuid.uuid4().hex}",
+        "object": "rewrite",
+        "created": int(time.time()),
+        "model": served.name,
+        "rewrites": rewrites,
+        "usage": generation.usage(),
+    }

@@ -1,0 +1,74 @@
+"""uvicorn around the application: the socket, and an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from types import FrameType
+
+import uvicorn
+from starlette.applications import Starlette
+
+from jslm.errors import JslmError
+
+_BACKLOG = 1024
+# After the engine was told to stop, for its last words to reach the clients.
+_LAST_WORDS_SECONDS = 3
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server; the first SIGTERM or SIGINT drains the engine, and after `drain_seconds` stops it."""
+
+    def __init__(self, config: uvicorn.Config, drain_seconds: float) -> None:
+        super().__init__(config)
+        self._drain_seconds = drain_seconds
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begins the end."""
+        if not self.should_exit:
+            asyncio.get_running_loop().call_soon_threadsafe(self._drain)
+        super().handle_exit(sig, frame)
+
+    def _drain(self) -> None:
+        engine = self.config.app.state.service.engine  # type: ignore[union-attr]
+        engine.drain()
+        loop = asyncio.get_running_loop()
+        loop.call_later(self._drain_seconds, lambda: loop.run_in_executor(None, engine.stop))
+
+
+def open_socket(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises JslmError where the address is not this machine's, or is in use."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise JslmError(f"--host {host} --port {port}: cannot listen there ({reason}); choose another") from None
+    return listener
+
+
+def serve(app: Starlette, listener: socket.socket, *, drain_seconds: float) -> int:
+    """Serves until a signal, then drains; returns the exit status. Prints the address on stderr."""
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=int(drain_seconds) + _LAST_WORDS_SECONDS,
+        backlog=_BACKLOG,
+    )
+    server = Server(config, drain_seconds)
+    host, port = listener.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    print(f"jslm.serve: http://{shown}:{port} (ready when /ready says so)", file=sys.stderr, flush=True)
+    # uvicorn raises the signal again once all is done; here an orderly end is a success.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    server.run(sockets=[listener])
+    return 0 if server.started else os.EX_SOFTWARE
