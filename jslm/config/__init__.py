@@ -19,6 +19,7 @@ from jslm.config.load import (
 )
 from jslm.config.schema import (
     CheckpointConfig,
+    ConditionConfig,
     Config,
     MeshConfig,
     ModelConfig,
@@ -32,6 +33,7 @@ __all__ = [
     "AugmentConfig",
     "CheckpointConfig",
     "CleanerName",
+    "ConditionConfig",
     "Config",
     "DataConfig",
     "DedupConfig",

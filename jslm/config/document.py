@@ -62,8 +62,8 @@ def _type_name(kind: Any) -> str:
         return ", ".join(f"`{json.dumps(value)}`" for value in arguments)
     if origin is types.UnionType:
         return " or ".join(_type_name(argument) for argument in arguments)
-    if origin is list and is_section(arguments[0]):
+    if origin in (list, tuple) and is_section(arguments[0]):
         return f"list of tables {{{', '.join(arguments[0].model_fields)}}}"
-    if origin is list:
+    if origin in (list, tuple):
         return f"list of {_type_name(arguments[0])}s"
     return TYPE_NAMES[kind]

@@ -135,7 +135,7 @@ def _toml_lines(values: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
 def _toml_value(value: Any) -> str:
     if isinstance(value, dict):
         return f"{{{', '.join(f'{key} = {_toml_value(item)}' for key, item in value.items())}}}"
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return f"[{', '.join(map(_toml_value, value))}]"
     # JSON strings, numbers and booleans are TOML too, save for U+007F, which TOML wants escaped.
     return json.dumps(value, ensure_ascii=False).replace(chr(127), "\\u007f")

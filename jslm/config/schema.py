@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from jslm.config.data_schema import DataConfig, PrepareConfig, TokenizerConfig
-from jslm.config.section import Fraction, NonNegative, Positive, Section
+from jslm.config.section import Fraction, NonNegative, Positive, Section, from_list
 
 
 class RopeScalingConfig(Section):
@@ -30,6 +30,13 @@ class RopeScalingConfig(Section):
     attention_factor: float = Field(
         0.0, ge=0.0, description="`yarn`: factor on the rotary tables. 0: `0.1 ln(factor) + 1`."
     )
+
+
+class ConditionConfig(Section):
+    """One thing that a text can be told to be, such as its style, and the labels it can have."""
+
+    name: Annotated[str, Field(min_length=1)]
+    labels: Annotated[tuple[str, ...], from_list, Field(min_length=1)]
 
 
 class ModelConfig(Section):
@@ -65,6 +72,14 @@ class ModelConfig(Section):
     qk_norm: bool = Field(False, description="RMSNorm over each head's query and key (as Qwen3).")
     logit_softcap: float = Field(0.0, ge=0.0, description="Logits become `cap * tanh(logits / cap)`. 0: off.")
     dropout: Fraction = Field(0.0, description="Dropout on embeddings, attention weights and residual branches.")
+    conditions: Annotated[tuple[ConditionConfig, ...], from_list] = Field(
+        (),
+        description='What a text can be conditioned on, such as `[{name = "style", labels = ["formal", "casual"]}]`: '
+        "each label has an embedding that is added to those of the text's tokens. Empty: those of `data.conditions`.",
+    )
+    condition_dropout: Fraction = Field(
+        0.1, description="Share of training documents that are read without a condition, so that the model knows both."
+    )
     init_std: float = Field(
         0.0,
         ge=0.0,
@@ -103,6 +118,12 @@ class ModelConfig(Section):
                 f"head width {self.dim_per_head} is odd, and model.position = 'rope' rotates pairs; "
                 "use an even model.head_dim"
             )
+        names = [condition.name for condition in self.conditions]
+        for condition in self.conditions:
+            if names.count(condition.name) > 1 or len(set(condition.labels)) < len(condition.labels):
+                raise ValueError(
+                    f"model.conditions: {condition.name!r} or one of its labels comes twice; name each once"
+                )
         scaling = self.rope_scaling
         if scaling.kind != "none" and self.position != "rope":
             raise ValueError(

@@ -204,7 +204,10 @@ def _beyond_gpt2(model: ModelConfig) -> list[str]:
 
 
 def _beyond_all(model: ModelConfig) -> list[str]:
-    return [f"model.logit_softcap = {model.logit_softcap:g}"] if model.logit_softcap else []
+    found = [f"model.logit_softcap = {model.logit_softcap:g}"] if model.logit_softcap else []
+    if model.conditions:
+        found.append(f"model.conditions ({', '.join(condition.name for condition in model.conditions)})")
+    return found
 
 
 def _is_square(model: ModelConfig) -> bool:

@@ -127,6 +127,7 @@ def _check_expressible(bundle: Bundle) -> None:
         "mlp_bias": False,
         "qk_norm": False,
         "logit_softcap": 0.0,
+        "conditions": (),
     }
     missing = [
         f"model.{name} = {getattr(model, name)!r} (it has {value!r})"

@@ -1,6 +1,7 @@
 """The decoder as functions of a parameter tree.
 
-Parameters are nested dicts of float32 arrays: `embed/tokens`, `embed/positions` (learned positions only), `layers/...`
+Parameters are nested dicts of float32 arrays: `embed/tokens`, `embed/positions` (learned positions only),
+`embed/conditions/NAME` `[labels, d_model]` (conditioned models only), `layers/...`
 with the layers stacked on axis 0, `final_norm`, and `head/tokens` (untied only). For cached decoding `layers` and the
 cache are tuples with an entry a layer, so that XLA updates each entry in place.
 """
@@ -53,13 +54,20 @@ def apply_decoder(
     implementation: Implementation | None = None,
     dropout_key: jax.Array | None = None,
     segments: Int[Array, "batch length"] | None = None,
+    conditions: Int[Array, "batch length kinds"] | None = None,
 ) -> Float[Array, "batch length d_model"]:
     """Final hidden states of whole sequences, normalised, in `dtype`. Dropout is on where a `dropout_key` is given.
 
     `segments` numbers the documents of each row: positions count from each one's start, and none sees another.
+    `conditions` is each token's label of each of `config.conditions`, -1 for none; in training whole documents lose
+    theirs by `config.condition_dropout`.
     """
     positions = default_positions(1, tokens.shape[1]) if segments is None else segment_positions(segments)
-    x = _embed(params, tokens, positions, config, dtype)
+    if conditions is not None and dropout_key is not None and config.condition_dropout:
+        conditions = _drop_conditions(
+            conditions, segments, config.condition_dropout, _key(dropout_key, config.n_layers)
+        )
+    x = _embed(params, tokens, positions, config, dtype, conditions)
     tables = rotary_tables(config, positions) if config.position == "rope" else None
     train = dropout_key is not None and config.dropout > 0
     if train:
@@ -89,13 +97,17 @@ def apply_cached(
     cache: Cache,
     config: ModelConfig,
     dtype: DTypeLike = jnp.float32,
+    conditions: Int[Array, "batch kinds"] | None = None,
 ) -> tuple[Float[Array, "batch length d_model"], Cache]:
     """Final hidden states of tokens at consecutive `positions` (each row at its own), and the cache with them written.
+
+    `conditions` is each row's label of each of `config.conditions`, -1 for none.
 
     Slot j of the cache holds position j. Whatever stands in slots past a row's last position is never seen, so rows may
     be padded on the right. `params["layers"]` may be stacked or unstacked (see `unstack_layers`).
     """
-    x = _embed(params, tokens, positions, config, dtype)
+    labels = None if conditions is None else conditions[:, None]
+    x = _embed(params, tokens, positions, config, dtype, labels)
     tables = rotary_tables(config, positions) if config.position == "rope" else None
     layers = unstack_layers(params)["layers"]
     block = Block(config)
@@ -140,9 +152,12 @@ def loss_sums(
     loss_chunk: int = 0,
     batch_shards: int = 1,
     segments: Int[Array, "batch length"] | None = None,
+    conditions: Int[Array, "batch length kinds"] | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Sums in nats over the positions whose target is not -1: (objective with z-loss, cross-entropy)."""
-    hidden = apply_decoder(params, inputs, config, dtype, dropout_key=dropout_key, segments=segments)
+    hidden = apply_decoder(
+        params, inputs, config, dtype, dropout_key=dropout_key, segments=segments, conditions=conditions
+    )
     batch, length = inputs.shape
     chunk = chunk_length(max(1, batch // batch_shards), length, config.padded_vocab_size, loss_chunk)
     return fused_cross_entropy(
@@ -181,6 +196,14 @@ def _boxed_init(config: ModelConfig, key: jax.Array) -> Any:
     embed = {"tokens": table(config.padded_vocab_size, ("vocab", "embed"), token_key)}
     if config.position == "learned":
         embed["positions"] = table(config.context_length, (None, "embed"), position_key)
+    if config.conditions:
+        # Zeros: a model that learns its conditions later starts as what it was.
+        embed["conditions"] = {
+            condition.name: nn.LogicallyPartitioned(
+                jnp.zeros((len(condition.labels), config.d_model), jnp.float32), (None, "embed")
+            )
+            for condition in config.conditions
+        }
     x = jnp.zeros((1, 1, config.d_model))
     tables = rotary_tables(config, default_positions(1, 1)) if config.position == "rope" else None
     block = Block(config)
@@ -196,11 +219,26 @@ def _boxed_init(config: ModelConfig, key: jax.Array) -> Any:
     return params
 
 
-def _embed(params: Params, tokens: Array, positions: Array, config: ModelConfig, dtype: DTypeLike) -> Array:
+def _embed(
+    params: Params, tokens: Array, positions: Array, config: ModelConfig, dtype: DTypeLike, conditions: Array | None
+) -> Array:
     x = params["embed"]["tokens"][tokens].astype(dtype)
     if config.position == "learned":
         x = x + params["embed"]["positions"][positions].astype(dtype)
+    if conditions is not None:
+        for index, condition in enumerate(config.conditions):
+            label = conditions[..., index]
+            added = params["embed"]["conditions"][condition.name][jnp.maximum(label, 0)].astype(dtype)
+            x = x + jnp.where(label[..., None] >= 0, added, jnp.zeros((), dtype))
     return constrain(x, "batch", "length", "activation_embed")
+
+
+def _drop_conditions(conditions: Array, segments: Array | None, rate: float, key: jax.Array) -> Array:
+    """`conditions` with -1 for whole documents (rows, where there are no segments), each kind by itself."""
+    batch, length, kinds = conditions.shape
+    kept = jax.random.bernoulli(key, 1 - rate, (batch, length + 1, kinds))
+    numbers = jnp.zeros((batch, length), jnp.int32) if segments is None else segments
+    return jnp.where(jnp.take_along_axis(kept, numbers[..., None], axis=1), conditions, -1)
 
 
 def _norm(config: ModelConfig) -> Norm:

@@ -20,7 +20,8 @@ def count_parameters(config: ModelConfig) -> dict[str, int]:
     parts = {part: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree)) for part, tree in shapes.items()}
     counts = {
         "token_embedding": config.vocab_size * config.d_model,
-        "position_embedding": parts["embed"] - config.padded_vocab_size * config.d_model,
+        "position_embedding": config.context_length * config.d_model if config.position == "learned" else 0,
+        "condition_embeddings": config.d_model * sum(len(condition.labels) for condition in config.conditions),
         "layers": parts["layers"],
         "final_norm": parts["final_norm"],
         "head": parts["head"] - padding * config.d_model if "head" in parts else 0,

@@ -259,10 +259,11 @@ def test_what_cannot_be_expressed_is_listed(tmp_path: Path, model: Keys, named: 
 
 def test_no_option_is_forgotten() -> None:
     """An option that is new must be written into the file, refused, or shown here not to change what is computed."""
-    computed_alike = {"dropout", "init_std", "dtype", "attention", "remat", "unroll"}
+    computed_alike = {"dropout", "init_std", "dtype", "attention", "remat", "unroll", "condition_dropout"}
     expressed = {"n_layers", "d_model", "n_heads", "n_kv_heads", "head_dim", "d_ff", "context_length", "vocab_size"}
     expressed |= {"norm_eps", "norm_bias", "rope_theta", "rope_scaling", "qkv_bias", "tie_embeddings"}
     refused_at_times = {"norm", "position", "activation", "out_bias", "mlp_bias", "qk_norm", "logit_softcap"}
+    refused_at_times |= {"conditions"}
     options = set(ModelConfig.model_fields)
     assert options == computed_alike | expressed | refused_at_times, "tell jslm/convert/gguf_model.py of the new option"
 

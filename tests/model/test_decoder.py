@@ -263,6 +263,7 @@ def test_gpt2_has_the_published_number_of_parameters() -> None:
     assert counts == {
         "token_embedding": 50257 * width,
         "position_embedding": 1024 * width,
+        "condition_embeddings": 0,
         "layers": 12 * block,
         "final_norm": 2 * width,
         "head": 0,
@@ -276,6 +277,7 @@ def test_llama_shape_has_the_parameters_counted_by_hand() -> None:
     assert counts == {
         "token_embedding": 512 * 64,
         "position_embedding": 0,
+        "condition_embeddings": 0,
         "layers": 5 * block,
         "final_norm": 64,
         "head": 512 * 64,
