@@ -1,0 +1,140 @@
+"""`python -m jslm.evaluate --run DIR [--split val] [--text FILE] [--tasks ...] [--json]`."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import jslm
+from jslm.cli import add_debug_argument, run_verb
+from jslm.errors import JslmError
+from jslm.evaluate.plan import TASKS, Plan, plan_tasks
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Writes a report of one or several models to stdout; returns the exit status."""
+    return run_verb("evaluate", _parser(), argv, _run)
+
+
+def _parser() -> argparse.ArgumentParser:
+    tasks = "\n".join(f"  {name:<11}{summary}" for name, summary in TASKS.items())
+    parser = argparse.ArgumentParser(
+        prog="jslm evaluate",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Measures models: loss, perplexity and bits per byte over a split or a text, benchmarks from\n"
+        "files, rewriting, and what they write by themselves. Without --split, --text and --tasks: the val split.",
+        epilog=f"tasks:\n{tasks}",
+    )
+    parser.add_argument(
+        "--run", required=True, action="append", metavar="DIR|FILE", help="folder of a run, or a model; several compare"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="such as model.dtype=float32")
+    parser.add_argument("--split", metavar="NAME", help="loss over train or val of the run's prepared data")
+    parser.add_argument("--data", default="", metavar="DIR", help="folder of the prepared data (default: the run's)")
+    parser.add_argument(
+        "--text", action="append", default=[], metavar="FILE", help="loss over a UTF-8 text file; repeatable"
+    )
+    parser.add_argument(
+        "--tasks", action="append", default=[], metavar="NAME[=FILE]", help="tasks, with commas; repeatable (see below)"
+    )
+    parser.add_argument(
+        "--task-dir", default="data/eval", metavar="DIR", help="where tasks without =FILE look (default data/eval)"
+    )
+    parser.add_argument(
+        "--stride", type=int, default=0, metavar="N", help="new tokens a window (default half a context)"
+    )
+    parser.add_argument("--limit", type=int, default=0, metavar="N", help="the first N items of each file only")
+    parser.add_argument("--num-samples", type=int, default=100, metavar="N", help="samples or stories (default 100)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the samples (default 0)")
+    parser.add_argument(
+        "--batch-tokens", type=int, default=8192, metavar="N", help="tokens computed at once (default 8192)"
+    )
+    parser.add_argument("--checkpoint", default="best", metavar="WHICH", help="best (default), latest, or a step")
+    parser.add_argument("--json", action="store_true", help="JSON on stdout in place of Markdown")
+    parser.add_argument("--out", metavar="DIR", help="write evaluation.md, evaluation.json and comparison.svg there")
+    add_debug_argument(parser)
+    return parser
+
+
+def _run(args: argparse.Namespace) -> int:
+    # Before JAX is imported: a mistake on the command line, or in a file, is told at once.
+    plan = _plan(args)
+    for run in args.run:
+        if not Path(run).exists():
+            raise JslmError(f"--run {run}: no such run folder or model file")
+
+    from jslm.parallel import start_jax
+
+    start_jax()
+    from jslm.evaluate.report import as_json, markdown, write_reports
+    from jslm.evaluate.runner import evaluate_run
+
+    names = _names(args.run)
+    report: dict[str, Any] = {
+        "jslm": jslm.__version__,
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "device": _device(),
+        "runs": [
+            evaluate_run(run, plan, checkpoint=args.checkpoint, overrides=args.overrides, name=name)
+            for run, name in zip(args.run, names, strict=True)
+        ],
+    }
+    print(as_json(report) if args.json else markdown(report), end="")
+    if args.out:
+        for path in write_reports(report, args.out):
+            print(f"wrote {path}", file=sys.stderr)
+    return 0
+
+
+def _plan(args: argparse.Namespace) -> Plan:
+    for name, least in (("stride", 0), ("limit", 0), ("num_samples", 1), ("seed", 0), ("batch_tokens", 1)):
+        if getattr(args, name) < least:
+            raise JslmError(f"--{name.replace('_', '-')} {getattr(args, name)}: expected {least} or more")
+    if args.split not in (None, "train", "val"):
+        raise JslmError(f"--split {args.split}: expected train or val")
+    tasks, pairs, drawing = plan_tasks(args.tasks, args.task_dir, limit=args.limit)
+    return Plan(
+        split=args.split or (None if args.text or args.tasks else "val"),
+        data=args.data,
+        texts=tuple(_text_file(name) for name in args.text),
+        tasks=tasks,
+        pairs=pairs,
+        samples=args.num_samples if "samples" in drawing else 0,
+        stories=args.num_samples if "stories" in drawing else 0,
+        stride=args.stride,
+        batch_tokens=args.batch_tokens,
+        limit=args.limit,
+        seed=args.seed,
+    )
+
+
+def _text_file(name: str) -> Path:
+    path = Path(name)
+    if not path.is_file():
+        raise JslmError(
+            f"--text {name}: {'not a file' if path.exists() else 'no such file'}; expected a UTF-8 text file"
+        )
+    if not path.stat().st_size:
+        raise JslmError(f"--text {name}: empty; expected text")
+    return path
+
+
+def _names(runs: list[str]) -> list[str]:
+    """The last parts of the paths, or the paths where those are the same."""
+    short = [Path(os.path.abspath(run)).name for run in runs]
+    return short if len(set(short)) == len(short) else runs
+
+
+def _device() -> str:
+    import jax
+
+    device = jax.local_devices()[0]
+    return f"{device.device_kind} ({device.platform}), jax {jax.__version__}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

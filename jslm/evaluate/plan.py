@@ -1,0 +1,97 @@
+"""What to measure, checked and read from disk before any model is opened. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import difflib
+import glob
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from jslm.errors import JslmError
+from jslm.evaluate.questions import BENCHMARKS, Question, read_questions
+
+TASKS = {
+    "blimp": "minimal pairs of sentences: which one is more probable",
+    "lambada": "the last word of a passage",
+    "hellaswag": "which of four endings follows",
+    "arc": "which answer follows a question of natural science",
+    "piqa": "which of two ways reaches a goal",
+    "rewrite": "pairs of prompt and completion: exact match, edit distance, chrF",
+    "samples": "variety, repetition and longest copies of samples",
+    "stories": "facts of sampled stories, for models of `stories:` corpora",
+}
+_GENERATING = ("samples", "stories")
+_REWRITE_PATTERN = "rewrite*.jsonl"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `evaluate_run` measures of each model.
+
+    `split` of the prepared data in `data` (empty: the run's own), None for none. `tasks` has the questions of each
+    benchmark. `pairs` are files for rewriting. `samples` and `stories` are how many to draw, 0 for none. `stride` in
+    tokens, 0 for half a context.
+    """
+
+    split: str | None = "val"
+    data: str = ""
+    texts: tuple[Path, ...] = ()
+    tasks: dict[str, tuple[Question, ...]] = field(default_factory=dict)
+    pairs: tuple[Path, ...] = ()
+    samples: int = 0
+    stories: int = 0
+    stride: int = 0
+    batch_tokens: int = 8192
+    limit: int = 0
+    seed: int = 0
+
+
+def plan_tasks(
+    asked: Sequence[str], folder: str | Path, *, limit: int = 0
+) -> tuple[dict[str, tuple[Question, ...]], tuple[Path, ...], frozenset[str]]:
+    """(questions by benchmark, files of rewriting pairs, tasks that draw samples) of `--tasks` arguments.
+
+    Each is a list with commas of `NAME`, whose files are looked for in `folder`, or `NAME=FILE`, where the file may be
+    a folder or a pattern. `limit` keeps the first so many questions of each file. Raises JslmError for an unknown task,
+    for one without files, and for a bad file.
+    """
+    questions: dict[str, tuple[Question, ...]] = {}
+    pairs: tuple[Path, ...] = ()
+    drawing = set()
+    for item in (part.strip() for argument in asked for part in argument.split(",")):
+        name, _, place = item.partition("=")
+        if name not in TASKS:
+            near = difflib.get_close_matches(name, TASKS, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise JslmError(f"--tasks {name!r}: no such task{hint} There are {', '.join(TASKS)}")
+        if name in _GENERATING:
+            if place:
+                raise JslmError(f"--tasks {item}: {name} reads no file; leave out ={place}")
+            drawing.add(name)
+            continue
+        pattern = _REWRITE_PATTERN if name == "rewrite" else BENCHMARKS[name].pattern
+        paths = _files(item, place or str(folder), pattern)
+        if name == "rewrite":
+            pairs += paths
+            continue
+        read = [read_questions(name, path) for path in paths]
+        questions[name] = questions.get(name, ()) + tuple(q for part in read for q in (part[:limit] if limit else part))
+    return questions, pairs, frozenset(drawing)
+
+
+def _files(item: str, place: str, pattern: str) -> tuple[Path, ...]:
+    path = Path(place)
+    if path.is_dir():
+        found = [file for file in path.glob(pattern) if file.is_file()]
+    elif path.exists():
+        found = [path]
+    else:
+        found = [Path(name) for name in glob.glob(place)]
+    if not found:
+        what = f"a file {pattern} in it" if path.is_dir() else "a file, a folder or a pattern"
+        raise JslmError(
+            f"--tasks {item}: {place}: expected {what}; nothing is downloaded: give --tasks NAME=FILE, or the folder "
+            "with --task-dir"
+        )
+    return tuple(sorted(found))

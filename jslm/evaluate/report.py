@@ -1,0 +1,244 @@
+"""The records of some models as Markdown, side by side, and as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jslm.errors import JslmError
+from jslm.evaluate.chart import Panel, bars
+from jslm.run_folder import write_atomically
+
+REPORT, FIGURES, CHART = "evaluation.md", "evaluation.json", "comparison.svg"
+Record = Mapping[str, Any]
+
+
+class Metric(NamedTuple):
+    """One figure of one model. `better`: 1 for more, -1 for less, 0 for neither; `drawn`: whether it has a chart."""
+
+    section: str
+    label: str
+    value: float
+    kind: str = "number"
+    better: int = 0
+    drawn: bool = False
+    error: float = 0.0
+    chance: float = 0.0
+
+
+def write_reports(report: Mapping[str, Any], folder: str | Path) -> list[Path]:
+    """Writes `evaluation.md`, `evaluation.json` and, of several models, `comparison.svg`; returns their paths.
+
+    Raises JslmError where the folder can't be made.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise JslmError(f"--out {folder}: cannot be made ({error.strerror}); choose another folder") from None
+    drawing = chart(report)
+    files = {REPORT: markdown(report, with_chart=bool(drawing)), FIGURES: as_json(report), CHART: drawing}
+    for name, text in files.items():
+        if text:
+            write_atomically(folder / name, text)
+    return [folder / name for name, text in files.items() if text]
+
+
+def as_json(report: Mapping[str, Any]) -> str:
+    """The report as JSON; what is not finite becomes null."""
+    return json.dumps(_finite(report), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def markdown(report: Mapping[str, Any], *, with_chart: bool = False) -> str:
+    """The report for people: a table a section, a column a model, the best figure of several in bold."""
+    runs: list[Record] = list(report["runs"])
+    names = [_cell(run["name"]) for run in runs]
+    lines = ["# Evaluation", "", f"jslm {report['jslm']}, {report['date']}, {report['device']}.", ""]
+    lines += _table(["", *names], _model_rows(runs))
+    columns = [{(metric.section, metric.label): metric for metric in metrics(run)} for run in runs]
+    keys = list(dict.fromkeys(key for column in columns for key in column))
+    for section in dict.fromkeys(section for section, _ in keys):
+        rows = [
+            [_cell(label), *_figures([column.get((section, label)) for column in columns])]
+            for place, label in keys
+            if place == section
+        ]
+        lines += [f"## {_cell(section)}", "", *_table(["", *names], rows), *_notes(section, runs)]
+    if with_chart:
+        lines += ["## Side by side", "", f"![bars of the main figures of each model]({CHART})", ""]
+    for run in runs:
+        lines += _mistakes(run)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def chart(report: Mapping[str, Any]) -> str:
+    """The main figures of several models as an SVG of bars; nothing for a single model."""
+    runs = list(report["runs"])
+    if len(runs) < 2:
+        return ""
+    columns = [{(m.section, m.label): m for m in metrics(run) if m.drawn} for run in runs]
+    panels = []
+    for key in dict.fromkeys(key for column in columns for key in column):
+        found = [column.get(key) for column in columns]
+        one = next(metric for metric in found if metric is not None)
+        panels.append(
+            Panel(
+                title=one.label if one.label.startswith(one.section) else f"{one.section}: {one.label}",
+                hint="higher is better" if one.better > 0 else "lower is better",
+                values=[math.nan if metric is None else metric.value for metric in found],
+                labels=["" if metric is None else _number(metric) for metric in found],
+                errors=[0.0 if metric is None else metric.error for metric in found],
+                line=one.chance,
+            )
+        )
+    return bars([run["name"] for run in runs], panels)
+
+
+def metrics(run: Record) -> Iterator[Metric]:
+    """All figures of a model's record, in the order of the report."""
+    for text, loss in run["losses"].items():
+        section = f"Loss on {text}"
+        yield Metric(section, "bits per byte", loss["bits_per_byte"], better=-1, drawn=True)
+        yield Metric(section, "bits per character", loss["bits_per_character"], better=-1)
+        yield Metric(section, "loss (nats a token)", loss["loss"])
+        yield Metric(section, "perplexity (a token)", loss["perplexity"])
+        for key in ("tokens", "bytes", "characters", "documents", "context", "stride", "unknown_characters"):
+            if key in loss:
+                yield Metric(section, key.replace("_", " "), loss[key], "count")
+    for task, record in run["tasks"].items():
+        normalized = "accuracy_normalized" in record and task != "blimp"
+        error, chance = record["stderr"], record.get("chance", 0.0)
+        yield Metric(task, "accuracy", record["accuracy"], "share", 1, not normalized, error, chance)
+        if normalized:
+            value = record["accuracy_normalized"]
+            error = math.sqrt(value * (1 - value) / record["items"])
+            yield Metric(task, "accuracy, a character", value, "share", 1, True, error, chance)
+        if "perplexity" in record:
+            yield Metric(task, "perplexity of the missing word", record["perplexity"], better=-1)
+        if chance:
+            yield Metric(task, "by chance", chance, "share")
+        yield Metric(task, "items", record["items"], "count")
+        for group, part in record.get("groups", {}).items():
+            yield Metric(task, group, part["accuracy"], "share", 1)
+    for file, record in run.get("rewriting", {}).items():
+        yield from _rewriting(f"Rewriting {Path(file).name}", record)
+    if "samples" in run:
+        yield from _samples(run["samples"])
+    if "stories" in run:
+        yield Metric("Stories", "sound", run["stories"]["passed"] / run["stories"]["of"], "share", 1, True)
+        for problem, count in run["stories"]["problems"].items():
+            yield Metric("Stories", problem, count, "count")
+
+
+def _rewriting(section: str, record: Record) -> Iterator[Metric]:
+    yield Metric(section, "exact match", record["exact_match"], "share", 1, True)
+    yield Metric(section, "edit distance (characters)", record["edit_distance"], better=-1)
+    yield Metric(section, "character error rate", record["error_rate"], "share", -1)
+    yield Metric(section, "chrF", record["chrf"], better=1)
+    yield Metric(section, "pairs", record["items"], "count")
+    for category, part in record.get("categories", {}).items():
+        yield Metric(section, f"{category}: exact match", part["exact_match"], "share", 1)
+        yield Metric(section, f"{category}: edit distance", part["edit_distance"], better=-1)
+        yield Metric(section, f"{category}: chrF", part["chrf"], better=1)
+
+
+def _samples(record: Record) -> Iterator[Metric]:
+    section = "Samples"
+    for order, value in record["distinct"].items():
+        yield Metric(section, f"distinct-{order}", value, "share", 0)
+    yield Metric(section, "repeated 4-grams", record["repetition"], "share", -1, True)
+    yield Metric(section, "ended by themselves", record["ended"], "share")
+    yield Metric(section, "mean tokens", record["mean_tokens"])
+    yield Metric(section, "samples", record["samples"], "count")
+    copies = record.get("copies")
+    if copies:
+        yield Metric(section, "longest copy (tokens)", copies["longest_tokens"], "count", -1, True)
+        yield Metric(section, "longest copy (characters)", copies["longest_characters"], "count", -1)
+        yield Metric(section, "median longest copy (tokens)", copies["median_tokens"], better=-1)
+        yield Metric(section, "longest copy, mean share of a sample", copies["mean_share"], "share", -1)
+        if "held_out" in copies:
+            yield Metric(section, "held-out text: longest copy (tokens)", copies["held_out"]["longest_tokens"], "count")
+            yield Metric(section, "held-out text: median longest copy", copies["held_out"]["median_tokens"])
+
+
+def _model_rows(runs: Sequence[Record]) -> list[list[str]]:
+    rows = [
+        ["source", *(_cell(run["source"]) for run in runs)],
+        ["parameters", *(f"{run['parameters']:,}" for run in runs)],
+        ["context (tokens)", *(f"{run['context_length']:,}" for run in runs)],
+        ["tokenizer", *(f"{run['tokenizer']['kind']}, {run['tokenizer']['vocab_size']:,} tokens" for run in runs)],
+        ["computed in", *(run["dtype"] for run in runs)],
+    ]
+    if any("step" in run for run in runs):
+        rows.append(["step of the checkpoint", *(f"{run['step']:,}" if "step" in run else "" for run in runs)])
+    return rows
+
+
+def _notes(section: str, runs: Sequence[Record]) -> list[str]:
+    if section.startswith("Loss"):
+        note = (
+            "Each token is predicted once, the first after the start of a document, in windows of the context, each a "
+            "stride after the one before; end-of-text tokens count as tokens of no bytes."
+        )
+        if len({run["tokenizer"]["fingerprint"] for run in runs}) > 1:
+            note += " The tokenizers differ: compare bits per byte, not loss and perplexity."
+        return [note, ""]
+    if section == "Samples":
+        found = [run["samples"]["copies"] for run in runs if "copies" in run.get("samples", {})]
+        if found:
+            least = found[0]["least_tokens"]
+            return [f"Copies are runs of {least} tokens or more that stand in the training data word for word.", ""]
+    return []
+
+
+def _mistakes(run: Record) -> list[str]:
+    lines = []
+    for file, record in run.get("rewriting", {}).items():
+        if record["mistakes"]:
+            lines += [f"## Mistakes of {_cell(run['name'])} on {_cell(Path(file).name)}", ""]
+            keys = ("category", "prompt", "completion", "found")
+            rows = [[_cell(mistake[key]) for key in keys] for mistake in record["mistakes"]]
+            lines += _table(["category", "prompt", "expected", "found"], rows)
+    return lines
+
+
+def _figures(found: Sequence[Metric | None]) -> list[str]:
+    present = [metric for metric in found if metric is not None]
+    best = math.nan
+    if len(present) > 1 and present[0].better and len({metric.value for metric in present}) > 1:
+        best = (max if present[0].better > 0 else min)(metric.value for metric in present)
+    cells = []
+    for metric in found:
+        text = "" if metric is None else _number(metric)
+        if metric is not None and metric.error:
+            text += f" ± {100 * metric.error:.1f}"
+        cells.append(f"**{text}**" if metric is not None and metric.value == best else text)
+    return cells
+
+
+def _number(metric: Metric) -> str:
+    if metric.kind == "share":
+        return f"{100 * metric.value:.1f}%"
+    if metric.kind == "count":
+        return f"{metric.value:,.0f}"
+    return f"{metric.value:,.4f}" if abs(metric.value) < 100 else f"{metric.value:,.2f}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    rule = ["---", *("---:" for _ in head[1:])] if head[0] == "" else ["---" for _ in head]
+    return [*(f"| {' | '.join(row)} |" for row in (head, rule, *rows)), ""]
+
+
+def _cell(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,113 @@
+"""Rewriting measured on pairs: exact match, edit distance and chrF, by category."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from jslm.errors import JslmError
+from jslm.evaluate.questions import read_records, text_of
+
+if TYPE_CHECKING:
+    from jslm.sample import LanguageModel
+
+_SHOWN_MISTAKES = 20
+# Room for an output that is longer than its reference; one past that is wrong anyway.
+_SLACK_TOKENS = 16
+_BATCH = 256
+
+
+class RewritePair(NamedTuple):
+    """A prompt and the one right completion."""
+
+    prompt: str
+    completion: str
+    category: str
+
+
+def read_pairs(path: Path) -> list[RewritePair]:
+    """A JSONL file of `prompt`, `completion` and, where there is one, `category`.
+
+    Raises JslmError with the line for a bad one, and for a file without any.
+    """
+    pairs = []
+    for where, record in read_records(path, ("prompt", "completion")):
+        category = record.get("category") or ""
+        if not isinstance(category, str):
+            raise JslmError(f"{where}: category = {category!r}; expected text")
+        pairs.append(
+            RewritePair(text_of(where, record, "prompt"), text_of(where, record, "completion").strip(), category)
+        )
+    if not pairs:
+        raise JslmError(f"{path}: empty; expected lines with 'prompt', 'completion' and 'category'")
+    return pairs
+
+
+def rewrite_quality(model: LanguageModel, pairs: Sequence[RewritePair]) -> dict[str, Any]:
+    """Writes each completion greedily and compares; see `compare_rewrites`.
+
+    Raises JslmError for a prompt longer than the model's context.
+    """
+    found = []
+    for start in range(0, len(pairs), _BATCH):
+        batch = pairs[start : start + _BATCH]
+        longest = max(len(model.tokenizer.encode(pair.completion)) for pair in batch)
+        room = 2 * longest + _SLACK_TOKENS
+        results = model.generate_results([pair.prompt for pair in batch], greedy=True, max_new_tokens=room)
+        found += [result.text.strip() for result in results]
+    return compare_rewrites(pairs, found)
+
+
+def compare_rewrites(pairs: Sequence[RewritePair], found: Sequence[str]) -> dict[str, Any]:
+    """The figures of `found` against the pairs' completions, over all and by category, and the first mistakes.
+
+    `exact_match`: share that is the same text. `edit_distance`: Levenshtein's, in characters, a pair; `error_rate`:
+    the distances' sum over the completions' characters. `chrf`: chrF2 of the whole (Popović 2015), 0 to 100, by
+    sacrebleu. Raises JslmError where that is not installed.
+    """
+    try:
+        from sacrebleu.metrics.chrf import CHRF
+    except ImportError:
+        raise JslmError("rewriting is measured with sacrebleu; install it: pip install 'jslm[eval]'") from None
+    chrf = CHRF()
+    distances = [edit_distance(pair.completion, text) for pair, text in zip(pairs, found, strict=True)]
+
+    def figures(chosen: Sequence[int]) -> dict[str, Any]:
+        completions = [pairs[index].completion for index in chosen]
+        texts = [found[index] for index in chosen]
+        total = sum(distances[index] for index in chosen)
+        return {
+            "items": len(chosen),
+            "exact_match": float(np.mean([a == b for a, b in zip(completions, texts, strict=True)])),
+            "edit_distance": total / len(chosen),
+            "error_rate": total / sum(map(len, completions)),
+            "chrf": float(chrf.corpus_score(texts, [completions]).score),
+        }
+
+    by_category: dict[str, list[int]] = defaultdict(list)
+    for index, pair in enumerate(pairs):
+        by_category[pair.category or "(none)"].append(index)
+    record = figures(range(len(pairs))) | {"chrf_signature": str(chrf.get_signature())}
+    if len(by_category) > 1:
+        record["categories"] = {name: figures(chosen) for name, chosen in sorted(by_category.items())}
+    wrong = [index for index in range(len(pairs)) if pairs[index].completion != found[index]]
+    record["mistakes"] = [{**pairs[index]._asdict(), "found": found[index]} for index in wrong[:_SHOWN_MISTAKES]]
+    return record
+
+
+def edit_distance(a: str, b: str) -> int:
+    """Levenshtein's distance: the fewest insertions, deletions and replacements of a character that make `b` of `a`."""
+    if a == b:
+        return 0
+    codes = np.array([ord(char) for char in b], np.int64)
+    places = np.arange(len(b) + 1)
+    row = places
+    for index, char in enumerate(a, 1):
+        # Without insertions; those then come as a running minimum, since each costs one place.
+        best = np.minimum(row[1:] + 1, row[:-1] + (codes != ord(char)))
+        row = np.minimum.accumulate(np.concatenate([[index], best]) - places) + places
+    return int(row[-1])

@@ -1,0 +1,125 @@
+"""One model through everything that was asked for: its record in the report."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jslm.checkpoint import CheckpointStore
+from jslm.data import TokenFile, open_tokens
+from jslm.data.token_file import META_NAME
+from jslm.errors import JslmError
+from jslm.evaluate.choices import answer_questions
+from jslm.evaluate.plan import Plan
+from jslm.evaluate.rewriting import read_pairs, rewrite_quality
+from jslm.evaluate.samples import sample_quality
+from jslm.evaluate.stories import check_samples
+from jslm.evaluate.text_loss import TextLoss, read_text, split_loss, text_loss
+from jslm.model import count_parameters
+from jslm.run_folder import RunFolder, resolve_checkpoint
+from jslm.sample import LanguageModel, load
+
+__all__ = ["Plan", "evaluate_run"]
+
+_log = logging.getLogger("jslm")
+
+
+def evaluate_run(
+    path: str | Path, plan: Plan, *, checkpoint: str = "best", overrides: Sequence[str] = (), name: str = ""
+) -> dict[str, Any]:
+    """The figures of one model (a run folder, or a model in any format of jslm.convert) as JSON-able values.
+
+    Raises JslmError where the model, its data or a file of the plan can't be read.
+    """
+    model = load(path, checkpoint=checkpoint, overrides=overrides)
+    config, tokenizer = model.config, model.tokenizer
+    record: dict[str, Any] = {
+        "name": name or str(path),
+        "source": str(path),
+        **_step(path, checkpoint),
+        "parameters": count_parameters(config.model)["total"],
+        "context_length": config.model.context_length,
+        "tokenizer": {
+            "kind": tokenizer.kind,
+            "vocab_size": tokenizer.vocab_size,
+            "fingerprint": tokenizer.fingerprint,
+        },
+        "dtype": str(model.dtype),
+        "losses": {},
+        "tasks": {},
+    }
+    folder = plan.data or config.data_dir
+    if plan.split is not None:
+        with _Timed(record["name"], f"loss of the {plan.split} split") as timed:
+            loss = split_loss(model, folder, plan.split, stride=plan.stride, batch_tokens=plan.batch_tokens)
+        record["losses"][f"{plan.split} split"] = _timed_loss(loss, timed)
+    for text in plan.texts:
+        with _Timed(record["name"], f"loss of {text}") as timed:
+            loss = text_loss(
+                model, read_text(text), stride=plan.stride, batch_tokens=plan.batch_tokens, where=str(text)
+            )
+        record["losses"][str(text)] = _timed_loss(loss, timed)
+    for task, questions in plan.tasks.items():
+        with _Timed(record["name"], f"{task}: {len(questions):,} items"):
+            record["tasks"][task] = answer_questions(model, questions, batch_tokens=plan.batch_tokens)
+    for file in plan.pairs:
+        pairs = read_pairs(file)
+        pairs = pairs[: plan.limit] if plan.limit else pairs
+        with _Timed(record["name"], f"rewriting: {len(pairs):,} pairs of {file}"):
+            record.setdefault("rewriting", {})[str(file)] = rewrite_quality(model, pairs)
+    if plan.samples:
+        with _Timed(record["name"], f"{plan.samples:,} samples"):
+            training, held_out = (_open(folder, split, model) for split in ("train", "val"))
+            record["samples"] = sample_quality(
+                model, plan.samples, seed=plan.seed, training=training, held_out=held_out
+            )
+    if plan.stories:
+        with _Timed(record["name"], f"{plan.stories:,} stories"):
+            record["stories"] = check_samples(model, plan.stories, plan.seed)
+    return record
+
+
+def _step(path: str | Path, checkpoint: str) -> dict[str, Any]:
+    folder = RunFolder(path)
+    if not folder.config.is_file():
+        return {}
+    store = CheckpointStore(folder.checkpoints)
+    return {"step": resolve_checkpoint(store.steps(), store.best_step(), checkpoint, folder.path)}
+
+
+def _open(folder: str | Path, split: str, model: LanguageModel) -> TokenFile | None:
+    """The split's tokens; None, which is said, where the training data is not here or is not this model's."""
+    if not Path(folder, META_NAME).is_file():
+        if split == "train":
+            _log.warning("%s: no prepared data here: copies from it are not looked for (--data DIR)", folder)
+        return None
+    file = open_tokens(folder, "val" if split == "val" else "train")
+    if file.meta["tokenizer"]["fingerprint"] != model.tokenizer.fingerprint:
+        raise JslmError(
+            f"{folder}: made with another tokenizer than the model's; give the data it was trained on with --data DIR"
+        )
+    return file
+
+
+def _timed_loss(loss: TextLoss, timed: _Timed) -> dict[str, Any]:
+    return loss.record() | {"seconds": round(timed.seconds, 3)}
+
+
+class _Timed:
+    """Says on stderr what is being done, and how long it took."""
+
+    def __init__(self, name: str, what: str) -> None:
+        self._what = f"{name}: {what}"
+        self.seconds = 0.0
+
+    def __enter__(self) -> _Timed:
+        self._started = time.perf_counter()
+        return self
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        self.seconds = time.perf_counter() - self._started
+        if kind is None:
+            _log.info("%s, %.1f s", self._what, self.seconds)

@@ -1,0 +1,153 @@
+"""Loss, perplexity, bits per byte and bits per character of a whole text, each token predicted exactly once."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jslm.data import TokenFile, open_tokens
+from jslm.data.token_file import SPLITS, Split
+from jslm.errors import JslmError
+from jslm.evaluate.loss import LossResult
+from jslm.evaluate.scoring import BATCH_TOKENS, Window, cover, score_windows, start_ids
+from jslm.sample import LanguageModel
+from jslm.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class TextLoss(LossResult):
+    """Sums over all tokens of a text, and how it was cut: windows of `context` tokens, each `stride` after the last."""
+
+    characters: int
+    context: int
+    stride: int
+    documents: int = 1
+    unknown_characters: int = 0
+
+    @property
+    def bits_per_character(self) -> float:
+        """Bits to code one Unicode character of text."""
+        return self.nats / math.log(2) / max(1, self.characters)
+
+    def record(self) -> dict[str, Any]:
+        """All of it for a JSON report."""
+        return {
+            "loss": self.loss,
+            "perplexity": self.perplexity,
+            "bits_per_byte": self.bits_per_byte,
+            "bits_per_character": self.bits_per_character,
+            "tokens": self.tokens,
+            "bytes": self.bytes,
+            "characters": self.characters,
+            "documents": self.documents,
+            "context": self.context,
+            "stride": self.stride,
+            **({"unknown_characters": self.unknown_characters} if self.unknown_characters else {}),
+        }
+
+
+def text_loss(
+    model: LanguageModel, text: str, *, stride: int = 0, batch_tokens: int = BATCH_TOKENS, where: str = "text"
+) -> TextLoss:
+    """The loss of `text` as one document, from its first token on, which follows the start of a document.
+
+    `stride` is how many new tokens a window of the model's context asks for, by default half the context; the context
+    itself gives disjoint windows. Characters that the tokenizer has never seen are read as its unknown one, and counted
+    in the result. Raises JslmError for an empty text and a stride outside 1 to the context.
+    """
+    ids = np.asarray(model.tokenizer.encode_batch([text])[0], np.int64)
+    if not ids.size:
+        raise JslmError(f"{where}: empty; expected text to measure the model on")
+    unknown = set(model.tokenizer.unknown_characters(text))
+    nats, tokens, context, stride = _sum(model, [ids], stride, batch_tokens)
+    return TextLoss(
+        nats, tokens, len(text.encode()), len(text), context, stride, 1, sum(map(text.count, unknown)) if unknown else 0
+    )
+
+
+def split_loss(
+    model: LanguageModel, folder: str | Path, split: str = "val", *, stride: int = 0, batch_tokens: int = BATCH_TOKENS
+) -> TextLoss:
+    """The loss of one split of prepared data: as one stream of tokens, or document by document where training packed
+    documents (`data.packing`).
+
+    Raises JslmError where there is no such split, it is empty, or another tokenizer made it.
+    """
+    if split not in SPLITS:
+        raise JslmError(f"--split {split}: expected {' or '.join(SPLITS)}")
+    chosen: Split = "val" if split == "val" else "train"
+    file = open_tokens(folder, chosen)
+    made_with = file.meta["tokenizer"]["fingerprint"]
+    if made_with != model.tokenizer.fingerprint:
+        raise JslmError(
+            f"{folder}: tokens of tokenizer {made_with}, but the model has {model.tokenizer.fingerprint}; "
+            "give the data it was trained on, or measure it on text: --text FILE"
+        )
+    if not len(file.tokens):
+        raise JslmError(f"{file.path}: no tokens; this corpus was split without them (data.validation_fraction)")
+    documents = _documents(file) if model.config.data.packing == "documents" else [file.tokens]
+    nats, tokens, context, stride = _sum(model, documents, stride, batch_tokens)
+    byte_count, characters = _text_sizes(model.tokenizer, file.tokens)
+    return TextLoss(nats, tokens, byte_count, characters, context, stride, len(file.offsets) - 1)
+
+
+def read_text(path: str | Path) -> str:
+    """A UTF-8 file as it is, line breaks included. Raises JslmError where it is absent, empty or not UTF-8."""
+    try:
+        text = Path(path).read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise JslmError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise JslmError(f"{path}: not UTF-8 text (byte {error.start:,}); convert it, for instance with iconv") from None
+    if not text:
+        raise JslmError(f"{path}: empty; expected text")
+    return text
+
+
+def _sum(
+    model: LanguageModel, documents: Sequence[NDArray[Any]], stride: int, batch_tokens: int
+) -> tuple[float, int, int, int]:
+    """(nats, tokens, context, stride), each document after a start of its own."""
+    context = model.config.model.context_length
+    stride = stride or max(1, context // 2)
+    if not 1 <= stride <= context:
+        raise JslmError(f"--stride {stride}: expected from 1 to the model's context of {context} tokens")
+    before = np.asarray(start_ids(model))
+    windows = itertools.chain.from_iterable(_windows(before, ids, context, stride) for ids in documents)
+    nats, tokens = 0.0, 0
+    for scored in score_windows(model, windows, batch_tokens=batch_tokens):
+        nats -= float(np.sum(scored.logprobs, dtype=np.float64))
+        tokens += scored.logprobs.size
+    return nats, tokens, context, stride
+
+
+def _windows(before: NDArray[Any], ids: NDArray[Any], context: int, stride: int) -> Iterator[Window]:
+    """Windows of `before` and `ids`, without copying what may be a mapped file of gigabytes."""
+    shift = len(before)
+    for begin, end, first in cover(shift + len(ids), shift, context, stride):
+        piece = np.asarray(ids[max(0, begin - shift) : end - shift], np.int64)
+        yield Window(np.concatenate([before[begin:], piece]) if begin < shift else piece, first)
+
+
+def _documents(file: TokenFile) -> list[NDArray[Any]]:
+    offsets = np.asarray(file.offsets).astype(np.int64).tolist()
+    return [file.tokens[start:end] for start, end in itertools.pairwise(offsets) if end > start]
+
+
+def _text_sizes(tokenizer: Tokenizer, tokens: NDArray[Any]) -> tuple[int, int]:
+    """UTF-8 bytes and characters that the tokens stand for; special tokens stand for none."""
+    counts = np.zeros(tokenizer.vocab_size, np.int64)
+    for start in range(0, len(tokens), 1 << 22):
+        counts += np.bincount(tokens[start : start + (1 << 22)], minlength=tokenizer.vocab_size)
+    lengths = tokenizer.token_bytes().astype(np.int64)
+    used = np.flatnonzero((counts > 0) & (lengths > 0)).tolist()
+    # A character has one byte that does not continue another, so that characters cut between tokens count once.
+    starts = {token: sum(byte & 0xC0 != 0x80 for byte in tokenizer.decode_bytes([token])) for token in used}
+    return int(counts @ lengths), sum(int(counts[token]) * number for token, number in starts.items())
