@@ -16,6 +16,7 @@ VERBS = {
     "sample": "text from a trained model",
     "plan": "what a run will take: memory, time and accelerator-hours, on machines that are not here",
     "serve": "models over HTTP, for many users at once",
+    "evaluate": "loss, bits per byte, benchmarks, rewriting and samples of models, side by side",
     "convert": "models in from other programs, and out to them",
     "config": "the reference of every configuration key",
 }
