@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -16,29 +17,32 @@ _GB = 1e9
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """One device. `link_bandwidth` is what it can send to its neighbours, all links together; 0: not counted."""
+    """One device. `link_bandwidth` is what it can send to its neighbours, all links together; 0: not counted.
+    `cache_bytes`: its last cache; 0 for TPUs, whose compiler places buffers in on-chip memory itself.
+    """
 
     name: str
     flops: float
     memory_bytes: float
     memory_bandwidth: float
     link_bandwidth: float
+    cache_bytes: float
     source: str
 
 
-# By what JAX's device kinds start with: (name, memory GB, memory GB/s, links GB/s one way, source). Peak FLOP/s are those
+# By what JAX's device kinds start with: (name, memory GB, memory GB/s, links GB/s one way, cache MB, source). Peak FLOP/s are those
 # of `jslm.parallel.peak_flops`. Google gives inter-chip bandwidth in Gbit/s a chip: 1,600, 4,800 and 3,584.
 _CHIPS = {
-    "TPU v5 lite": ("v5e", 16, 819, 200, "Google Cloud documentation, TPU v5e: system architecture"),
-    "TPU v5e": ("v5e", 16, 819, 200, "Google Cloud documentation, TPU v5e: system architecture"),
-    "TPU v5": ("v5p", 95, 2765, 600, "Google Cloud documentation, TPU v5p: system architecture"),
-    "TPU v6": ("v6e", 32, 1640, 448, "Google Cloud documentation, TPU v6e: system architecture"),
-    "NVIDIA H100": ("H100 SXM", 80, 3350, 450, "NVIDIA H100 data sheet (SXM5)"),
-    "NVIDIA H100 PCIe": ("H100 PCIe", 80, 2000, 300, "NVIDIA H100 data sheet (PCIe)"),
-    "NVIDIA H200": ("H200 SXM", 141, 4800, 450, "NVIDIA H200 data sheet (SXM)"),
-    "NVIDIA A100": ("A100 40GB", 40, 1555, 300, "NVIDIA A100 data sheet (SXM4, 40 GB)"),
-    "NVIDIA A100-SXM4-80GB": ("A100 80GB", 80, 2039, 300, "NVIDIA A100 data sheet (SXM4, 80 GB)"),
-    "NVIDIA A100 80GB PCIe": ("A100 80GB PCIe", 80, 1935, 300, "NVIDIA A100 data sheet (PCIe, 80 GB)"),
+    "TPU v5 lite": ("v5e", 16, 819, 200, 0, "Google Cloud documentation, TPU v5e: system architecture"),
+    "TPU v5e": ("v5e", 16, 819, 200, 0, "Google Cloud documentation, TPU v5e: system architecture"),
+    "TPU v5": ("v5p", 95, 2765, 600, 0, "Google Cloud documentation, TPU v5p: system architecture"),
+    "TPU v6": ("v6e", 32, 1640, 448, 0, "Google Cloud documentation, TPU v6e: system architecture"),
+    "NVIDIA H100": ("H100 SXM", 80, 3350, 450, 50, "NVIDIA H100 data sheet (SXM5)"),
+    "NVIDIA H100 PCIe": ("H100 PCIe", 80, 2000, 300, 50, "NVIDIA H100 data sheet (PCIe)"),
+    "NVIDIA H200": ("H200 SXM", 141, 4800, 450, 50, "NVIDIA H200 data sheet (SXM)"),
+    "NVIDIA A100": ("A100 40GB", 40, 1555, 300, 40, "NVIDIA A100 data sheet (SXM4, 40 GB)"),
+    "NVIDIA A100-SXM4-80GB": ("A100 80GB", 80, 2039, 300, 40, "NVIDIA A100 data sheet (SXM4, 80 GB)"),
+    "NVIDIA A100 80GB PCIe": ("A100 80GB PCIe", 80, 1935, 300, 40, "NVIDIA A100 data sheet (PCIe, 80 GB)"),
 }
 
 
@@ -56,8 +60,8 @@ def chip_of(device: jax.Device, dtype_name: str) -> Chip:
             f"--topology: nothing is known about {device.device_kind!r}; "
             f"expected one of {', '.join(name for name, *_ in _CHIPS.values())}"
         )
-    name, memory, bandwidth, links, source = _CHIPS[max(known, key=len)]
-    return Chip(name, peak, memory * _GB, bandwidth * _GB, links * _GB, source)
+    name, memory, bandwidth, links, cache, source = _CHIPS[max(known, key=len)]
+    return Chip(name, peak, memory * _GB, bandwidth * _GB, links * _GB, cache * 1e6, source)
 
 
 def _measured_cpu(device: jax.Device, dtype_name: str) -> Chip:
@@ -76,7 +80,13 @@ def _measured_cpu(device: jax.Device, dtype_name: str) -> Chip:
     assert peak is not None, "CPUs are measured"
     memory = _available_memory() / len(jax.local_devices())
     share = 8 * size / min(times) / len(jax.local_devices())
-    return Chip("CPU", peak, memory, share, 0.0, "measured now")
+    return Chip("CPU", peak, memory, share, 0.0, _last_cache(), "measured now")
+
+
+def _last_cache() -> float:
+    """Bytes of the largest cache that the kernel knows of; 0 where it tells none."""
+    found = [path.read_text("ascii").strip() for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
+    return max((1024.0 * int(text.removesuffix("K")) for text in found if text.endswith("K")), default=0.0)
 
 
 def _available_memory() -> float:

@@ -124,7 +124,7 @@ def plan_on(config: Config, topology: str, devices: list[jax.Device], *, decode_
     roofline = hours = mfu = seconds = None
     if traffic is not None:
         wire = sum(collective.wire_bytes for collective in traffic.collectives)
-        roofline = _roofline(chip, program.flops, traffic.bytes, wire)
+        roofline = _roofline(chip, memory.total, program.flops, traffic.bytes, wire)
         mfu = flops_per_token(config.model) * tokens / (roofline.seconds * chip.flops * len(devices))
         if config.train.steps:
             seconds = config.train.steps * roofline.seconds
@@ -175,13 +175,15 @@ def _plan_decode(config: Config, device: jax.Device, chip: Chip, batch: int) -> 
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         return DecodePlan(batch, False, 0, 0.0, 0.0, 0, None, None)
-    roofline = _roofline(chip, traffic.flops, traffic.bytes, 0.0)
+    roofline = _roofline(chip, memory, traffic.flops, traffic.bytes, 0.0)
     fits = memory <= _USABLE[device.platform] * chip.memory_bytes
     weights = sum(leaf.size for leaf in jax.tree.leaves(param_shapes(config.model)["layers"])) * dtype.itemsize
     rate = batch / roofline.seconds if fits and traffic.bytes > weights / 2 else None
     return DecodePlan(batch, fits, memory, traffic.flops, traffic.bytes, traffic.operations, roofline, rate)
 
 
-def _roofline(chip: Chip, flops: float, moved: float, wire: float) -> Roofline:
+def _roofline(chip: Chip, held: float, flops: float, moved: float, wire: float) -> Roofline:
+    # What a cache holds whole may never pass through memory: a bound must not count it.
+    through = 0.0 if held < chip.cache_bytes else moved / chip.memory_bandwidth
     links = wire / chip.link_bandwidth if chip.link_bandwidth else 0.0
-    return Roofline(flops / chip.flops, moved / chip.memory_bandwidth, links)
+    return Roofline(flops / chip.flops, through, links)

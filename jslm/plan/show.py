@@ -42,6 +42,8 @@ def describe_plan(plan: Plan) -> str:
     if plan.decode:
         lines += ["", *_decode_lines(plan.decode, plan)]
     lines += ["", f"Peaks: {chip.source}. A bound knows no overheads: a real step takes longer."]
+    if chip.cache_bytes > memory.total:
+        lines.append(f"All of it fits the caches ({size(chip.cache_bytes)}), so memory's line is left at 0.")
     return "\n".join(lines)
 
 
@@ -74,15 +76,23 @@ def size(number: float) -> str:
     for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
         if number >= scale:
             return f"{number / scale:.2f} {unit}"
-    return f"{number / 1e3:.1f} kB"
+    return f"{number / 1e3:.1f} kB" if number else "0"
 
 
 def count(number: float) -> str:
     """A number, as 124.4M."""
-    for unit, scale in (("P", 1e15), ("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
+    for unit, scale in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
         if number >= scale:
             return f"{number / scale:.1f}{unit}"
     return f"{number:.0f}"
+
+
+def flop(number: float) -> str:
+    """Floating-point operations, as 52.5 TFLOP."""
+    for unit, scale in (("PFLOP", 1e15), ("TFLOP", 1e12), ("GFLOP", 1e9)):
+        if number >= scale:
+            return f"{number / scale:,.1f} {unit}"
+    return f"{number / 1e6:.1f} MFLOP"
 
 
 def duration(seconds: float) -> str:
@@ -90,13 +100,13 @@ def duration(seconds: float) -> str:
     for unit, scale in (("h", 3600.0), ("min", 60.0), ("s", 1.0), ("ms", 1e-3)):
         if seconds >= scale:
             return f"{seconds / scale:,.1f} {unit}"
-    return f"{seconds * 1e6:.2f} us"
+    return f"{seconds * 1e6:.1f} us" if seconds else "0"
 
 
 def _step_lines(plan: Plan, roofline: Roofline, moved: float) -> list[str]:
     wire = sum(collective.wire_bytes for collective in plan.collectives)
     rows = [
-        ("arithmetic", f"{count(plan.flops)}FLOP", roofline.arithmetic),
+        ("arithmetic", flop(plan.flops), roofline.arithmetic),
         ("memory", size(moved), roofline.memory),
         ("links", size(wire), roofline.links),
     ]
@@ -132,7 +142,7 @@ def _decode_lines(decode: DecodePlan, plan: Plan) -> list[str]:
     if not decode.fits or decode.roofline is None:
         return [f"{head}: does not fit"]
     lines = [
-        f"{head}: {size(decode.memory_bytes)}; a token takes {count(decode.flops)}FLOP, {size(decode.bytes)} of memory "
+        f"{head}: {size(decode.memory_bytes)}; a token takes {flop(decode.flops)}, {size(decode.bytes)} of memory "
         f"traffic and {decode.operations:,} operations"
     ]
     if decode.tokens_per_second is None:
