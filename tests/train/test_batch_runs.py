@@ -1,0 +1,181 @@
+"""Runs on mixtures, in stages of context and on pairs: what they see, and that kill -9 costs nothing."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import jslm.train.step
+from jslm.config import Config, config_to_toml
+from jslm.data import open_tokens
+from jslm.errors import JslmError
+from jslm.prepare import prepare
+from jslm.train import train
+
+TEXT = "the cat sat on a mat and saw one big red dog near my old tree while rain fell down"
+KILLS = 20
+
+
+def write_text(path: Path, documents: int, seed: int) -> Path:
+    choice = random.Random(seed)
+    texts = [" ".join(choice.choice(TEXT.split()) for _ in range(choice.randint(2, 12))) for _ in range(documents)]
+    path.write_text("\n\n".join(texts), "utf-8")
+    return path
+
+
+@pytest.fixture
+def mixture(make_config: Callable[..., Config], tmp_path: Path) -> dict[str, Any]:
+    """Two prepared corpora with one tokenizer, as the `data` section of a run on both."""
+    data: dict[str, Any] = {"separator": "\n\n", "split": "document", "validation_fraction": 0.1}
+    first, second = tmp_path / "first", tmp_path / "second"
+    source = str(write_text(tmp_path / "first.txt", 150, 1))
+    prepare(make_config(data=data | {"source": source, "dir": str(first)}))
+    source = str(write_text(tmp_path / "second.txt", 60, 2))
+    tokenizer = {"path": str(first / "tokenizer.json")}
+    prepare(make_config(data=data | {"source": source, "dir": str(second)}, tokenizer=tokenizer))
+    corpora = [{"dir": str(first), "weight": 1.0}, {"dir": str(second), "weight": 2.0}]
+    return {"source": "", "packing": "documents", "mixture": corpora}
+
+
+STAGES = [{"context": 4, "until": 0.25}, {"context": 8, "until": 0.5}]
+
+
+def test_a_mixture_in_stages_trains_on_all_and_compiles_once_a_stage(
+    make_config: Callable[..., Config],
+    mixture: dict[str, Any],
+    helpers: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    traced: Counter[tuple[int, ...]] = Counter()
+    loss_sums = jslm.train.step.loss_sums
+
+    def counting(params: Any, inputs: Any, *args: Any, **options: Any) -> Any:
+        traced[inputs.shape] += 1
+        return loss_sums(params, inputs, *args, **options)
+
+    monkeypatch.setattr(jslm.train.step, "loss_sums", counting)
+    config = make_config(data=mixture, train={"steps": 16, "curriculum": STAGES, "micro_batch": 4, "log_every": 1})
+    outcome = train(config)
+    assert (outcome.status, outcome.step) == ("finished", 16)
+    # Rows of a micro-batch and their length; a second compilation of a stage would trace it again.
+    assert set(traced) == {(16, 4), (8, 8), (4, 16)}
+    assert len(set(traced.values())) == 1
+    lines = [line for line in helpers.read_lines(config.run_dir) if "train/loss" in line]
+    assert [line["tokens"] for line in lines] == [step * 8 * 16 for step in range(1, 17)]
+    whole = sum(len(open_tokens(corpus["dir"], "val").tokens) for corpus in mixture["mixture"])
+    assert [line for line in helpers.read_lines(config.run_dir) if "val/loss" in line][-1]["val/tokens"] == whole
+    # The same again has nothing to do, and longer in other stages goes on.
+    assert train(config).step == 16
+    longer = make_config(data=mixture, train={"steps": 20, "micro_batch": 4, "log_every": 1})
+    assert train(longer).step == 20
+
+
+def test_epochs_of_a_mixture_count_all_corpora(make_config: Callable[..., Config], mixture: dict[str, Any]) -> None:
+    config = make_config(
+        data=mixture | {"packing": "windows", "stride": 8}, train={"steps": 0, "epochs": 0.5, "eval_every": 0}
+    )
+    windows = [-(-(len(open_tokens(corpus["dir"], "train").tokens) - 17) // 8) + 1 for corpus in mixture["mixture"]]
+    assert train(config).step == -(-sum(windows) // 2 // 8)
+
+
+def test_other_weights_can_not_continue(make_config: Callable[..., Config], mixture: dict[str, Any]) -> None:
+    train(make_config(data=mixture))
+    mixture["mixture"][0]["weight"] = 5.0
+    with pytest.raises(JslmError, match=r"weights = .*; resume with the same seed, data section"):
+        train(make_config(data=mixture, train={"steps": 16}))
+
+
+def test_a_corpus_of_another_tokenizer_is_refused(
+    make_config: Callable[..., Config], mixture: dict[str, Any], tmp_path: Path
+) -> None:
+    source = str(write_text(tmp_path / "third.txt", 60, 3))
+    other = make_config(data={"source": source, "dir": str(tmp_path / "third")}, tokenizer={"kind": "byte"})
+    prepare(other)
+    mixture["mixture"].append({"dir": str(tmp_path / "third")})
+    with pytest.raises(JslmError, match=r"third was made with tokenizer .*tokenizer\.path = '.*first/tokenizer\.json'"):
+        train(make_config(data=mixture))
+
+
+def test_a_corpus_that_is_not_prepared_is_named(make_config: Callable[..., Config], tmp_path: Path) -> None:
+    corpora = [{"dir": str(tmp_path / "nowhere")}]
+    with pytest.raises(JslmError, match=r"nowhere/meta\.json: not found: .* holds no prepared data"):
+        train(make_config(data={"source": "", "mixture": corpora}))
+
+
+@pytest.fixture
+def reap() -> Iterator[list[subprocess.Popen[str]]]:
+    """Processes put here are dead when the test is over."""
+    processes: list[subprocess.Popen[str]] = []
+    yield processes
+    for process in processes:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+@pytest.mark.slow
+def test_twenty_kills_end_with_the_same_bits(
+    make_config: Callable[..., Config],
+    mixture: dict[str, Any],
+    helpers: Any,
+    tmp_path: Path,
+    reap: list[subprocess.Popen[str]],
+) -> None:
+    """Packed, mixed, in stages; killed at random moments, half of them random times after the start."""
+    steps = 400
+    sections: dict[str, Any] = {
+        "data": mixture,
+        "train": {"steps": steps, "curriculum": STAGES, "eval_every": 100, "log_every": 1, "ema_decay": 0.9},
+        "checkpoint": {"every": 10},
+        "model": {"dropout": 0.1},
+    }
+
+    def start(name: str) -> tuple[Any, Path]:
+        config = make_config(name, **sections)
+        file = tmp_path / f"{name}.toml"
+        file.write_text(config_to_toml(config), "utf-8")
+        return helpers.Process(file), Path(config.run_dir)
+
+    def logged(run_dir: Path) -> int:
+        file = run_dir / "metrics.jsonl"
+        return file.read_bytes().count(b'"train/loss"') if file.exists() else 0
+
+    runner, whole_dir = start("whole")
+    started = time.monotonic()
+    done = runner.run()
+    assert done.returncode == 0, done.stderr
+    alone = time.monotonic() - started
+    runner, run_dir = start("killed")
+    choice = random.Random(20)
+    resumed = 0
+    for kill in range(KILLS):
+        process = runner.start()
+        reap.append(process)
+        if kill % 2:
+            time.sleep(choice.uniform(0, alone))
+        else:
+            target = (kill + 1) * steps // (KILLS + 1)
+            deadline = time.monotonic() + 120
+            while logged(run_dir) < target and process.poll() is None:
+                assert time.monotonic() < deadline, "no progress"
+                time.sleep(0.002)
+            time.sleep(choice.uniform(0, 0.05))
+        killed = process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        _, err = process.communicate()
+        resumed += "resuming at step" in err
+        assert killed or process.returncode == 0, err
+    done = runner.run()
+    assert done.returncode == 0, done.stderr
+    assert resumed >= KILLS // 4
+    helpers.assert_same_arrays(helpers.read_checkpoint(run_dir), helpers.read_checkpoint(whole_dir))
+    lines = [line["step"] for line in helpers.read_lines(run_dir) if "train/loss" in line]
+    assert lines == list(range(1, steps + 1))
