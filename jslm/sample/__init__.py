@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     from jslm.sample.ahead import trace_decode
     from jslm.sample.language_model import LanguageModel
     from jslm.sample.loading import load
-    from jslm.sample.options import Arguments, Options, resolve_options
+    from jslm.sample.options import Arguments, Options, RewriteArguments, resolve_options
+    from jslm.sample.rewrite import Rewrite, rewrite_prompt
     from jslm.sample.row import FinishReason, Result, Row
     from jslm.sample.samplers import Sampling, filter_logits, penalise_repetition, sample_keys
 
@@ -19,12 +20,15 @@ __all__ = [
     "LanguageModel",
     "Options",
     "Result",
+    "Rewrite",
+    "RewriteArguments",
     "Row",
     "Sampling",
     "filter_logits",
     "load",
     "penalise_repetition",
     "resolve_options",
+    "rewrite_prompt",
     "sample_keys",
     "trace_decode",
 ]
@@ -35,12 +39,15 @@ _MODULES = {
     "LanguageModel": "language_model",
     "Options": "options",
     "Result": "row",
+    "Rewrite": "rewrite",
+    "RewriteArguments": "options",
     "Row": "row",
     "Sampling": "samplers",
     "filter_logits": "samplers",
     "load": "loading",
     "penalise_repetition": "samplers",
     "resolve_options": "options",
+    "rewrite_prompt": "rewrite",
     "sample_keys": "samplers",
     "trace_decode": "ahead",
 }

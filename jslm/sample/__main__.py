@@ -9,10 +9,17 @@ from typing import TYPE_CHECKING
 
 from jslm.cli import add_debug_argument, run_verb
 from jslm.errors import JslmError
-from jslm.sample.options import Arguments, resolve_options
+from jslm.sample.options import Arguments, RewriteArguments, resolve_options, resolve_rewriting
 
 if TYPE_CHECKING:
     from jslm.sample.language_model import LanguageModel
+
+# Options that say how samples are drawn or shown, and those that say how sentences are rewritten.
+_SAMPLING = (
+    "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "num_samples", "stop", "greedy",
+    "sliding_window", "no_document_start",
+)  # fmt: skip
+_REWRITING = ("threshold", "beams", "alpha", "no_lookup", "batch_size")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -35,7 +42,13 @@ def _parser() -> argparse.ArgumentParser:
     source.add_argument(
         "--prompt-file", metavar="FILE", help="file to continue, without its last line break; - is stdin"
     )
-    parser.add_argument("--max-new-tokens", type=int, metavar="N", help="tokens a sample at most")
+    source.add_argument(
+        "--rewrite",
+        nargs="*",
+        metavar="FILE",
+        help="rewrite each line of these files, or of stdin, with a model that learned it from pairs",
+    )
+    parser.add_argument("--max-new-tokens", type=int, metavar="N", help="tokens a sample (or a rewrite) at most")
     parser.add_argument("--temperature", type=float, metavar="T", help="0 is greedy")
     parser.add_argument("--top-k", type=int, metavar="K", help="keep the K likeliest tokens; 0: all")
     parser.add_argument("--top-p", type=float, metavar="P", help="keep the likeliest tokens that reach probability P")
@@ -53,6 +66,23 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--no-document-start", action="store_true", help="do not begin with the token that begins a document"
     )
+    rewriting = parser.add_argument_group("rewriting", "for --rewrite alone")
+    rewriting.add_argument(
+        "--threshold",
+        type=float,
+        metavar="X",
+        help="leave a line as it is where the mean log-probability of its rewrite's tokens is under X, such as -0.05",
+    )
+    rewriting.add_argument("--beams", type=int, default=1, metavar="N", help="search with N beams (default 1: greedy)")
+    rewriting.add_argument(
+        "--alpha", type=float, default=1.0, metavar="A", help="rank beams by log-probability / length**A (default 1)"
+    )
+    rewriting.add_argument(
+        "--no-lookup", action="store_true", help="token by token: the same output, slower where it copies its line"
+    )
+    rewriting.add_argument(
+        "--batch-size", type=int, default=1, metavar="N", help="lines at once (default 1: each line as it comes)"
+    )
     parser.add_argument("--checkpoint", default="best", metavar="WHICH", help="best (default), latest, or a step")
     parser.add_argument("--json", action="store_true", help="one JSON object a sample and line")
     add_debug_argument(parser)
@@ -63,12 +93,14 @@ def _run(args: argparse.Namespace) -> int:
     from jslm.config import SampleConfig
     from jslm.run_folder import RunFolder
 
-    arguments = _arguments(args)
+    _check_mode(args)
+    arguments, rewriting = _arguments(args), _rewrite_arguments(args)
     # Before JAX is imported: a mistake on the command line is told at once.
     run = RunFolder(args.run)
     is_file = run.path.exists() and not run.config.exists()
     resolve_options(SampleConfig() if is_file else run.read_config().sample, **arguments)
-    prompts = _prompts(args)
+    resolve_rewriting(**rewriting)
+    prompts = _prompts(args) if args.rewrite is None else None
 
     from jslm.parallel import start_jax
 
@@ -77,7 +109,11 @@ def _run(args: argparse.Namespace) -> int:
     from jslm.sample.loading import load
 
     model: LanguageModel = load(args.run, checkpoint=args.checkpoint, overrides=args.overrides)
-    if prompts is None:
+    if args.rewrite is not None:
+        from jslm.sample.rewrite_lines import print_rewrites
+
+        print_rewrites(model, args.rewrite, rewriting, as_json=args.json)
+    elif prompts is None:
         terminal.converse(model, arguments, as_json=args.json)
     elif args.json:
         terminal.print_json(model, prompts, arguments)
@@ -104,6 +140,27 @@ def _arguments(args: argparse.Namespace) -> Arguments:
         "sliding_window": args.sliding_window,
         "document_start": not args.no_document_start,
     }
+
+
+def _rewrite_arguments(args: argparse.Namespace) -> RewriteArguments:
+    return {
+        "threshold": args.threshold,
+        "beams": args.beams,
+        "alpha": args.alpha,
+        "lookup": not args.no_lookup,
+        "max_new_tokens": args.max_new_tokens,
+        "batch_size": args.batch_size,
+    }
+
+
+def _check_mode(args: argparse.Namespace) -> None:
+    """Raises JslmError for an option that would be passed over."""
+    defaults = _parser()
+    idle, what = (_REWRITING, "without") if args.rewrite is None else (_SAMPLING, "with")
+    for name in idle:
+        if getattr(args, name) != defaults.get_default(name):
+            option = "--" + name.replace("_", "-")
+            raise JslmError(f"{option} has no meaning {what} --rewrite; leave it out")
 
 
 def _prompts(args: argparse.Namespace) -> list[str] | None:

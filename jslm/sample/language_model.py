@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Unpack
 
 import jax
@@ -16,6 +18,7 @@ from jslm.config import Config, MeshConfig
 from jslm.errors import JslmError
 from jslm.model import Params, compute_dtype, head_table, unstack_layers
 from jslm.parallel import make_mesh
+from jslm.sample.beam import write_beams
 from jslm.sample.decode import (
     DISPATCH_TOKENS,
     DecodeState,
@@ -26,7 +29,8 @@ from jslm.sample.decode import (
     prefill,
     prefill_length,
 )
-from jslm.sample.options import Arguments, Options, resolve_options
+from jslm.sample.options import Arguments, Options, RewriteArguments, resolve_options
+from jslm.sample.rewrite import Rewrite, rewrite_sentences
 from jslm.sample.row import Result, Row, push_tokens
 from jslm.sample.samplers import Plan, Sampling, sample_keys
 from jslm.tokenizer import Tokenizer
@@ -125,6 +129,32 @@ class LanguageModel:
             raise JslmError(f"num_samples = {options.num_samples}; stream writes one sample, generate writes several")
         self._warn_of_unknown(prompt)
         return self._pieces(self.row(prompt, 0, options), options)
+
+    def rewrite(self, sentences: str | Iterable[str], **arguments: Unpack[RewriteArguments]) -> list[Rewrite]:
+        """What a model that was trained on pairs makes of each sentence, with its confidence; see `rewrite_sentences`.
+
+        Keyword arguments: `threshold`, `beams`, `alpha`, `lookup`, `max_new_tokens`, `batch_size`, `conditions`.
+        """
+        return list(self.rewrite_stream([sentences] if isinstance(sentences, str) else sentences, **arguments))
+
+    def rewrite_stream(self, sentences: Iterable[str], **arguments: Unpack[RewriteArguments]) -> Iterator[Rewrite]:
+        """As `rewrite`, each as soon as it is there; `sentences` are taken as they are needed."""
+        return rewrite_sentences(self, sentences, **arguments)
+
+    def beam_search(
+        self, prompt: str, beams: int = 4, alpha: float = 1.0, **arguments: Unpack[Arguments]
+    ) -> list[tuple[float, Result]]:
+        """(score, sample) of up to `beams` continuations, the best first; see `write_beams`.
+
+        Of the keyword arguments, `max_new_tokens`, `stop` and `document_start` count; a stop string cuts a text once it
+        is found. Raises JslmError as `generate` does.
+        """
+        if beams < 1 or not 0 <= alpha < math.inf:
+            raise JslmError(f"beams = {beams}, alpha = {alpha}; expected 1 or more beams, and an alpha of 0 or more")
+        options = resolve_options(self.config.sample, **arguments)
+        self._warn_of_unknown(prompt)
+        found = write_beams(self, functools.partial(self.row, prompt, 0, options), beams, alpha)
+        return [(score, row.result()) for score, row in found]
 
     def logits(
         self, ids: Sequence[int] | Sequence[Sequence[int]] | np.ndarray

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -28,6 +28,19 @@ class Arguments(TypedDict, total=False):
     document_start: bool
 
 
+class RewriteArguments(TypedDict, total=False):
+    """Keyword arguments of `LanguageModel.rewrite`; what they mean stands there, in `rewrite_sentences`."""
+
+    threshold: float | None
+    beams: int
+    alpha: float
+    lookup: bool
+    max_new_tokens: int | None
+    batch_size: int
+    conditions: Mapping[str, str] | None
+    where: str
+
+
 @dataclass(frozen=True)
 class Options:
     """Resolved and checked arguments; temperature 0 is greedy."""
@@ -43,6 +56,19 @@ class Options:
     stop: tuple[str, ...]
     sliding_window: bool
     document_start: bool
+
+
+@dataclass(frozen=True)
+class RewriteOptions:
+    """Checked arguments of rewriting; a threshold of -inf is none."""
+
+    threshold: float
+    beams: int
+    alpha: float
+    lookup: bool
+    max_new_tokens: int | None
+    batch_size: int
+    where: str
 
 
 def resolve_options(
@@ -86,9 +112,41 @@ def resolve_options(
         ("seed", 0 <= options.seed < 2**63, "from 0 to 2**63 - 1"),
         ("num_samples", options.num_samples >= 1, "1 or more"),
     ]
-    for name, fits, expected in ranges:
-        if not fits:
-            raise JslmError(f"{name} = {getattr(options, name)}; expected {expected}")
+    _check_ranges(options, ranges)
     if "" in options.stop:
         raise JslmError("stop = ''; expected a text that ends the sample, not an empty one")
     return options
+
+
+def resolve_rewriting(
+    *,
+    threshold: float | None = None,
+    beams: int = 1,
+    alpha: float = 1.0,
+    lookup: bool = True,
+    max_new_tokens: int | None = None,
+    batch_size: int = 1,
+    conditions: Mapping[str, str] | None = None,
+    where: str = "sentence",
+) -> RewriteOptions:
+    """The arguments of rewriting, checked. Raises JslmError for one outside its range."""
+    least = -math.inf if threshold is None else threshold
+    options = RewriteOptions(least, beams, alpha, lookup, max_new_tokens, batch_size, where)
+    ranges = [
+        ("threshold", least <= 0, "a mean log-probability: 0 or less"),
+        ("beams", beams >= 1, "1 (greedy) or more"),
+        ("alpha", 0 <= alpha < math.inf, "0 or more"),
+        ("max_new_tokens", max_new_tokens is None or max_new_tokens >= 1, "1 or more"),
+        ("batch_size", batch_size >= 1, "1 or more"),
+    ]
+    _check_ranges(options, ranges)
+    if conditions:
+        named = ", ".join(f"{name}={label}" for name, label in conditions.items())
+        raise JslmError(f"conditions: this model was trained without any, found {named}; leave them out")
+    return options
+
+
+def _check_ranges(options: Options | RewriteOptions, ranges: Sequence[tuple[str, bool, str]]) -> None:
+    for name, fits, expected in ranges:
+        if not fits:
+            raise JslmError(f"{name} = {getattr(options, name)}; expected {expected}")
