@@ -1,0 +1,1 @@
+"""What runs inside the processes: each module's `open_lane(spec)` gives something that takes turns."""
