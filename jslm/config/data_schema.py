@@ -189,6 +189,13 @@ class DataConfig(Section):
         description="What a training sequence is. `windows`: consecutive stretches of the whole text; `documents`: "
         "whole documents packed best-fit, which do not see each other.",
     )
+    prompt_end: str = Field(
+        "",
+        description="For prompt/completion pairs: the text that ends each document's prompt, such as `\\t`, with a "
+        "`template` such as `{prompt}\\t{completion}`, or with lines of `source<TAB>target` (`format = text`, "
+        "`separator = \\n`). What stands up to it, and itself, is read and never learned, in validation too. Needs "
+        "`packing = documents`. Empty: everything is learned.",
+    )
     stride: NonNegative = Field(
         0,
         description="Tokens from one training window to the next, where windows are to overlap (`packing = windows`): "

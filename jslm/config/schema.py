@@ -220,6 +220,16 @@ class CurriculumStage(Section):
     until: float = Field(gt=0.0, le=1.0)
 
 
+class LoraConfig(Section):
+    """Low-rank adapters beside frozen weights (Hu et al. 2021); they are merged where the model is opened."""
+
+    rank: NonNegative = Field(0, description="Rank of the adapters. 0: off, all weights are trained.")
+    alpha: float = Field(16.0, gt=0.0, description="The adapters' share is `alpha / rank`.")
+    targets: Annotated[
+        tuple[Literal["q", "k", "v", "out", "gate", "up", "down"], ...], from_list, Field(min_length=1)
+    ] = Field(("q", "k", "v", "out", "gate", "up", "down"), description="Which projections of each layer have one.")
+
+
 class TrainConfig(Section):
     """The training loop."""
 
@@ -248,6 +258,7 @@ class TrainConfig(Section):
         20, description="Stop after this many non-finite steps in a row; each is skipped and counted."
     )
     init_from: str = Field("", description="Run folder or model file whose weights training starts from.")
+    lora: LoraConfig = Field(default_factory=lambda: LoraConfig(), description="Low-rank adapters.")
     init_checkpoint: str = Field("best", description="Which of its checkpoints: `best`, `latest`, or a step.")
     loss_chunk: NonNegative = Field(
         0, description="Tokens a cross-entropy chunk. 0: chosen so that logits stay under about 64 MB a device."
@@ -294,11 +305,32 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Config:
+        if self.train.lora.rank and not self.train.init_from:
+            raise ValueError(
+                f"train.lora.rank = {self.train.lora.rank} adapts a trained model, and train.init_from is empty; name "
+                "the run or the file to start from"
+            )
         micro = self.train.micro_batch
         if micro and self.train.batch_size % micro:
             raise ValueError(f"train.micro_batch = {micro} does not divide train.batch_size = {self.train.batch_size}")
         self._check_batches()
         return self
+
+    def _check_pairs(self) -> None:
+        clashes = {
+            "data.packing": (self.data.packing, "documents"),
+            "data.split": (self.data.split, "document"),
+            "data.augment.copies": (self.data.augment.copies, 0),
+            "train.curriculum": (self.train.curriculum, []),
+        }
+        allowed = {"data.split": ("auto", "document")}
+        for key, (found, wanted) in clashes.items():
+            if found not in allowed.get(key, (wanted,)):
+                shown = f"{len(found)} stage(s)" if isinstance(found, list) else repr(found)
+                raise ValueError(
+                    f"data.prompt_end = {self.data.prompt_end!r} is for whole pairs of prompt and completion, which "
+                    f"{key} = {shown} would cut apart or change; use {key} = {wanted!r}"
+                )
 
     def _check_batches(self) -> None:
         data, context = self.data, self.model.context_length
@@ -306,6 +338,8 @@ class Config(Section):
             raise ValueError(
                 f"data.stride = {data.stride} is for data.packing = 'windows', found 'documents'; leave it at 0"
             )
+        if data.prompt_end:
+            self._check_pairs()
         if data.stride > context:
             raise ValueError(
                 f"data.stride = {data.stride} is over model.context_length = {context}, so text would be skipped; "

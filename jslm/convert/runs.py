@@ -54,7 +54,7 @@ def is_run_folder(path: Path) -> bool:
 
 def read_run(path: Path, *, checkpoint: str = "best", ema: bool | None = None) -> Bundle:
     """The model of a run folder; the arrays are on this process's first device. Raises JslmError as `load_model`."""
-    from jslm.model import param_shapes
+    from jslm.model import merge_adapters, param_shapes
 
     folder = RunFolder(path)
     config = folder.read_config()
@@ -72,6 +72,8 @@ def read_run(path: Path, *, checkpoint: str = "best", ema: bool | None = None) -
     # An imported model is one set of weights, whatever its training averaged.
     averaged = config.train.ema_decay > 0 and info.get("status") != "imported" if ema is None else ema
     params = store.load_part(step, "ema" if averaged else "params")
+    if config.train.lora.rank and info.get("status") != "imported":
+        params = merge_adapters(store.load_part(step, "base"), params, config.train.lora)
     check_params(params, param_shapes(config.model), str(store.path(step)), str(folder.config))
     return Bundle(
         config,

@@ -15,6 +15,7 @@ from jslm.model.decoder import (
     param_shapes,
     unstack_layers,
 )
+from jslm.model.lora import init_adapters, merge_adapters
 from jslm.model.loss import IGNORED
 from jslm.model.shapes import compute_dtype, count_parameters, flops_per_token
 
@@ -29,10 +30,12 @@ __all__ = [
     "count_parameters",
     "flops_per_token",
     "head_table",
+    "init_adapters",
     "init_cache",
     "init_params",
     "logits_from_hidden",
     "loss_sums",
+    "merge_adapters",
     "param_axes",
     "param_shapes",
     "unstack_layers",

@@ -19,6 +19,7 @@ from jslm.sample import LanguageModel
 from jslm.train.metrics import MetricsLog, Progress
 from jslm.train.report import append_samples, write_report
 from jslm.train.setup import Setup
+from jslm.train.state import model_params
 
 _log = logging.getLogger("jslm")
 _PACKAGES = ("jslm", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers", "tiktoken")
@@ -136,7 +137,7 @@ def finish_run(
 
 def host_params(setup: Setup) -> Params:
     """The parameters (averaged ones where there are some) whole on this process's first device, or as they are."""
-    params: Params = setup.state["ema" if "ema" in setup.state else "params"]
+    params = model_params(setup.config, setup.state)
     if setup.mesh.size == 1:
         return params
     if jax.process_count() > 1:

@@ -37,6 +37,7 @@ from jslm.train.setup import (
     process_rows,
     resolve_config,
 )
+from jslm.train.state import model_params
 from jslm.train.step import make_train_step
 
 _log = logging.getLogger("jslm")
@@ -268,9 +269,7 @@ class _Loop:
         batches = eval_batches(
             setup.val_tokens, config.model.context_length, rows, limit, index, count, config.data.packing
         )
-        return evaluate_loss(
-            self.eval_fn, setup.state["ema" if "ema" in setup.state else "params"], batches, setup.mesh
-        )
+        return evaluate_loss(self.eval_fn, model_params(setup.config, setup.state), batches, setup.mesh)
 
     def _has_failed(self, metrics: dict[str, float]) -> bool:
         # float16's loss scale starts too high on purpose and falls to what fits.

@@ -200,6 +200,9 @@ def load_initial(config: Config, data: PreparedData) -> Params:
             + (f"tokenizer.path = {str(saved)!r}" if saved.is_file() else "that of its run (jslm convert import)")
         )
     params = source.params
+    if config.model.conditions and not source.config.model.conditions:
+        # Learned from here on; zeros leave the model what it is.
+        params = {**params, "embed": {**params["embed"], "conditions": _zero_conditions(config)}}
     wanted, found = flatten_tree(param_shapes(config.model)), flatten_tree(params)
     for name in sorted(wanted.keys() | found.keys()):
         shapes = [list(tree[name].shape) if name in tree else "absent" for tree in (found, wanted)]
@@ -209,6 +212,11 @@ def load_initial(config: Config, data: PreparedData) -> Params:
                 "give both the same model section"
             )
     return params
+
+
+def _zero_conditions(config: Config) -> Params:
+    shapes = param_shapes(config.model)["embed"]["conditions"]
+    return {name: jnp.zeros(leaf.shape, leaf.dtype) for name, leaf in shapes.items()}
 
 
 def process_rows(mesh: Mesh, batch_size: int) -> tuple[int, int]:

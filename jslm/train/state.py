@@ -10,11 +10,12 @@ import optax
 from jax.sharding import Mesh
 
 from jslm.config import Config
-from jslm.model import Params, init_params, param_axes
+from jslm.model import Params, init_adapters, init_params, merge_adapters, param_axes
 from jslm.parallel import replicated, tree_shardings
 
-# "params", "opt_state", "step" (optimizer steps tried), "bad_steps" (of them skipped), "bad_in_a_row";
-# "ema" where train.ema_decay is on; "loss_scale" and "good_steps" where compute is float16.
+# "params" (with train.lora the adapters, and the frozen weights as "base"), "opt_state", "step" (optimizer steps tried),
+# "bad_steps" (of them skipped), "bad_in_a_row"; "ema" where train.ema_decay is on; "loss_scale" and "good_steps" where
+# compute is float16.
 TrainState = dict[str, Any]
 
 INITIAL_LOSS_SCALE = 2.0**15
@@ -23,12 +24,20 @@ INITIAL_LOSS_SCALE = 2.0**15
 def init_state(
     config: Config, optimizer: optax.GradientTransformation, mesh: Mesh, dtype: jnp.dtype, params: Params | None = None
 ) -> TrainState:
-    """A fresh state, created sharded; from the given parameters where there are some."""
+    """A fresh state, created sharded; from the given parameters where there are some (with `train.lora` always)."""
     shardings = state_shardings(config, optimizer, mesh, dtype)
     if params is not None:
-        placed = jax.device_put(params, shardings["params"])
+        placed = jax.device_put(params, shardings["base" if "base" in shardings else "params"])
         return jax.jit(lambda params: _new_state(config, optimizer, dtype, params), out_shardings=shardings)(placed)
     return jax.jit(lambda: _fresh(config, optimizer, dtype), out_shardings=shardings)()
+
+
+def model_params(config: Config, state: TrainState) -> Params:
+    """The parameters that the model computes with: the averaged ones where there are some, adapters merged."""
+    params: Params = state["ema" if "ema" in state else "params"]
+    if "base" not in state:
+        return params
+    return jax.jit(merge_adapters, static_argnums=2)(state["base"], params, config.train.lora)
 
 
 def abstract_state(config: Config, optimizer: optax.GradientTransformation, mesh: Mesh, dtype: jnp.dtype) -> TrainState:
@@ -45,9 +54,9 @@ def state_shardings(config: Config, optimizer: optax.GradientTransformation, mes
     shapes = jax.eval_shape(lambda: _fresh(config, optimizer, dtype))
     param_shardings = tree_shardings(mesh, param_axes(config.model))
     by_path = {jax.tree_util.keystr(path): s for path, s in jax.tree_util.tree_flatten_with_path(param_shardings)[0]}
+    whole = shapes["base" if "base" in shapes else "params"]
     param_shapes = {
-        jax.tree_util.keystr(path): leaf.shape
-        for path, leaf in jax.tree_util.tree_flatten_with_path(shapes["params"])[0]
+        jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree_util.tree_flatten_with_path(whole)[0]
     }
 
     def of_leaf(path: Any, leaf: jax.ShapeDtypeStruct) -> Any:
@@ -66,6 +75,9 @@ def _fresh(config: Config, optimizer: optax.GradientTransformation, dtype: jnp.d
 
 
 def _new_state(config: Config, optimizer: optax.GradientTransformation, dtype: jnp.dtype, params: Params) -> TrainState:
+    base = None
+    if config.train.lora.rank:
+        base, params = params, init_adapters(params, config.train.lora, jax.random.key(config.seed))
     state: TrainState = {
         "params": params,
         "opt_state": optimizer.init(params),
@@ -73,6 +85,8 @@ def _new_state(config: Config, optimizer: optax.GradientTransformation, dtype: j
         "bad_steps": jnp.zeros((), jnp.int32),
         "bad_in_a_row": jnp.zeros((), jnp.int32),
     }
+    if base is not None:
+        state["base"] = base
     if config.train.ema_decay:
         state["ema"] = jax.tree.map(jnp.copy, params)
     if dtype == jnp.float16:

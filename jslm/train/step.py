@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from jslm.config import Config
 from jslm.data.loader import batch_names
-from jslm.model import IGNORED, Params, loss_sums
+from jslm.model import IGNORED, Params, loss_sums, merge_adapters
 from jslm.parallel import batch_sharding, replicated
 from jslm.train.optimizer import make_schedule
 from jslm.train.state import TrainState, state_shardings
@@ -40,18 +40,19 @@ def make_train_step(
     batch_shards = mesh.shape["data"] * mesh.shape["fsdp"]
     train = config.train
 
-    def objective(params: Params, batch: Batch, key: Array, scale: Array) -> tuple[Array, Array]:
+    def objective(params: Params, base: Params | None, batch: Batch, key: Array, scale: Array) -> tuple[Array, Array]:
         total, cross_entropy = loss_sums(
-            params,
+            params if base is None else merge_adapters(base, params, train.lora),
             batch["inputs"],
             batch["targets"],
             config.model,
             dtype,
-            dropout_key=key if config.model.dropout else None,
+            dropout_key=key if config.model.dropout or "conditions" in batch else None,
             z_loss=train.z_loss,
             loss_chunk=train.loss_chunk,
             batch_shards=batch_shards,
             segments=batch.get("segments"),
+            conditions=batch.get("conditions"),
         )
         return total * scale, cross_entropy
 
@@ -62,7 +63,8 @@ def make_train_step(
         gradient = jax.value_and_grad(objective, has_aux=True)
 
         def micro(params: Params, piece: Batch, index: Array) -> tuple[Array, Params]:
-            (_, loss), grads = gradient(params, piece, jax.random.fold_in(key, index), loss_scale / tokens)
+            step_key = jax.random.fold_in(key, index)
+            (_, loss), grads = gradient(params, state.get("base"), piece, step_key, loss_scale / tokens)
             return loss, grads
 
         accumulation = batch["inputs"].shape[0]
