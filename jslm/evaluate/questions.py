@@ -144,7 +144,8 @@ def _lambada(path: Path) -> Iterator[Question]:
 def _arc(path: Path) -> Iterator[Question]:
     """Clark et al. 2018, "ARC": which answer follows the question; AllenAI's own files or Hugging Face's."""
     for where, record in read_records(path, ("question", "answerKey")):
-        question, choices = record["question"], record.get("choices")
+        question: Any = record["question"]
+        choices: Any = record.get("choices")
         if isinstance(question, dict):
             question, choices = question.get("stem"), question.get("choices")
         if isinstance(choices, list):

@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jslm.data import open_tokens
+from jslm.errors import JslmError
+from jslm.evaluate.scoring import Window, cover, padded_length, score_windows, windows_of
+from jslm.evaluate.text_loss import read_text, split_loss, text_loss
+from jslm.sample import LanguageModel
+from jslm.tokenizer import BpeTokenizer, CharTokenizer
+
+CONTEXT = 32
+TEXT = "The dog saw the café, and then 🙂 the cat. " * 4
+
+
+def naive_nats(model: LanguageModel, before: Sequence[int], ids: Sequence[int], stride: int) -> list[float]:
+    """Token by token in float64: the first context of tokens sees all before; then windows move by the stride."""
+    whole = [*before, *ids]
+    first = len(before)
+    nats = []
+    for place in range(first, len(whole)):
+        if place <= CONTEXT:
+            begin = 0
+        else:
+            moves = -(-(place - CONTEXT) // stride)
+            begin = min(CONTEXT + moves * stride, len(whole) - 1) - CONTEXT
+        logits = model.logits(whole[begin:place])[0, -1].astype(np.float64)
+        top = logits.max()
+        nats.append(float(top + np.log(np.exp(logits - top).sum()) - logits[whole[place]]))
+    return nats
+
+
+@pytest.mark.parametrize("stride", [1, 5, 16, 32])
+def test_every_token_once_as_one_by_one(model: LanguageModel, stride: int) -> None:
+    text = TEXT[:60]
+    ids = model.tokenizer.encode(text)
+    expected = naive_nats(model, [model.tokenizer.bos_id], ids, stride)
+    found = text_loss(model, text, stride=stride, batch_tokens=100)
+    assert found.tokens == len(ids)
+    assert found.nats == pytest.approx(sum(expected), rel=1e-5)
+
+
+def test_figures_are_those_of_the_sums(model: LanguageModel) -> None:
+    found = text_loss(model, TEXT)
+    assert (found.bytes, found.characters) == (len(TEXT.encode()), len(TEXT))
+    assert (found.context, found.stride) == (CONTEXT, CONTEXT // 2)
+    assert found.loss == found.nats / found.tokens
+    assert found.perplexity == pytest.approx(math.exp(found.nats / found.tokens))
+    assert found.bits_per_byte * found.bytes == pytest.approx(found.nats / math.log(2))
+    assert found.bits_per_character * found.characters == pytest.approx(found.nats / math.log(2))
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 64, 10**6])
+def test_batching_changes_nothing(model: LanguageModel, batch_tokens: int) -> None:
+    assert text_loss(model, TEXT, batch_tokens=batch_tokens).nats == pytest.approx(
+        text_loss(model, TEXT).nats, rel=1e-6
+    )
+
+
+@pytest.mark.parametrize("length", [2, 31, 32, 33, 34, 64, 65, 100])
+@pytest.mark.parametrize("stride", [1, 7, 16, 32])
+@pytest.mark.parametrize("first", [1, 20, 33, 60])
+def test_cover_asks_for_each_token_once(length: int, stride: int, first: int) -> None:
+    spans = list(cover(length, first, CONTEXT, stride))
+    asked = [place for span in spans for place in range(span.begin + span.first, span.end)]
+    assert asked == list(range(first, length))
+    for number, span in enumerate(spans):
+        assert 1 <= span.first < span.end - span.begin <= CONTEXT + 1
+        seen = span.first
+        if number:
+            assert seen == min(CONTEXT + 1 - (span.end - span.begin - span.first), span.begin + span.first)
+            assert seen > CONTEXT - stride
+
+
+def test_a_continuation_is_one_window_with_its_nearest_context() -> None:
+    ids = list(range(100))
+    [window] = windows_of(ids, 90, CONTEXT)
+    assert window.ids.tolist() == ids[-33:]
+    assert window.ids[window.first] == 90
+
+
+def test_padding_and_neighbours_change_no_score(model: LanguageModel) -> None:
+    choice = np.random.default_rng(0)
+    windows = [Window(choice.integers(0, 256, choice.integers(2, CONTEXT + 2)), 1, n) for n in range(40)]
+    together = {scored.owner: scored for scored in score_windows(model, windows, batch_tokens=128)}
+    assert sorted(together) == list(range(40))
+    for window in windows[::4]:
+        logits = model.logits(window.ids[:-1])[0].astype(np.float64)
+        logprobs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        expected = np.take_along_axis(logprobs, window.ids[1:, None], 1)[:, 0]
+        np.testing.assert_allclose(together[window.owner].logprobs, expected, atol=1e-4)
+        assert together[window.owner].likeliest.tolist() == (logits.argmax(-1) == window.ids[1:]).tolist()
+
+
+def test_large_vocabularies_are_scored_in_chunks(make_model: Callable[..., LanguageModel]) -> None:
+    tokenizer = BpeTokenizer.train([TEXT], 300)
+    model = make_model(tokenizer)
+    expected = naive_nats(model, [tokenizer.bos_id], tokenizer.encode(TEXT), 16)
+    from jslm.evaluate import scoring
+
+    tokens = np.asarray([[tokenizer.bos_id, *tokenizer.encode(TEXT)][:33]])
+    whole, chunked = (
+        scoring._token_scores(
+            model.params, tokens[:, :-1], tokens[:, 1:], config=model.config.model, dtype=model.dtype, chunk=chunk
+        )
+        for chunk in (32, 4)
+    )
+    np.testing.assert_allclose(whole[0], chunked[0], rtol=1e-6)
+    np.testing.assert_array_equal(whole[1], chunked[1])
+    assert text_loss(model, TEXT).nats == pytest.approx(sum(expected), rel=1e-5)
+
+
+def test_padded_lengths_are_few() -> None:
+    assert [padded_length(n, 1000) for n in (1, 16, 17, 25, 33, 64, 65, 97, 800, 1000)] == [
+        16, 16, 24, 32, 48, 64, 96, 128, 1000, 1000,
+    ]  # fmt: skip
+    assert padded_length(5, 8) == 8
+
+
+def test_split_is_one_stream(model: LanguageModel, data: Path) -> None:
+    tokens = open_tokens(data, "val").tokens.tolist()
+    found = split_loss(model, data, "val", stride=8)
+    expected = naive_nats(model, [model.tokenizer.bos_id], tokens, 8)
+    assert found.tokens == len(tokens)
+    assert found.nats == pytest.approx(sum(expected), rel=1e-5)
+    meta = open_tokens(data, "val").meta["val"]
+    assert (found.bytes, found.characters, found.documents) == (meta["bytes"], meta["characters"], 3)
+
+
+def test_packed_documents_stand_alone(make_model: Callable[..., LanguageModel], data: Path) -> None:
+    model = make_model(data={"packing": "documents"})
+    file = open_tokens(data, "val")
+    found = split_loss(model, data, "val", stride=16)
+    documents = np.split(file.tokens, file.offsets[1:-1].astype(np.int64))
+    assert len(documents) == 3
+    expected = sum(sum(naive_nats(model, [model.tokenizer.bos_id], d.tolist(), 16)) for d in documents)
+    assert found.nats == pytest.approx(expected, rel=1e-5)
+    assert found.tokens == len(file.tokens)
+
+
+def test_models_without_end_of_text_start_after_a_line_break(make_model: Callable[..., LanguageModel]) -> None:
+    model = make_model(ends_documents=False)
+    found = text_loss(model, TEXT[:20])
+    assert found.nats == pytest.approx(sum(naive_nats(model, [10], model.tokenizer.encode(TEXT[:20]), 16)), rel=1e-5)
+
+
+def test_unknown_characters_are_counted(make_model: Callable[..., LanguageModel]) -> None:
+    model = make_model(CharTokenizer(set("abc \n")))
+    assert text_loss(model, "abc xyx").unknown_characters == 3
+    assert "unknown_characters" not in text_loss(model, "abc").record()
+
+
+def test_bad_input(model: LanguageModel, data: Path, tmp_path: Path, make_model: Callable[..., LanguageModel]) -> None:
+    with pytest.raises(JslmError, match=r"^text: empty"):
+        text_loss(model, "")
+    for stride in (-1, 33):
+        with pytest.raises(JslmError, match=rf"^--stride {stride}: expected from 1 to the model's context of 32"):
+            text_loss(model, "abc", stride=stride)
+    with pytest.raises(JslmError, match=r"^--split test: expected train or val"):
+        split_loss(model, data, "test")
+    with pytest.raises(JslmError, match=r"tokens of tokenizer \w+, but the model has \w+"):
+        split_loss(make_model(CharTokenizer(set("abc"))), data, "val")
+    for name, content, message in (
+        ("empty.txt", b"", "empty; expected text"),
+        ("latin.txt", b"caf\xe9", r"not UTF-8 text \(byte 3\)"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(JslmError, match=rf"{name}: {message}"):
+            read_text(tmp_path / name)
+    with pytest.raises(JslmError, match=r"absent.txt: cannot be read: No such file"):
+        read_text(tmp_path / "absent.txt")
+
+
+def test_logits_that_are_not_finite_are_an_error(
+    model: LanguageModel, make_model: Callable[..., LanguageModel]
+) -> None:
+    broken = make_model()
+    broken.params["embed"]["tokens"] = broken.params["embed"]["tokens"].at[65].set(np.nan)
+    with pytest.raises(JslmError, match="not finite"):
+        text_loss(broken, "A cat")
+    assert text_loss(model, "A cat").tokens == 5
