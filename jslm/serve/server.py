@@ -22,8 +22,18 @@ _LAST_WORDS_SECONDS = 3
 class Server(uvicorn.Server):
     """uvicorn's server; the first SIGTERM or SIGINT drains the engine, and after `drain_seconds` stops it."""
 
-    def __init__(self, config: uvicorn.Config, drain_seconds: float) -> None:
-        super().__init__(config)
+    def __init__(self, app: Starlette, drain_seconds: float) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=int(drain_seconds) + _LAST_WORDS_SECONDS,
+                backlog=_BACKLOG,
+            )
+        )
+        self._engine = app.state.service.engine
         self._drain_seconds = drain_seconds
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -33,10 +43,9 @@ class Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
     def _drain(self) -> None:
-        engine = self.config.app.state.service.engine  # type: ignore[union-attr]
-        engine.drain()
+        self._engine.drain()
         loop = asyncio.get_running_loop()
-        loop.call_later(self._drain_seconds, lambda: loop.run_in_executor(None, engine.stop))
+        loop.call_later(self._drain_seconds, lambda: loop.run_in_executor(None, self._engine.stop))
 
 
 def open_socket(host: str, port: int) -> socket.socket:
@@ -55,15 +64,7 @@ def open_socket(host: str, port: int) -> socket.socket:
 
 def serve(app: Starlette, listener: socket.socket, *, drain_seconds: float) -> int:
     """Serves until a signal, then drains; returns the exit status. Prints the address on stderr."""
-    config = uvicorn.Config(
-        app,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=int(drain_seconds) + _LAST_WORDS_SECONDS,
-        backlog=_BACKLOG,
-    )
-    server = Server(config, drain_seconds)
+    server = Server(app, drain_seconds)
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     print(f"jslm.serve: http://{shown}:{port} (ready when /ready says so)", file=sys.stderr, flush=True)
