@@ -210,11 +210,29 @@ def test_rewrite(tmp_path: Path) -> None:
     pairs = tmp_path / "train.jsonl"
     assert generate(["--count", "400", "--seed", "0", "--out", str(pairs)]) == 0
     prepared = prepare(recipe("rewrite", f"data.source={pairs}", f"data.dir={tmp_path / 'out'}"), log=silent)
-    assert prepared.meta["train"]["documents"] + prepared.meta["val"]["documents"] == 400
-    first = json.loads(pairs.read_text("utf-8").splitlines()[0])
+    records = [json.loads(line) for line in pairs.read_text("utf-8").splitlines()]
+    assert prepared.meta["train"]["documents"] + prepared.meta["val"]["documents"] == len(records)
     texts = text_of(prepared, "train") + text_of(prepared, "val")
-    assert first["prompt"] in texts
-    assert first["completion"] in texts
+    assert all(f"{record['prompt']}\t{record['completion']}<|endoftext|>" in texts for record in records)
+    prompts = sum(len(record["prompt"]) + 1 for record in records)
+    assert prepared.meta["train"]["prompt_tokens"] + prepared.meta["val"]["prompt_tokens"] == prompts
+
+
+def test_rewrite_of_others_pairs(assets: Path, tmp_path: Path) -> None:
+    """With the settings that the README names for lines of two columns."""
+    pairs = assets / "rewrite" / "passiv_en_nps.dev"
+    (command,) = re.findall(r"data\.source=pairs\.tsv (?:.*\\\n)?.*", readme("rewrite"))
+    overrides = [
+        item for item in shlex.split(command.replace("\\\n", " ")) if "pairs" not in item and "dir" not in item
+    ]
+    assert len(overrides) == 3
+    config = recipe("rewrite", *overrides, f"data.source={pairs}", f"data.dir={tmp_path}")
+    prepared = prepare(config, log=silent)
+    lines = pairs.read_text("utf-8").splitlines()
+    assert prepared.meta["train"]["documents"] + prepared.meta["val"]["documents"] == len(lines)
+    texts = text_of(prepared, "train") + text_of(prepared, "val")
+    assert all(f"{line}<|endoftext|>" in texts for line in lines)
+    assert prepared.meta["train"]["prompt_tokens"] > 0
 
 
 def parquet(**columns: list[str]) -> bytes:
