@@ -54,6 +54,8 @@ def _run(args: argparse.Namespace) -> int:
     from jslm.data.inspect.terminal import batch_lines, fact_lines
 
     train = facts.splits[0]
+    # Pairs are never cut in windows; where that is asked for by name, the loader says so.
+    shown = ("windows", "documents") if train.file.prompts is None else ("documents",)
     batches = []
     if train.tokens < 2:
         log.warning("%s: %s token(s), too few for a batch: none is shown", train.file.path, train.tokens)
@@ -63,7 +65,7 @@ def _run(args: argparse.Namespace) -> int:
                 train, packing, context_length=args.context_length, rows=args.rows, seed=args.seed, step=args.step
             )
             for packing in ("windows", "documents")
-            if args.packing in (packing, "both")
+            if args.packing == packing or (args.packing == "both" and packing in shown)
         ]
     if args.html:
         from jslm.data.inspect.page import page

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from jslm.config import DataConfig
 from jslm.data.cleaners import apply_cleaners
+from jslm.data.pairs import split_pair
 from jslm.data.readers import InputFile, StoriesSource, check_settings, find_files, parse_stories, read_file
 from jslm.data.readers.problems import OnBad, stop
 from jslm.errors import JslmError
@@ -80,7 +81,13 @@ def read_entry(entry: InputFile | StoriesSource, config: DataConfig, on_bad: OnB
             yield Document(story.text, name, story.bits)
     else:
         for text, where in read_file(entry, config, on_bad):
-            yield Document(text, where)
+            try:
+                if text and not text.isspace():
+                    split_pair(text, config.prompt_end)
+            except JslmError as error:
+                on_bad(JslmError(f"{where}: {error}"))
+            else:
+                yield Document(text, where)
 
 
 def clean_document(document: Document, config: DataConfig) -> Document:

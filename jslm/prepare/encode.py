@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from jslm.data.pairs import split_pair
 from jslm.data.token_file import SPLITS, Split, TokenWriter, token_dtype
 from jslm.prepare.progress import Progress
 from jslm.prepare.split import Piece
@@ -31,12 +32,13 @@ _SAFE_CUT = re.compile(r"\S(?=[ \n])")
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece or a part of one."""
+    """A piece or a part of one; of pairs, the prompt's parts and the completion's."""
 
     text: str
     piece: Piece
     begins_piece: bool
     ends_piece: bool
+    is_prompt: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +67,13 @@ def encode_corpus(
     workers: Workers,
     utf8_bytes: int,
     log: Callable[[str], None],
+    prompt_end: str = "",
 ) -> None:
     """Encodes what no earlier run has, and leaves it in `work`; `add_parts` takes it from there.
 
-    Long pieces are cut where no token can reach across, so the ids are those of the whole piece. Raises JslmError as
-    `run_tasks` and the disk do.
+    Long pieces are cut where no token can reach across, so the ids are those of the whole piece (of pairs, of the
+    prompt, which ends with `prompt_end`, and of the completion). Raises JslmError as `split_pair`, `run_tasks` and the
+    disk do.
     """
     done = work.parts(_KIND)
     tallies = [_read_tally(path) for path in done]
@@ -78,15 +82,15 @@ def encode_corpus(
         log(f"going on after {before / 1e6:,.1f} MB that an interrupted run has tokenised")
     progress = Progress("tokenising", utf8_bytes, log, before)
     n_tasks = tallies[-1].tasks if tallies else 0
-    part = _Part(tokenizer, n_tasks)
+    part = _Part(tokenizer, n_tasks, bool(prompt_end))
     number = len(done)
     try:
-        tasks = islice(_tasks(pieces, tokenizer), n_tasks, None)
+        tasks = islice(_tasks(pieces, tokenizer, prompt_end), n_tasks, None)
         for chunks, encoded in run_tasks(encode_texts, tokenizer.to_json(), tasks, workers):
             progress.add(part.add(chunks, encoded))
             if part.size >= PART_CHARACTERS:
                 work.write(work.part(_KIND, number).name, part.write)
-                part, number = _Part(tokenizer, part.tally.tasks), number + 1
+                part, number = _Part(tokenizer, part.tally.tasks, bool(prompt_end)), number + 1
         if part.size:
             work.write(work.part(_KIND, number).name, part.write)
     finally:
@@ -108,6 +112,7 @@ def add_parts(work: WorkFolder, writer: TokenWriter) -> int:
                     [None if np.isnan(bits) else float(bits) for bits in arrays[f"{split}_bits"]],
                     characters=tally.characters[split],
                     utf8_bytes=tally.utf8_bytes[split],
+                    prompts=arrays[f"{split}_prompts"].tolist() if writer.has_prompts else (),
                 )
     return unknown
 
@@ -151,22 +156,29 @@ def cut_text(text: str, chunk_characters: int, cuts: Literal["anywhere", "before
     yield text[start:]
 
 
-def _tasks(pieces: Iterable[Piece], tokenizer: Tokenizer) -> Iterator[Task[list[Chunk], list[tuple[str, bool, bool]]]]:
+def _tasks(
+    pieces: Iterable[Piece], tokenizer: Tokenizer, prompt_end: str
+) -> Iterator[Task[list[Chunk], list[tuple[str, bool, bool]]]]:
     """Chunks in groups of about CHUNK_CHARACTERS, so that a task is worth the trip to a worker."""
     chunks: list[Chunk] = []
     size = 0
     for piece in pieces:
-        left = len(piece.text)
-        for text in cut_text(piece.text, CHUNK_CHARACTERS, tokenizer.cuts):
-            begins = left == len(piece.text)
-            left -= len(text)
-            chunks.append(Chunk(text, piece, begins, left == 0))
-            size += len(text)
+        for chunk in _chunks(piece, tokenizer, prompt_end):
+            chunks.append(chunk)
+            size += len(chunk.text)
             if size >= CHUNK_CHARACTERS:
                 yield _task(chunks, size, tokenizer)
                 chunks, size = [], 0
     if chunks:
         yield _task(chunks, size, tokenizer)
+
+
+def _chunks(piece: Piece, tokenizer: Tokenizer, prompt_end: str) -> Iterator[Chunk]:
+    prompt, completion = split_pair(piece.text, prompt_end)
+    parts = [(text, True) for text in cut_text(prompt, CHUNK_CHARACTERS, tokenizer.cuts) if text]
+    parts += [(text, False) for text in cut_text(completion, CHUNK_CHARACTERS, tokenizer.cuts)]
+    for number, (text, is_prompt) in enumerate(parts):
+        yield Chunk(text, piece, number == 0, number == len(parts) - 1, is_prompt)
 
 
 def _task(chunks: list[Chunk], size: int, tokenizer: Tokenizer) -> Task[list[Chunk], list[tuple[str, bool, bool]]]:
@@ -185,12 +197,15 @@ def _task(chunks: list[Chunk], size: int, tokenizer: Tokenizer) -> Task[list[Chu
 class _Part:
     """Encoded tasks on their way to a file: one `.npz`, whose reader checks a CRC-32 of each array."""
 
-    def __init__(self, tokenizer: Tokenizer, tasks: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, tasks: int, has_prompts: bool) -> None:
         self._dtype = token_dtype(tokenizer.vocab_size)
         self._ids: dict[Split, list[NDArray[Any]]] = {split: [] for split in SPLITS}
         self._ends: dict[Split, list[int]] = {split: [] for split in SPLITS}
         self._bits: dict[Split, list[float]] = {split: [] for split in SPLITS}
         self._tokens: dict[Split, int] = dict.fromkeys(SPLITS, 0)
+        self._has_prompts = has_prompts
+        # Of each document that ends in this part, and of the one that goes on.
+        self._prompts: dict[Split, list[int]] = {split: [0] for split in SPLITS}
         self.tally = EncodedTally(tasks)
 
     @property
@@ -206,7 +221,10 @@ class _Part:
             self._ids[split].append(encoded.ids[start : start + length])
             self._tokens[split] += length
             start += length
+            if chunk.is_prompt:
+                self._prompts[split][-1] += length
             if chunk.ends_piece:
+                self._prompts[split].append(0)
                 self._ends[split].append(self._tokens[split])
                 self._bits[split].append(float("nan") if chunk.piece.bits is None else chunk.piece.bits)
             utf8_bytes = len(chunk.text.encode("utf-8", "surrogatepass"))
@@ -223,6 +241,8 @@ class _Part:
             arrays[f"{split}_ids"] = np.concatenate([np.zeros(0, self._dtype), *self._ids[split]])
             arrays[f"{split}_ends"] = np.array(self._ends[split], np.uint64)
             arrays[f"{split}_bits"] = np.array(self._bits[split], np.float64)
+            if self._has_prompts:
+                arrays[f"{split}_prompts"] = np.array(self._prompts[split], np.uint32)
         np.savez(file, **arrays)  # type: ignore[arg-type]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import jslm
 from jslm.config import Config
+from jslm.data.augment import with_copies
 from jslm.data.documents import InputFile, input_size, resolve_sources
 from jslm.data.readers.problems import OnBad, stop
 from jslm.data.token_file import META_NAME, TokenWriter, remove_partial
@@ -21,7 +22,7 @@ from jslm.prepare.corpus import Corpus, read_corpus
 from jslm.prepare.encode import add_parts, encode_corpus
 from jslm.prepare.lock import folder_lock
 from jslm.prepare.sample import compare_with_gpt2, training_texts
-from jslm.prepare.split import Counts, plan_split
+from jslm.prepare.split import Counts, Piece, plan_split
 from jslm.prepare.tasks import Workers
 from jslm.prepare.work import WorkFolder, remove_work
 from jslm.tokenizer import Tokenizer, build_tokenizer, load_tokenizer
@@ -97,10 +98,14 @@ def _prepare(config: Config, folder: Path, log: Log) -> PreparedData:
     counts = Counts(tally.documents, tally.characters, tally.utf8_bytes)
     plan = plan_split(config.data, counts)
     log(f"read {counts.documents:,} document(s), {counts.utf8_bytes / 1e6:,.2f} MB; split by {plan.by}")
-    tokenizer = _tokenizer(config, corpus, work, log)
-    pieces = plan.apply(corpus.documents())
-    encode_corpus(pieces, tokenizer, work, _workers(config, counts.utf8_bytes), counts.utf8_bytes, log)
-    with TokenWriter(folder, tokenizer.vocab_size) as writer:
+
+    def pieces() -> Iterator[Piece]:
+        return with_copies(lambda: plan.apply(corpus.documents()), config.data.augment)
+
+    tokenizer = _tokenizer(config, corpus, pieces, work, log)
+    size = counts.utf8_bytes * (1 + config.data.augment.copies)
+    encode_corpus(pieces(), tokenizer, work, _workers(config, size), size, log, config.data.prompt_end)
+    with TokenWriter(folder, tokenizer.vocab_size, has_prompts=bool(config.data.prompt_end)) as writer:
         unknown = add_parts(work, writer)
         _check_counts(config, writer)
         if unknown:
@@ -132,7 +137,9 @@ def _prepare(config: Config, folder: Path, log: Log) -> PreparedData:
     return PreparedData(folder, tokenizer, meta)
 
 
-def _tokenizer(config: Config, corpus: Corpus, work: WorkFolder, log: Log) -> Tokenizer:
+def _tokenizer(
+    config: Config, corpus: Corpus, pieces: Callable[[], Iterator[Piece]], work: WorkFolder, log: Log
+) -> Tokenizer:
     """Built once: the parts that are there already were made with the one in the work folder."""
     path = work.path / TOKENIZER_NAME
     if path.exists():
@@ -140,9 +147,10 @@ def _tokenizer(config: Config, corpus: Corpus, work: WorkFolder, log: Log) -> To
     utf8_bytes = corpus.tally.utf8_bytes
 
     def texts() -> Iterator[str]:
-        # A character vocabulary from a sample would lack the rare ones.
+        # A character vocabulary from a sample would lack the rare ones, and altered copies may have more of them.
         is_sampled = config.tokenizer.kind == "bpe"
-        return training_texts(corpus.texts(), config.tokenizer, utf8_bytes) if is_sampled else corpus.texts()
+        everything = (piece.text for piece in pieces())
+        return training_texts(corpus.texts(), config.tokenizer, utf8_bytes) if is_sampled else everything
 
     tokenizer = build_tokenizer(config.tokenizer, texts)
     log(f"tokenizer: {tokenizer.kind}, {tokenizer.vocab_size:,} entries")

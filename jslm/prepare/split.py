@@ -71,16 +71,16 @@ class SplitPlan:
 def plan_split(config: DataConfig, counts: Counts) -> SplitPlan:
     """Decides the split from the corpus's size and `data.split`, `validation_fraction`, `split_seed`, `end_of_text`.
 
-    `auto` splits by document from 2 / validation_fraction documents on. By document, the corpus is cut into as many
-    runs of consecutive documents as are to be held out, and one is drawn from each: every part of the corpus is
-    represented, and an order by author or date does no harm. Raises JslmError where one document is to be split by
-    document.
+    `auto` splits by document from 2 / validation_fraction documents on, and pairs always. By document, the corpus is
+    cut into as many runs of consecutive documents as are to be held out, and one is drawn from each: every part of the
+    corpus is represented, and an order by author or date does no harm. Raises JslmError where one document is to be
+    split by document.
     """
     fraction = config.validation_fraction
     by = config.split
     if by == "auto":
         enough = counts.documents >= 2 / fraction if fraction else counts.documents > 1
-        by = "document" if enough else "position"
+        by = "document" if enough or config.prompt_end else "position"
     single = counts.documents == 1 and by == "position"
     end_of_text = config.end_of_text == "always" or (config.end_of_text == "auto" and not single)
     if by == "position":

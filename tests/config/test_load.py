@@ -70,7 +70,7 @@ def test_integer_serves_as_a_number(toml: Path) -> None:
         ("[[data.mixture]]\nwieght = 1.0\ndir = 'a'", "data.mixture[0].wieght", "data.mixture.weight"),
         ("[trian]\nsteps = 3", "trian", "train"),
         ("[model]\nstr = 3", "model.str", "model.norm"),
-        ('"a\\nb" = 3', '"a\\nb"', "data"),
+        ('"a\\nb" = 3', '"a\\nb"', "data.about"),
     ],
 )
 def test_unknown_key_names_the_nearest(toml: Path, text: str, key: str, nearest: str) -> None:

@@ -33,6 +33,7 @@ def test_sentences_are_found_with_their_white_space() -> None:
     assert pieces == {"Tom had a dog. ", '"Sit!" ', "he said. ", "The dog sat?! ", "Then\nit slept.\n\n", "The End"}
 
 
+@settings(deadline=None)
 @given(TEXTS, st.integers(0, 99), st.floats(0, 0.99))
 def test_dropping_leaves_whole_sentences_in_order(text: str, seed: int, chance: float) -> None:
     assert drop_sentences(text, 0.0, random.Random(seed)) == text
@@ -42,6 +43,7 @@ def test_dropping_leaves_whole_sentences_in_order(text: str, seed: int, chance: 
     assert all(character in rest for character in left), "a subsequence"
 
 
+@settings(deadline=None)
 @given(TEXTS, st.integers(0, 99), st.floats(0, 0.99))
 def test_noise_touches_letters_alone_and_brings_no_new_ones(text: str, seed: int, chance: float) -> None:
     assert add_noise(text, 0.0, random.Random(seed)) == text
@@ -71,7 +73,7 @@ def test_the_share_in_lower_case(share: float) -> None:
     assert abs(lower / 2000 - share) < 0.04
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(TEXTS, st.sampled_from(["train", "val"])), max_size=8), st.integers(0, 3), st.integers(0, 9))
 def test_copies_follow_the_corpus_and_leave_validation_alone(
     documents: list[tuple[str, str]], copies: int, seed: int

@@ -71,6 +71,7 @@ def assert_same(found: Batch, wanted: Batch) -> None:
 # Overlapping windows.
 
 
+@settings(deadline=None)
 @given(st.integers(2, 80), st.integers(1, 12), st.data(), st.integers(0, 3))
 def test_overlapping_windows_hold_what_a_plain_loop_cuts(count: int, length: int, data: Any, seed: int) -> None:
     stride = data.draw(st.integers(1, length))
@@ -149,6 +150,7 @@ def test_shares_are_exact_in_every_block(weights: list[float], seed: int, blocks
     np.testing.assert_allclose(passes, seen / [part.count for part in parts])
 
 
+@settings(deadline=None)
 @given(CORPORA, st.integers(0, 2000), st.integers(0, 9))
 def test_the_batch_of_a_mixture_is_the_same_for_any_number_of_processes(
     parts: list[tuple[int, float]], step: int, seed: int
@@ -348,6 +350,7 @@ def test_a_position_saved_before_mixtures_existed_is_taken() -> None:
     assert source.step == 7
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=4), st.sampled_from([1, 2]), st.integers(0, 3))
 def test_validation_on_a_mixture_takes_all_of_each(sizes: list[int], processes: int, limit: int) -> None:
     files = [stream(size, 1000 * index + 1) for index, size in enumerate(sizes)]

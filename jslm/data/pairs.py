@@ -1,0 +1,23 @@
+"""Prompt/completion pairs: documents of which the first part is read and never learned."""
+
+from __future__ import annotations
+
+from jslm.errors import JslmError
+
+
+def split_pair(text: str, prompt_end: str) -> tuple[str, str]:
+    """(prompt, completion) of a document; the prompt goes up to the first `prompt_end`, and ends with it.
+
+    The two are tokenised apart, so that a prompt has the same tokens when it is all there is, as in sampling. Without a
+    `prompt_end` all of the text is completion. Raises JslmError where it is not in the text.
+    """
+    if not prompt_end:
+        return "", text
+    prompt, found, completion = text.partition(prompt_end)
+    if not found:
+        shown = repr(text if len(text) < 64 else text[:60] + "...")
+        raise JslmError(
+            f"no data.prompt_end = {prompt_end!r} in the document {shown}; each has to "
+            "be a prompt, that text, and a completion: see data.template and data.cleaners"
+        )
+    return prompt + found, completion
