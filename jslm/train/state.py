@@ -13,9 +13,9 @@ from jslm.config import Config
 from jslm.model import Params, init_adapters, init_params, merge_adapters, param_axes
 from jslm.parallel import replicated, tree_shardings
 
-# "params" (with train.lora the adapters, and the frozen weights as "base"), "opt_state", "step" (optimizer steps tried),
-# "bad_steps" (of them skipped), "bad_in_a_row"; "ema" where train.ema_decay is on; "loss_scale" and "good_steps" where
-# compute is float16.
+# "params" (with train.lora the adapters, and the frozen weights as "base"), "opt_state", "step" (optimizer steps
+# tried), "bad_steps" (of them skipped), "bad_in_a_row"; "ema" where train.ema_decay is on; "loss_scale" and
+# "good_steps" where compute is float16.
 TrainState = dict[str, Any]
 
 INITIAL_LOSS_SCALE = 2.0**15
