@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 from jslm.config import Config, config_from_dict
 from jslm.data.token_file import META_NAME, read_meta
@@ -72,7 +73,7 @@ def _steps(config: Config, batch: int) -> tuple[int, str]:
     return steps, f"counted: about {steps:,} steps from the {meta['train']['tokens']:,} tokens of {config.data_dir}"
 
 
-def _prepared(config: Config) -> dict | None:  # type: ignore[type-arg]
+def _prepared(config: Config) -> dict[str, Any] | None:
     if not Path(config.data_dir, META_NAME).is_file():
         return None
     try:

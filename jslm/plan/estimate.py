@@ -41,9 +41,10 @@ class Roofline:
 
 @dataclasses.dataclass(frozen=True)
 class DecodePlan:
-    """Writing tokens on one chip: `batch` rows at a time, each with a full context. FLOPs, bytes and operations are one
-    token's of each row. `tokens_per_second` is None where it does not fit, and where the weights stay in on-chip memory:
-    then the overhead of each operation is what counts, and no roofline knows it.
+    """Writing tokens on one chip: `batch` rows at a time, each with a full context.
+
+    FLOPs, bytes and operations are one token's of each row. `tokens_per_second` is None where it does not fit, and where
+    the weights stay in on-chip memory: then the overhead of each operation counts, which no roofline knows.
     """
 
     batch: int
@@ -58,7 +59,7 @@ class DecodePlan:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a run would take on a topology. FLOPs and bytes are one step's, on one device; None where it does not fit."""
+    """What a run would take. FLOPs, bytes and operations are one step's on one device; None where it does not fit."""
 
     topology: str
     chip: Chip

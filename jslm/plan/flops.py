@@ -11,8 +11,8 @@ import jax
 def count_flops(traced: jax.stages.Traced) -> float:
     """FLOPs of the matrix products over all devices: 2 for each multiply-add, recomputation included.
 
-    A scan's body counts as often as it runs, a `while_loop`'s once, and of several branches the dearest. Fused attention
-    counts as its products would without the fusion.
+    A scan's body counts as often as it runs, a `while_loop`'s once, and of several branches the dearest. Fused
+    attention counts as its products would without the fusion.
     """
     return _jaxpr_flops(traced.jaxpr)
 

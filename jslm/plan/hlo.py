@@ -17,8 +17,10 @@ from jslm.plan.hlo_text import Computation, Instruction, Module, Shape
 
 # These name or rearrange values; no memory is read for them.
 _FREE = frozenset(
-    "parameter constant tuple get-tuple-element bitcast while conditional call after-all partition-id replica-id "
-    "opt-barrier copy-done slice-done async-update iota".split()
+    (
+        *("parameter", "constant", "iota", "tuple", "get-tuple-element", "bitcast", "partition-id", "replica-id"),
+        *("while", "conditional", "call", "after-all", "opt-barrier", "async-update"),
+    )
 )
 _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 _SLICES = ("dynamic-slice", "slice", "gather")
@@ -37,7 +39,7 @@ class Collective:
 
 @dataclasses.dataclass(frozen=True)
 class Traffic:
-    """What one run of a program asks of one device: FLOPs of matrix products, bytes of main memory, instructions that are
+    """What one run of a program asks of one device: FLOPs of matrix products, bytes of main memory, instructions
     started, collectives."""
 
     flops: float

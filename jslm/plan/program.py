@@ -73,7 +73,8 @@ def compile_train(config: Config, mesh: Mesh, dtype: jnp.dtype) -> TrainProgram:
     with jax.set_mesh(mesh):
         state = abstract_state(config, optimizer, mesh, dtype)
         batch = _abstract_batch(config, mesh)
-        traced = make_train_step(config, optimizer, _ANY_STEPS, mesh, dtype).trace(state, batch)
+        step: Any = make_train_step(config, optimizer, _ANY_STEPS, mesh, dtype)
+        traced = step.trace(state, batch)
         asked = count_flops(traced) / mesh.size
         known = {
             "parameters": _device_bytes(state["params"]),
@@ -130,9 +131,7 @@ def _abstract_batch(config: Config, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruc
 
 def _device_bytes(tree: Any) -> int:
     """Bytes of a tree of `ShapeDtypeStruct` on one device."""
-    return sum(
-        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)
-    )
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def _asked_for(refusal: str) -> int:

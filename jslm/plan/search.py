@@ -104,7 +104,9 @@ def _guess(config: Config, mesh: MeshConfig, micro: int, remat: str, chip: Chip)
     arithmetic = 6 * parameters * tokens * (1 + _RECOMPUTED[remat]) / mesh.tensor / chip.flops
     pieces = train.batch_size // micro
     traffic = (pieces * 12 * parameters / mesh.tensor + pieces * kept * 3) / chip.memory_bandwidth
-    wire = pieces * 8 * parameters / mesh.tensor * (shards > 1) + pieces * 4 * parameters / mesh.tensor * (mesh.fsdp > 1)
+    wire = pieces * 8 * parameters / mesh.tensor * (shards > 1) + pieces * 4 * parameters / mesh.tensor * (
+        mesh.fsdp > 1
+    )
     wire += 8 * tokens * model.n_layers * model.d_model * (mesh.tensor > 1)
     links = wire / chip.link_bandwidth if chip.link_bandwidth else 0.0
     # Over the chip's memory is possible (the guess is rough), and unlikely.

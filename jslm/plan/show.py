@@ -38,7 +38,7 @@ def describe_plan(plan: Plan) -> str:
     if plan.roofline is None or plan.bytes is None:
         lines += ["", "lower train.micro_batch, raise mesh.fsdp, or set model.remat = 'full'; --search tries these"]
     else:
-        lines += ["", *_step_lines(plan, plan.roofline, plan.bytes), "", *_run_lines(plan)]
+        lines += ["", *_step_lines(plan, plan.roofline, plan.bytes), "", *_run_lines(plan, plan.roofline)]
     if plan.decode:
         lines += ["", *_decode_lines(plan.decode, plan)]
     lines += ["", f"Peaks: {chip.source}. A bound knows no overheads: a real step takes longer."]
@@ -52,9 +52,12 @@ def describe_search(plans: Sequence[Plan]) -> str:
     fitting = [plan for plan in plans if plan.fits]
     if not fitting:
         return f"nothing fits: {len(plans)} tried; take more chips, or lower model.context_length"
-    lines = [f"{'data':>5}{'fsdp':>6}{'tensor':>8}{'micro-batch':>13}{'remat':>7}{'memory':>11}{'step':>11}{'MFU':>7}  limit"]
+    lines = [
+        f"{'data':>5}{'fsdp':>6}{'tensor':>8}{'micro-batch':>13}{'remat':>7}{'memory':>11}{'step':>11}{'MFU':>7}  limit"
+    ]
     for plan in fitting[:_SHOWN]:
-        assert plan.roofline is not None and plan.mfu_bound is not None
+        assert plan.roofline is not None
+        assert plan.mfu_bound is not None
         data, fsdp, tensor = (plan.mesh[axis] for axis in ("data", "fsdp", "tensor"))
         lines.append(
             f"{data:>5}{fsdp:>6}{tensor:>8}{plan.micro_batch:>13,}{plan.remat:>7}{size(plan.memory.total):>11}"
@@ -122,11 +125,10 @@ def _step_lines(plan: Plan, roofline: Roofline, moved: float) -> list[str]:
     return lines
 
 
-def _run_lines(plan: Plan) -> list[str]:
-    assert plan.roofline is not None and plan.tokens_per_second is not None and plan.mfu_bound is not None
+def _run_lines(plan: Plan, roofline: Roofline) -> list[str]:
     lines = [
-        f"at best {duration(plan.roofline.seconds)} a step, {count(plan.tokens_per_second)} tokens/s, "
-        f"{plan.mfu_bound:.0%} MFU"
+        f"at best {duration(roofline.seconds)} a step, {count(plan.tokens_per_second or 0)} tokens/s, "
+        f"{plan.mfu_bound or 0:.0%} MFU"
     ]
     if plan.run_seconds is not None and plan.accelerator_hours is not None:
         lines.append(

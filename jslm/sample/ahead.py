@@ -23,7 +23,7 @@ def trace_decode(config: ModelConfig, dtype: jnp.dtype, device: jax.Device, batc
     """
     place = SingleDeviceSharding(device)
 
-    def shape(dims: tuple[int, ...], kind: Any) -> jax.ShapeDtypeStruct:
+    def shape(dims: tuple[int, ...], kind: Any) -> Any:
         return jax.ShapeDtypeStruct(dims, kind, sharding=place)
 
     def placed(tree: Any) -> Any:

@@ -7,11 +7,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-# Half a gigabyte, so that the runtime's own few megabytes do not matter.
+# A quarter of a gigabyte, so that the runtime's own few megabytes do not matter.
 CONFIG = """
 [tokenizer]
 kind = "byte"
@@ -24,7 +25,7 @@ context_length = 256
 
 [train]
 steps = 10
-batch_size = 16
+batch_size = 8
 """
 # The peak of resident memory while the step runs, over what was resident before the state was made. Compiling is over
 # by then, its freed memory is handed back, and the kernel's high-water mark is reset.
@@ -73,13 +74,13 @@ with jax.set_mesh(mesh):
 def test_estimate_for_a_cpu_is_within_15_percent_of_the_measured_peak(tmp_path: Path) -> None:
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("measures with the high-water mark of /proc, which is not here")
-    path = tmp_path / "half_a_gigabyte.toml"
+    path = tmp_path / "quarter_gigabyte.toml"
     path.write_text(f'run_dir = "{tmp_path / "run"}"\n{CONFIG}', "utf-8")
     # Blocks of a megabyte and more go back to the kernel when freed: what stays resident is in use.
     fixed = {"MALLOC_MMAP_THRESHOLD_": str(2**20), "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | fixed
 
-    def run(*arguments: str) -> dict:  # type: ignore[type-arg]
+    def run(*arguments: str) -> dict[str, Any]:
         done = subprocess.run(
             [sys.executable, *arguments], capture_output=True, text=True, env=environment, cwd=tmp_path
         )
@@ -89,5 +90,5 @@ def test_estimate_for_a_cpu_is_within_15_percent_of_the_measured_peak(tmp_path: 
     measured = run("-c", MEASURE, str(path))["peak"]
     plan = run("-m", "jslm.plan", "--config", str(path), "--topology", "cpu", "--json", "--decode-batch", "0")
     estimate = plan["memory"]["total"]
-    assert measured > 3e8
+    assert measured > 2e8
     assert abs(estimate / measured - 1) < 0.15, f"estimated {estimate:,}, measured {measured:,}: {plan['memory']}"

@@ -1,0 +1,134 @@
+"""Counting what a compiled program moves: on written text, and against XLA's own counts."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jslm.plan.flops import count_flops
+from jslm.plan.hlo import count_traffic, trip_count
+from jslm.plan.hlo_text import parse_hlo
+
+# As libtpu writes it: tiled layouts, S(1) for on-chip memory, convolutions for matrix products.
+TPU = """
+HloModule jit_step, is_scheduled=true
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  %b = f32[] parameter(1)
+  ROOT %sum = f32[] add(%a, %b)
+}
+
+%condition (arg: (s32[], f32[64,32], f32[4,32,32])) -> pred[] {
+  %limit = s32[]{:T(128)} constant(4)
+  %arg.1 = (s32[]{:T(128)}, f32[64,32]{1,0:T(8,128)}, f32[4,32,32]{2,1,0}) parameter(0)
+  %i = s32[]{:T(128)} get-tuple-element(%arg.1), index=0
+  ROOT %less = pred[]{:T(512)} compare(%i, %limit), direction=LT
+}
+
+%sliced (p0: f32[4,32,32], p1: s32[], p2: f32[64,32]) -> f32[64,32] {
+  %p0 = f32[4,32,32]{2,1,0} parameter(0)
+  %p1 = s32[] parameter(1)
+  %p2 = f32[64,32]{1,0:T(8,128)} parameter(2)
+  %zero = s32[] constant(0)
+  %one = f32[1,32,32]{2,1,0} dynamic-slice(%p0, %p1, %zero, %zero), dynamic_slice_sizes={1,32,32}
+  %w = f32[32,32]{1,0} bitcast(%one)
+  ROOT %product = f32[64,32]{1,0:T(8,128)} convolution(%p2, %w), dim_labels=bf_io->bf
+}
+
+%body (arg: (s32[], f32[64,32], f32[4,32,32])) -> (s32[], f32[64,32], f32[4,32,32]) {
+  %arg = (s32[]{:T(128)}, f32[64,32]{1,0:T(8,128)}, /*index=2*/f32[4,32,32]{2,1,0}) parameter(0)
+  %i.1 = s32[]{:T(128)S(6)} get-tuple-element(%arg), index=0
+  %x = f32[64,32]{1,0:T(8,128)} get-tuple-element(%arg), index=1
+  %ws = f32[4,32,32]{2,1,0} get-tuple-element(%arg), index=2
+  %y = f32[64,32]{1,0:T(8,128)} fusion(%ws, %i.1, %x), kind=kOutput, calls=%sliced
+  %z = f32[64,32]{1,0:T(8,128)S(1)} all-reduce(%y), replica_groups=mesh['data'=4,'fsdp'=2] {'data'}, to_apply=%add
+  ROOT %next = (s32[]{:T(128)S(6)}, f32[64,32]{1,0:T(8,128)S(1)}, f32[4,32,32]{2,1,0}) tuple(%i.1, %z, %ws)
+}
+
+ENTRY %main (x0: f32[64,32], w0: f32[4,32,32]) -> f32[256,32] {
+  %x0 = f32[64,32]{1,0:T(8,128)} parameter(0)
+  %w0 = f32[4,32,32]{2,1,0} parameter(1)
+  %start = s32[]{:T(128)} constant(0)
+  %init = (s32[]{:T(128)}, f32[64,32]{1,0:T(8,128)}, f32[4,32,32]{2,1,0}) tuple(%start, %x0, %w0)
+  %loop = (s32[]{:T(128)}, f32[64,32]{1,0:T(8,128)}, f32[4,32,32]{2,1,0}) while(%init), condition=%condition, body=%body
+  %last = f32[64,32]{1,0:T(8,128)} get-tuple-element(%loop), index=1
+  ROOT %all = f32[256,32]{1,0:T(8,128)} all-gather(%last), replica_groups=[2,4]<=[8], dimensions={0}
+}
+"""
+X, W, WS = 64 * 32 * 4, 32 * 32 * 4, 4 * 32 * 32 * 4
+
+
+def test_loops_count_as_often_as_they_run() -> None:
+    traffic = count_traffic(parse_hlo(TPU))
+    assert traffic.flops == 4 * 2 * 64 * 32 * 32
+    assert traffic.operations == 4 * 2 + 1
+
+
+def test_slices_and_on_chip_memory_are_not_whole_reads() -> None:
+    # Each turn reads one matrix of the four, x, and nothing for the index on chip; the all-reduce writes on chip.
+    turn = (W + X + X) + X
+    assert count_traffic(parse_hlo(TPU)).bytes == 4 * turn + X + 4 * X
+
+
+def test_collectives_by_kind_and_group() -> None:
+    gather, reduce = sorted(count_traffic(parse_hlo(TPU)).collectives, key=lambda collective: collective.kind)
+    assert (gather.kind, gather.group, gather.count, gather.payload_bytes) == ("all-gather", 4, 1, 4 * X)
+    assert gather.wire_bytes == 4 * X * 3 / 4
+    assert (reduce.kind, reduce.group, reduce.count, reduce.payload_bytes) == ("all-reduce", 4, 4, 4 * X)
+    assert reduce.wire_bytes == 2 * 4 * X * 3 / 4
+
+
+@pytest.mark.parametrize(
+    ("groups", "size"),
+    [
+        ("{{0,1},{2,3},{4,5},{6,7}}", 2),
+        ("[1,8]<=[8]", 8),
+        ("[4,2]<=[2,4]T(1,0)", 2),
+        ("mesh['data'=2,'fsdp'=4,'tensor'=1] {'data','fsdp'}", 8),
+        ("mesh['axis_0'=8] {'axis_0':(2)4}", 4),
+    ],
+)
+def test_replica_groups(groups: str, size: int) -> None:
+    text = TPU.replace("mesh['data'=4,'fsdp'=2] {'data'}", groups)
+    found = {collective.kind: collective.group for collective in count_traffic(parse_hlo(text)).collectives}
+    assert found["all-reduce"] == size
+
+
+def test_reduce_scatter_fusion_of_tpus_is_no_all_reduce() -> None:
+    text = TPU.replace("%z = f32[64,32]{1,0:T(8,128)S(1)} all-reduce(%y), ", "%unused = f32[64,32] negate(%y), ")
+    text = text.replace("%sliced", "%all-reduce-scatter.1").replace(
+        "ROOT %product", "%r = f32[64,32] all-reduce(%p2), replica_groups={{0,1}}, to_apply=%add\n  ROOT %product"
+    )
+    text = text.replace("tuple(%i.1, %z, %ws)", "tuple(%i.1, %unused, %ws)")
+    kinds = {(c.kind, c.count, c.payload_bytes) for c in count_traffic(parse_hlo(text)).collectives}
+    assert ("reduce-scatter", 4, 4 * X) in kinds
+
+
+def test_loop_of_unknown_length_counts_once_and_can_be_counted_alone() -> None:
+    text = TPU.replace("constant(4)", "parameter(1)")
+    module = parse_hlo(text)
+    loop = next(i for i in module.computations[module.entry].instructions.values() if i.opcode == "while")
+    assert trip_count(module, loop) is None
+    assert count_traffic(module).flops == 2 * 64 * 32 * 32
+    assert count_traffic(module, only_loop_of_unknown_length=True).bytes == W + 3 * X
+
+
+def test_flops_against_the_trace_and_against_xla() -> None:
+    def products(x: jax.Array, w: jax.Array) -> jax.Array:
+        y = jax.lax.scan(lambda carry, _: (carry @ w, None), x, None, length=6)[0]
+        return jnp.einsum("bd,de->eb", y, w)
+
+    x, w = jnp.ones((96, 64)), jnp.ones((64, 64))
+    traced = jax.jit(products).trace(x, w)
+    compiled = traced.lower().compile()
+    expected = 7 * 2 * 96 * 64 * 64
+    assert count_flops(traced) == expected
+    assert count_traffic(parse_hlo(compiled.as_text())).flops == expected
+    # XLA counts the loop's body once, which is why this module exists.
+    single = jax.jit(lambda x, w: (x @ w) @ w).trace(x, w).lower().compile()
+    counted = count_traffic(parse_hlo(single.as_text()))
+    costs = single.cost_analysis()
+    assert counted.flops == pytest.approx(costs["flops"], rel=0.02)
+    assert counted.bytes == pytest.approx(costs["bytes accessed"], rel=0.02)

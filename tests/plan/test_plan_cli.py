@@ -1,0 +1,171 @@
+"""The command line of `jslm plan` on this machine, and what it says where something is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import pytest
+
+from jslm.config import Config, load_config
+from jslm.errors import JslmError
+from jslm.model import flops_per_token
+from jslm.plan import make_plan
+from jslm.plan.__main__ import main
+from jslm.plan.assume import resolve
+from jslm.plan.program import planned_dtype
+from jslm.plan.show import describe_plan
+from jslm.plan.topology import check_topology, topology_devices
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = [
+    "tokenizer.kind=byte",
+    "model.n_layers=2",
+    "model.d_model=32",
+    "model.n_heads=2",
+    "model.context_length=16",
+    "train.batch_size=4",
+    "train.steps=10",
+]
+
+
+@pytest.fixture(autouse=True)
+def _same_settings_after() -> Iterator[None]:
+    """The command line turns the compilation cache off for its process, which here is everyone's."""
+    before = jax.config.jax_enable_compilation_cache
+    yield
+    jax.config.update("jax_enable_compilation_cache", before)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.toml"
+    path.write_text(f'run_dir = "{tmp_path / "run"}"\n', "utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("topology", "said"),
+    [
+        ("v4:2x2x1", "expected CHIP:SHAPE with a chip of v5e, v5p, v6e"),
+        ("v5e", "expected CHIP:SHAPE"),
+        ("v5e:2x2x1", "a v5e slice has 2 sides, found 3"),
+        ("v5p:2x2", "a v5p slice has 3 sides, found 2"),
+        ("v5e:32x32", "1,024 chips; one slice of 1 to 512"),
+        ("v6e:0x4", "0 chips"),
+        ("h100", "expected CHIP:SHAPE"),
+    ],
+)
+def test_bad_topology(topology: str, said: str) -> None:
+    with pytest.raises(JslmError, match=said):
+        check_topology(topology)
+
+
+def test_absent_compiler_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "libtpu" else find(name))
+    with pytest.raises(JslmError, match=r"needs the TPU compiler \(libtpu\).*jslm\[plan\]"):
+        topology_devices("v5e:2x4")
+
+
+def test_absent_gpu_is_one_line(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        topology_devices("gpu")
+    except JslmError:
+        assert main(["--config", str(tiny), *TINY, "--topology", "gpu"]) == 2
+        assert capsys.readouterr().err.startswith("jslm.plan: error: --topology gpu: JAX finds no such device")
+    else:
+        pytest.skip("a GPU is here")
+
+
+def test_plan_for_this_machine(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--config", str(tiny), *TINY, "train.micro_batch=2", "--topology", "cpu", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    config = load_config(tiny, [*TINY, "model.vocab_size=257"])
+    assert plan["dtype"] == "float32"
+    assert plan["fits"]
+    # float32 weights over the padded vocabulary (384), and two moments.
+    padded = plan["parameters"] + (384 - 257) * 32
+    assert plan["memory"]["parameters"] == 4 * padded
+    assert plan["memory"]["optimizer"] == pytest.approx(8 * padded, abs=64)
+    assert plan["memory"]["batch"] == 2 * 4 * 4 * 16
+    assert plan["memory"]["total"] == sum(v for name, v in plan["memory"].items() if name != "total")
+    # The products of the step: 6 a weight and token, and attention without a causal skip (padding adds to the head).
+    needed = flops_per_token(config.model) * 4 * 16
+    attention = 6 * 2 * 32 * 16 * 4 * 16
+    padding = 6 * (384 - 257) * 32 * 4 * 16
+    assert plan["flops"] == pytest.approx(needed + attention + padding, rel=0.02)
+    assert plan["run_seconds"] == pytest.approx(10 * plan["roofline"]["seconds"])
+    assert plan["decode"]["flops"] > 2 * plan["parameters"]
+
+
+def test_text_says_all_kinds(tiny: Path) -> None:
+    config = load_config(tiny, [*TINY, "tokenizer.kind=char", "train.steps=0"])
+    text = describe_plan(make_plan(config, "cpu"))
+    for word in (
+        "parameters",
+        "optimizer",
+        "activations, gradients",
+        "arithmetic",
+        "memory",
+        "links",
+        "MFU",
+        "decoding",
+    ):
+        assert word in text
+    assert "assumed: a vocabulary of 128 characters" in text
+    assert "unknown: the length of the run" in text
+    assert "accelerator-hours" not in text
+
+
+def test_search_ranks_what_was_compiled(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--config", str(tiny), *TINY, "--topology", "cpu", "--search", "--tries", "3"]) == 0
+    text = capsys.readouterr().out
+    assert "3 tried, 3 fit. The first: mesh.data=1" in text
+
+
+@pytest.mark.parametrize("arguments", [["--tries", "0"], ["--decode-batch", "-1"]])
+def test_bad_numbers(tiny: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--config", str(tiny), "--topology", "cpu", *arguments]) == 2
+    assert f"{arguments[0]} {arguments[1]}: expected a number" in capsys.readouterr().err
+
+
+def test_batches_are_changed_to_divide_and_said() -> None:
+    config = Config.model_validate({"train": {"batch_size": 12, "steps": 5}, "model": {"vocab_size": 300}})
+    resolved, notes = resolve(config, 8)
+    assert (resolved.train.batch_size, resolved.train.micro_batch) == (16, 16)
+    assert notes == ["changed to divide over 8 devices: train.batch_size=16 train.micro_batch=16 (was 12 and 12)"]
+
+
+@pytest.mark.parametrize(("kind", "size"), [("gpt2", 50257), ("byte", 257), ("bpe", 4096), ("char", 128)])
+def test_vocabulary_is_the_tokenizers(kind: str, size: int) -> None:
+    config = Config.model_validate({"tokenizer": {"kind": kind}, "train": {"steps": 1}})
+    assert resolve(config, 1)[0].model.vocab_size == size
+
+
+def test_steps_come_from_prepared_data(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("A line of text to count.\n" * 400, "utf-8")
+    from jslm.prepare import ensure_prepared
+
+    values = {
+        "run_dir": str(tmp_path / "run"),
+        "data": {"source": str(text)},
+        "tokenizer": {"kind": "byte"},
+        "model": {"context_length": 16},
+        "train": {"batch_size": 4, "epochs": 2.0},
+    }
+    config = Config.model_validate(values)
+    tokens = ensure_prepared(config).meta["train"]["tokens"]
+    resolved, notes = resolve(config, 1)
+    assert resolved.train.steps == -(-2 * (tokens // 16) // 4)
+    assert f"{tokens:,} tokens" in notes[0]
+
+
+def test_type_of_computation_is_that_of_the_planned_device() -> None:
+    assert planned_dtype(Config(), "tpu").name == "bfloat16"
+    assert planned_dtype(Config(), "cpu").name == "float32"
+    assert planned_dtype(Config.model_validate({"model": {"dtype": "float16"}}), "tpu").name == "float16"
