@@ -43,8 +43,8 @@ class Roofline:
 class DecodePlan:
     """Writing tokens on one chip: `batch` rows at a time, each with a full context.
 
-    FLOPs, bytes and operations are one token's of each row. `tokens_per_second` is None where it does not fit, and where
-    the weights stay in on-chip memory: then the overhead of each operation counts, which no roofline knows.
+    FLOPs, bytes and operations are one token's of each row. `tokens_per_second` is None where it does not fit, and
+    where the weights stay in on-chip memory: then the overhead of each operation counts, which no roofline knows.
     """
 
     batch: int
