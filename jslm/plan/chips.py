@@ -31,7 +31,7 @@ class Chip:
 
 
 # By what JAX's device kinds start with: (name, memory GB, memory GB/s, links GB/s one way, cache MB, source). Peak
-# FLOP/s are those of `jslm.parallel.peak_flops`. Google gives inter-chip bandwidth in Gbit/s a chip: 1,600, 4,800, 3,584.
+# FLOP/s are those of `jslm.parallel.peak_flops`. Google gives links in Gbit/s a chip: 1,600, 4,800, 3,584.
 _CHIPS = {
     "TPU v5 lite": ("v5e", 16, 819, 200, 0, "Google Cloud documentation, TPU v5e: system architecture"),
     "TPU v5e": ("v5e", 16, 819, 200, 0, "Google Cloud documentation, TPU v5e: system architecture"),
