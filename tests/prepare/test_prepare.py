@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jslm.config import Config, DataConfig, PrepareConfig, TokenizerConfig
@@ -232,6 +232,7 @@ def test_cut_text_loses_nothing(cuts: Literal["anywhere", "before_spaces", "nowh
     assert cuts != "nowhere" or len(parts) == 1
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(["word", " ", "\n", "'s", "12", "...", "é", "\t", "天地", "\u00a0"]), max_size=40))
 def test_cuts_do_not_change_the_tokens(assets: Path, words: list[str]) -> None:
     with pytest.MonkeyPatch.context() as patch:
