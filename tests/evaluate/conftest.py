@@ -47,13 +47,21 @@ def random_params(config: Config) -> Params:
 
 @pytest.fixture(scope="session")
 def make_model() -> Callable[..., LanguageModel]:
-    """`make_model(tokenizer, ends_documents, **sections of the config)`."""
+    """`make_model(tokenizer, ends_documents, never_ends, **sections of the config)`."""
 
-    def make(tokenizer: Tokenizer | None = None, ends_documents: bool = True, **sections: Any) -> LanguageModel:
+    def make(
+        tokenizer: Tokenizer | None = None, ends_documents: bool = True, never_ends: bool = False, **sections: Any
+    ) -> LanguageModel:
         tokenizer = tokenizer or ByteTokenizer()
+        if never_ends:
+            sections["model"] = {"norm": "layernorm", "tie_embeddings": False}
         config = tiny_config(tokenizer, **sections)
-        params = jax.tree.map(jnp.asarray, random_params(config))
-        return LanguageModel(config, params, tokenizer, ends_documents=ends_documents)
+        params = random_params(config)
+        if never_ends:
+            # What is the same in every hidden state counts against the end of text alone.
+            params["final_norm"]["bias"][0], params["head"]["tokens"][:, 0] = 10.0, 0.0
+            params["head"]["tokens"][tokenizer.eot_id, 0] = -10.0
+        return LanguageModel(config, jax.tree.map(jnp.asarray, params), tokenizer, ends_documents=ends_documents)
 
     return make
 
