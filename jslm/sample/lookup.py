@@ -55,8 +55,8 @@ def write_greedy(model: LanguageModel, rows: Sequence[Row], *, draft: int = DRAF
     context = model.config.model.context_length
     length = prefill_length(max(len(row.ids) for row in rows), context)
     grown = max(length, min(room, context), *(len(row.ids) + row.left for row in rows))
-    # A round writes all its guesses into the cache, even those past the end.
-    slots = -(-(grown + draft) // _SLOTS_STEP) * _SLOTS_STEP
+    # A round writes all its guesses and the token after them, even past a row's end.
+    slots = -(-(grown + draft + 1) // _SLOTS_STEP) * _SLOTS_STEP
     tokens = np.zeros((len(rows), slots), np.int32)
     for row_tokens, row in zip(tokens, rows, strict=True):
         row_tokens[: len(row.ids)] = row.ids
@@ -94,7 +94,7 @@ def decode_drafts(
 ) -> tuple[Draft, Int[Array, ""]]:
     """The state with each row written up to its end-of-text token or its next `left[r]` tokens, and the rounds.
 
-    Needs cache slots for each row's last token and `draft` more. What stands past a row's length means nothing.
+    Needs slots for each row's last token and `draft + 1` more. What stands past a row's length means nothing.
     """
     places = jnp.arange(draft + 1, dtype=jnp.int32)[None]
     insert = jax.vmap(lambda row, new, at: jax.lax.dynamic_update_slice(row, new, (at,)))

@@ -8,12 +8,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jslm.config import Config, config_from_dict
-from jslm.model import Params, param_shapes
+from jslm.model import Params, init_params, loss_sums, param_shapes
 from jslm.sample import LanguageModel
-from jslm.tokenizer import ByteTokenizer, Tokenizer
+from jslm.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
 
 MakeModel = Callable[..., LanguageModel]
 
@@ -88,3 +89,46 @@ def ending(letters_config: Config) -> LanguageModel:
     """Writes the letters a to z, and ends after some tens of them."""
     params = jax.tree.map(jnp.asarray, _letters_params(letters_config, end_of_text=1.0))
     return LanguageModel(letters_config, params, ByteTokenizer())
+
+
+# What `rewriter` has learned by heart.
+PAIRS = {
+    "The cheese was eaten by a mouse.": "A mouse ate the cheese.",
+    "A letter was written by Ann.": "Ann wrote a letter.",
+    "The old house was sold by them.": "They sold the old house.",
+    "We heard the bells of the town.": "We heard the bells of the town.",
+}
+
+
+@pytest.fixture(scope="session")
+def rewriter() -> LanguageModel:
+    """Knows the sentences of PAIRS by heart, and is unsure of all others."""
+    tokenizer = CharTokenizer("".join(PAIRS) + "".join(PAIRS.values()) + "\n")
+    shape = {"n_layers": 2, "d_model": 48, "n_heads": 4, "n_kv_heads": 2, "d_ff": 96, "position": "learned"}
+    config = _config(**shape, vocab_size=tokenizer.vocab_size, context_length=80)
+    rows = np.zeros((len(PAIRS), 64), np.int32)
+    targets = np.full((len(PAIRS), 64), -1, np.int32)
+    for row, target, (prompt, completion) in zip(rows, targets, PAIRS.items(), strict=True):
+        first, second = tokenizer.encode(prompt + "\n"), [*tokenizer.encode(completion), tokenizer.eot_id]
+        row[: len(first) + len(second)] = [tokenizer.eot_id, *first, *second[:-1]]
+        target[len(first) : len(first) + len(second)] = second
+    optimizer = optax.adam(1e-2)
+
+    @jax.jit
+    def learn(params: Params, state: optax.OptState) -> tuple[Params, optax.OptState]:
+        batch = jnp.asarray(rows), jnp.asarray(targets)
+        gradients = jax.grad(lambda params: loss_sums(params, *batch, config.model)[1] / 100)(params)
+        updates, state = optimizer.update(gradients, state)
+        return optax.apply_updates(params, updates), state
+
+    params = init_params(config.model, jax.random.key(0))
+    state = optimizer.init(params)
+    for _ in range(80):
+        params, state = learn(params, state)
+    return LanguageModel(config, params, tokenizer)
+
+
+@pytest.fixture(scope="session")
+def pairs() -> dict[str, str]:
+    """Prompts and completions that `rewriter` knows."""
+    return PAIRS

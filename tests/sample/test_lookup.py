@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jslm.errors import JslmError
+from jslm.sample import LanguageModel, Result, Row, resolve_options
+from jslm.sample.lookup import DRAFT_TOKENS, guess_next, write_greedy
+
+MakeModel = Callable[..., LanguageModel]
+
+
+def looked_up(
+    model: LanguageModel, prompts: Sequence[str], draft: int, most: int = 40, stop: str | Sequence[str] = ()
+) -> tuple[list[Row], int]:
+    options = resolve_options(model.config.sample, greedy=True, max_new_tokens=most, stop=stop)
+    rows = [model.row(prompt, 0, options) for prompt in prompts]
+    return rows, write_greedy(model, rows, draft=draft)
+
+
+def assert_same(rows: Sequence[Row], expected: Sequence[Result]) -> None:
+    for row, result in zip(rows, expected, strict=True):
+        found = row.result()
+        assert (found.tokens, found.text, found.finish_reason) == (result.tokens, result.text, result.finish_reason)
+        np.testing.assert_allclose(found.logprobs, result.logprobs, atol=1e-4)
+
+
+@pytest.mark.parametrize("draft", [0, 3, DRAFT_TOKENS])
+def test_output_is_that_of_greedy_decoding(model: LanguageModel, letters: LanguageModel, draft: int) -> None:
+    prompts = ["abcabcabcab", "a much longer prompt", "", "x"]
+    expected = model.generate_results(prompts, greedy=True)
+    assert_same(looked_up(model, prompts, draft)[0], expected)
+    assert_same(looked_up(model, prompts[1:2], draft)[0], expected[1:2])
+    assert_same(looked_up(letters, prompts, draft)[0], letters.generate_results(prompts, greedy=True))
+
+
+def test_the_end_of_text_is_scored(rewriter: LanguageModel, pairs: dict[str, str]) -> None:
+    (row,), _ = looked_up(rewriter, [next(iter(pairs)) + "\n"], 3)
+    assert row.finish_reason == "stop"
+    logits = rewriter.logits(row.ids)[0, -1]
+    assert row.end_logprob == pytest.approx(float(jax.nn.log_softmax(logits)[rewriter.tokenizer.eot_id]), abs=1e-4)
+
+
+@pytest.mark.parametrize("position", ["learned", "rope"])
+def test_up_to_the_last_token_of_the_context(make_model: MakeModel, position: str) -> None:
+    writer = make_model(position=position, context_length=32)
+    prompts = ["abcdefghij", "ab"]
+    rows, _ = looked_up(writer, prompts, 7, most=100)
+    assert_same(rows, writer.generate_results(prompts, greedy=True, max_new_tokens=100))
+    assert max(len(row.ids) for row in rows) == 32
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.text("ab ", max_size=14), min_size=1, max_size=2), st.sampled_from([1, 5]), st.integers(1, 40))
+def test_any_prompt_any_length(model: LanguageModel, prompts: list[str], draft: int, most: int) -> None:
+    rows, rounds = looked_up(model, prompts, draft, most)
+    assert_same(rows, model.generate_results(prompts, greedy=True, max_new_tokens=most))
+    longest = max(len(row.tokens) for row in rows)
+    assert longest / (draft + 1) <= rounds <= longest + 1
+
+
+def test_copying_takes_few_rounds(rewriter: LanguageModel, pairs: dict[str, str]) -> None:
+    prompts = [f"{prompt}\n" for prompt in pairs]
+    rows, plain_rounds = looked_up(rewriter, prompts, 0)
+    assert [row.text for row in rows] == list(pairs.values())
+    assert plain_rounds == 1 + max(map(len, pairs.values()))
+    expected = rewriter.generate_results(prompts, greedy=True, max_new_tokens=40)
+    for prompt, result in zip(prompts, expected, strict=True):
+        found, rounds = looked_up(rewriter, [prompt], DRAFT_TOKENS)
+        assert_same(found, [result])
+        assert rounds <= len(result.tokens) / 2
+    copy = next(f"{prompt}\n" for prompt, completion in pairs.items() if prompt == completion)
+    # 31 characters and the end: three rounds of twelve tokens, and one for the first word.
+    assert looked_up(rewriter, [copy], DRAFT_TOKENS)[1] <= 4
+
+
+def test_stop_string_cuts(letters: LanguageModel) -> None:
+    (whole,) = letters.generate_results("abc", greedy=True)
+    stop = whole.text[5:7]
+    assert_same(looked_up(letters, ["abc"], 4, stop=stop)[0], letters.generate_results("abc", greedy=True, stop=stop))
+
+
+def test_no_rows_and_no_numbers(make_model: MakeModel) -> None:
+    broken = make_model()
+    assert write_greedy(broken, []) == 0
+    broken.weights = jax.tree.map(lambda leaf: leaf * jnp.nan, broken.weights)
+    with pytest.raises(JslmError, match="logits are not finite"):
+        looked_up(broken, ["abc"], 3)
+
+
+def naive_guess(ids: list[int], count: int) -> list[int]:
+    """The tokens after the first of the longest matches of up to 8 tokens, repeated where there are too few."""
+    best, follows = 0, 1
+    for end in range(1, len(ids)):
+        size = 0
+        while size < min(8, end) and ids[end - 1 - size] == ids[-1 - size]:
+            size += 1
+        if size > best:
+            best, follows = size, end
+    tail = ids[follows:]
+    return [tail[index % len(tail)] for index in range(count)] if best else []
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 3), min_size=2, max_size=24), min_size=2, max_size=2))
+def test_guesses_are_what_followed_the_longest_match(rows: list[list[int]]) -> None:
+    tokens = np.full((2, 32), 3, np.int32)
+    for padded, ids in zip(tokens, rows, strict=True):
+        padded[: len(ids)] = ids
+    found = guess_next(jnp.asarray(tokens), jnp.asarray([len(ids) for ids in rows], jnp.int32), 5)
+    for guessed, ids in zip(found.tolist(), rows, strict=True):
+        if expected := naive_guess(ids, 5):
+            assert guessed == expected
