@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -120,16 +120,15 @@ def add_parts(work: WorkFolder, writer: TokenWriter) -> int:
 def encode_texts(tokenizer_json: str, texts: list[tuple[str, bool, bool]]) -> Encoded:
     """What a worker does; each text comes with whether a start-of-text and an end-of-text token go around it."""
     tokenizer = _open_tokenizer(tokenizer_json)
-    lists = tokenizer.encode_batch([text for text, _, _ in texts])
-    for found, (_, starts, ends) in zip(lists, texts, strict=True):
-        if starts:
-            found.insert(0, tokenizer.bos_id)
-        if ends:
-            found.append(tokenizer.eot_id)
-    lengths = list(map(len, lists))
-    ids = np.fromiter(chain.from_iterable(lists), token_dtype(tokenizer.vocab_size), sum(lengths))
+    dtype = token_dtype(tokenizer.vocab_size)
+    start, end = np.array([tokenizer.bos_id], dtype), np.array([tokenizer.eot_id], dtype)
+    arrays = [np.zeros(0, dtype)]
+    lengths = []
+    for ids, (_, starts, ends) in zip(tokenizer.encode_arrays([text for text, _, _ in texts]), texts, strict=True):
+        arrays += [start] * starts + [ids.astype(dtype)] + [end] * ends
+        lengths.append(ids.size + starts + ends)
     unknown = sum(text.count(character) for text, _, _ in texts for character in tokenizer.unknown_characters(text))
-    return Encoded(ids, lengths, unknown)
+    return Encoded(np.concatenate(arrays), lengths, unknown)
 
 
 # The same string each time: it is compared by identity first.

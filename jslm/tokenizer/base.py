@@ -12,7 +12,7 @@ from os import PathLike
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Int32, UInt32
 
 from jslm.errors import JslmError
 from jslm.tokenizer.files import write_text_atomically
@@ -85,6 +85,10 @@ class Tokenizer(ABC):
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, as `encode` without special tokens gives them; in parallel where the library can."""
         return [self._encode_ordinary(text) for text in texts]
+
+    def encode_arrays(self, texts: Sequence[str]) -> list[UInt32[np.ndarray, " ids"]]:
+        """`encode_batch` as vectors, which some libraries give without the Python list in between."""
+        return [np.array(ids, np.uint32) for ids in self.encode_batch(texts)]
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = False) -> str:
         """Text of `ids`; bytes that are no valid UTF-8 become U+FFFD, as in `bytes.decode(errors="replace")`.

@@ -39,6 +39,7 @@ def test_any_text_comes_back_whole(tokenizer: Tokenizer, data: st.DataObject) ->
     assert tokenizer.decode(ids, skip_special=True) == text
     assert tokenizer.token_bytes()[ids].sum() == len(text.encode())
     assert tokenizer.encode_batch([text, "", text]) == [ids, [], ids]
+    assert [array.tolist() for array in tokenizer.encode_arrays([text, "", text])] == [ids, [], ids]
     assert tokenizer.decode(tokenizer.encode(text, allow_special=True)) == text
     assert tokenizer.unknown_characters(text) == []
 
