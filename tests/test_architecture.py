@@ -21,7 +21,7 @@ LAYERS = (
     {"data", "checkpoint"},
     {"run_folder"},
     {"cli"},
-    {"prepare", "train", "sample", "evaluate", "convert", "plan", "serve"},
+    {"prepare", "train", "sample", "evaluate", "convert", "plan", "serve", "sweep"},
 )
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
 VERBS = LAYERS[-1]
