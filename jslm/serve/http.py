@@ -17,6 +17,8 @@ from jslm.serve.errors import ApiError
 
 # A client that sends its body slower than this holds a connection for nothing.
 _BODY_SECONDS = 30.0
+# What a stream has after its request's time is over: for the event that says so, and for readers that lag behind.
+_GRACE_SECONDS = 2.0
 Body = TypeVar("Body", bound=BaseModel)
 Result = TypeVar("Result")
 
@@ -76,7 +78,7 @@ async def while_connected(receive: Receive, work: Awaitable[Result]) -> Result:
 class EventStream(Response):
     """Server-sent events: one `data:` line a JSON object, then `[DONE]`. An error after the start is an event too.
 
-    `deadline` (of `loop.time()`) ends a stream whose client reads too slowly.
+    Some time after `deadline` (of `loop.time()`) the connection of a client that reads too slowly is closed.
     """
 
     media_type = "text/event-stream"
@@ -92,7 +94,7 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends the events; returns early where the client leaves."""
         try:
-            async with asyncio.timeout_at(self._deadline):
+            async with asyncio.timeout_at(self._deadline + _GRACE_SECONDS):
                 await while_connected(receive, self._send(send))
         except (ClientGone, TimeoutError, OSError):
             # The connection is of no further use; uvicorn closes it since the response is not complete.

@@ -15,6 +15,7 @@ from starlette.applications import Starlette
 from jslm.errors import JslmError
 
 _BACKLOG = 1024
+_UNREAD_MILLISECONDS = 60_000
 # After the engine was told to stop, for its last words to reach the clients.
 _LAST_WORDS_SECONDS = 3
 
@@ -54,6 +55,9 @@ def open_socket(host: str, port: int) -> socket.socket:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            # Also ends connections whose client has stopped reading; accepted ones inherit it.
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNREAD_MILLISECONDS)
         listener.bind(address)
         listener.listen(_BACKLOG)
     except OSError as error:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from jslm.sample import LanguageModel
-from jslm.serve import Limits, step
+from jslm.serve import step
 from jslm.serve.engine import Refused
 
 PROMPTS = ["one", "", "another prompt", "x" * 40]
@@ -189,7 +189,7 @@ def test_time_has_an_end(bench: Any) -> None:
 def test_a_crash_ends_all_jobs(
     make_bench: Callable[..., Any], bytes_model: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench = make_bench({"bytes": bytes_model}, Limits(slots=2))
+    bench = make_bench({"bytes": bytes_model})
 
     def broken(*args: Any, **kwargs: Any) -> Any:
         raise RuntimeError("out of memory")
@@ -203,7 +203,7 @@ def test_a_crash_ends_all_jobs(
 
 
 def test_draining_finishes_what_is_there(make_bench: Callable[..., Any], bytes_model: LanguageModel) -> None:
-    bench = make_bench({"bytes": bytes_model}, Limits(slots=2))
+    bench = make_bench({"bytes": bytes_model})
     caller = bench.ask("bytes", ["a"] * 5, seed=1, max_new_tokens=30)
     bench.engine.drain()
     with pytest.raises(Refused, match="draining"):
