@@ -112,18 +112,18 @@ def rewriter() -> LanguageModel:
         first, second = tokenizer.encode(prompt + "\n"), [*tokenizer.encode(completion), tokenizer.eot_id]
         row[: len(first) + len(second)] = [tokenizer.eot_id, *first, *second[:-1]]
         target[len(first) : len(first) + len(second)] = second
-    optimizer = optax.adam(1e-2)
+    optimizer = optax.adam(5e-3)
 
     @jax.jit
     def learn(params: Params, state: optax.OptState) -> tuple[Params, optax.OptState]:
         batch = jnp.asarray(rows), jnp.asarray(targets)
-        gradients = jax.grad(lambda params: loss_sums(params, *batch, config.model)[1] / 100)(params)
+        gradients = jax.grad(lambda params: loss_sums(params, *batch, config.model)[0] / 100)(params)
         updates, state = optimizer.update(gradients, state)
         return optax.apply_updates(params, updates), state
 
     params = init_params(config.model, jax.random.key(0))
     state = optimizer.init(params)
-    for _ in range(80):
+    for _ in range(60):
         params, state = learn(params, state)
     return LanguageModel(config, params, tokenizer)
 

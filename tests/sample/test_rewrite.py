@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+import io
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jslm.checkpoint import CheckpointStore
+from jslm.config import Config, config_from_dict, config_to_toml
+from jslm.errors import JslmError
+from jslm.sample import LanguageModel, Rewrite, rewrite_prompt
+from jslm.sample.__main__ import main
+
+Pairs = dict[str, str]
+CHANGED = "A letter was written by Ann."
+REWRITTEN = "Ann wrote a letter."
+SAME = "We heard the bells of the town."
+UNKNOWN = "The cat ate a letter."
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    with caplog.at_level(logging.WARNING, "jslm"):
+        yield caplog
+
+
+def test_sentences_become_what_the_model_learned(rewriter: LanguageModel, pairs: Pairs) -> None:
+    expected = [
+        Rewrite(prompt, completion, found.confidence, prompt != completion)
+        for (prompt, completion), found in zip(pairs.items(), rewriter.rewrite(list(pairs)), strict=True)
+    ]
+    assert rewriter.rewrite(list(pairs)) == expected
+    assert rewriter.rewrite(CHANGED)[0].output == REWRITTEN
+    for ways in ({"lookup": False}, {"batch_size": 3}, {"beams": 2}):
+        found = rewriter.rewrite(list(pairs), **ways)  # type: ignore[arg-type]
+        assert [(each.source, each.output, each.changed) for each in found] == [
+            (each.source, each.output, each.changed) for each in expected
+        ]
+        for one, other in zip(found, expected, strict=True):
+            assert one.confidence == pytest.approx(other.confidence, abs=1e-4)
+
+
+def test_confidence_is_the_mean_logprob_of_what_was_written(rewriter: LanguageModel) -> None:
+    (found,) = rewriter.rewrite([CHANGED])
+    tokenizer = rewriter.tokenizer
+    prompt = [tokenizer.eot_id, *tokenizer.encode(CHANGED + "\n")]
+    written = [*tokenizer.encode(REWRITTEN), tokenizer.eot_id]
+    logprobs = np.asarray(jax.nn.log_softmax(rewriter.logits(prompt + written[:-1])[0]))[len(prompt) - 1 :]
+    assert found.confidence == pytest.approx(float(np.mean(logprobs[np.arange(len(written)), written])), abs=1e-4)
+
+
+def test_a_sentence_under_the_threshold_stays(rewriter: LanguageModel) -> None:
+    ((sure, unsure), (kept, left)) = (
+        rewriter.rewrite([CHANGED, UNKNOWN], threshold=threshold) for threshold in (None, -0.05)
+    )
+    assert kept == sure
+    assert sure.confidence is not None
+    assert unsure.confidence is not None
+    assert unsure.confidence < -0.05 < sure.confidence
+    assert unsure.changed
+    assert left == Rewrite(UNKNOWN, UNKNOWN, unsure.confidence, False)
+
+
+def test_white_space_and_blank_sentences_stay(rewriter: LanguageModel) -> None:
+    found = rewriter.rewrite([f"  {CHANGED}\t", "", "   ", SAME])
+    assert [each.output for each in found] == [f"  {REWRITTEN}\t", "", "   ", SAME]
+    assert [each.changed for each in found] == [True, False, False, False]
+    assert found[1] == Rewrite("", "", None, False)
+
+
+def test_what_cannot_be_read_stays_and_is_told(rewriter: LanguageModel, log: pytest.LogCaptureFixture) -> None:
+    long = "The old house was sold by Ann. " * 3
+    found = rewriter.rewrite([CHANGED, long, "Zoë’s letter was written by Ann.", CHANGED], batch_size=4)
+    assert [each.changed for each in found] == [True, False, False, True]
+    assert [each.output for each in found[1:3]] == [each.source for each in found[1:3]]
+    assert [each.confidence for each in found[1:3]] == [None, None]
+    assert [record.getMessage() for record in log.records] == [
+        "sentence 2: 93 tokens, the context of this model is 80; left unchanged",
+        "sentence 3: the tokenizer has never seen 'Z', 'ë', '’'; left unchanged",
+    ]
+
+
+def test_what_does_not_end_stays_and_is_told(rewriter: LanguageModel, log: pytest.LogCaptureFixture) -> None:
+    (found,) = rewriter.rewrite([CHANGED], max_new_tokens=7)
+    assert (found.output, found.changed) == (CHANGED, False)
+    assert [record.getMessage() for record in log.records] == [
+        "sentence 1: its rewrite has not ended after 7 tokens; left unchanged"
+    ]
+
+
+def test_sentences_are_taken_as_they_are_needed(rewriter: LanguageModel) -> None:
+    taken = []
+
+    def sentences() -> Iterator[str]:
+        for sentence in (CHANGED, SAME, CHANGED):
+            taken.append(sentence)
+            yield sentence
+
+    stream = rewriter.rewrite_stream(sentences())
+    assert taken == []
+    assert next(stream).output == REWRITTEN
+    assert taken == [CHANGED]
+    assert [each.output for each in stream] == [SAME, REWRITTEN]
+
+
+def templated(template: str) -> Config:
+    return config_from_dict({"data": {"template": template}}, "test")
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("", "A {b}.\n"),
+        ("{title}: {text}", "A {b}.\n"),
+        ("{prompt} => {completion}", "A {b}. => "),
+        ("<{{in}}> {prompt}\n<out>{completion}\n", "<{in}> A {b}.\n<out>"),
+    ],
+)
+def test_prompt_follows_the_template(template: str, expected: str) -> None:
+    assert rewrite_prompt(templated(template), "A {b}.") == expected
+
+
+def test_template_that_wants_more_is_refused() -> None:
+    with pytest.raises(JslmError, match=r"rewriting knows a sentence's \{prompt\} alone, .* also wants its \{style\}"):
+        rewrite_prompt(templated("{style}: {prompt}\n{completion}"), "A.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"threshold": 0.5}, "threshold = 0.5; expected a mean log-probability: 0 or less"),
+        ({"threshold": float("nan")}, "threshold = nan"),
+        ({"beams": 0}, "beams = 0; expected 1"),
+        ({"alpha": -1.0}, "alpha = -1.0; expected 0 or more"),
+        ({"batch_size": 0}, "batch_size = 0; expected 1 or more"),
+        ({"max_new_tokens": 0}, "max_new_tokens = 0; expected 1 or more"),
+        ({"conditions": {"style": "formal"}}, "trained without any, found style=formal"),
+    ],
+)
+def test_bad_arguments(rewriter: LanguageModel, arguments: dict[str, float], message: str) -> None:
+    with pytest.raises(JslmError, match=message):
+        rewriter.rewrite_stream([CHANGED], **arguments)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, rewriter: LanguageModel) -> str:
+    """The rewriter as training leaves it."""
+    folder = tmp_path_factory.mktemp("runs") / "rewriter"
+    folder.mkdir()
+    (folder / "config.toml").write_text(config_to_toml(rewriter.config), "utf-8")
+    (folder / "run.json").write_text(json.dumps({"data": {"end_of_text": True}}), "utf-8")
+    rewriter.tokenizer.save(folder / "tokenizer.json")
+    store = CheckpointStore(folder / "checkpoints")
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *rewriter.params["layers"])
+    fingerprint = {"val_loss": 0.1, "tokenizer_fingerprint": rewriter.tokenizer.fingerprint}
+    store.save(1, {"params": {**rewriter.params, "layers": stacked}}, fingerprint)
+    store.wait()
+    return str(folder)
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No compilation cache in the home folder."""
+    monkeypatch.setenv("JSLM_COMPILATION_CACHE", "off")
+    yield
+    logging.getLogger("jslm").setLevel(logging.NOTSET)
+
+
+def give_stdin(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+
+
+def test_lines_of_stdin(run: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    give_stdin(monkeypatch, f"\ufeff{CHANGED}\n\n{UNKNOWN}\r\n{SAME}".encode())
+    assert main(["--run", run, "--threshold", "-0.05", "--rewrite"]) == 0
+    out, err = capsys.readouterr()
+    assert out == f"{REWRITTEN}\n\n{UNKNOWN}\r\n{SAME}\n"
+    assert "1 of 4 lines changed" in err
+    assert "tokens/s" in err
+
+
+def test_files_in_order_as_json(
+    run: str, rewriter: LanguageModel, tmp_path: Path, capsys: pytest.CaptureFixture[str], log: pytest.LogCaptureFixture
+) -> None:
+    first, second = tmp_path / "first.txt", tmp_path / "second.txt"
+    first.write_text(f"{CHANGED}\n{'A' * 90}\n", "utf-8")
+    second.write_text(f"{SAME}\n", "utf-8")
+    for ways in ([], ["--no-lookup"], ["--beams", "2", "--alpha", "0.5"], ["--batch-size", "2"]):
+        assert main(["--run", run, "--json", *ways, "--rewrite", str(first), str(second)]) == 0
+        found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert [list(line) for line in found] == [["source", "output", "confidence", "changed"]] * 3
+        assert [line["output"] for line in found] == [REWRITTEN, "A" * 90, SAME]
+        assert [line["changed"] for line in found] == [True, False, False]
+        assert found[1]["confidence"] is None
+        assert found[0]["confidence"] == pytest.approx(rewriter.rewrite(CHANGED)[0].confidence, abs=1e-4)
+    assert log.records[0].getMessage() == (
+        f"{first}: line 2: 91 tokens, the context of this model is 80; left unchanged"
+    )
+
+
+def test_bad_bytes_are_told_after_the_lines_before_them(
+    run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "latin1.txt"
+    file.write_bytes(f"{CHANGED}\n".encode() + b"caf\xe9\n")
+    assert main(["--run", run, "--rewrite", str(file)]) == 2
+    out, err = capsys.readouterr()
+    assert out == f"{REWRITTEN}\n"
+    assert err.splitlines()[-1] == f"jslm.sample: error: {file}: line 2: not UTF-8 text (byte 3 of the line)"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--rewrite", "--temperature", "0.5"], "--temperature has no meaning with --rewrite; leave it out"),
+        (["--rewrite", "--num-samples", "2"], "--num-samples has no meaning with --rewrite"),
+        (["--prompt", "a", "--threshold", "-1"], "--threshold has no meaning without --rewrite"),
+        (["--prompt", "a", "--no-lookup"], "--no-lookup has no meaning without --rewrite"),
+        (["--rewrite", "--threshold", "1"], "threshold = 1.0; expected a mean log-probability: 0 or less"),
+        (["--rewrite", "missing.txt"], "missing.txt: No such file or directory"),
+    ],
+)
+def test_mistakes_on_the_command_line(
+    run: str, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert main(["--run", run, *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert (out, len(err.splitlines())) == ("", 1)
+    assert message in err
