@@ -388,7 +388,7 @@ def test_characters_that_a_given_tokenizer_lacks_are_counted(tmp_path: Path) -> 
 def hold_lock(folder: str, held: Any, release: Any) -> None:
     with folder_lock(Path(folder), print):
         held.set()
-        release.wait(20)
+        release.wait(100)
 
 
 def test_a_second_process_waits_and_then_uses_the_files(tmp_path: Path) -> None:
@@ -398,7 +398,7 @@ def test_a_second_process_waits_and_then_uses_the_files(tmp_path: Path) -> None:
     held, release = context.Event(), context.Event()
     holder = context.Process(target=hold_lock, args=(config.data_dir, held, release))
     holder.start()
-    assert held.wait(20)
+    assert held.wait(100)
     lines: list[str] = []
 
     def log(line: str) -> None:
@@ -406,7 +406,7 @@ def test_a_second_process_waits_and_then_uses_the_files(tmp_path: Path) -> None:
         release.set()
 
     verify(ensure_prepared(config, log=log).dir)
-    holder.join(20)
+    holder.join(100)
     assert "another process is preparing it; waiting" in lines[0]
 
 
