@@ -43,7 +43,7 @@ class Peaks:
 
 def measure_peaks(settings: Settings) -> Peaks:
     """Matrix products and memory, by the best of JAX and PyTorch: the yardstick of MFU and bandwidth shares."""
-    values = {"matrix": 2048, "megabytes": 256}
+    values: dict[str, Any] = {"matrix": 2048, "megabytes": 256}
     specs = [settings.ours("", "jax_peak", **values)]
     if settings.has_peer:
         specs.append(settings.peer("PyTorch", "torch_peak", **values))
@@ -67,7 +67,7 @@ def _train(settings: Settings, size: Size) -> Case:
     folder, made = make_corpus(settings, size, tokens=1_000_000)
     batch = size.gpu_batch if made["platform"] != "cpu" else size.batch
     about = {"batch": batch, "context": size.context, "parameters": made["parameters"]}
-    values = {"size": size.name, "folder": str(folder), "batch": batch}
+    values: dict[str, Any] = {"size": size.name, "folder": str(folder), "batch": batch}
     specs = [
         settings.ours(_ours(dtype, made), "jslm_train", dtype=dtype, **values)
         for dtype in sorted(DTYPES, key=lambda dtype: dtype != made["default_dtype"])
@@ -91,7 +91,7 @@ def _decode(settings: Settings, size: Size) -> list[Case]:
     settings.say(f"decode {size.name}")
     folder, made = make_corpus(settings, size, tokens=10_000, gguf=settings.has_peer)
     new_tokens = min(_NEW_TOKENS, size.context - _PROMPT_TOKENS)
-    values = {
+    values: dict[str, Any] = {
         "size": size.name, "folder": str(folder), "cases": _BATCHES,
         "prompt_tokens": _PROMPT_TOKENS, "new_tokens": new_tokens,
     }  # fmt: skip
@@ -143,10 +143,10 @@ def measure_loader(settings: Settings) -> list[Case]:
         settings.say(f"loader {size.name}")
         folder, made = make_corpus(settings, size, tokens=4_000_000)
         batch = size.gpu_batch if made["platform"] != "cpu" else size.batch
-        values = {"size": size.name, "folder": str(folder), "batch": batch}
+        values: dict[str, Any] = {"size": size.name, "folder": str(folder), "batch": batch}
         specs = [settings.ours("", "jslm_loader", **values)]
         if settings.has_peer:
-            ways = {"nanoGPT's get_batch": None, "DataLoader": 0, "DataLoader, 2 workers": 2}
+            ways: dict[str, int | None] = {"nanoGPT's get_batch": None, "DataLoader": 0, "DataLoader, 2 workers": 2}
             specs += [settings.peer(name, "torch_loader", workers=workers, **values) for name, workers in ways.items()]
         lanes = take_turns(specs, [""], settings.budget(factor=0.2), settings.say)[""]
         cases.append(Case(size.name, lanes, about={"batch": batch, "context": size.context}))
@@ -159,7 +159,7 @@ def measure_tokenize(settings: Settings) -> list[Case]:
     folder = settings.folder / "tokenize"
     folder.mkdir()
     _prepare(settings, "stories", {"folder": str(folder), "megabytes": 1.0, "vocab_size": 4096})
-    values = {"text": str(folder / "text.txt"), "tokenizer": str(folder / "tokenizer.json")}
+    values: dict[str, Any] = {"text": str(folder / "text.txt"), "tokenizer": str(folder / "tokenizer.json")}
     cases = []
     for kind, library in (("bpe", "tokenizers"), ("gpt2", "tiktoken")):
         specs = [settings.ours(kind, "text_to_ids", side="jslm", kind=kind, **values)]

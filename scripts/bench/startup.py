@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from scripts.bench.parts import Case, make_corpus
 from scripts.bench.process import ROOT, LaneError, LaneProcess, Spec
@@ -43,7 +44,12 @@ def measure_startup(settings: Settings) -> list[Case]:
         for compiled in (False, True):
             for state in ("cold", "cached"):
                 name = f"PyTorch, {'compiled' if compiled else 'eager'}"
-                values = {"size": size.name, "folder": str(folder), "batch": size.batch, "dtype": "float32"}
+                values: dict[str, Any] = {
+                    "size": size.name,
+                    "folder": str(folder),
+                    "batch": size.batch,
+                    "dtype": "float32",
+                }
                 spec = settings.peer(name, "torch_train", compile=compiled, warmup=1, **values)
                 lanes["step", state].append(_peer(settings, spec, environment))
             if compiled:
@@ -171,5 +177,4 @@ def _start(module: str, *arguments: str, environment: Mapping[str, str] | None =
 
 def _check(process: subprocess.Popen[bytes]) -> None:
     if process.returncode:
-        command = " ".join(process.args) if isinstance(process.args, list) else process.args
-        raise RuntimeError(f"exit status {process.returncode} from: {command}")
+        raise RuntimeError(f"exit status {process.returncode} from {process.args!r}")

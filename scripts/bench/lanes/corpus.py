@@ -12,7 +12,8 @@ import jax
 import numpy as np
 
 from jslm.config import Config, config_from_dict
-from jslm.convert import Bundle, formats
+from jslm.convert import Bundle
+from jslm.convert.formats import format_named
 from jslm.data.token_file import TokenWriter
 from jslm.model import compute_dtype, count_parameters, flops_per_token, init_params
 from jslm.tokenizer import BpeTokenizer, CharTokenizer, Tokenizer
@@ -106,7 +107,7 @@ def _write_tokens(folder: Path, tokenizer: Tokenizer, tokens: int) -> None:
 
 def _write_gguf(bundle: Bundle, folder: Path) -> str:
     """Why there is no file; empty where there is."""
-    write = formats()["gguf"].write
+    write = format_named("gguf").write
     assert write is not None
     try:
         for dtype in ("float32", "bfloat16"):
