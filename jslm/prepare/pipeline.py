@@ -70,6 +70,10 @@ def prepare(config: Config, *, force: bool = False, log: Log = log_to_stderr) ->
     Raises JslmError: see `read_corpus`, `plan_split`, `run_tasks` and `ensure_prepared`; a full disk, a folder that
     can't be written, or too little text for either split.
     """
+    if config.data.mixture:
+        raise JslmError(
+            "data.mixture: its corpora are prepared one by one, each with a config of its own; this one trains on them"
+        )
     folder = Path(config.data_dir)
     is_there = (folder / META_NAME).exists()
     if not config.data.sources and not is_there:
