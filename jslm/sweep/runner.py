@@ -149,7 +149,9 @@ def _run_all(commands: Sequence[tuple[str, list[str]]], folder: Path, executor: 
             client.submit(run_trial, command, str(folder / name / "train.log"), pure=False): name
             for name, command in commands
         }
-        for future, outcome in distributed.as_completed(futures, with_results=True, raise_errors=False):
+        for future, outcome in distributed.as_completed(
+            futures, loop=client.loop, with_results=True, raise_errors=False
+        ):
             yield futures[future], outcome if isinstance(outcome, str) else f"the worker was lost: {outcome!r}"
 
 
