@@ -81,17 +81,16 @@ def _run(args: argparse.Namespace) -> int:
     from jslm.serve.server import open_socket, serve
 
     # Before the models are read, which takes longer.
-    listener = open_socket(args.host, args.port)
+    with open_socket(args.host, args.port) as listener:
+        from jslm.parallel import start_jax
 
-    from jslm.parallel import start_jax
+        start_jax()
+        from jslm.serve.app import create_app
+        from jslm.serve.models import open_models
 
-    start_jax()
-    from jslm.serve.app import create_app
-    from jslm.serve.models import open_models
-
-    models = open_models(args.run, limits, checkpoint=args.checkpoint, overrides=args.overrides)
-    app = create_app(models, limits, token=token, cors_origins=args.cors_origin)
-    return serve(app, listener, drain_seconds=args.drain_seconds)
+        models = open_models(args.run, limits, checkpoint=args.checkpoint, overrides=args.overrides)
+        app = create_app(models, limits, token=token, cors_origins=args.cors_origin)
+        return serve(app, listener, drain_seconds=args.drain_seconds)
 
 
 def _token(file: str | None) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -17,7 +18,7 @@ from jslm.errors import JslmError
 _BACKLOG = 1024
 _UNREAD_MILLISECONDS = 60_000
 # After the engine was told to stop, for its last words to reach the clients.
-_LAST_WORDS_SECONDS = 3
+_LAST_WORDS_SECONDS = 10
 
 
 class Server(uvicorn.Server):
@@ -53,13 +54,15 @@ def open_socket(host: str, port: int) -> socket.socket:
     """A listening socket. Raises JslmError where the address is not this machine's, or is in use."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if hasattr(socket, "TCP_USER_TIMEOUT"):
-            # Also ends connections whose client has stopped reading; accepted ones inherit it.
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNREAD_MILLISECONDS)
-        listener.bind(address)
-        listener.listen(_BACKLOG)
+        with contextlib.ExitStack() as stack:
+            listener = stack.enter_context(socket.socket(family, kind, protocol))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if hasattr(socket, "TCP_USER_TIMEOUT"):
+                # Also ends connections whose client has stopped reading; accepted ones inherit it.
+                listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNREAD_MILLISECONDS)
+            listener.bind(address)
+            listener.listen(_BACKLOG)
+            stack.pop_all()
     except OSError as error:
         reason = error.strerror or str(error)
         raise JslmError(f"--host {host} --port {port}: cannot listen there ({reason}); choose another") from None

@@ -50,16 +50,17 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def serving(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """A server in a process of its own, and its port."""
     command = [sys.executable, "-m", "jslm.serve", "--port", "0", *arguments]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment})
-    try:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}) as process:
         assert process.stderr is not None
         line = next((line for line in process.stderr if "http://" in line), "")
-        assert "http://127.0.0.1:" in line
-        threading.Thread(target=process.stderr.read, daemon=True).start()
-        yield process, int(line.split("http://127.0.0.1:")[1].split()[0])
-    finally:
-        process.kill()
-        process.wait(30)
+        reader = threading.Thread(target=process.stderr.read)
+        reader.start()
+        try:
+            assert "http://127.0.0.1:" in line
+            yield process, int(line.split("http://127.0.0.1:")[1].split()[0])
+        finally:
+            process.kill()
+            reader.join(30)
 
 
 def ask(port: int, path: str, body: dict[str, Any] | None = None, **headers: str) -> tuple[int, Any]:
