@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from jslm.config import DataConfig
+from jslm.data.pairs import split_pair
 from jslm.errors import JslmError
 from jslm.evaluate.questions import read_records, text_of
 
@@ -22,11 +25,12 @@ _BATCH = 256
 
 
 class RewritePair(NamedTuple):
-    """A prompt and the one right completion."""
+    """A prompt and the one right completion; `fields` is the whole record, for the run's `data.template`."""
 
     prompt: str
     completion: str
-    category: str
+    category: str = ""
+    fields: Mapping[str, Any] = MappingProxyType({})
 
 
 def read_pairs(path: Path) -> list[RewritePair]:
@@ -39,27 +43,46 @@ def read_pairs(path: Path) -> list[RewritePair]:
         category = record.get("category") or ""
         if not isinstance(category, str):
             raise JslmError(f"{where}: category = {category!r}; expected text")
-        pairs.append(
-            RewritePair(text_of(where, record, "prompt"), text_of(where, record, "completion").strip(), category)
-        )
+        prompt, completion = (text_of(where, record, key) for key in ("prompt", "completion"))
+        pairs.append(RewritePair(prompt, completion.strip(), category, record))
     if not pairs:
         raise JslmError(f"{path}: empty; expected lines with 'prompt', 'completion' and 'category'")
     return pairs
 
 
 def rewrite_quality(model: LanguageModel, pairs: Sequence[RewritePair]) -> dict[str, Any]:
-    """Writes each completion greedily and compares; see `compare_rewrites`.
+    """Writes each completion greedily, after the prompt as training showed it, and compares; see `compare_rewrites`.
 
-    Raises JslmError for a prompt longer than the model's context.
+    Raises JslmError for a prompt longer than the model's context, or without a field of the run's `data.template`.
     """
     found = []
     for start in range(0, len(pairs), _BATCH):
         batch = pairs[start : start + _BATCH]
         longest = max(len(model.tokenizer.encode(pair.completion)) for pair in batch)
         room = 2 * longest + _SLACK_TOKENS
-        results = model.generate_results([pair.prompt for pair in batch], greedy=True, max_new_tokens=room)
+        prompts = [shown_prompt(model.config.data, pair) for pair in batch]
+        results = model.generate_results(prompts, greedy=True, max_new_tokens=room)
         found += [result.text.strip() for result in results]
     return compare_rewrites(pairs, found)
+
+
+def shown_prompt(data: DataConfig, pair: RewritePair) -> str:
+    """The prompt as the training data showed it: in `data.template`, up to `data.prompt_end`.
+
+    Raises JslmError for a pair that lacks a field of the template.
+    """
+    head, found, _ = data.template.partition("{completion}")
+    text = pair.prompt + data.prompt_end
+    if found:
+        fields = {"prompt": pair.prompt, **pair.fields}
+        try:
+            text = head.format_map({key: "" if value is None else value for key, value in fields.items()})
+        except KeyError as error:
+            raise JslmError(
+                f"the run's data.template has {{{error.args[0]}}}, but the pair {pair.prompt!r} has only "
+                f"{', '.join(fields)}; add it to each line"
+            ) from None
+    return split_pair(text, data.prompt_end)[0] or text
 
 
 def compare_rewrites(pairs: Sequence[RewritePair], found: Sequence[str]) -> dict[str, Any]:
@@ -95,7 +118,15 @@ def compare_rewrites(pairs: Sequence[RewritePair], found: Sequence[str]) -> dict
     if len(by_category) > 1:
         record["categories"] = {name: figures(chosen) for name, chosen in sorted(by_category.items())}
     wrong = [index for index in range(len(pairs)) if pairs[index].completion != found[index]]
-    record["mistakes"] = [{**pairs[index]._asdict(), "found": found[index]} for index in wrong[:_SHOWN_MISTAKES]]
+    record["mistakes"] = [
+        {
+            "category": pairs[index].category,
+            "prompt": pairs[index].prompt,
+            "completion": pairs[index].completion,
+            "found": found[index],
+        }
+        for index in wrong[:_SHOWN_MISTAKES]
+    ]
     return record
 
 

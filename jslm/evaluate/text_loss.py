@@ -76,7 +76,7 @@ def split_loss(
     model: LanguageModel, folder: str | Path, split: str = "val", *, stride: int = 0, batch_tokens: int = BATCH_TOKENS
 ) -> TextLoss:
     """The loss of one split of prepared data: as one stream of tokens, or document by document where training packed
-    documents (`data.packing`).
+    documents (`data.packing`). Of prompt/completion pairs, the completions alone count, as in training.
 
     Raises JslmError where there is no such split, it is empty, or another tokenizer made it.
     """
@@ -92,9 +92,14 @@ def split_loss(
         )
     if not len(file.tokens):
         raise JslmError(f"{file.path}: no tokens; this corpus was split without them (data.validation_fraction)")
-    documents = _documents(file) if model.config.data.packing == "documents" else [file.tokens]
-    nats, tokens, context, stride = _sum(model, documents, stride, batch_tokens)
-    byte_count, characters = _text_sizes(model.tokenizer, file.tokens)
+    if file.prompts is None and model.config.data.packing != "documents":
+        documents, prompts, counted = [file.tokens], None, file.tokens
+    else:
+        documents, prompts = _documents(file)
+        asked = [ids[length:] for ids, length in zip(documents, prompts, strict=True)]
+        counted = file.tokens if file.prompts is None else np.concatenate([*asked, file.tokens[:0]])
+    nats, tokens, context, stride = _sum(model, documents, stride, batch_tokens, prompts)
+    byte_count, characters = _text_sizes(model.tokenizer, counted)
     return TextLoss(nats, tokens, byte_count, characters, context, stride, len(file.offsets) - 1)
 
 
@@ -112,15 +117,20 @@ def read_text(path: str | Path) -> str:
 
 
 def _sum(
-    model: LanguageModel, documents: Sequence[NDArray[Any]], stride: int, batch_tokens: int
+    model: LanguageModel,
+    documents: Sequence[NDArray[Any]],
+    stride: int,
+    batch_tokens: int,
+    prompts: Sequence[int] | None = None,
 ) -> tuple[float, int, int, int]:
-    """(nats, tokens, context, stride), each document after a start of its own."""
+    """(nats, tokens, context, stride), each document after a start of its own, without its first `prompts` tokens."""
     context = model.config.model.context_length
     stride = stride or max(1, context // 2)
     if not 1 <= stride <= context:
         raise JslmError(f"--stride {stride}: expected from 1 to the model's context of {context} tokens")
     before = np.asarray(start_ids(model))
-    windows = itertools.chain.from_iterable(_windows(before, ids, context, stride) for ids in documents)
+    pairs = zip(documents, prompts or itertools.repeat(0), strict=False)
+    windows = itertools.chain.from_iterable(_windows(before, ids, skip, context, stride) for ids, skip in pairs)
     nats, tokens = 0.0, 0
     for scored in score_windows(model, windows, batch_tokens=batch_tokens):
         nats -= float(np.sum(scored.logprobs, dtype=np.float64))
@@ -128,17 +138,22 @@ def _sum(
     return nats, tokens, context, stride
 
 
-def _windows(before: NDArray[Any], ids: NDArray[Any], context: int, stride: int) -> Iterator[Window]:
-    """Windows of `before` and `ids`, without copying what may be a mapped file of gigabytes."""
+def _windows(before: NDArray[Any], ids: NDArray[Any], skip: int, context: int, stride: int) -> Iterator[Window]:
+    """Windows of `before` and `ids` for all but `skip` of these, without copying what may be a file of gigabytes."""
     shift = len(before)
-    for begin, end, first in cover(shift + len(ids), shift, context, stride):
+    for begin, end, first in cover(shift + len(ids), shift + skip, context, stride):
         piece = np.asarray(ids[max(0, begin - shift) : end - shift], np.int64)
         yield Window(np.concatenate([before[begin:], piece]) if begin < shift else piece, first)
 
 
-def _documents(file: TokenFile) -> list[NDArray[Any]]:
+def _documents(file: TokenFile) -> tuple[list[NDArray[Any]], list[int]]:
+    """Each document that is not empty, and how many of its first tokens are a prompt."""
     offsets = np.asarray(file.offsets).astype(np.int64).tolist()
-    return [file.tokens[start:end] for start, end in itertools.pairwise(offsets) if end > start]
+    prompts = [0] * (len(offsets) - 1) if file.prompts is None else file.prompts.tolist()
+    spans = [
+        (span, prompt) for span, prompt in zip(itertools.pairwise(offsets), prompts, strict=True) if len({*span}) == 2
+    ]
+    return [file.tokens[start:end] for (start, end), _ in spans], [prompt for _, prompt in spans]
 
 
 def _text_sizes(tokenizer: Tokenizer, tokens: NDArray[Any]) -> tuple[int, int]:

@@ -108,7 +108,8 @@ def test_tasks_by_name_file_folder_and_pattern(tmp_path: Path) -> None:
     pairs = write(tmp_path / "rewrite_x.jsonl", {"prompt": "a", "completion": "b"})
     questions, files, drawing = plan_tasks(["blimp,samples", "rewrite"], tmp_path)
     assert [q.group for q in questions["blimp"]] == ["a", "agreement", "b", "agreement"]
-    assert (files, drawing) == ((pairs,), {"samples"})
+    assert files == (pairs,)
+    assert drawing == {"samples"}
     for place in (tmp_path / "blimp_b.jsonl", tmp_path / "*_b.jsonl"):
         questions, _, _ = plan_tasks([f"blimp={place}"], "nowhere", limit=1)
         assert [q.group for q in questions["blimp"]] == ["b"]

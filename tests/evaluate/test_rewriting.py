@@ -8,9 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jslm.config import config_from_dict
 from jslm.data.token_file import open_tokens
 from jslm.errors import JslmError
-from jslm.evaluate.rewriting import RewritePair, compare_rewrites, edit_distance, read_pairs, rewrite_quality
+from jslm.evaluate.rewriting import (
+    RewritePair,
+    compare_rewrites,
+    edit_distance,
+    read_pairs,
+    rewrite_quality,
+    shown_prompt,
+)
 from jslm.evaluate.samples import distinct, repetition, sample_quality
 from jslm.sample import LanguageModel
 
@@ -61,6 +69,25 @@ def test_completions_are_what_greedy_decoding_writes(model: LanguageModel) -> No
 
 
 @pytest.mark.parametrize(
+    ("template", "prompt_end", "expected"),
+    [
+        ("", "", "hi"),
+        ("", "\t", "hi\t"),
+        ("{style}: {prompt}\t{completion}", "\t", "plain: hi\t"),
+        ("{{{prompt}}} => {completion}.", "", "{hi} => "),
+        ("{prompt}\t[{completion}]", "\t", "hi\t"),
+    ],
+)
+def test_prompts_are_shown_as_in_training(template: str, prompt_end: str, expected: str) -> None:
+    packing = {"packing": "documents"} if prompt_end else {}
+    data = config_from_dict({"data": {"template": template, "prompt_end": prompt_end, **packing}}, "test").data
+    assert shown_prompt(data, RewritePair("hi", "ho", "", {"style": "plain"})) == expected
+    if "style" in template:
+        with pytest.raises(JslmError, match=r"data\.template has \{style\}, but the pair 'hi' has only prompt; add it"):
+            shown_prompt(data, RewritePair("hi", "ho"))
+
+
+@pytest.mark.parametrize(
     ("lines", "message"),
     [
         (['{"prompt": "a", "completion": "b"}', '{"prompt": "a"}'], "line 2: no 'completion' among 'prompt'; expected"),
@@ -81,7 +108,7 @@ def test_pairs_of_the_generator(tmp_path: Path) -> None:
 
     made = list(generate_pairs(20, seed=3))
     (tmp_path / "x.jsonl").write_text("\n".join(json.dumps(pair.record()) for pair in made), "utf-8")
-    assert read_pairs(tmp_path / "x.jsonl") == [RewritePair(p.source, p.target, p.category) for p in made]
+    assert read_pairs(tmp_path / "x.jsonl") == [RewritePair(p.source, p.target, p.category, p.record()) for p in made]
 
 
 def test_distinct_and_repetition() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jslm.data import open_tokens
+from jslm.data.token_file import TokenWriter
 from jslm.errors import JslmError
 from jslm.evaluate.scoring import Window, cover, padded_length, score_windows, windows_of
 from jslm.evaluate.text_loss import read_text, split_loss, text_loss
@@ -141,6 +142,38 @@ def test_packed_documents_stand_alone(make_model: Callable[..., LanguageModel], 
     expected = sum(sum(naive_nats(model, [model.tokenizer.bos_id], d.tolist(), 16)) for d in documents)
     assert found.nats == pytest.approx(expected, rel=1e-5)
     assert found.tokens == len(file.tokens)
+
+
+def test_prompts_of_pairs_are_read_and_do_not_count(model: LanguageModel, tmp_path: Path) -> None:
+    tokenizer = model.tokenizer
+    pairs = [("the cat was seen\t", "I saw the cat"), ("né\t", "é"), ("a long prompt that fills all\t", "x y z " * 9)]
+    with TokenWriter(tmp_path, tokenizer.vocab_size, has_prompts=True) as writer:
+        for prompt, completion in pairs:
+            ids = tokenizer.encode(prompt + completion)
+            writer.append("val", [*ids, tokenizer.eot_id], prompt_tokens=len(tokenizer.encode(prompt)))
+        writer.commit({"tokenizer": {"fingerprint": tokenizer.fingerprint}, "end_of_text": True, "sources": []})
+    found = split_loss(model, tmp_path, "val", stride=32)
+    expected = 0.0
+    for prompt, completion in pairs:
+        before = [tokenizer.bos_id, *tokenizer.encode(prompt)]
+        expected += sum(scored_after(model, before, [*tokenizer.encode(completion), tokenizer.eot_id]))
+    assert found.nats == pytest.approx(expected, rel=1e-5)
+    completions = "".join(completion for _, completion in pairs)
+    assert (found.bytes, found.characters) == (len(completions.encode()), len(completions))
+    assert found.tokens == len(completions.encode()) + len(pairs)
+
+
+def scored_after(model: LanguageModel, before: Sequence[int], ids: Sequence[int]) -> list[float]:
+    """Token by token: windows of 32 targets, the first of which begins with the first of `ids` where it must."""
+    whole, first, nats, done = [*before, *ids], len(before), [], len(before)
+    while done < len(whole):
+        end = min(len(whole), max(CONTEXT + 1, done + CONTEXT))
+        for place in range(done, end):
+            logits = model.logits(whole[max(0, end - CONTEXT - 1) : place])[0, -1].astype(np.float64)
+            nats.append(float(np.log(np.exp(logits).sum()) - logits[whole[place]]))
+        done = end
+    assert len(nats) == len(whole) - first
+    return nats
 
 
 def test_models_without_end_of_text_start_after_a_line_break(make_model: Callable[..., LanguageModel]) -> None:
