@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterator
 
@@ -36,11 +35,11 @@ def next_logprobs(model: LanguageModel, texts: list[list[int]]) -> np.ndarray:
 
 def every_text(model: LanguageModel, prompt: str, limit: int) -> Iterator[tuple[list[int], float, bool]]:
     """(tokens, log-probability, whether it ended) of every text there is within `limit` tokens."""
-    alive = {(): 0.0}
+    alive: dict[tuple[int, ...], float] = {(): 0.0}
     begin, end = start(model, prompt), model.tokenizer.eot_id
     for _ in range(limit):
         logprobs = next_logprobs(model, [[*begin, *text] for text in alive])
-        grown = {}
+        grown: dict[tuple[int, ...], float] = {}
         for (text, total), row in zip(alive.items(), logprobs, strict=True):
             yield list(text), total + row[end], True
             grown |= {(*text, token): total + row[token] for token in range(len(row)) if token != end}
@@ -53,7 +52,8 @@ def every_text(model: LanguageModel, prompt: str, limit: int) -> Iterator[tuple[
 @pytest.mark.parametrize("prompt", ["", "abba"])
 def test_wide_beams_find_what_an_exhaustive_search_finds(tiny: LanguageModel, prompt: str, alpha: float) -> None:
     found = tiny.beam_search(prompt, beams=81, alpha=alpha, max_new_tokens=LIMIT)
-    ended, cut = [], []
+    ended: list[tuple[float, list[int]]] = []
+    cut: list[tuple[float, list[int]]] = []
     for tokens, total, ends in every_text(tiny, prompt, LIMIT):
         (ended if ends else cut).append((total / (len(tokens) + ends) ** alpha, tokens))
     assert (len(ended), len(cut)) == (1 + 3 + 9 + 27, 81)
@@ -124,7 +124,7 @@ def test_texts_are_ranked_by_length_normalised_probability(tiny: LanguageModel) 
         scores = [score for score, result in found if result.finish_reason == "stop"]
         assert scores == sorted(scores, reverse=True)
         assert len({tuple(result.tokens) for _, result in found}) == len(found)
-        lengths[alpha] = np.mean([len(result.tokens) for _, result in itertools.islice((r for r in found), 5)])
+        lengths[alpha] = np.mean([len(result.tokens) for _, result in found[:5]])
     assert lengths[0.0] < lengths[3.0]
 
 

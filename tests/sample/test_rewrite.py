@@ -14,7 +14,7 @@ import pytest
 from jslm.checkpoint import CheckpointStore
 from jslm.config import Config, config_from_dict, config_to_toml
 from jslm.errors import JslmError
-from jslm.sample import LanguageModel, Rewrite, rewrite_prompt
+from jslm.sample import LanguageModel, Rewrite, RewriteArguments, rewrite_prompt
 from jslm.sample.__main__ import main
 
 Pairs = dict[str, str]
@@ -37,8 +37,9 @@ def test_sentences_become_what_the_model_learned(rewriter: LanguageModel, pairs:
     ]
     assert rewriter.rewrite(list(pairs)) == expected
     assert rewriter.rewrite(CHANGED)[0].output == REWRITTEN
-    for ways in ({"lookup": False}, {"batch_size": 3}, {"beams": 2}):
-        found = rewriter.rewrite(list(pairs), **ways)  # type: ignore[arg-type]
+    ways: list[RewriteArguments] = [{"lookup": False}, {"batch_size": 3}, {"beams": 2}]
+    for way in ways:
+        found = rewriter.rewrite(list(pairs), **way)
         assert [(each.source, each.output, each.changed) for each in found] == [
             (each.source, each.output, each.changed) for each in expected
         ]
@@ -191,8 +192,8 @@ def test_files_in_order_as_json(
     first, second = tmp_path / "first.txt", tmp_path / "second.txt"
     first.write_text(f"{CHANGED}\n{'A' * 90}\n", "utf-8")
     second.write_text(f"{SAME}\n", "utf-8")
-    for ways in ([], ["--no-lookup"], ["--beams", "2", "--alpha", "0.5"], ["--batch-size", "2"]):
-        assert main(["--run", run, "--json", *ways, "--rewrite", str(first), str(second)]) == 0
+    for way in ([], ["--no-lookup"], ["--beams", "2", "--alpha", "0.5"], ["--batch-size", "2"]):
+        assert main(["--run", run, "--json", *way, "--rewrite", str(first), str(second)]) == 0
         found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
         assert [list(line) for line in found] == [["source", "output", "confidence", "changed"]] * 3
         assert [line["output"] for line in found] == [REWRITTEN, "A" * 90, SAME]
