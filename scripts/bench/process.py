@@ -26,7 +26,7 @@ class LaneError(Exception):
 
 @dataclass(frozen=True)
 class Spec:
-    """What to start: `module` under `scripts.bench.lanes`, `values` for its `open_lane`, in `python`."""
+    """What to start: the module whose `open_lane` takes `values`, in the interpreter `python`."""
 
     name: str
     side: str  # "jslm" or "peer"
@@ -63,7 +63,7 @@ class LaneProcess:
         self._answers: queue.Queue[str] = queue.Queue()
         threading.Thread(target=self._listen, daemon=True).start()
         try:
-            answer = self._ask({"module": f"scripts.bench.lanes.{spec.module}", "spec": dict(spec.values)}, timeout)
+            answer = self._ask({"module": spec.module, "spec": dict(spec.values)}, timeout)
         except BaseException:
             self.close()
             raise

@@ -12,6 +12,8 @@ from typing import Any
 from scripts.bench.process import Spec
 from scripts.bench.rounds import Budget, Say
 
+_LANES = "scripts.bench.lanes."
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -35,11 +37,11 @@ class Settings:
         """A lane of jslm, in this interpreter."""
         # A GPU's memory is for all lanes: JAX would take most of it at once.
         environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} if self.has_peer else {}
-        return Spec(f"jslm {name}".strip(), "jslm", module, sys.executable, values, environment)
+        return Spec(f"jslm {name}".strip(), "jslm", _LANES + module, sys.executable, values, environment)
 
     def peer(self, name: str, module: str, *, python: str = "", **values: Any) -> Spec:
         """A lane of something else, in the peers' interpreter unless told otherwise."""
-        return Spec(name, "peer", module, python or self.peer_python, values, peer_environment())
+        return Spec(name, "peer", _LANES + module, python or self.peer_python, values, peer_environment())
 
 
 def peer_environment() -> Mapping[str, str]:

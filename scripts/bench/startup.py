@@ -28,7 +28,7 @@ def measure_startup(settings: Settings) -> list[Case]:
     caches: JAX's, and that of `torch.compile`.
     """
     settings.say("startup")
-    cases = [_help(settings, verb) for verb in _verbs()]
+    cases = [Case("--help", [_help(settings, verb) for verb in _verbs()], "starts")]
     size = SIZES[settings.sizes[0]]
     folder, _ = make_corpus(settings, size, tokens=50_000)
     lanes = {(goal, state): [Measured("jslm", "jslm")] for goal in ("step", "token") for state in ("cold", "cached")}
@@ -38,8 +38,10 @@ def measure_startup(settings: Settings) -> list[Case]:
     }
     for number, state in enumerate(["cold", *["cached"] * min(settings.rounds, 3)]):
         run = folder / f"started-{number}"
-        lanes["step", state][0].turns[number] = (1, _first_step(size.name, folder, run, environment))
-        lanes["token", state][0].turns[number] = (1, _first_token(run, environment))
+        step = _first_step(size.name, folder, run, environment)
+        token = _first_token(run, environment)
+        settings.say(f"  jslm, {state}: first step {step:.1f} s, first token {token:.1f} s")
+        lanes["step", state][0].turns[number], lanes["token", state][0].turns[number] = (1, step), (1, token)
     if settings.has_peer:
         for compiled in (False, True):
             for state in ("cold", "cached"):
@@ -68,13 +70,15 @@ def _verbs() -> list[str]:
     return [verb for verb in VERBS if (ROOT / "jslm" / verb / "__main__.py").exists()]
 
 
-def _help(settings: Settings, verb: str) -> Case:
-    lane = Measured("jslm", "jslm")
+def _help(settings: Settings, verb: str) -> Measured:
+    lane = Measured(f"jslm {verb}", "jslm")
     for number in range(max(settings.rounds, 1)):
         started = time.perf_counter()
-        _run("jslm." + verb, "--help")
+        process = _start(f"jslm.{verb}", "--help")
+        process.communicate(timeout=_PATIENCE)
+        _check(process)
         lane.turns[number] = (1, time.perf_counter() - started)
-    return Case(f"--help of {verb}", [lane], "starts")
+    return lane
 
 
 def _first_step(size: str, folder: Path, run: Path, environment: Mapping[str, str]) -> float:
@@ -154,12 +158,6 @@ def _peer(settings: Settings, spec: Spec, environment: Mapping[str, str]) -> Mea
     process.close()
     settings.say(f"  {spec.name}: {lane.turns[0][1]:.1f} s")
     return lane
-
-
-def _run(module: str, *arguments: str) -> None:
-    process = _start(module, *arguments)
-    process.communicate(timeout=_PATIENCE)
-    _check(process)
 
 
 def _start(module: str, *arguments: str, environment: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
