@@ -87,6 +87,26 @@ def test_epochs_of_a_mixture_count_all_corpora(make_config: Callable[..., Config
     assert train(config).step == -(-sum(windows) // 2 // 8)
 
 
+def test_prompts_are_not_in_the_loss(make_config: Callable[..., Config], helpers: Any, tmp_path: Path) -> None:
+    lines = "".join(f"{word * 2}\t{word}\n" for word in TEXT.split())
+    (tmp_path / "pairs.tsv").write_text(lines, "utf-8")
+    data: dict[str, Any] = {
+        "source": str(tmp_path / "pairs.tsv"),
+        "format": "text",
+        "separator": "\n",
+        "prompt_end": "\t",
+        "packing": "documents",
+        "validation_fraction": 0.3,
+    }
+    config = make_config(data=data, train={"steps": 2, "eval_every": 0})
+    train(config)
+    file = open_tokens(config.data_dir, "val")
+    assert file.prompts is not None
+    learned = len(file.tokens) - int(file.prompts.sum())
+    assert 0 < learned < len(file.tokens) / 2
+    assert helpers.read_lines(config.run_dir)[-1]["val/tokens"] == learned
+
+
 def test_other_weights_can_not_continue(make_config: Callable[..., Config], mixture: dict[str, Any]) -> None:
     train(make_config(data=mixture))
     mixture["mixture"][0]["weight"] = 5.0
