@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     ):
         default = getattr(limits, option.replace("-", "_"))
         parser.add_argument(
-            f"--max-{option}", type=kind, default=default, metavar="N", help=f"{about}; default {default:g}"
+            f"--max-{option}", type=kind, default=default, metavar="N", help=f"{about}; default {default}"
         )
     parser.add_argument(
         "--drain-seconds", type=float, default=30.0, metavar="S", help="what is running at SIGTERM has (default 30)"

@@ -16,6 +16,7 @@ from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Respon
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from jslm.errors import JslmError
 from jslm.serve.chat_completions import chat_completions
 from jslm.serve.completions import completions
 from jslm.serve.engine import Engine
@@ -26,6 +27,7 @@ from jslm.serve.metrics import CONTENT_TYPE, Metrics
 from jslm.serve.models import ServedModel
 from jslm.serve.openapi import openapi_document, openapi_page
 from jslm.serve.rewrite import rewrite
+from jslm.serve.run_card import run_card
 from jslm.serve.service import Service
 
 _STATIC = Path(__file__).parent / "static"
@@ -77,6 +79,7 @@ def _routes() -> list[Route | Mount]:
     routes: list[Route | Mount] = [
         Route("/v1/models", _list_models),
         Route("/v1/models/{model:path}", _show_model),
+        Route("/v1/runs/{model:path}", _show_run),
         Route("/v1/completions", completions, methods=["POST"]),
         Route("/v1/chat/completions", chat_completions, methods=["POST"]),
         Route("/v1/rewrite", rewrite, methods=["POST"]),
@@ -99,6 +102,16 @@ async def _list_models(request: Request) -> Response:
 async def _show_model(request: Request) -> Response:
     service: Service = request.app.state.service
     return JSONResponse(_describe(service.model(request.path_params["model"])))
+
+
+async def _show_run(request: Request) -> Response:
+    served = request.app.state.service.model(request.path_params["model"])
+    if served.path is None:
+        raise ApiError(404, f"{served.name} was made in memory: there is no run to show", code="no_run")
+    try:
+        return JSONResponse(await asyncio.to_thread(run_card, served.path))
+    except JslmError as error:
+        raise ApiError(404, f"the run of {served.name} cannot be read now: {error}", code="no_run") from None
 
 
 def _describe(served: ServedModel) -> dict[str, object]:

@@ -57,6 +57,7 @@ class _Answer:
         body, tokenizer = self._body, self._served.model.tokenizer
         most = body.max_completion_tokens or body.max_tokens or self._served.new_limit
         options = self._served.options({**sampling_values(body), "num_samples": body.n, "max_new_tokens": most})
+        self._served.check_length(self._prompt)
         # The template writes the control tokens itself, the first one included.
         ids = tokenizer.encode(self._prompt, allow_special=True)
         return self._served.samples(

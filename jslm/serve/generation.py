@@ -29,14 +29,8 @@ class Generation:
     """The samples of one request, from submission to the last piece."""
 
     def __init__(self, engine: Engine, metrics: Metrics, served: ServedModel, samples: Sequence[Sample]) -> None:
-        """Submits them. Raises ApiError where they are too many, or the engine refuses them."""
+        """Submits them. Raises ApiError where the engine refuses them."""
         limits = engine.limits
-        if len(samples) > limits.samples:
-            raise ApiError(
-                400,
-                f"{len(samples)} samples (prompts times n); this server takes {limits.samples} a request",
-                param="n",
-            )
         self.samples = list(samples)
         self.written = 0
         self._seconds = limits.seconds
@@ -88,7 +82,7 @@ class Generation:
 
     def usage(self) -> dict[str, int]:
         """Tokens read (each prompt once, however many samples it has) and written."""
-        read = sum(len(sample.row.ids) - len(sample.row.tokens) for sample in self.samples if sample.row.sample == 0)
+        read = sum(sample.prompt_length for sample in self.samples if sample.row.sample == 0)
         return {"prompt_tokens": read, "completion_tokens": self.written, "total_tokens": read + self.written}
 
     def _note(self, piece: Piece) -> None:

@@ -61,6 +61,7 @@ class Sample:
         self.lead = lead
         self.writes = writes
         self.number = 0
+        self.prompt_length = len(row.ids)
         self.tops: list[list[tuple[int, float]]] = []
         self._told = 0
 

@@ -20,8 +20,16 @@ class ServedModel:
     """A loaded model with what requests to it need. All methods may be called from any thread."""
 
     def __init__(
-        self, name: str, model: LanguageModel, limits: Limits, *, chat_template: ChatTemplate | None = None
+        self,
+        name: str,
+        model: LanguageModel,
+        limits: Limits,
+        *,
+        chat_template: ChatTemplate | None = None,
+        path: Path | None = None,
     ) -> None:
+        """`path`: the run folder or file that it was opened from, for the page."""
+        self.path = path
         self.name = name
         self.model = model
         self.chat_template = chat_template
@@ -30,7 +38,9 @@ class ServedModel:
         self.context = config.context_length
         self.prompt_limit = min(limits.prompt_tokens or self.context - 1, self.context - 1)
         self.new_limit = limits.new_tokens or self.context
-        self._longest_piece = max(1, int(model.tokenizer.token_bytes().max()))
+        self._sample_limit = limits.samples
+        # A character that a tokenizer does not know may be longer than any piece it has.
+        self._longest_piece = max(16, int(model.tokenizer.token_bytes().max()))
 
     def options(self, values: Mapping[str, Any]) -> Options:
         """The run's defaults with a request's `values` (arguments of jslm.sample) in their place.
@@ -55,9 +65,7 @@ class ServedModel:
         """The row of a prompt: text as jslm.sample reads it, or ids as they are. Raises ApiError where it is too long
         or has an id outside the vocabulary."""
         if isinstance(prompt, str):
-            # Long before the limit in bytes is passed, encoding would keep everybody else waiting.
-            if len(prompt.encode("utf-8", "replace")) > self._longest_piece * (self.prompt_limit + 1):
-                raise self._too_long("more")
+            self.check_length(prompt)
             try:
                 row = self.model.row(prompt, number, options)
             except JslmError:
@@ -73,11 +81,25 @@ class ServedModel:
         limit = min(options.max_new_tokens, self.context - len(prompt))
         return Row("ids", prompt, number, limit, self.model.tokenizer, options.stop)
 
+    def check_length(self, text: str) -> None:
+        """Raises ApiError where a text is too long for certain: encoding it would keep everybody else waiting."""
+        most = self._longest_piece * (self.prompt_limit + 1)
+        if len(text) > most or len(text.encode("utf-8", "replace")) > most:
+            raise self._too_long(f"more than {self.prompt_limit}")
+
     def samples(
         self, prompts: Sequence[str] | Sequence[Sequence[int]], options: Options, *, scores_prompt: bool, **more: Any
     ) -> list[Sample]:
-        """`options.num_samples` samples of each prompt, prompt by prompt. `more` as for `Sample`."""
+        """`options.num_samples` samples of each prompt, prompt by prompt. `more` as for `Sample`.
+
+        Raises ApiError as `row` does, and where they are too many.
+        """
         found = []
+        count = len(prompts) * options.num_samples
+        # Before any is encoded, which takes its time.
+        if count > self._sample_limit:
+            message = f"{count} samples (prompts times n); this server takes {self._sample_limit} a request"
+            raise ApiError(400, message, param="n")
         for prompt in prompts:
             for number in range(options.num_samples):
                 row = self.row(prompt, number, options)
@@ -123,5 +145,5 @@ def open_models(
         model = load(path, checkpoint=checkpoint, overrides=overrides)
         if model.config.model.context_length < 2:
             raise JslmError(f"--run {each}: its context of 1 token leaves no room to write in")
-        found[name] = ServedModel(name, model, limits, chat_template=template)
+        found[name] = ServedModel(name, model, limits, chat_template=template, path=path)
     return found

@@ -132,6 +132,6 @@ def test_a_full_queue_is_a_rate_limit(client: Any) -> None:
 
 
 def test_samplers_beyond_openais(client: Any, model: LanguageModel) -> None:
-    more = {"top_k": 5, "min_p": 0.05, "repetition_penalty": 1.2}
+    more: dict[str, Any] = {"top_k": 5, "min_p": 0.05, "repetition_penalty": 1.2}
     answer = client.completions.create(model="plain", prompt="a", seed=2, max_tokens=20, extra_body=more)
     assert answer.choices[0].text == model.generate("a", seed=2, max_new_tokens=20, **more)

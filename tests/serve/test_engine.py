@@ -102,7 +102,8 @@ def test_presence_and_frequency_penalties_beside_a_naive_loop(bench: Any, bytes_
     for presence, frequency in ((2.0, 0.0), (0.0, 1.5), (-1.0, 0.5)):
         values = {"presence_penalty": presence, "frequency_penalty": frequency}
         (heard,) = bench.ask("bytes", ["ab"], temperature=0.0, max_new_tokens=40, **values).wait()
-        ids, written = [256, *b"ab"], []
+        ids = [256, *b"ab"]
+        written: list[int] = []
         while len(written) < 40:
             logits = bytes_model.logits(ids)[0, -1].copy()
             for token in set(written):

@@ -59,11 +59,13 @@ def test_stream_is_the_same_text_in_pieces(site: Any) -> None:
 
 
 def test_stop_ends_the_text_and_streams_nothing_of_it(site: Any, letters: LanguageModel) -> None:
-    text = letters.generate("ab", seed=2, max_new_tokens=60)
+    text = str(letters.generate("ab", seed=2, max_new_tokens=60))
     stop = text[20:23]
     cut = text[: text.index(stop)]
     body = {"model": "letters", "prompt": "ab", "seed": 2, "max_tokens": 60, "stop": [stop, "never"]}
-    assert site.complete(**body).json["choices"][0]["text"] == cut
+    answer = site.complete(**body).json
+    assert answer["choices"][0]["text"] == cut
+    assert answer["usage"] == {"prompt_tokens": 3, "completion_tokens": len(cut), "total_tokens": 3 + len(cut)}
     events = site.complete(**body, stream=True).events
     assert "".join(event["choices"][0]["text"] for event in events) == cut
     assert events[-1]["choices"][0]["finish_reason"] == "stop"
@@ -168,7 +170,7 @@ BAD: list[tuple[dict[str, Any], int, str | None, str]] = [
     ({"prompt": [999]}, 400, "prompt", "token 999 is outside the vocabulary of 257"),
     ({"prompt": [-1]}, 400, "prompt", "prompt: "),
     ({"prompt": "x" * 64}, 400, "prompt", "the prompt is 64 tokens long; this model takes 63"),
-    ({"prompt": "x" * 5000}, 400, "prompt", "the prompt is more tokens long"),
+    ({"prompt": "x" * 5000}, 400, "prompt", "the prompt is more than 63 tokens long"),
     ({"prompt": [1] * 64}, 400, "prompt", "the prompt is 64 tokens long"),
     ({"model": "gpt-4"}, 404, "model", "no model 'gpt-4' here; there are: bytes, letters, chat"),
     ({"temperature": -1}, 400, "temperature", "greater than or equal to 0"),
