@@ -78,7 +78,9 @@ def learned_by_heart(pairs: list[tuple[str, str]], path: Path) -> str:
 
     tokenizer = CharTokenizer("".join(map(chr, range(32, 127))) + "\n")
     config = load_config(CONFIG, [f"model.vocab_size={tokenizer.vocab_size}"])
-    texts = [(tokenizer.encode(rewrite_prompt(config, prompt)), tokenizer.encode(answer)) for prompt, answer in pairs]
+    texts = [
+        (tokenizer.encode(rewrite_prompt(config.data, prompt)), tokenizer.encode(answer)) for prompt, answer in pairs
+    ]
     length = 1 + max(len(prompt) + len(answer) for prompt, answer in texts)
     inputs, targets = np.zeros((len(pairs), length), np.int32), np.full((len(pairs), length), -1, np.int32)
     for row, target, (prompt, answer) in zip(inputs, targets, texts, strict=True):
@@ -113,7 +115,7 @@ def measure(run: str, way: str, sentences: list[str], rounds: int) -> dict[str, 
     def write() -> list[str]:
         if way != "generate, greedy":
             return [found.output for found in model.rewrite(sentences, **WAYS[way])]
-        prompts = [rewrite_prompt(model.config, sentence) for sentence in sentences]
+        prompts = [rewrite_prompt(model.config.data, sentence) for sentence in sentences]
         return [model.generate_results(prompt, greedy=True, max_new_tokens=200)[0].text for prompt in prompts]
 
     write()

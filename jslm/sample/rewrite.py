@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Unpack
 
-from jslm.config import Config
+from jslm.config import DataConfig
 from jslm.errors import JslmError
 from jslm.sample.beam import write_beams
 from jslm.sample.decode import prefill_length
@@ -49,8 +49,9 @@ def rewrite_sentences(
     A sentence stays as it is
     - where it is blank, and where the rewrite is;
     - where the confidence is under `threshold` (a mean log-probability, so 0 at most);
-    - with a warning that gives its number after `where`: where it has characters that the tokenizer does not know, is
-      too long for the context, or its rewrite has not ended within `max_new_tokens` (None: twice the prompt's and 32);
+    - with a warning that gives its number after `where`: where it has characters that the tokenizer does not know, or
+      what ends a prompt, is too long for the context, or its rewrite has not ended within `max_new_tokens` (None: twice
+      the prompt's and 32);
     - where the rewrite holds an unknown character.
     White space around a sentence stays around its rewrite. A rewrite ends at a line break at the latest.
 
@@ -62,27 +63,32 @@ def rewrite_sentences(
     return _rewrites(work, sentences)
 
 
-def rewrite_prompt(config: Config, sentence: str) -> str:
-    """What a model that learned rewriting reads before it writes.
+def rewrite_prompt(data: DataConfig, sentence: str) -> str:
+    """What a model that learned rewriting reads before it writes: a pair of its training data up to the completion.
 
-    This is `data.template` up to its `{completion}`, with the sentence for its `{prompt}`, where the model's config has
-    such a template; else the sentence and a line break. Raises JslmError where the template needs something else.
+    With a `{completion}` in `data.template` this is all before it, with the sentence for `{prompt}`; else the sentence
+    and `data.prompt_end`, or a line break where the model's config has none. Raises JslmError for a template that needs
+    more than the sentence.
     """
-    fields = list(string.Formatter().parse(config.data.template))
-    if not any(name == "completion" for _, name, _, _ in fields):
-        return f"{sentence}\n"
+    fields = [(text, name) for text, name, _, _ in string.Formatter().parse(data.template)]
+    if "completion" not in (name for _, name in fields):
+        return sentence + _prompt_end(data)
     prompt = ""
-    for text, name, _, _ in fields:
+    for text, name in fields:
         prompt += text
         if name == "completion":
             break
         if name not in ("prompt", None):
             raise JslmError(
-                f"data.template = {config.data.template!r}: rewriting knows a sentence's {{prompt}} alone, and this "
-                f"model also wants its {{{name}}}"
+                f"data.template = {data.template!r}: rewriting has a sentence for {{prompt}} alone, and this model "
+                f"also wants {{{name}}}"
             )
         prompt += sentence if name else ""
     return prompt
+
+
+def _prompt_end(data: DataConfig) -> str:
+    return data.prompt_end or "\n"
 
 
 class _Work:
@@ -94,7 +100,7 @@ class _Work:
 
     def tokens(self, sentence: str) -> int:
         """Of its prompt."""
-        return len(self.model.tokenizer.encode(rewrite_prompt(self.model.config, sentence)))
+        return len(self.model.tokenizer.encode(rewrite_prompt(self.model.config.data, sentence)))
 
     def write(self, sentences: list[str]) -> list[Row]:
         """A finished row a sentence."""
@@ -120,7 +126,7 @@ class _Work:
         return tokens + (2 * tokens + _SLACK_TOKENS if most is None else most)
 
     def _row(self, sentence: str) -> Row:
-        prompt = rewrite_prompt(self.model.config, sentence)
+        prompt = rewrite_prompt(self.model.config.data, sentence)
         most = self._room(self.tokens(sentence)) - self.tokens(sentence)
         options = resolve_options(self.model.config.sample, max_new_tokens=most, greedy=True, stop="\n")
         return self.model.row(prompt, 0, options)
@@ -141,6 +147,8 @@ def _rewrites(work: _Work, sentences: Iterable[str]) -> Iterator[Rewrite]:
             elif unknown := work.model.tokenizer.unknown_characters(core):
                 shown = ", ".join(map(repr, unknown[:10])) + (", ..." if len(unknown) > 10 else "")
                 _log.warning("%s %d: the tokenizer has never seen %s; left unchanged", where, number, shown)
+            elif (end := _prompt_end(work.model.config.data)) in core:
+                _log.warning("%s %d: %r in it, which for this model ends a prompt; left unchanged", where, number, end)
             elif core:
                 fitting.append((number, sentence))
         rows = dict(zip(fitting, work.write([sentence.strip() for _, sentence in fitting]), strict=True))

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from jslm.checkpoint import CheckpointStore
-from jslm.config import Config, config_from_dict, config_to_toml
+from jslm.config import DataConfig, config_from_dict, config_to_toml
+from jslm.data.pairs import split_pair
 from jslm.errors import JslmError
 from jslm.sample import LanguageModel, Rewrite, RewriteArguments, rewrite_prompt
 from jslm.sample.__main__ import main
@@ -77,13 +78,15 @@ def test_white_space_and_blank_sentences_stay(rewriter: LanguageModel) -> None:
 
 def test_what_cannot_be_read_stays_and_is_told(rewriter: LanguageModel, log: pytest.LogCaptureFixture) -> None:
     long = "The old house was sold by Ann. " * 3
-    found = rewriter.rewrite([CHANGED, long, "Zoë’s letter was written by Ann.", CHANGED], batch_size=4)
-    assert [each.changed for each in found] == [True, False, False, True]
-    assert [each.output for each in found[1:3]] == [each.source for each in found[1:3]]
-    assert [each.confidence for each in found[1:3]] == [None, None]
+    zoe = "Zoë’s letter was written by Ann."
+    found = rewriter.rewrite([CHANGED, long, zoe, f"{CHANGED}\n{CHANGED}", CHANGED], batch_size=5)
+    assert [each.changed for each in found] == [True, False, False, False, True]
+    assert [each.output for each in found[1:4]] == [each.source for each in found[1:4]]
+    assert [each.confidence for each in found[1:4]] == [None, None, None]
     assert [record.getMessage() for record in log.records] == [
         "sentence 2: 93 tokens, the context of this model is 80; left unchanged",
         "sentence 3: the tokenizer has never seen 'Z', 'ë', '’'; left unchanged",
+        "sentence 4: '\\n' in it, which for this model ends a prompt; left unchanged",
     ]
 
 
@@ -110,26 +113,32 @@ def test_sentences_are_taken_as_they_are_needed(rewriter: LanguageModel) -> None
     assert [each.output for each in stream] == [SAME, REWRITTEN]
 
 
-def templated(template: str) -> Config:
-    return config_from_dict({"data": {"template": template}}, "test")
+def pair_format(template: str, prompt_end: str) -> DataConfig:
+    data = {"template": template, "prompt_end": prompt_end, "packing": "documents"}
+    return config_from_dict({"data": data}, "test").data
 
 
 @pytest.mark.parametrize(
-    ("template", "expected"),
+    ("template", "prompt_end", "expected"),
     [
-        ("", "A {b}.\n"),
-        ("{title}: {text}", "A {b}.\n"),
-        ("{prompt} => {completion}", "A {b}. => "),
-        ("<{{in}}> {prompt}\n<out>{completion}\n", "<{in}> A {b}.\n<out>"),
+        ("", "", "A {b}.\n"),
+        ("", "\t", "A {b}.\t"),
+        ("{title}: {text}", "", "A {b}.\n"),
+        ("{prompt} => {completion}", "", "A {b}. => "),
+        ("<{{in}}> {prompt}\n<out>{completion}\n", "<out>", "<{in}> A {b}.\n<out>"),
     ],
 )
-def test_prompt_follows_the_template(template: str, expected: str) -> None:
-    assert rewrite_prompt(templated(template), "A {b}.") == expected
+def test_prompt_is_as_in_the_training_data(template: str, prompt_end: str, expected: str) -> None:
+    data = pair_format(template, prompt_end)
+    assert rewrite_prompt(data, "A {b}.") == expected
+    if prompt_end and template:
+        filled = template.format(prompt="A {b}.", completion="B.")
+        assert split_pair(filled, prompt_end)[0] == expected
 
 
 def test_template_that_wants_more_is_refused() -> None:
-    with pytest.raises(JslmError, match=r"rewriting knows a sentence's \{prompt\} alone, .* also wants its \{style\}"):
-        rewrite_prompt(templated("{style}: {prompt}\n{completion}"), "A.")
+    with pytest.raises(JslmError, match=r"has a sentence for \{prompt\} alone, and this model also wants \{style\}"):
+        rewrite_prompt(pair_format("{style}: {prompt}\n{completion}", "\n"), "A.")
 
 
 @pytest.mark.parametrize(
