@@ -14,7 +14,15 @@ from typing import Any
 from jslm.cli import add_debug_argument, run_verb
 from jslm.errors import JslmError
 from scripts.bench.machine import describe_machine
-from scripts.bench.parts import Case, measure_decode, measure_loader, measure_peaks, measure_tokenize, measure_train
+from scripts.bench.parts import (
+    Case,
+    Peaks,
+    measure_decode,
+    measure_loader,
+    measure_peaks,
+    measure_tokenize,
+    measure_train,
+)
 from scripts.bench.process import ROOT
 from scripts.bench.report import case_to_json, summary, table
 from scripts.bench.settings import Settings
@@ -29,6 +37,7 @@ PARTS: dict[str, Callable[[Settings], list[Case]]] = {
     "train": measure_train,
     "decode": measure_decode,
 }
+_NEEDS_PEAKS = {"train", "decode"}
 # Of a part whose sizes were not chosen.
 _SIZES = {
     "startup": ("small",),
@@ -94,9 +103,12 @@ def _run(args: argparse.Namespace) -> int:
                 _say,
             )
 
-        peaks = measure_peaks(settings("peaks"))
-        _finish("peaks", [case_to_json(case, peaks) for case in peaks.cases], figures, target)
-        for part in PARTS if args.part == "all" else [args.part]:
+        chosen_parts = list(PARTS) if args.part == "all" else [args.part]
+        peaks = Peaks({}, None, [])
+        if _NEEDS_PEAKS.intersection(chosen_parts):
+            peaks = measure_peaks(settings("peaks"))
+            _finish("peaks", [case_to_json(case, peaks) for case in peaks.cases], figures, target)
+        for part in chosen_parts:
             cases = PARTS[part](settings(part))
             _finish(part, [case_to_json(case, peaks) for case in cases], figures, target)
     if text := summary(parts):

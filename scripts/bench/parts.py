@@ -17,6 +17,7 @@ DTYPES = ("float32", "bfloat16")
 _LARGE = ("39m", "124m")
 _PROMPT_TOKENS = 16
 _NEW_TOKENS = 128
+_FEW_TOKENS = 32
 _BATCHES = ("1", "32")
 
 
@@ -90,7 +91,7 @@ def measure_decode(settings: Settings) -> list[Case]:
 def _decode(settings: Settings, size: Size) -> list[Case]:
     settings.say(f"decode {size.name}")
     folder, made = make_corpus(settings, size, tokens=10_000, gguf=settings.has_peer)
-    new_tokens = min(_NEW_TOKENS, size.context - _PROMPT_TOKENS)
+    new_tokens = _FEW_TOKENS if size.name in _LARGE else min(_NEW_TOKENS, size.context - _PROMPT_TOKENS)
     values: dict[str, Any] = {
         "size": size.name, "folder": str(folder), "cases": _BATCHES,
         "prompt_tokens": _PROMPT_TOKENS, "new_tokens": new_tokens,
