@@ -193,7 +193,7 @@ def _boxed_init(config: ModelConfig, key: jax.Array) -> Any:
         return nn.LogicallyPartitioned(value, axes)
 
     token_key, position_key, layer_key, head_key = jax.random.split(key, 4)
-    embed = {"tokens": table(config.padded_vocab_size, ("vocab", "embed"), token_key)}
+    embed: dict[str, Any] = {"tokens": table(config.padded_vocab_size, ("vocab", "embed"), token_key)}
     if config.position == "learned":
         embed["positions"] = table(config.context_length, (None, "embed"), position_key)
     if config.conditions:

@@ -88,8 +88,8 @@ def test_the_cache_gives_the_same() -> None:
 def test_training_drops_whole_documents() -> None:
     config = make_config(condition_dropout=0.5, conditions=CONDITIONS[:1])
     params = make_params(config)
-    segments = np.repeat(np.array([[1, 1, 2, 2, 2, 3]], np.int32), 2, axis=1)
-    segments = jnp.asarray(np.repeat(segments, 64, axis=0))
+    row = np.repeat(np.array([[1, 1, 2, 2, 2, 3]], np.int32), 2, axis=1)
+    segments = jnp.asarray(np.repeat(row, 64, axis=0))
     tokens = jnp.asarray(np.repeat(TOKENS[:1], 64, axis=0))
     conditions = jnp.ones((64, 12, 1), jnp.int32)
     with_label = apply_decoder(params, tokens, config, segments=segments, conditions=conditions)
