@@ -31,6 +31,7 @@ class Tally:
     streams: int
     seconds: float = 0.0
     tokens: int = 0
+    cpu_seconds: float = 0.0
     requests: int = 0
     first: list[float] = field(default_factory=list)
     pieces: list[float] = field(default_factory=list)
@@ -50,6 +51,7 @@ class Tally:
             "seconds": round(self.seconds, 1),
             "requests": self.requests,
             "tokens_per_second": round(self.tokens / self.seconds),
+            "server_cpu_ms_per_token": round(1000 * self.cpu_seconds / max(1, self.tokens), 3),
             "first_token_p50_ms": percentile(self.first, 0.5),
             "first_token_p99_ms": percentile(self.first, 0.99),
             "token_p50_ms": percentile(self.each, 0.5),
@@ -84,7 +86,9 @@ def main() -> int:
         asyncio.run(_load(args.url, requests, 1, 2.0))
         tallies, memory = [], [_resident(pid)]
         for streams in args.streams:
+            before = _cpu_seconds(pid)
             tallies.append(asyncio.run(_load(args.url, requests, streams, args.seconds)))
+            tallies[-1].cpu_seconds = _cpu_seconds(pid) - before
             memory.append(_resident(pid))
             print(_row(tallies[-1].figures(), memory[-1]), flush=True)
         differing = 0 if args.no_check else asyncio.run(_differing(args.url, requests, tallies))
@@ -231,9 +235,18 @@ def _resident(pid: int | None) -> int | None:
     return pages * os.sysconf("SC_PAGE_SIZE") // 2**20
 
 
+def _cpu_seconds(pid: int | None) -> float:
+    """What the server has used; on a busy machine it says more than the time that has passed."""
+    if pid is None:
+        return 0.0
+    fields = Path(f"/proc/{pid}/stat").read_text("ascii").rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def _row(figures: dict[str, Any], memory: int | None) -> str:
     return (
         f"{figures['streams']:>4} streams  {figures['tokens_per_second']:>7,} tokens/s  "
+        f"CPU {figures['server_cpu_ms_per_token']:.3f} ms/token  "
         f"first token p50 {figures['first_token_p50_ms']:>7} p99 {figures['first_token_p99_ms']:>7} ms  "
         f"a token p50 {figures['token_p50_ms']:>6} p99 {figures['token_p99_ms']:>6} ms  "
         f"between pieces p99 {figures['between_pieces_p99_ms']:>6} ms  "

@@ -28,7 +28,7 @@ _CACHE_BYTES = 2**30
 # Padded prompt tokens read between two decoding dispatches while samples are running.
 _READ_TOKENS = 256
 # A dispatch takes about this long at most, so that text arrives smoothly and a cancelled sample's slot is free soon.
-_DISPATCH_SECONDS = 0.03
+_DISPATCH_SECONDS = 0.05
 _log = logging.getLogger("jslm")
 
 Post = Callable[[Callable[[], None]], object]
@@ -76,9 +76,8 @@ class _Lane:
         # A snapshot: other threads read this while the engine's turns the queue.
         return sum(len(numbers) for _, numbers in list(self.waiting))
 
-    def stats(self) -> Stats:
-        taken = self.slots - self.free
-        return Stats(self.slots, taken, self.backlog, self.prompt_tokens, self.new_tokens, self.dispatches)
+    def stats(self, waiting: int) -> Stats:
+        return Stats(self.slots, self.slots - self.free, waiting, self.prompt_tokens, self.new_tokens, self.dispatches)
 
 
 class Engine:
@@ -113,8 +112,7 @@ class Engine:
                 raise Refused("stopped")
             if self._draining:
                 raise Refused("draining")
-            arriving = sum(len(other.samples) for other in self._arrived if other.model == job.model)
-            if lane.backlog + arriving + len(job.samples) > self.limits.queue + lane.free:
+            if self._waiting(job.model) + len(job.samples) > self.limits.queue + lane.free:
                 raise Refused("queue_full")
             self._arrived.append(job)
             self._condition.notify()
@@ -141,7 +139,8 @@ class Engine:
 
     def stats(self) -> dict[str, Stats]:
         """By model; from any thread."""
-        return {name: lane.stats() for name, lane in self._lanes.items()}
+        with self._condition:
+            return {name: lane.stats(self._waiting(name)) for name, lane in self._lanes.items()}
 
     @property
     def ready(self) -> bool:
@@ -191,6 +190,10 @@ class Engine:
                 job = self._arrived.popleft()
                 self._lanes[job.model].waiting.append((job, deque(range(len(job.samples)))))
             return not self._stopping
+
+    def _waiting(self, name: str) -> int:
+        arriving = sum(len(job.samples) for job in self._arrived if job.model == name)
+        return arriving + self._lanes[name].backlog
 
     def _is_quiet(self) -> bool:
         return all(not lane.waiting and lane.free == lane.slots for lane in self._lanes.values())

@@ -14,6 +14,8 @@ from jslm.serve.job import Job, Piece, Sample, Token
 from jslm.serve.metrics import Metrics
 from jslm.serve.models import ServedModel
 
+_LATE_SECONDS = 1.0
+
 
 @dataclass
 class Outcome:
@@ -40,25 +42,27 @@ class Generation:
         self._last: float | None = None
         deadline = time.monotonic() + limits.seconds
         self.deadline = asyncio.get_running_loop().time() + limits.seconds
+        # The engine keeps the time itself, unless it hangs.
+        self._alarm = asyncio.get_running_loop().call_at(
+            self.deadline + _LATE_SECONDS, self._pieces.put_nowait, Piece(0, failure="timeout")
+        )
         self._job = Job(served.name, self.samples, self._pieces.put_nowait, deadline)
         try:
             engine.submit(self._job)
         except Refused as refused:
+            self._alarm.cancel()
             raise _refusal(refused) from None
 
     def close(self) -> None:
         """Frees what the engine still holds of it; has to be called, however the request ends."""
+        self._alarm.cancel()
         if self._open and not self._job.cancelled:
             self._engine.cancel(self._job)
 
     async def pieces(self) -> AsyncIterator[Piece]:
         """Every piece of every sample as it comes. Raises ApiError where a sample fails."""
         while self._open:
-            try:
-                async with asyncio.timeout_at(self.deadline):
-                    piece = await self._pieces.get()
-            except TimeoutError:
-                raise failed("timeout", self._seconds) from None
+            piece = await self._pieces.get()
             if piece.failure:
                 raise failed(piece.failure, self._seconds)
             self._note(piece)
