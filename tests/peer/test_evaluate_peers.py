@@ -22,6 +22,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 torch = pytest.importorskip("torch", reason="torch is not installed")
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+# Threads that wait for each other only get in the way of models this small.
+torch.set_num_threads(1)
 pytestmark = [pytest.mark.peer, pytest.mark.filterwarnings("default")]
 
 Opened = tuple[Any, Any]
@@ -66,9 +68,9 @@ def stories(assets: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Lan
 @pytest.mark.parametrize("stride", [128, 512])
 def test_perplexity_of_an_imported_model(stories: tuple[LanguageModel, Opened], assets: Path, stride: int) -> None:
     ours, theirs = stories
-    text = (assets / "tinystories" / "v2_valid_head_0.8MB.txt").read_text("utf-8")[:6000]
+    text = (assets / "tinystories" / "v2_valid_head_0.8MB.txt").read_text("utf-8")[:4000]
     found = text_loss(ours, text, stride=stride)
-    assert found.tokens > 4 * 512
+    assert found.tokens > 3 * 512
     assert found.perplexity == pytest.approx(perplexity(theirs, text, 512, stride), rel=2e-5)
 
 
@@ -107,13 +109,13 @@ def accuracies(scores: list[list[tuple[float, int]]], questions: tuple[Question,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("task", "limit"), [("blimp", 100), ("hellaswag", 100)])
+@pytest.mark.parametrize(("task", "limit"), [("blimp", 25), ("hellaswag", 30)])
 def test_benchmarks_of_an_imported_model(
     stories: tuple[LanguageModel, Opened], assets: Path, task: str, limit: int
 ) -> None:
     ours, theirs = stories
     questions = plan_tasks([task], assets / "eval", limit=limit)[0][task]
-    assert len(questions) == (600 if task == "blimp" else 100)
+    assert len(questions) == (150 if task == "blimp" else 30)
     scores = [their_scores(theirs, question) for question in questions]
     flat = [score for one in scores for score, _ in one]
     found = likelihoods(ours, [(question.context, choice) for question in questions for choice in question.choices])
@@ -167,7 +169,10 @@ def test_the_harness_finds_the_same(
 
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
     ours, _ = stories
-    blimp, hellaswag = assets / "eval" / "blimp_passive_1.jsonl", assets / "eval" / "hellaswag_200.jsonl"
+    blimp, hellaswag = tmp_path / "blimp.jsonl", tmp_path / "hellaswag.jsonl"
+    for file, whole in ((blimp, "blimp_passive_1.jsonl"), (hellaswag, "hellaswag_200.jsonl")):
+        lines = (assets / "eval" / whole).read_text("utf-8").splitlines(keepends=True)
+        file.write_text("".join(lines[:30]), "utf-8")
     # The harness's own preparation of HellaSwag, which is not called here by jslm's.
     source = Path(lm_eval.__file__).parent / "tasks" / "hellaswag" / "utils.py"
     (tmp_path / "tasks").mkdir()
