@@ -85,6 +85,7 @@ def _run(args: argparse.Namespace) -> int:
     if target and not target.absolute().parent.is_dir():
         raise JslmError(f"--json {target}: there is no folder {target.absolute().parent}; make it first")
     parts: dict[str, list[dict[str, Any]]] = {}
+    failed: list[str] = []
     figures = {"machine": describe_machine(), "arguments": vars(args), "parts": parts}
     with tempfile.TemporaryDirectory(prefix="jslm-bench-") as folder:
 
@@ -109,11 +110,17 @@ def _run(args: argparse.Namespace) -> int:
             peaks = measure_peaks(settings("peaks"))
             _finish("peaks", [case_to_json(case, peaks) for case in peaks.cases], figures, target)
         for part in chosen_parts:
-            cases = PARTS[part](settings(part))
+            try:
+                cases = PARTS[part](settings(part))
+            except RuntimeError as error:
+                # What the other parts give is not lost by it.
+                failed.append(part)
+                _say(f"{part}: failed: {error}")
+                continue
             _finish(part, [case_to_json(case, peaks) for case in cases], figures, target)
     if text := summary(parts):
         print(text)
-    return 0
+    return 1 if failed else 0
 
 
 def _finish(part: str, cases: list[dict[str, Any]], figures: dict[str, Any], target: Path | None) -> None:
