@@ -58,8 +58,9 @@ class _Lane:
     """One model's groups and queue."""
 
     def __init__(self, model: LanguageModel, slots: int) -> None:
-        width = min(slots, _CPU_WIDTH) if jax.default_backend() == "cpu" else slots
-        self.groups = [Group(model, width) for _ in range(-(-slots // width))]
+        groups = -(-slots // _CPU_WIDTH) if jax.default_backend() == "cpu" else 1
+        width = slots // groups
+        self.groups = [Group(model, width) for _ in range(groups)]
         self.slots = width * len(self.groups)
         # A job in turn gives one sample, so that a large request does not keep small ones waiting.
         self.waiting: deque[tuple[Job, deque[int]]] = deque()
