@@ -37,8 +37,9 @@ def planned(name: str, *arguments: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n == QUICK else pytest.mark.slow) for n in PRESETS])
 def test_each_preset_fits_eight_chips(name: str) -> None:
-    # Decoding is compiled for one preset below: it takes as long again.
-    found = planned(name, "--decode-batch", "0")
+    # Decoding is compiled for one preset below: it takes as long again. Unrolled layers, which small models have by
+    # default, compile several times as long as scanned ones.
+    found = planned(name, "--decode-batch", "0", *([] if name == QUICK else ["model.unroll=1"]))
     assert found["fits"]
     assert found["mesh"] == {"data": 8, "fsdp": 1, "tensor": 1}
     assert found["dtype"] == "bfloat16"
