@@ -12,7 +12,7 @@ _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#
 _WIDTH, _MARGIN, _GAP = 880, 16, 32
 _BAR, _STEP, _HEAD, _FOOT = 14, 22, 44, 16
 _VALUE_ROOM = 64
-_NAME_CHARACTERS = 22
+_NAME_CHARACTERS, _TITLE_CHARACTERS = 22, 52
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,13 @@ def bars(names: Sequence[str], panels: Sequence[Panel]) -> str:
 
 def _panel(panel: Panel, names: Sequence[str], left: float, top: float, width: float) -> str:
     longest = max(min(len(name), _NAME_CHARACTERS) for name in names)
-    start = left + 8 + 6.6 * longest
+    start = left + 8 + 7 * longest
     room = left + width - _VALUE_ROOM - start
     ends = [value + error for value, error in zip(panel.values, panel.errors, strict=True) if math.isfinite(value)]
     largest = max([*ends, panel.line]) or 1.0
     bottom = top + _HEAD + _STEP * len(names)
     parts = [
-        f'<text x="{left:.1f}" y="{top + 14:.1f}" font-weight="600" fill="#1c1c1a">{escape(panel.title)}</text>'
+        f'<text x="{left:.1f}" y="{top + 14:.1f}" font-weight="600" fill="#1c1c1a">{escape(_short(panel.title, _TITLE_CHARACTERS))}</text>'
         f'<text x="{left:.1f}" y="{top + 30:.1f}" fill="#63635e">{escape(panel.hint)}</text>'
         f'<path d="M{start:.1f} {top + _HEAD - 6:.1f}V{bottom:.1f}" stroke="#63635e"/>'
     ]
@@ -96,6 +96,6 @@ def _panel(panel: Panel, names: Sequence[str], left: float, top: float, width: f
     return "".join(parts)
 
 
-def _short(name: str) -> str:
+def _short(name: str, limit: int = _NAME_CHARACTERS) -> str:
     """Paths differ at their ends."""
-    return name if len(name) <= _NAME_CHARACTERS else "…" + name[1 - _NAME_CHARACTERS :]
+    return name if len(name) <= limit else "…" + name[1 - limit :]

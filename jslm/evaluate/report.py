@@ -86,7 +86,7 @@ def chart(report: Mapping[str, Any]) -> str:
         one = next(metric for metric in found if metric is not None)
         panels.append(
             Panel(
-                title=one.label if one.label.startswith(one.section) else f"{one.section}: {one.label}",
+                title=f"{one.label}: {Path(one.section.removeprefix('Loss on ')).name}",
                 hint="higher is better" if one.better > 0 else "lower is better",
                 values=[math.nan if metric is None else metric.value for metric in found],
                 labels=["" if metric is None else _number(metric) for metric in found],
