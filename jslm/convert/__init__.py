@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jslm.convert.api import export_model, import_model, inspect_model
     from jslm.convert.bundle import Bundle, Format
-    from jslm.convert.formats import formats
+    from jslm.convert.formats import known_formats
     from jslm.convert.runs import load_model
 
-__all__ = ["Bundle", "Format", "export_model", "formats", "import_model", "inspect_model", "load_model"]
+__all__ = ["Bundle", "Format", "export_model", "import_model", "inspect_model", "known_formats", "load_model"]
 
 _MODULES = {
     "Bundle": "bundle",
     "Format": "bundle",
     "export_model": "api",
-    "formats": "formats",
+    "known_formats": "formats",
     "import_model": "api",
     "inspect_model": "api",
     "load_model": "runs",

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from jslm.convert.bundle import Bundle
-from jslm.convert.formats import choose_format, format_named, formats
+from jslm.convert.formats import choose_format, format_named, known_formats
 from jslm.convert.runs import is_run_folder, load_model, write_run
 from jslm.errors import JslmError
 
@@ -40,7 +40,7 @@ def export_model(
     """
     chosen = format_named(format)
     if chosen.write is None:
-        written = ", ".join(entry.name for entry in formats().values() if entry.write)
+        written = ", ".join(entry.name for entry in known_formats().values() if entry.write)
         raise JslmError(f"--format {format}: jslm reads it and does not write it; it writes {written}")
     dtype = dtype or chosen.dtypes[0]
     if dtype not in chosen.dtypes:

@@ -12,7 +12,7 @@ from jslm.errors import JslmError
 _MODULES = ("portable", "huggingface", "gguf", "llama2c", "llama2c_checkpoint", "nanogpt", "lillm", "slms")
 
 
-def formats() -> dict[str, Format]:
+def known_formats() -> dict[str, Format]:
     """Every format by its name."""
     found = [importlib.import_module(f"jslm.convert.{module}").FORMAT for module in _MODULES]
     return {entry.name: entry for entry in found}
@@ -23,7 +23,7 @@ def choose_format(path: Path, name: str = "auto") -> Format:
 
     Raises JslmError where there is no such format, or `path` is missing or nothing known.
     """
-    known = formats()
+    known = known_formats()
     if name != "auto":
         return format_named(name)
     if not path.exists():
@@ -39,7 +39,7 @@ def choose_format(path: Path, name: str = "auto") -> Format:
 
 def format_named(name: str) -> Format:
     """The format called `name`. Raises JslmError listing them where there is none."""
-    known = formats()
+    known = known_formats()
     if name not in known:
         raise JslmError(f"--format {name}: no such format; there are {', '.join(known)}")
     return known[name]
