@@ -60,8 +60,9 @@ def _panel(panel: Panel, names: Sequence[str], left: float, top: float, width: f
     ends = [value + error for value, error in zip(panel.values, panel.errors, strict=True) if math.isfinite(value)]
     largest = max([*ends, panel.line]) or 1.0
     bottom = top + _HEAD + _STEP * len(names)
+    title = escape(_short(panel.title, _TITLE_CHARACTERS))
     parts = [
-        f'<text x="{left:.1f}" y="{top + 14:.1f}" font-weight="600" fill="#1c1c1a">{escape(_short(panel.title, _TITLE_CHARACTERS))}</text>'
+        f'<text x="{left:.1f}" y="{top + 14:.1f}" font-weight="600" fill="#1c1c1a">{title}</text>'
         f'<text x="{left:.1f}" y="{top + 30:.1f}" fill="#63635e">{escape(panel.hint)}</text>'
         f'<path d="M{start:.1f} {top + _HEAD - 6:.1f}V{bottom:.1f}" stroke="#63635e"/>'
     ]
