@@ -17,8 +17,9 @@ from jslm.convert.huggingface import read, write
 from jslm.sample import LanguageModel
 from jslm.tokenizer import BpeTokenizer, ByteTokenizer, CharTokenizer, Gpt2Tokenizer, Tokenizer
 
-os.environ["HF_HUB_OFFLINE"] = "1"
 torch = pytest.importorskip("torch", reason="torch is not installed")
+# Read once, when transformers is imported; not before it is sure to be, or other tests would find the Hub closed.
+os.environ["HF_HUB_OFFLINE"] = "1"
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 pytestmark = [pytest.mark.peer, pytest.mark.filterwarnings("default")]
 
