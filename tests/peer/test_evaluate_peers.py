@@ -18,9 +18,10 @@ from jslm.evaluate.questions import Question
 from jslm.evaluate.text_loss import text_loss
 from jslm.sample import LanguageModel
 
+torch = pytest.importorskip("torch", reason="torch is not installed")
+# After it is sure that the module is used: other tests would find the Hub closed.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
-torch = pytest.importorskip("torch", reason="torch is not installed")
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 # Threads that wait for each other only get in the way of models this small.
 torch.set_num_threads(1)
