@@ -88,7 +88,7 @@ def page(address: str) -> Iterator[Any]:
         opened.set_default_timeout(60_000)
         opened.on("pageerror", lambda error: problems.append(str(error)))
         opened.on("dialog", lambda dialog: problems.append(dialog.message))
-        opened.on("request", lambda request: request.url.startswith(address) or problems.append(request.url))
+        opened.on("request", lambda request: problems.extend([request.url] * (not request.url.startswith(address))))
         opened.goto(address)
         opened.locator("#model option").first.wait_for(state="attached")
         yield opened
