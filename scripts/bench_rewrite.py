@@ -98,7 +98,7 @@ def learned_by_heart(pairs: list[tuple[str, str]], path: Path) -> str:
     params = init_params(config.model, jax.random.key(0))
     state = optimizer.init(params)
     steps, loss = 0, jnp.float32(jnp.inf)
-    while steps < MOST_STEPS and loss > 0.01:
+    while steps < MOST_STEPS and loss > 0.005:
         params, state, loss = learn(params, state)
         steps += 1
     print(f"learned {len(pairs)} pairs in {steps} steps, loss {float(loss):.3f}", file=sys.stderr)
