@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from jslm.sample.language_model import LanguageModel
 
 # Tokens guessed a round. A forward pass of eight tokens takes a CPU 1.6 times that of one, which waits for the weights
-# to come from memory; of sixteen, 2.5 times, and few guesses between a passive sentence and its active form hold so long.
+# to come from memory; of sixteen, 2.5 times, and few guesses between a passive sentence and its active form hold so
+# long.
 DRAFT_TOKENS = 7
 # Longer common endings tell nothing more about what comes next.
 _LONGEST_MATCH = 8
