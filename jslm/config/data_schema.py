@@ -157,6 +157,11 @@ class DataConfig(Section):
         description="The text of a record from several keys or columns, as in `{title}\\n\\n{text}`, in place of "
         "`text_field`. An empty value (null) gives nothing; `{{` is a brace.",
     )
+    conditions: list[str] = Field(
+        default_factory=list,
+        description="Keys or columns of records that say what a text is, such as `style`: each gets embeddings in the "
+        "model (`model.conditions`). An empty value (null) is none. Needs `packing = documents`.",
+    )
     separator: str = Field(
         "",
         description="Text that stands between documents inside a text file, such as `<|endoftext|>`, or `\\n\\n` for "

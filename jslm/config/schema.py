@@ -340,6 +340,9 @@ class Config(Section):
             )
         if data.prompt_end:
             self._check_pairs()
+        if (data.conditions or self.model.conditions) and data.packing != "documents":
+            key = "data.conditions" if data.conditions else "model.conditions"
+            raise ValueError(f"{key} is learned document by document and needs data.packing = 'documents'")
         if data.stride > context:
             raise ValueError(
                 f"data.stride = {data.stride} is over model.context_length = {context}, so text would be skipped; "

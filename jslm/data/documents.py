@@ -10,6 +10,7 @@ from jslm.data.cleaners import apply_cleaners
 from jslm.data.pairs import split_pair
 from jslm.data.readers import InputFile, StoriesSource, check_settings, find_files, parse_stories, read_file
 from jslm.data.readers.problems import OnBad, stop
+from jslm.data.readers.records import LabelledText
 from jslm.errors import JslmError
 
 __all__ = [
@@ -32,13 +33,15 @@ __all__ = [
 class Document:
     """One text, and where it came from; `bits` is its information content where a generator knows it.
 
-    `removed` says how many characters each cleaner took out, by what they were.
+    `removed` says how many characters each cleaner took out, by what they were. `labels` are those of
+    `data.conditions`, in their order (empty: none).
     """
 
     text: str
     source: str
     bits: float | None = None
     removed: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
 
 
 def read_documents(config: DataConfig, on_bad: OnBad = stop) -> Iterator[Document]:
@@ -77,17 +80,21 @@ def read_entry(entry: InputFile | StoriesSource, config: DataConfig, on_bad: OnB
         from jslm.data.stories import generate_stories
 
         name = f"stories:{entry.megabytes:g}MB:seed={entry.seed}"
+        if config.conditions:
+            raise JslmError(f"data.conditions: {name} has no labels; they come with records, as in JSONL")
         for story in generate_stories(entry.megabytes, entry.seed):
             yield Document(story.text, name, story.bits)
     else:
         for text, where in read_file(entry, config, on_bad):
             try:
+                if config.conditions and not isinstance(text, LabelledText):
+                    raise JslmError("data.conditions: no record with labels, but plain text")
                 if text and not text.isspace():
                     split_pair(text, config.prompt_end)
             except JslmError as error:
                 on_bad(JslmError(f"{where}: {error}"))
             else:
-                yield Document(text, where)
+                yield Document(str(text), where, labels=getattr(text, "labels", ()))
 
 
 def clean_document(document: Document, config: DataConfig) -> Document:

@@ -8,6 +8,8 @@ from typing import Literal, Protocol
 import numpy as np
 from jaxtyping import Int32, Int64
 
+from jslm.config import ConditionConfig
+from jslm.data.labels import condition_names
 from jslm.data.packing import PackedDocuments
 from jslm.data.token_file import TokenFile
 from jslm.data.windows import Windows
@@ -40,18 +42,31 @@ class Examples(Protocol):
         ...
 
 
-def batch_names(packing: Packing) -> tuple[str, ...]:
+def batch_names(packing: Packing, conditions: Sequence[ConditionConfig] = ()) -> tuple[str, ...]:
     """The arrays of a batch."""
-    return ("inputs", "targets", "segments") if packing == "documents" else ("inputs", "targets")
+    names = ("inputs", "targets", "segments") if packing == "documents" else ("inputs", "targets")
+    return (*names, *condition_names(conditions))
 
 
-def open_examples(token_file: TokenFile, length: int, packing: Packing, stride: int = 0) -> Examples:
+def open_examples(
+    token_file: TokenFile,
+    length: int,
+    packing: Packing,
+    stride: int = 0,
+    conditions: Sequence[ConditionConfig] = (),
+) -> Examples:
     """A token file cut as `packing` says; `stride` (0: `length`) is for windows.
 
-    Raises JslmError where prompt/completion pairs are to be cut in windows.
+    `conditions` are the model's. Raises JslmError where prompt/completion pairs, or documents with labels, are to be
+    cut in windows.
     """
     if packing == "documents":
-        return PackedDocuments(token_file, length)
+        return PackedDocuments(token_file, length, conditions)
+    if conditions:
+        raise JslmError(
+            f"{token_file.path}: a model with conditions learns them document by document; it needs data.packing = "
+            "'documents', found 'windows'"
+        )
     if token_file.prompts is not None:
         raise JslmError(
             f"{token_file.path}: these are prompt/completion pairs, whose prompts are not learned; they need "

@@ -12,6 +12,7 @@ import grain
 import numpy as np
 from jaxtyping import Int64
 
+from jslm.config import ConditionConfig
 from jslm.data.examples import Batch, Chain, Examples, Packing, batch_names, gather_rows, open_examples
 from jslm.data.mixture import BLOCK, Mixture
 from jslm.data.token_file import TokenFile
@@ -48,11 +49,12 @@ def make_loader(
     stride: int = 0,
     weights: Sequence[float] = (),
     stages: Sequence[tuple[int, int]] = (),
+    conditions: Sequence[ConditionConfig] = (),
 ) -> TrainLoader:
     """An endless iterator of training batches over one token file, or several by `weights` (all alike where empty).
 
     `stride` (0: `context_length`) lets windows overlap. `stages` are (context, steps): in batches before that many
-    steps, each sequence is cut in pieces of `context` tokens. See `TrainLoader`.
+    steps, each sequence is cut in pieces of `context` tokens. `conditions` are the model's. See `TrainLoader`.
 
     Raises JslmError: fewer than 2 tokens, a batch_size (sequences, over all processes) that process_count does not
     divide, prompt/completion pairs cut in windows or in stages. Warns where a corpus is shorter than one context.
@@ -70,6 +72,7 @@ def make_loader(
         stride=stride,
         weights=weights,
         stages=stages,
+        conditions=conditions,
     )
 
 
@@ -106,9 +109,10 @@ class TrainLoader(Iterator[Batch]):
         stride: int,
         weights: Sequence[float],
         stages: Sequence[tuple[int, int]],
+        conditions: Sequence[ConditionConfig] = (),
     ) -> None:
         files = _listed(token_files)
-        self._examples = _open_all(files, context_length, packing, stride)
+        self._examples = _open_all(files, context_length, packing, stride, conditions)
         for file, part in zip(files, self._examples, strict=True):
             _check_corpus(file, part, packing, bool(stages))
         self._rows = _process_rows(batch_size, process_index, process_count)
@@ -226,6 +230,7 @@ def eval_batches(
     process_index: int = 0,
     process_count: int = 1,
     packing: Packing = "windows",
+    conditions: Sequence[ConditionConfig] = (),
 ) -> Iterator[Batch]:
     """This process's rows of each validation batch: int32 [batch_size / process_count, T], in the text's order.
 
@@ -237,7 +242,7 @@ def eval_batches(
     Raises JslmError where process_count does not divide batch_size.
     """
     rows = _process_rows(batch_size, process_index, process_count)
-    windows = Chain(_open_all(token_files, context_length, packing, 0))
+    windows = Chain(_open_all(token_files, context_length, packing, 0, conditions))
     chosen = np.arange(windows.count)
     limit = max_batches * batch_size
     if 0 < limit < windows.count:
@@ -260,9 +265,13 @@ def _listed(token_files: TokenFile | Sequence[TokenFile]) -> list[TokenFile]:
 
 
 def _open_all(
-    token_files: TokenFile | Sequence[TokenFile], length: int, packing: Packing, stride: int
+    token_files: TokenFile | Sequence[TokenFile],
+    length: int,
+    packing: Packing,
+    stride: int,
+    conditions: Sequence[ConditionConfig] = (),
 ) -> list[Examples]:
-    return [open_examples(file, length, packing, stride) for file in _listed(token_files)]
+    return [open_examples(file, length, packing, stride, conditions) for file in _listed(token_files)]
 
 
 def _check_corpus(file: TokenFile, examples: Examples, packing: Packing, has_stages: bool) -> None:

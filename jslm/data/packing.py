@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int32, Int64
 
-from jslm.data.token_file import TokenFile
+from jslm.config import ConditionConfig
+from jslm.data.labels import condition_name, labels_of
+from jslm.data.token_file import NO_LABEL, TokenFile
 
 log = logging.getLogger("jslm")
 
@@ -22,15 +24,15 @@ class PackedDocuments:
 
     A document is predicted from its first token to its end-of-text token: its first input is the end-of-text token that
     stands before it. Corpora without end-of-text tokens lose each document's first target. Documents over `length`
-    tokens are cut into pieces of `length`, the last one shorter. Each token is a target in exactly one row, save those
-    of prompts (see `token_file`), which are inputs only.
+    tokens are cut into pieces of `length`, the last one shorter. With `conditions`, each token has its document's
+    labels. Each token is a target in exactly one row, save those of prompts (see `token_file`), which are inputs only.
 
     Rows are the result of best-fit packing, longest first (Ding et al. 2024, "Fewer Truncations Improve Language
     Modeling"): the same for the same token file, whatever the seed. `gather` gives inputs (padding 0), targets (padding
     -1) and segments: 1, 2, ... for the documents of a row and 0 for padding.
     """
 
-    def __init__(self, token_file: TokenFile, length: int) -> None:
+    def __init__(self, token_file: TokenFile, length: int, conditions: Sequence[ConditionConfig] = ()) -> None:
         self.length = length
         # Plain views: indexing through np.memmap's subclass machinery is several times slower.
         self._tokens = np.asarray(token_file.tokens)
@@ -44,6 +46,9 @@ class PackedDocuments:
             prompt_ends = offsets[:-1] + token_file.prompts
             self._masked = np.clip(prompt_ends[documents] - starts, 0, sizes)[pieces]
             _warn_of_cut_pairs(token_file.path, np.diff(offsets) - skipped, length)
+        self._labels = {
+            condition_name(condition): labels_of(token_file, condition)[documents][pieces] for condition in conditions
+        }
         # The document at the very start has no token before it; any document's last token is the one it needs.
         self._before_all = int(self._tokens[offsets[1] - 1]) if len(offsets) > 1 and offsets[1] else 0
 
@@ -87,7 +92,11 @@ class PackedDocuments:
         kept = slice(None) if self._masked is None else inside >= np.repeat(self._masked[piece], sizes)
         targets.ravel()[place[kept]] = self._tokens[source[kept]]
         segments.ravel()[place] = np.repeat(number + 1, sizes)
-        return {"inputs": inputs, "targets": targets, "segments": segments}
+        batch = {"inputs": inputs, "targets": targets, "segments": segments}
+        for name, labels in self._labels.items():
+            batch[name] = np.full(shape, NO_LABEL, np.int32)
+            batch[name].ravel()[place] = np.repeat(labels[piece], sizes)
+        return batch
 
 
 def _warn_of_cut_pairs(path: Path, sizes: Int64[np.ndarray, " documents"], length: int) -> None:

@@ -4,7 +4,9 @@
 nanoGPT's: no header). `{split}.idx` is uint64, little endian: the token offset of each document's start, then the
 number of tokens. `{split}.prompts`, for prompt/completion pairs only, is uint32, little endian: how many of each
 document's first tokens are its prompt, which is read but not learned; `meta.json` then gives their sum as the split's
-`prompt_tokens`. `meta.json` is written last, so a folder that has it is complete.
+`prompt_tokens`. `{split}.labels`, where there are conditions, is int16, little endian, `[documents, conditions]`: the
+number of each label in `meta.json`'s `conditions` (name to labels), -1 for none. `meta.json` is written last, so a
+folder that has it is complete.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ FORMAT_VERSION = 1
 META_NAME = "meta.json"
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = ("train", "val")
+NO_LABEL = -1
 _PARTIAL = ".partial-"
 _HASH_BLOCK = 1 << 22
 
@@ -40,6 +43,7 @@ class TokenFile:
     """One split, memory-mapped: `tokens` [n_tokens] uint16 or uint32, `offsets` [n_documents + 1] uint64.
 
     `prompts` [n_documents] uint32, for prompt/completion pairs only: how many of a document's first tokens are prompt.
+    `labels` [n_documents, n_conditions] int16, where `meta["conditions"]` names some: numbers of labels, -1 for none.
     """
 
     path: Path
@@ -47,6 +51,7 @@ class TokenFile:
     offsets: NDArray[np.uint64]
     meta: Mapping[str, Any]
     prompts: NDArray[np.uint32] | None = None
+    labels: NDArray[np.int16] | None = None
 
 
 def read_meta(folder: str | Path) -> dict[str, Any]:
@@ -82,12 +87,14 @@ def open_tokens(folder: str | Path, split: Split) -> TokenFile:
     meta = read_meta(folder)
     _check_sizes(Path(folder), split, meta)
     has_prompts = "prompt_tokens" in meta[split]
+    kinds = len(meta.get("conditions") or {})
     return TokenFile(
         path=Path(folder, f"{split}.bin"),
         tokens=_map(Path(folder, f"{split}.bin"), _dtype(meta)),
         offsets=_map(Path(folder, f"{split}.idx"), np.dtype("<u8")),
         meta=meta,
         prompts=_map(Path(folder, f"{split}.prompts"), np.dtype("<u4")) if has_prompts else None,
+        labels=_map(Path(folder, f"{split}.labels"), np.dtype("<i2")).reshape(-1, kinds) if kinds else None,
     )
 
 
@@ -130,15 +137,25 @@ class TokenWriter:
     removes. An older set of files is untouched until then. A full disk or a read-only folder is a JslmError.
     """
 
-    def __init__(self, folder: str | Path, vocab_size: int, *, has_prompts: bool = False) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        vocab_size: int,
+        *,
+        has_prompts: bool = False,
+        conditions: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        """`conditions`: the labels of each, whose numbers `extend` is given."""
         self.folder = Path(folder)
         self.has_prompts = has_prompts
+        self.conditions = {name: list(labels) for name, labels in (conditions or {}).items()}
         self.vocab_size = vocab_size
         self.dtype = token_dtype(vocab_size)
         with self._disk_errors():
             self.folder.mkdir(parents=True, exist_ok=True)
             self.partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=self.folder))
-            self._splits = {split: _SplitWriter(self.partial, split, has_prompts) for split in SPLITS}
+            kinds = len(self.conditions)
+            self._splits = {split: _SplitWriter(self.partial, split, has_prompts, kinds) for split in SPLITS}
 
     def append(
         self,
@@ -173,17 +190,19 @@ class TokenWriter:
         characters: int = 0,
         utf8_bytes: int = 0,
         prompts: Sequence[int] = (),
+        labels: ArrayLike | None = None,
     ) -> None:
         """Appends tokens [n] of several documents: `ends` [m] says after how many of them each document ends.
 
         What stands before the first end belongs to the document under way, what follows the last begins another one.
         `bits` are those of each document that ends here. `prompts` [m + 1] (of a writer that `has_prompts`) says how
-        many of these tokens belong to the prompt of each document that ends here, and of what follows.
+        many of these tokens belong to the prompt of each document that ends here, and of what follows. `labels`
+        [m, n_conditions] (of a writer that has conditions) are those of the documents that end here.
         """
         array, stops = np.asarray(ids), np.asarray(ends, np.uint64)
         self._check_ids(array)
         with self._disk_errors():
-            self._splits[split].end_documents(stops, bits, prompts or [0] * (stops.size + 1))
+            self._splits[split].end_documents(stops, bits, prompts or [0] * (stops.size + 1), labels)
             self._splits[split].append(array.astype(self.dtype), characters, utf8_bytes)
 
     def tokens(self, split: Split) -> int:
@@ -198,9 +217,10 @@ class TokenWriter:
         """
         with self._disk_errors():
             counts: dict[str, Any] = {split: writer.close() for split, writer in self._splits.items()}
-            meta = {"format_version": FORMAT_VERSION, "dtype": self.dtype.name, **fields, **counts}
+            known = {"conditions": self.conditions} if self.conditions else {}
+            meta = {"format_version": FORMAT_VERSION, "dtype": self.dtype.name, **fields, **known, **counts}
             (self.partial / META_NAME).write_text(json.dumps(meta, indent=2, ensure_ascii=False) + "\n", "utf-8")
-            kinds = ("bin", "idx", "prompts") if self.has_prompts else ("bin", "idx")
+            kinds = ["bin", "idx", *["prompts"] * self.has_prompts, *["labels"] * bool(self.conditions)]
             names = [*(f"{split}.{kind}" for split in SPLITS for kind in kinds), *extra_files, META_NAME]
             for name in names:
                 _fsync(self.partial / name)
@@ -223,9 +243,9 @@ class TokenWriter:
                 writer.file.close()
             with contextlib.suppress(OSError):
                 writer.index.close()
-            if writer.prompts:
+            for file in filter(None, (writer.prompts, writer.labels)):
                 with contextlib.suppress(OSError):
-                    writer.prompts.close()
+                    file.close()
         shutil.rmtree(self.partial, ignore_errors=True)
 
     def _check_ids(self, ids: NDArray[Any]) -> None:
@@ -258,6 +278,7 @@ class _SplitWriter:
     folder: Path
     split: Split
     has_prompts: bool = False
+    kinds: int = 0
     tokens: int = 0
     prompt_tokens: int = 0
     prompt_of_document: int = 0
@@ -269,12 +290,14 @@ class _SplitWriter:
     file: BinaryIO = field(init=False)
     index: BinaryIO = field(init=False)
     prompts: BinaryIO | None = field(init=False)
+    labels: BinaryIO | None = field(init=False)
 
     def __post_init__(self) -> None:
         self.file = (self.folder / f"{self.split}.bin").open("wb")
         self.index = (self.folder / f"{self.split}.idx").open("wb")
         self.index.write(np.uint64(0).astype("<u8").tobytes())
         self.prompts = (self.folder / f"{self.split}.prompts").open("wb") if self.has_prompts else None
+        self.labels = (self.folder / f"{self.split}.labels").open("wb") if self.kinds else None
         self.hash = hashlib.sha256()
 
     def append(self, ids: NDArray[Any], characters: int, utf8_bytes: int) -> None:
@@ -285,8 +308,17 @@ class _SplitWriter:
         self.characters += characters
         self.utf8_bytes += utf8_bytes
 
-    def end_documents(self, ends: NDArray[np.uint64], bits: Sequence[float | None], prompts: Sequence[int]) -> None:
+    def end_documents(
+        self,
+        ends: NDArray[np.uint64],
+        bits: Sequence[float | None],
+        prompts: Sequence[int],
+        labels: ArrayLike | None = None,
+    ) -> None:
         """Ends documents `ends` tokens from here on; `prompts` has an entry more, for the document that goes on."""
+        if self.labels:
+            missing = np.full((ends.size, self.kinds), NO_LABEL)
+            self.labels.write(np.asarray(missing if labels is None else labels, "<i2").tobytes())
         if self.prompts:
             counts = np.array(prompts, "<u4")
             counts[0] += self.prompt_of_document
@@ -302,8 +334,8 @@ class _SplitWriter:
     def close(self) -> dict[str, Any]:
         self.file.close()
         self.index.close()
-        if self.prompts:
-            self.prompts.close()
+        for file in filter(None, (self.prompts, self.labels)):
+            file.close()
         return {
             **({"prompt_tokens": self.prompt_tokens} if self.has_prompts else {}),
             "tokens": self.tokens,
@@ -335,6 +367,8 @@ def _check_sizes(folder: Path, split: Split, meta: Mapping[str, Any]) -> None:
     }
     if "prompt_tokens" in meta[split]:
         sizes[f"{split}.prompts"] = meta[split]["documents"] * 4
+    if kinds := len(meta.get("conditions") or {}):
+        sizes[f"{split}.labels"] = meta[split]["documents"] * kinds * 2
     for name, expected in sizes.items():
         try:
             found = (folder / name).stat().st_size

@@ -15,7 +15,7 @@ from jaxtyping import Array
 
 from jslm.config import Config
 from jslm.data.loader import batch_names
-from jslm.model import IGNORED, Params, loss_sums
+from jslm.model import IGNORED, Params, loss_sums, stack_conditions
 from jslm.parallel import batch_sharding, replicated
 
 EvalStep = Callable[[Params, dict[str, Array]], dict[str, Array]]
@@ -66,12 +66,13 @@ def make_eval_step(config: Config, mesh: Mesh, dtype: jnp.dtype, token_bytes: np
             loss_chunk=config.train.loss_chunk,
             batch_shards=batch_shards,
             segments=batch.get("segments"),
+            conditions=stack_conditions(batch, config.model),
         )
         counted = targets != IGNORED
         byte_count = jnp.sum(jnp.where(counted, lengths[jnp.maximum(targets, 0)], 0))
         return {"loss": loss, "tokens": jnp.sum(counted), "bytes": byte_count}
 
-    batch_in = dict.fromkeys(batch_names(config.data.packing), batch_sharding(mesh))
+    batch_in = dict.fromkeys(batch_names(config.data.packing, config.model.conditions), batch_sharding(mesh))
     jitted = jax.jit(step, in_shardings=(None, batch_in, replicated(mesh)), out_shardings=replicated(mesh))
     lengths = np.asarray(token_bytes, np.int32)
     return lambda params, batch: jitted(params, batch, lengths)

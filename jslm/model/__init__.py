@@ -13,6 +13,7 @@ from jslm.model.decoder import (
     loss_sums,
     param_axes,
     param_shapes,
+    stack_conditions,
     unstack_layers,
 )
 from jslm.model.lora import init_adapters, merge_adapters
@@ -38,5 +39,6 @@ __all__ = [
     "merge_adapters",
     "param_axes",
     "param_shapes",
+    "stack_conditions",
     "unstack_layers",
 ]

@@ -8,6 +8,7 @@ cache are tuples with an entry a layer, so that XLA updates each entry in place.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -163,6 +164,13 @@ def loss_sums(
     return fused_cross_entropy(
         hidden, head_table(params), targets, config.vocab_size, config.logit_softcap, z_loss, chunk
     )
+
+
+def stack_conditions(batch: Mapping[str, Array], config: ModelConfig) -> Int[Array, "batch length kinds"] | None:
+    """The labels of a batch (`condition/NAME` `[batch, length]` each) in the order of `config.conditions`."""
+    if not config.conditions:
+        return None
+    return jnp.stack([batch[f"condition/{condition.name}"] for condition in config.conditions], axis=-1)
 
 
 def head_table(params: Params) -> Float[Array, "padded_vocab d_model"]:

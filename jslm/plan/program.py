@@ -126,7 +126,7 @@ def _abstract_batch(config: Config, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruc
     micro = train.micro_batch or train.batch_size
     shape = (train.batch_size // micro, micro, config.model.context_length)
     rows = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=batch_sharding(mesh, accumulation=True))
-    return dict.fromkeys(batch_names(config.data.packing), rows)
+    return dict.fromkeys(batch_names(config.data.packing, config.model.conditions), rows)
 
 
 def _device_bytes(tree: Any) -> int:

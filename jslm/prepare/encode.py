@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jslm.data.pairs import split_pair
-from jslm.data.token_file import SPLITS, Split, TokenWriter, token_dtype
+from jslm.data.token_file import NO_LABEL, SPLITS, Split, TokenWriter, token_dtype
 from jslm.prepare.progress import Progress
 from jslm.prepare.split import Piece
 from jslm.prepare.tasks import Task, Workers, run_tasks
@@ -68,12 +68,13 @@ def encode_corpus(
     utf8_bytes: int,
     log: Callable[[str], None],
     prompt_end: str = "",
+    labels: Sequence[Sequence[str]] = (),
 ) -> None:
     """Encodes what no earlier run has, and leaves it in `work`; `add_parts` takes it from there.
 
     Long pieces are cut where no token can reach across, so the ids are those of the whole piece (of pairs, of the
-    prompt, which ends with `prompt_end`, and of the completion). Raises JslmError as `split_pair`, `run_tasks` and the
-    disk do.
+    prompt, which ends with `prompt_end`, and of the completion). `labels` are those of each condition. Raises JslmError
+    as `split_pair`, `run_tasks` and the disk do.
     """
     done = work.parts(_KIND)
     tallies = [_read_tally(path) for path in done]
@@ -82,7 +83,7 @@ def encode_corpus(
         log(f"going on after {before / 1e6:,.1f} MB that an interrupted run has tokenised")
     progress = Progress("tokenising", utf8_bytes, log, before)
     n_tasks = tallies[-1].tasks if tallies else 0
-    part = _Part(tokenizer, n_tasks, bool(prompt_end))
+    part = _Part(tokenizer, n_tasks, bool(prompt_end), labels)
     number = len(done)
     try:
         tasks = islice(_tasks(pieces, tokenizer, prompt_end), n_tasks, None)
@@ -90,7 +91,7 @@ def encode_corpus(
             progress.add(part.add(chunks, encoded))
             if part.size >= PART_CHARACTERS:
                 work.write(work.part(_KIND, number).name, part.write)
-                part, number = _Part(tokenizer, part.tally.tasks, bool(prompt_end)), number + 1
+                part, number = _Part(tokenizer, part.tally.tasks, bool(prompt_end), labels), number + 1
         if part.size:
             work.write(work.part(_KIND, number).name, part.write)
     finally:
@@ -113,6 +114,7 @@ def add_parts(work: WorkFolder, writer: TokenWriter) -> int:
                     characters=tally.characters[split],
                     utf8_bytes=tally.utf8_bytes[split],
                     prompts=arrays[f"{split}_prompts"].tolist() if writer.has_prompts else (),
+                    labels=arrays[f"{split}_labels"] if writer.conditions else None,
                 )
     return unknown
 
@@ -196,7 +198,7 @@ def _task(chunks: list[Chunk], size: int, tokenizer: Tokenizer) -> Task[list[Chu
 class _Part:
     """Encoded tasks on their way to a file: one `.npz`, whose reader checks a CRC-32 of each array."""
 
-    def __init__(self, tokenizer: Tokenizer, tasks: int, has_prompts: bool) -> None:
+    def __init__(self, tokenizer: Tokenizer, tasks: int, has_prompts: bool, labels: Sequence[Sequence[str]]) -> None:
         self._dtype = token_dtype(tokenizer.vocab_size)
         self._ids: dict[Split, list[NDArray[Any]]] = {split: [] for split in SPLITS}
         self._ends: dict[Split, list[int]] = {split: [] for split in SPLITS}
@@ -205,6 +207,8 @@ class _Part:
         self._has_prompts = has_prompts
         # Of each document that ends in this part, and of the one that goes on.
         self._prompts: dict[Split, list[int]] = {split: [0] for split in SPLITS}
+        self._label_numbers = [{label: number for number, label in enumerate(known)} for known in labels]
+        self._labels: dict[Split, list[list[int]]] = {split: [] for split in SPLITS}
         self.tally = EncodedTally(tasks)
 
     @property
@@ -225,6 +229,8 @@ class _Part:
             if chunk.ends_piece:
                 self._prompts[split].append(0)
                 self._ends[split].append(self._tokens[split])
+                pairs = zip(self._label_numbers, chunk.piece.labels, strict=True)
+                self._labels[split].append([numbers.get(label, NO_LABEL) for numbers, label in pairs])
                 self._bits[split].append(float("nan") if chunk.piece.bits is None else chunk.piece.bits)
             utf8_bytes = len(chunk.text.encode("utf-8", "surrogatepass"))
             self.tally.characters[split] += len(chunk.text)
@@ -242,6 +248,9 @@ class _Part:
             arrays[f"{split}_bits"] = np.array(self._bits[split], np.float64)
             if self._has_prompts:
                 arrays[f"{split}_prompts"] = np.array(self._prompts[split], np.uint32)
+            if self._label_numbers:
+                labels = np.array(self._labels[split], np.int16)
+                arrays[f"{split}_labels"] = labels.reshape(-1, len(self._label_numbers))
         np.savez(file, **arrays)  # type: ignore[arg-type]
 
 

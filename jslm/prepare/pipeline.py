@@ -108,8 +108,13 @@ def _prepare(config: Config, folder: Path, log: Log) -> PreparedData:
 
     tokenizer = _tokenizer(config, corpus, pieces, work, log)
     size = counts.utf8_bytes * (1 + config.data.augment.copies)
-    encode_corpus(pieces(), tokenizer, work, _workers(config, size), size, log, config.data.prompt_end)
-    with TokenWriter(folder, tokenizer.vocab_size, has_prompts=bool(config.data.prompt_end)) as writer:
+    names = config.data.conditions
+    conditions = {name: sorted(labels) for name, labels in zip(names, tally.labels, strict=True)}
+    encode_corpus(
+        pieces(), tokenizer, work, _workers(config, size), size, log, config.data.prompt_end, list(conditions.values())
+    )
+    has_prompts = bool(config.data.prompt_end)
+    with TokenWriter(folder, tokenizer.vocab_size, has_prompts=has_prompts, conditions=conditions) as writer:
         unknown = add_parts(work, writer)
         _check_counts(config, writer)
         if unknown:

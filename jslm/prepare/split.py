@@ -31,6 +31,7 @@ class Piece:
     split: Split
     end_of_text: bool
     bits: float | None
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ class SplitPlan:
             split: Split = "train"
             if number == next_held_out:
                 split, next_held_out = "val", next(held_out, -1)
-            yield Piece(document.text, split, self.end_of_text, document.bits)
+            yield Piece(document.text, split, self.end_of_text, document.bits, document.labels)
 
     def _by_position(self, documents: Iterable[Document]) -> Iterator[Piece]:
         start = 0
@@ -61,11 +62,12 @@ class SplitPlan:
             cut = self.cut - start
             start += len(document.text)
             if cut <= 0 or cut >= len(document.text):
-                yield Piece(document.text, "train" if cut > 0 else "val", self.end_of_text, document.bits)
+                split: Split = "train" if cut > 0 else "val"
+                yield Piece(document.text, split, self.end_of_text, document.bits, document.labels)
             else:
                 # The document goes on in validation, so that nothing ends at the cut.
-                yield Piece(document.text[:cut], "train", False, None)
-                yield Piece(document.text[cut:], "val", self.end_of_text, None)
+                yield Piece(document.text[:cut], "train", False, None, document.labels)
+                yield Piece(document.text[cut:], "val", self.end_of_text, None, document.labels)
 
 
 def plan_split(config: DataConfig, counts: Counts) -> SplitPlan:

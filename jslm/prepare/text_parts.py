@@ -13,10 +13,13 @@ from typing import Any, BinaryIO, Self
 
 from jslm.data.documents import Document
 from jslm.data.dropped import DropReport
+from jslm.errors import JslmError
 from jslm.prepare.removed import Removed
 
 # A corpus may have millions of bad records; meta.json lists the first.
 MAX_SKIPPED = 1000
+# Of one condition: a column with more is no label.
+MAX_LABELS = 1000
 
 
 @dataclass(slots=True)
@@ -37,9 +40,21 @@ class Tally:
     skipped: int = 0
     skipped_first: list[str] = field(default_factory=list)
     reports: dict[str, DropReport] = field(default_factory=dict)
+    labels: list[list[str]] = field(default_factory=list)
 
     def keep(self, document: Document) -> int:
-        """Counts a document; returns its size in UTF-8."""
+        """Counts a document and its labels; returns its size in UTF-8. Raises JslmError for too many labels."""
+        for number, label in enumerate(document.labels):
+            if number == len(self.labels):
+                self.labels.append([])
+            known = self.labels[number]
+            if label and label not in known:
+                known.append(label)
+                if len(known) > MAX_LABELS:
+                    raise JslmError(
+                        f"data.conditions: number {number + 1} has over {MAX_LABELS:,} labels, the last {label[:40]!r} "
+                        f"in {document.source}; name a key with few values"
+                    )
         size = len(document.text.encode("utf-8", "surrogatepass"))
         self.documents += 1
         self.characters += len(document.text)
@@ -67,7 +82,8 @@ def write_text_part(file: BinaryIO, tally: Tally, documents: Sequence[Document])
     _write_line(file, tally.to_json())
     for document in documents:
         text = document.text.encode("utf-8", "surrogatepass")
-        _write_line(file, {"source": document.source, "bits": document.bits, "bytes": len(text)})
+        head = {"source": document.source, "bits": document.bits, "bytes": len(text)}
+        _write_line(file, head | ({"labels": document.labels} if document.labels else {}))
         file.write(text)
 
 
@@ -84,7 +100,7 @@ def read_text_part(path: Path) -> Iterator[Document]:
         while line := file.readline():
             head = json.loads(line)
             text = file.read(head["bytes"]).decode("utf-8", "surrogatepass")
-            yield Document(text, head["source"], head["bits"])
+            yield Document(text, head["source"], head["bits"], labels=tuple(head.get("labels", ())))
 
 
 def _write_line(file: BinaryIO, fields: dict[str, Any]) -> None:

@@ -75,6 +75,11 @@ def _merged(metas: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "sources": [source for meta in metas for source in meta["sources"]],
         "end_of_text": all(meta["end_of_text"] for meta in metas),
     }
+    labels: dict[str, set[str]] = {}
+    for meta in metas:
+        for name, known in (meta.get("conditions") or {}).items():
+            labels.setdefault(name, set()).update(known)
+    merged["conditions"] = {name: sorted(known) for name, known in labels.items()}
     for split in ("train", "val"):
         parts = [meta[split] for meta in metas]
         bits = [part["bits"] for part in parts if part["documents"]]

@@ -267,7 +267,14 @@ class _Loop:
         index, count = process_rows(setup.mesh, rows)
         limit = 0 if whole else config.train.eval_batches
         batches = eval_batches(
-            setup.val_tokens, config.model.context_length, rows, limit, index, count, config.data.packing
+            setup.val_tokens,
+            config.model.context_length,
+            rows,
+            limit,
+            index,
+            count,
+            config.data.packing,
+            config.model.conditions,
         )
         return evaluate_loss(self.eval_fn, model_params(setup.config, setup.state), batches, setup.mesh)
 

@@ -74,7 +74,10 @@ def prepare_data(config: Config) -> PreparedData:
 
 
 def resolve_config(config: Config, data: PreparedData) -> Config:
-    """The config with `model.vocab_size` and `train.steps` filled in. Raises JslmError where they can't be."""
+    """The config with `model.vocab_size`, `model.conditions` and `train.steps` filled in.
+
+    Raises JslmError where they can't be.
+    """
     vocab_size = data.tokenizer.vocab_size
     if config.model.vocab_size not in (0, vocab_size):
         raise JslmError(
@@ -88,8 +91,19 @@ def resolve_config(config: Config, data: PreparedData) -> Config:
         steps = max(1, math.ceil(config.train.epochs * examples / config.train.batch_size))
     values = config.model_dump()
     values["model"]["vocab_size"] = vocab_size
+    if not config.model.conditions:
+        values["model"]["conditions"] = _conditions(config, data)
     values["train"]["steps"] = steps
     return config_from_dict(values, "config")
+
+
+def _conditions(config: Config, data: PreparedData) -> list[dict[str, Any]]:
+    """Those of the run that training starts from, whose labels have their order; else those of the data."""
+    source = RunFolder(config.train.init_from or ".")
+    if config.train.init_from and source.config.is_file() and (known := source.read_config().model.conditions):
+        return [condition.model_dump() for condition in known]
+    found = data.meta.get("conditions") or {}
+    return [{"name": name, "labels": labels} for name, labels in found.items() if labels]
 
 
 def check_same_model(config: Config, folder: RunFolder, fingerprint: str) -> None:
@@ -151,6 +165,7 @@ def build(config: Config, data: PreparedData, folder: RunFolder) -> Setup:
         stride=config.data.stride,
         weights=corpus_weights(config),
         stages=[(stage.context, round(stage.until * steps)) for stage in config.train.curriculum],
+        conditions=config.model.conditions,
     )
     optimizer = make_optimizer(config.optimizer, steps)
     store = CheckpointStore(folder.checkpoints, config.checkpoint.keep)

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from jslm.config import Config
 from jslm.data.loader import batch_names
-from jslm.model import IGNORED, Params, loss_sums, merge_adapters
+from jslm.model import IGNORED, Params, loss_sums, merge_adapters, stack_conditions
 from jslm.parallel import batch_sharding, replicated
 from jslm.train.optimizer import make_schedule
 from jslm.train.state import TrainState, state_shardings
@@ -47,12 +47,12 @@ def make_train_step(
             batch["targets"],
             config.model,
             dtype,
-            dropout_key=key if config.model.dropout or "conditions" in batch else None,
+            dropout_key=key if config.model.dropout or config.model.conditions else None,
             z_loss=train.z_loss,
             loss_chunk=train.loss_chunk,
             batch_shards=batch_shards,
             segments=batch.get("segments"),
-            conditions=batch.get("conditions"),
+            conditions=stack_conditions(batch, config.model),
         )
         return total * scale, cross_entropy
 
@@ -118,7 +118,9 @@ def make_train_step(
         }
         return new_state, metrics
 
-    batch_in = dict.fromkeys(batch_names(config.data.packing), batch_sharding(mesh, accumulation=True))
+    batch_in = dict.fromkeys(
+        batch_names(config.data.packing, config.model.conditions), batch_sharding(mesh, accumulation=True)
+    )
     return jax.jit(
         step, in_shardings=(shardings, batch_in), out_shardings=(shardings, replicated(mesh)), donate_argnums=0
     )

@@ -23,11 +23,24 @@ _PARQUET_BUFFER = 1 << 20
 _MAX_FIELD = min(sys.maxsize, 2**31 - 1)
 
 
+class LabelledText(str):
+    """The text of a record, with its label of each of `data.conditions` (empty: none)."""
+
+    labels: tuple[str, ...]
+
+    def __new__(cls, text: str, labels: tuple[str, ...]) -> LabelledText:
+        """The text, and its labels in the order of `data.conditions`."""
+        made = super().__new__(cls, text)
+        made.labels = labels
+        return made
+
+
 class Columns:
-    """Which columns make the text of a record. Raises JslmError for a malformed `data.template`."""
+    """Which columns make the text and the labels of a record. Raises JslmError for a malformed `data.template`."""
 
     def __init__(self, config: DataConfig) -> None:
         self._template = config.template
+        self._conditions = config.conditions
         self.names = [config.text_field]
         if config.template:
             try:
@@ -40,6 +53,7 @@ class Columns:
             self.names = list(dict.fromkeys(name for _, name in self._parts if name is not None))
             if not all(self.names) or any(spec or conversion for _, _, spec, conversion in parts):
                 raise JslmError(f"data.template = {config.template!r}: write {{column}} with nothing but a name in it")
+        self.names = list(dict.fromkeys([*self.names, *config.conditions]))
 
     def text(self, record: Any, where: str) -> str:
         """The text of a record; raises JslmError naming `where` for what is missing or no text."""
@@ -49,7 +63,7 @@ class Columns:
             )
         for name in self.names:
             if name not in record:
-                raise missing(name, list(record), where, bool(self._template))
+                raise missing(name, list(record), where, bool(self._template), is_condition=name in self._conditions)
         if not self._template:
             text = record[self.names[0]]
             if not isinstance(text, str):
@@ -59,13 +73,17 @@ class Columns:
                 literal + (_part(record[name], name, where) if name is not None else "")
                 for literal, name in self._parts
             )
+        if self._conditions:
+            labels = tuple(_part(record[name], name, where) for name in self._conditions)
+            return LabelledText(_checked(text, where), labels)
         return _checked(text, where)
 
 
-def missing(name: str, found: list[Any], where: str, is_template: bool) -> JslmError:
+def missing(name: str, found: list[Any], where: str, is_template: bool, *, is_condition: bool = False) -> JslmError:
     """The error for an absent column."""
     keys = ", ".join(map(repr, found[:10])) or "none"
     remedy = "mend data.template" if is_template else "set data.text_field to the one with the text"
+    remedy = "mend data.conditions" if is_condition else remedy
     return JslmError(f"{where}: no key {name!r}; keys found: {keys}; {remedy}")
 
 
