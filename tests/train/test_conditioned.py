@@ -183,5 +183,5 @@ def test_a_strange_label_is_named(folder: Path) -> None:
     prepare(config_from_dict(values(folder), "test"), log=silent)
     settings = values(folder)
     settings["model"]["conditions"] = [{"name": "style", "labels": ["loud"]}]
-    with pytest.raises(JslmError, match="label 'quiet' of 'style' is not among model.conditions, which has loud"):
+    with pytest.raises(JslmError, match=r"label 'quiet' of 'style' is not among model\.conditions, which has loud"):
         train(config_from_dict(settings, "test"))
