@@ -102,21 +102,49 @@ def _unknown_body(module: Module) -> str:
 
 
 def trip_count(module: Module, loop: Instruction) -> int | None:
-    """How often a `while` runs: what the compiler noted, else its condition's `i < constant`; None where unknown."""
+    """How often a `while` runs: what the compiler noted, else from its `i < limit` and `i + step`; None where unknown.
+
+    Loops that hide communication behind products count in steps of 2 on TPUs: their bodies hold two turns.
+    """
     if noted := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
         return int(noted[1])
-    condition = module.computations[loop.calls["condition"]]
-    root, names = condition.root, list(condition.root.operands)
-    inner = condition
-    if root.opcode == "fusion":
-        inner = module.computations[root.calls["calls"]]
-        root = inner.root
-    if root.opcode != "compare" or "direction=LT" not in root.attributes:
+    condition, body = (module.computations[loop.calls[name]] for name in ("condition", "body"))
+    compared = _through_fusion(module, condition, condition.root)
+    if compared is None or condition.root.opcode not in ("compare", "fusion"):
         return None
-    limit = inner.instructions[root.operands[1]]
-    if limit.opcode == "parameter" and inner is not condition:
-        limit = condition.instructions[names[limit.parameter]]
-    return int(limit.argument) if limit.opcode == "constant" and limit.argument.isdigit() else None
+    root, (counter, limit) = compared
+    if root.opcode != "compare" or "direction=LT" not in root.attributes or limit is None or counter is None:
+        return None
+    position = re.search(r"index=(\d+)", counter.attributes)
+    if not _is_number(limit) or position is None:
+        return None
+    added = _through_fusion(module, body, body.instructions[body.root.operands[int(position[1])]])
+    steps = [int(term.argument) for term in added[1] if term and _is_number(term)] if added else []
+    return -(-int(limit.argument) // (steps[0] if steps and steps[0] > 0 else 1))
+
+
+def _through_fusion(
+    module: Module, where: Computation, instruction: Instruction
+) -> tuple[Instruction, tuple[Instruction | None, Instruction | None]] | None:
+    """An instruction of two operands, or the one a fusion computes, with its operands as `where` knows them."""
+    inner = where
+    root = instruction
+    if instruction.opcode == "fusion":
+        inner = module.computations[instruction.calls["calls"]]
+        root = inner.root
+    if len(root.operands) != 2:
+        return None
+    found: list[Instruction | None] = []
+    for name in root.operands:
+        operand = inner.instructions.get(name)
+        if operand is not None and operand.opcode == "parameter" and inner is not where:
+            operand = where.instructions.get(instruction.operands[operand.parameter])
+        found.append(operand)
+    return root, (found[0], found[1])
+
+
+def _is_number(instruction: Instruction) -> bool:
+    return instruction.opcode == "constant" and instruction.argument.isdigit()
 
 
 def _wire_share(kind: str, group: int) -> float:

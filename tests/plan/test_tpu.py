@@ -74,6 +74,16 @@ def test_decoding_and_search_on_eight_chips() -> None:
 
 
 @pytest.mark.slow
+def test_work_is_the_same_on_another_mesh() -> None:
+    # On an fsdp mesh the compiler turns products into loops that gather weights meanwhile, of two turns a body.
+    arguments = ("tinystories_1m", "--decode-batch", "0", "model.unroll=1")
+    whole, split = planned(*arguments), planned(*arguments, "mesh.data=1", "mesh.fsdp=8")
+    assert split["flops"] == pytest.approx(whole["flops"], rel=0.03)
+    assert split["memory"]["parameters"] == pytest.approx(whole["memory"]["parameters"] / 8, rel=0.05)
+    assert "collective-permute" in {collective["kind"] for collective in split["collectives"]}
+
+
+@pytest.mark.slow
 def test_what_does_not_fit_is_said() -> None:
     done = plan("--config", "configs/gpt2_124m.toml", "--topology", "v5e:1x1", "train.micro_batch=480")
     assert done.returncode == 1
