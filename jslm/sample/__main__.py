@@ -66,6 +66,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--no-document-start", action="store_true", help="do not begin with the token that begins a document"
     )
+    parser.add_argument(
+        "--condition",
+        action="append",
+        default=[],
+        metavar="NAME=LABEL",
+        help="what the text is to be, such as style=formal, for a model trained with conditions; repeatable",
+    )
     rewriting = parser.add_argument_group("rewriting", "for --rewrite alone")
     rewriting.add_argument(
         "--threshold",
@@ -109,6 +116,8 @@ def _run(args: argparse.Namespace) -> int:
     from jslm.sample.loading import load
 
     model: LanguageModel = load(args.run, checkpoint=args.checkpoint, overrides=args.overrides)
+    if args.condition:
+        model = model.with_conditions(_conditions(args.condition))
     if args.rewrite is not None:
         from jslm.sample.rewrite_lines import print_rewrites
 
@@ -123,6 +132,17 @@ def _run(args: argparse.Namespace) -> int:
         terminal.print_samples(model, prompts, arguments)
     terminal.print_speed(model)
     return 0
+
+
+def _conditions(items: list[str]) -> dict[str, str]:
+    found = {}
+    for item in items:
+        name, separator, label = item.partition("=")
+        if not separator or name in found:
+            reason = "comes twice" if name in found else "is no NAME=LABEL, such as style=formal"
+            raise JslmError(f"--condition {item}: {reason}")
+        found[name] = label
+    return found
 
 
 def _arguments(args: argparse.Namespace) -> Arguments:

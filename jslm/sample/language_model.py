@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import logging
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Unpack
 
 import jax
@@ -130,6 +131,27 @@ class LanguageModel:
         self._warn_of_unknown(prompt)
         return self._pieces(self.row(prompt, 0, options), options)
 
+    def with_conditions(self, conditions: Mapping[str, str]) -> LanguageModel:
+        """The same model told what its texts are to be, such as `{"style": "formal"}`; all else is shared.
+
+        Raises JslmError for a condition or a label that the model was not trained with.
+        """
+        known = {condition.name: condition.labels for condition in self.config.model.conditions}
+        tokens = self.weights["embed"]["tokens"]
+        for name, label in conditions.items():
+            if name not in known:
+                there = f"it has {', '.join(known)}" if known else "it was trained without any"
+                raise JslmError(f"condition {name}={label}: this model has no condition {name!r}; {there}")
+            if label not in known[name]:
+                raise JslmError(f"condition {name}={label}: {name!r} can be {', '.join(known[name])}")
+            with jax.set_mesh(self.mesh):
+                # Added once, rather than to each token: the output head is a table of its own by now.
+                row = self.params["embed"]["conditions"][name][known[name].index(label)]
+                tokens = tokens + row[None]
+        told = copy.copy(self)
+        told.weights = {**self.weights, "embed": {**self.weights["embed"], "tokens": tokens}}
+        return told
+
     def rewrite(self, sentences: str | Iterable[str], **arguments: Unpack[RewriteArguments]) -> list[Rewrite]:
         """What a model that was trained on pairs makes of each sentence, with its confidence; see `rewrite_sentences`.
 
@@ -139,7 +161,8 @@ class LanguageModel:
 
     def rewrite_stream(self, sentences: Iterable[str], **arguments: Unpack[RewriteArguments]) -> Iterator[Rewrite]:
         """As `rewrite`, each as soon as it is there; `sentences` are taken as they are needed."""
-        return rewrite_sentences(self, sentences, **arguments)
+        told = self.with_conditions(arguments.get("conditions") or {})
+        return rewrite_sentences(told, sentences, **arguments)
 
     def beam_search(
         self, prompt: str, beams: int = 4, alpha: float = 1.0, **arguments: Unpack[Arguments]

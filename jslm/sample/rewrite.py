@@ -57,7 +57,8 @@ def rewrite_sentences(
 
     `beams` over 1 searches for the best of that many, ranked by log-probability over length**`alpha`, one sentence at a
     time. Without, decoding is greedy, and `lookup` makes it fast (see `lookup.write_greedy`) without changing it.
-    `conditions` are for models that have been trained with some. Raises JslmError for an argument out of range.
+    `conditions` are the model's already (see `LanguageModel.with_conditions`). Raises JslmError for an argument out of
+    range.
     """
     work = _Work(model, resolve_rewriting(**arguments))
     return _rewrites(work, sentences)

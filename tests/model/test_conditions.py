@@ -12,10 +12,8 @@ from pydantic import ValidationError
 
 from jslm.config import ModelConfig
 from jslm.model import (
-    apply_cached,
     apply_decoder,
     count_parameters,
-    init_cache,
     init_params,
     loss_sums,
 )
@@ -69,20 +67,6 @@ def test_none_is_the_model_without_conditions() -> None:
     wanted = apply_decoder(plain, TOKENS, make_config(conditions=[]))
     for conditions in (None, labels((-1, -1), (-1, -1), (-1, -1))):
         np.testing.assert_array_equal(apply_decoder(params, TOKENS, config, conditions=conditions), wanted)
-
-
-def test_the_cache_gives_the_same() -> None:
-    config = make_config()
-    params = make_params(config)
-    rows = jnp.asarray([[1, -1], [-1, 2], [0, 0]], jnp.int32)
-    whole = apply_decoder(params, TOKENS, config, conditions=labels((1, -1), (-1, 2), (0, 0)))
-    cache = init_cache(config, 3, 12)
-    parts = []
-    for start, stop in ((0, 5), (5, 6), (6, 12)):
-        positions = jnp.broadcast_to(jnp.arange(start, stop, dtype=jnp.int32), (3, stop - start))
-        hidden, cache = apply_cached(params, TOKENS[:, start:stop], positions, cache, config, conditions=rows)
-        parts.append(hidden)
-    np.testing.assert_allclose(jnp.concatenate(parts, axis=1), whole, rtol=0, atol=1e-5)
 
 
 def test_training_drops_whole_documents() -> None:

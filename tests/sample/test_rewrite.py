@@ -150,7 +150,7 @@ def test_template_that_wants_more_is_refused() -> None:
         ({"alpha": -1.0}, "alpha = -1.0; expected 0 or more"),
         ({"batch_size": 0}, "batch_size = 0; expected 1 or more"),
         ({"max_new_tokens": 0}, "max_new_tokens = 0; expected 1 or more"),
-        ({"conditions": {"style": "formal"}}, "trained without any, found style=formal"),
+        ({"conditions": {"style": "formal"}}, "has no condition 'style'; it was trained without any"),
     ],
 )
 def test_bad_arguments(rewriter: LanguageModel, arguments: dict[str, float], message: str) -> None:
