@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jslm.errors import JslmError
-from jslm.sample import LanguageModel, Options, Row, load, resolve_options
+from jslm.sample import LanguageModel, Options, Row, load, resolve_options, rewrite_prompt
 from jslm.serve.chat import ChatTemplate, find_chat_template
 from jslm.serve.errors import ApiError
 from jslm.serve.job import Sample
@@ -119,7 +119,7 @@ class ServedModel:
 
     def rewrite_prompt(self, sentence: str) -> str:
         """What the model reads before it writes the rewrite of a sentence."""
-        return sentence
+        return rewrite_prompt(self.model.config.data, sentence)
 
     def _too_long(self, tokens: int | str) -> ApiError:
         return ApiError(

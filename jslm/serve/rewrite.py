@@ -25,7 +25,12 @@ async def rewrite(request: Request) -> Response:
     served = service.model(body.model)
     if body.conditions:
         raise ApiError(
-            400, f"conditions: {served.name} was trained without any", code="no_conditions", param="conditions"
+            400,
+            f"conditions: {served.name} was trained without any"
+            if not served.model.config.model.conditions
+            else "conditions: requests share one compiled step, which has none; jslm sample --condition has them",
+            code="no_conditions",
+            param="conditions",
         )
     values = sampling_values(body)
     # A rewriter has one answer, and it is one line, as its sentence was.
