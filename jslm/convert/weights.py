@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,10 @@ class SafetensorsFile:
 def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
     """Writes a safetensors file. With one entry of metadata the same tensors always give the same bytes."""
     save_file(dict(tensors), path, metadata=dict(metadata))
+    # The library makes files that their owner alone can read; the umask is what people expect.
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
 
 
 def _reason(error: Exception) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -49,6 +50,12 @@ def arrays(bundle: Bundle) -> dict[str, np.ndarray]:
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
+def current_umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
 @pytest.mark.parametrize("model", [{}, {"tie_embeddings": False, "norm": "layernorm", "position": "learned"}])
 def test_everything_comes_back_bit_equal(tmp_path: Path, model: dict[str, Any]) -> None:
     bundle = make_bundle(**model)
@@ -60,6 +67,7 @@ def test_everything_comes_back_bit_equal(tmp_path: Path, model: dict[str, Any]) 
     assert (again.ends_documents, again.figures) == (False, {"steps": 7, "val/loss": 1.5})
     for name, array in arrays(bundle).items():
         np.testing.assert_array_equal(arrays(again)[name], array, err_msg=name)
+    assert path.stat().st_mode & 0o777 == 0o666 & ~current_umask()
     before = path.read_bytes()
     write(again, path, "float32")
     assert path.read_bytes() == before
