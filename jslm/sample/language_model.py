@@ -161,8 +161,8 @@ class LanguageModel:
 
     def rewrite_stream(self, sentences: Iterable[str], **arguments: Unpack[RewriteArguments]) -> Iterator[Rewrite]:
         """As `rewrite`, each as soon as it is there; `sentences` are taken as they are needed."""
-        told = self.with_conditions(arguments.get("conditions") or {})
-        return rewrite_sentences(told, sentences, **arguments)
+        conditions = arguments.get("conditions")
+        return rewrite_sentences(self.with_conditions(conditions) if conditions else self, sentences, **arguments)
 
     def beam_search(
         self, prompt: str, beams: int = 4, alpha: float = 1.0, **arguments: Unpack[Arguments]
