@@ -61,6 +61,7 @@ def inspect_model(path: str | Path) -> dict[str, Any]:
 
 def _describe_run(path: Path) -> dict[str, Any]:
     from jslm.checkpoint import CheckpointStore
+    from jslm.convert.shapes import describe_model
     from jslm.model import count_parameters
     from jslm.run_folder import RunFolder
 
@@ -74,10 +75,7 @@ def _describe_run(path: Path) -> dict[str, Any]:
         "status": info.get("status", "unknown"),
         "checkpoints": ", ".join(map(str, steps)) or "none",
         **({"parameters": count_parameters(model)["total"]} if model.vocab_size else {}),
-        **{key: getattr(model, key) for key in ("n_layers", "d_model", "n_heads")},
-        "n_kv_heads": model.kv_heads,
-        "d_ff": model.hidden_dim,
-        "context_length": model.context_length,
+        **describe_model(model),
         "norm": model.norm,
         "position": model.position,
         "activation": model.activation,

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jslm.config import ModelConfig
+from jslm.convert.shapes import beyond_gpt2_shape, beyond_llama_shape, is_square
+from jslm.convert.weights import layer_at
 from jslm.errors import JslmError
 from jslm.model.rope import rotary_frequencies
 
@@ -35,7 +37,7 @@ def choose_architecture(model: ModelConfig) -> str:
         return kind
     if model.qk_norm:
         return "qwen3"
-    is_qwen2 = model.qkv_bias and not (model.out_bias or model.mlp_bias) and _is_square(model)
+    is_qwen2 = model.qkv_bias and not (model.out_bias or model.mlp_bias) and is_square(model)
     # Llama's program takes biases as well, and a table of frequencies, which Qwen's two have not.
     return "qwen2" if is_qwen2 and not _needs_frequencies(model) else "llama"
 
@@ -73,7 +75,7 @@ def model_tensors(params: Mapping[str, Any], model: ModelConfig, architecture: s
         yield "rope_freqs.weight", _float32(plain / rotary_frequencies(model)[0])
     yield from _norm(params["final_norm"], "output_norm", architecture)
     for index in range(model.n_layers):
-        yield from _layer_tensors(_at(params["layers"], index), f"blk.{index}", model, architecture)
+        yield from _layer_tensors(layer_at(params["layers"], index), f"blk.{index}", model, architecture)
 
 
 def _layer_tensors(
@@ -171,11 +173,7 @@ def _original_context(model: ModelConfig) -> float:
 
 def _beyond_llama(model: ModelConfig) -> list[str]:
     """What llama.cpp's Llama, Qwen2 and Qwen3 lack, an entry an option."""
-    found = _beyond_all(model)
-    if model.norm != "rmsnorm":
-        found.append(f"model.norm = {model.norm!r} (Llama has 'rmsnorm')")
-    if model.position != "rope":
-        found.append(f"model.position = {model.position!r} (Llama has 'rope')")
+    found = beyond_llama_shape(model)
     if model.activation != "swiglu":
         found.append(f"model.activation = {model.activation!r} (Llama has 'swiglu')")
     if model.qk_norm:
@@ -189,35 +187,10 @@ def _beyond_llama(model: ModelConfig) -> list[str]:
 
 def _beyond_gpt2(model: ModelConfig) -> list[str]:
     """What llama.cpp's GPT-2 lacks, an entry an option."""
-    found = _beyond_all(model)
-    if model.norm != "layernorm":
-        found.append(f"model.norm = {model.norm!r} (GPT-2 has 'layernorm')")
-    if model.position != "learned":
-        found.append(f"model.position = {model.position!r} (GPT-2 has 'learned')")
+    found = beyond_gpt2_shape(model)
     if model.activation != "gelu":
         found.append(f"model.activation = {model.activation!r} (GPT-2 has 'gelu')")
-    if model.qk_norm:
-        found.append("model.qk_norm (GPT-2 has none)")
-    if not _is_square(model):
-        found.append(f"model.head_dim = {model.dim_per_head} (GPT-2 has d_model / n_heads)")
     return found
-
-
-def _beyond_all(model: ModelConfig) -> list[str]:
-    found = [f"model.logit_softcap = {model.logit_softcap:g}"] if model.logit_softcap else []
-    if model.conditions:
-        found.append(f"model.conditions ({', '.join(condition.name for condition in model.conditions)})")
-    return found
-
-
-def _is_square(model: ModelConfig) -> bool:
-    return model.n_heads * model.dim_per_head == model.d_model
-
-
-def _at(tree: Any, index: int) -> Any:
-    if isinstance(tree, Mapping):
-        return {name: _at(branch, index) for name, branch in tree.items()}
-    return tree[index]
 
 
 def _float32(array: Any) -> np.ndarray:

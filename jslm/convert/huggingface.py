@@ -25,6 +25,7 @@ from jslm.convert.huggingface_config import (
     target_model,
 )
 from jslm.convert.huggingface_weights import named_tensors, read_params
+from jslm.convert.shapes import describe_model
 from jslm.convert.tokenizers import read_huggingface_tokenizer, read_json
 from jslm.convert.weights import SafetensorsFile, TensorReader, cast_weights, write_safetensors
 from jslm.errors import JslmError
@@ -54,10 +55,7 @@ def describe(path: Path) -> dict[str, Any]:
         "architecture": family,
         "parameters": count_parameters(model)["total"],
         "weights": f"{types} in {len(weights.shapes):,} tensors of {weights.path.name}",
-        **{key: getattr(model, key) for key in ("n_layers", "d_model", "n_heads")},
-        "n_kv_heads": model.kv_heads,
-        "d_ff": model.hidden_dim,
-        "context_length": model.context_length,
+        **describe_model(model),
         "tokenizer": _describe_tokenizer(path, fields, model.vocab_size),
     }
 

@@ -61,16 +61,8 @@ def model_card(bundle: Bundle, family: str, dtype: str) -> str:
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
         'tokenizer = AutoTokenizer.from_pretrained("FOLDER")\n'
         'model = AutoModelForCausalLM.from_pretrained("FOLDER")\n'
-        'prompt = tokenizer("", return_tensors="pt")\n'
+        f'prompt = tokenizer("{"" if start else "The"}", return_tensors="pt")\n'
         "print(tokenizer.decode(model.generate(**prompt)[0], skip_special_tokens=True))\n"
-        "```"
-        if start
-        else "```python\n"
-        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        'tokenizer = AutoTokenizer.from_pretrained("FOLDER")\n'
-        'model = AutoModelForCausalLM.from_pretrained("FOLDER")\n'
-        'prompt = tokenizer("The", return_tensors="pt")\n'
-        "print(tokenizer.decode(model.generate(**prompt)[0]))\n"
         "```",
         start,
     ]

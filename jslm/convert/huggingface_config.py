@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from jslm.config import ModelConfig
+from jslm.convert.shapes import beyond_gpt2_shape, beyond_llama_shape, is_square
 from jslm.errors import JslmError
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gpt2")
@@ -44,8 +45,8 @@ def family_of(model: ModelConfig) -> str:
         return family
     if model.qk_norm:
         return "qwen3"
-    is_square = model.n_heads * model.dim_per_head == model.d_model
-    return "qwen2" if model.qkv_bias and not (model.out_bias or model.mlp_bias) and is_square else "llama"
+    is_qwen2 = model.qkv_bias and not (model.out_bias or model.mlp_bias) and is_square(model)
+    return "qwen2" if is_qwen2 else "llama"
 
 
 def target_model(model: ModelConfig, family: str) -> ModelConfig:
@@ -253,11 +254,7 @@ def _rope_fields(model: ModelConfig) -> tuple[float, dict[str, Any] | None]:
 
 def _beyond_llama(model: ModelConfig) -> list[str]:
     """What transformers' Llama, Qwen2 and Qwen3 lack, an entry an option."""
-    found = _beyond_all(model)
-    if model.norm != "rmsnorm":
-        found.append(f"model.norm = {model.norm!r} (Llama has 'rmsnorm')")
-    if model.position != "rope":
-        found.append(f"model.position = {model.position!r} (Llama has 'rope')")
+    found = beyond_llama_shape(model)
     if not model.is_gated:
         found.append(f"model.activation = {model.activation!r} (Llama has 'swiglu' and 'geglu')")
     if model.qk_norm and model.mlp_bias:
@@ -268,26 +265,11 @@ def _beyond_llama(model: ModelConfig) -> list[str]:
 
 def _beyond_gpt2(model: ModelConfig) -> list[str]:
     """What transformers' GPT-2 lacks, an entry an option."""
-    found = _beyond_all(model)
-    if model.norm != "layernorm":
-        found.append(f"model.norm = {model.norm!r} (GPT-2 has 'layernorm')")
-    if model.position != "learned":
-        found.append(f"model.position = {model.position!r} (GPT-2 has 'learned')")
+    found = beyond_gpt2_shape(model)
     if model.is_gated:
         found.append(f"model.activation = {model.activation!r} (GPT-2 has no gated one)")
-    if model.qk_norm:
-        found.append("model.qk_norm (GPT-2 has none)")
     if model.kv_heads != model.n_heads:
         found.append(f"model.n_kv_heads = {model.kv_heads} (GPT-2 has as many as n_heads)")
-    if model.n_heads * model.dim_per_head != model.d_model:
-        found.append(f"model.head_dim = {model.dim_per_head} (GPT-2 has d_model / n_heads)")
-    return found
-
-
-def _beyond_all(model: ModelConfig) -> list[str]:
-    found = [f"model.logit_softcap = {model.logit_softcap:g}"] if model.logit_softcap else []
-    if model.conditions:
-        found.append(f"model.conditions ({', '.join(condition.name for condition in model.conditions)})")
     return found
 
 

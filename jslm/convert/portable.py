@@ -16,6 +16,7 @@ from jslm.checkpoint import flatten_tree, unflatten_params
 from jslm.config import Config, config_from_dict
 from jslm.convert.atomic import whole_file
 from jslm.convert.bundle import Bundle, Format
+from jslm.convert.shapes import describe_model
 from jslm.convert.weights import SafetensorsFile, cast_weights, check_params, pad_rows, write_safetensors
 from jslm.errors import JslmError
 from jslm.tokenizer import tokenizer_from_json
@@ -48,10 +49,7 @@ def describe(path: Path) -> dict[str, Any]:
         "format": f"portable file of jslm, version {fields['version']}",
         "parameters": count_parameters(model)["total"],
         "weights": f"{', '.join(sorted(set(file.types.values())))} in {len(file.shapes):,} tensors",
-        **{key: getattr(model, key) for key in ("n_layers", "d_model", "n_heads")},
-        "n_kv_heads": model.kv_heads,
-        "d_ff": model.hidden_dim,
-        "context_length": model.context_length,
+        **describe_model(model),
         "norm": model.norm,
         "position": model.position,
         "activation": model.activation,

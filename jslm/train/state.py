@@ -19,6 +19,7 @@ from jslm.parallel import replicated, tree_shardings
 TrainState = dict[str, Any]
 
 INITIAL_LOSS_SCALE = 2.0**15
+_merge = jax.jit(merge_adapters, static_argnums=2)
 
 
 def init_state(
@@ -37,7 +38,7 @@ def model_params(config: Config, state: TrainState) -> Params:
     params: Params = state["ema" if "ema" in state else "params"]
     if "base" not in state:
         return params
-    return jax.jit(merge_adapters, static_argnums=2)(state["base"], params, config.train.lora)
+    return _merge(state["base"], params, config.train.lora)
 
 
 def abstract_state(config: Config, optimizer: optax.GradientTransformation, mesh: Mesh, dtype: jnp.dtype) -> TrainState:
