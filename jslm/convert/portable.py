@@ -54,7 +54,8 @@ def describe(path: Path) -> dict[str, Any]:
         "position": model.position,
         "activation": model.activation,
         "tokenizer": f"{fields['tokenizer'].get('kind')}: {model.vocab_size:,} tokens",
-        **fields["figures"],
+        # Others are kept for one format alone, such as the last bits of llama2.c's tables.
+        **{name: value for name, value in fields["figures"].items() if isinstance(value, int | float)},
     }
 
 
