@@ -89,9 +89,10 @@ class ModelConfig(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Compute type; parameters stay float32. `auto`: the fastest the device is good at."
     )
-    attention: Literal["auto", "xla", "cudnn"] = Field(
+    attention: Literal["auto", "xla", "cudnn", "splash"] = Field(
         "auto",
-        description="Attention implementation. `auto`: cuDNN flash attention on GPUs where shapes allow, else XLA.",
+        description="Attention implementation. `auto`: cuDNN flash attention on GPUs and splash attention on TPUs, "
+        "where shapes allow; else XLA.",
     )
     remat: Literal["none", "dots", "full"] = Field(
         "none", description="What the backward pass recomputes: nothing, all but matrix products, whole blocks."

@@ -12,20 +12,26 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from jslm.config import ModelConfig
+from jslm.model.splash import splash_attention, splash_refusal
 
-Implementation = Literal["xla", "cudnn"]
+Implementation = Literal["xla", "cudnn", "splash"]
 _log = logging.getLogger("jslm")
 
 
 def choose_attention(config: ModelConfig, dtype: DTypeLike, backend: str | None = None) -> Implementation:
     """What `model.attention` means for training on this backend; `auto`'s reason is logged once.
 
-    cuDNN's flash attention wants a GPU, a 16-bit type, head_dim a multiple of 8 up to 256, and no attention dropout.
+    cuDNN's flash attention wants a GPU, a 16-bit type, head_dim a multiple of 8 up to 256, and no attention dropout;
+    splash attention a TPU, bfloat16 or float32, a context of a multiple of 128, and no attention dropout. A run that
+    names splash opens on other devices too: they have XLA's.
     """
-    if config.attention != "auto":
+    if config.attention in ("xla", "cudnn"):
         return config.attention
-    backend = backend or jax.default_backend()
-    if backend != "gpu":
+    backend = backend or _platform()
+    if backend == "tpu":
+        refusal = splash_refusal(dtype, config.context_length, config.dropout)
+        return _chosen("xla", refusal) if refusal else _chosen("splash", "it fits the shapes")
+    if backend != "gpu" or config.attention == "splash":
         return _chosen("xla", f"the device is a {backend}")
     head_dim = config.dim_per_head
     if dtype not in (jnp.bfloat16, jnp.float16):
@@ -35,6 +41,13 @@ def choose_attention(config: ModelConfig, dtype: DTypeLike, backend: str | None 
     if config.dropout:
         return _chosen("xla", "cuDNN flash attention is used without dropout only")
     return _chosen("cudnn", "flash attention fits the shapes")
+
+
+def _platform() -> str:
+    """That of the mesh in context, whose devices need not be this process's (`jslm.plan`), else the default one."""
+    mesh = jax.sharding.get_abstract_mesh()
+    device = None if mesh.empty else mesh.abstract_device
+    return device.platform if device and device.platform else jax.default_backend()
 
 
 @functools.cache
@@ -58,6 +71,12 @@ def causal_attention(
     Vaswani et al. 2017, section 3.2.1; grouped heads: Ainslie et al. 2023 (each key/value head serves
     heads/kv_heads consecutive query heads).
     """
+    if implementation == "splash":
+        # Evaluation and stages of context (train.curriculum) bring lengths of their own.
+        refusal = splash_refusal(q.dtype, q.shape[1], dropout if dropout_key is not None else 0.0)
+        if not refusal:
+            return splash_attention(q, k, v, segments)
+        _chosen("xla", refusal)
     same = None if segments is None else segments[:, :, None] == segments[:, None, :]
     if implementation == "cudnn":
         mask = None if same is None else same[:, None]
