@@ -201,6 +201,18 @@ class DataConfig(Section):
         "`separator = \\n`). What stands up to it, and itself, is read and never learned, in validation too. Needs "
         "`packing = documents`. Empty: everything is learned.",
     )
+    messages: str = Field(
+        "",
+        description="For conversations: the key or column of records that holds their messages, such as "
+        '`[{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]`, in place of `text_field`. '
+        "What the assistant says is learned, with what ends its turn; all else is read. Needs `packing = documents`.",
+    )
+    chat_template: str = Field(
+        "plain",
+        description="How conversations become text. `plain`: roles as ordinary words, for any tokenizer; `chatml`: "
+        'needs `tokenizer.special_tokens = ["<|im_start|>", "<|im_end|>"]`; or the path of a Jinja file, `x.jinja`, as '
+        "Hugging Face's models have them.",
+    )
     stride: NonNegative = Field(
         0,
         description="Tokens from one training window to the next, where windows are to overlap (`packing = windows`): "

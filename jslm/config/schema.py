@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from jslm.config.completion_checks import check_completions
 from jslm.config.data_schema import DataConfig, PrepareConfig, TokenizerConfig
 from jslm.config.section import Fraction, NonNegative, Positive, Section, from_list
 
@@ -234,6 +235,11 @@ class LoraConfig(Section):
 class TrainConfig(Section):
     """The training loop."""
 
+    objective: Literal["text", "sft"] = Field(
+        "text",
+        description="What is learned. `text`: each next token; `sft`: the completions of pairs (`data.prompt_end`) and "
+        "what assistants say (`data.messages`), which the data then must have (Ouyang et al. 2022).",
+    )
     steps: NonNegative = Field(0, description="Optimizer steps. 0: from `epochs`.")
     epochs: float = Field(1.0, gt=0.0, description="Passes over the training tokens, where `steps` is 0.")
     batch_size: Positive = Field(32, description="Sequences an optimizer step, over all devices and micro-batches.")
@@ -314,24 +320,9 @@ class Config(Section):
         micro = self.train.micro_batch
         if micro and self.train.batch_size % micro:
             raise ValueError(f"train.micro_batch = {micro} does not divide train.batch_size = {self.train.batch_size}")
+        check_completions(self)
         self._check_batches()
         return self
-
-    def _check_pairs(self) -> None:
-        clashes = {
-            "data.packing": (self.data.packing, "documents"),
-            "data.split": (self.data.split, "document"),
-            "data.augment.copies": (self.data.augment.copies, 0),
-            "train.curriculum": (self.train.curriculum, []),
-        }
-        allowed = {"data.split": ("auto", "document")}
-        for key, (found, wanted) in clashes.items():
-            if found not in allowed.get(key, (wanted,)):
-                shown = f"{len(found)} stage(s)" if isinstance(found, list) else repr(found)
-                raise ValueError(
-                    f"data.prompt_end = {self.data.prompt_end!r} is for whole pairs of prompt and completion, which "
-                    f"{key} = {shown} would cut apart or change; use {key} = {wanted!r}"
-                )
 
     def _check_batches(self) -> None:
         data, context = self.data, self.model.context_length
@@ -339,8 +330,6 @@ class Config(Section):
             raise ValueError(
                 f"data.stride = {data.stride} is for data.packing = 'windows', found 'documents'; leave it at 0"
             )
-        if data.prompt_end:
-            self._check_pairs()
         if (data.conditions or self.model.conditions) and data.packing != "documents":
             key = "data.conditions" if data.conditions else "model.conditions"
             raise ValueError(f"{key} is learned document by document and needs data.packing = 'documents'")
