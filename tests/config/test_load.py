@@ -98,7 +98,7 @@ def test_unknown_key_names_the_nearest(toml: Path, text: str, key: str, nearest:
         ),
         ("[data]\nmixture = ['a']", 'data.mixture[0] = "a"; expected a table of keys, such as data.mixture[0].dir'),
         ("[[train.curriculum]]\nuntil = 0.5", "train.curriculum[0].context is missing; give it a value"),
-        ("train = 3", "train = 3; expected a table of keys, such as train.steps"),
+        ("train = 3", "train = 3; expected a table of keys, such as train.objective"),
         (
             "[model]\nrope_scaling = 3",
             "model.rope_scaling = 3; expected a table of keys, such as model.rope_scaling.kind",
@@ -236,7 +236,7 @@ def test_last_override_wins_and_sections_merge() -> None:
         ("model.n_layer=2", "model.n_layer is not a known key; did you mean model.n_layers?"),
         ("train.steps=many", 'train.steps = "many"; expected a valid integer'),
         ("train.steps=1\nseed=2", 'train.steps = "1\\nseed=2"; expected a valid integer'),
-        ("train=5", "train = 5; expected a table of keys, such as train.steps"),
+        ("train=5", "train = 5; expected a table of keys, such as train.objective"),
         ("seed.deep=1", 'seed = {"deep": 1}; expected a valid integer'),
         ("run_dir=\udcff", "'run_dir=\\udcff' is not UTF-8 text; check the terminal's encoding"),
     ],
