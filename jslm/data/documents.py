@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from jslm.config import DataConfig
+from jslm.data.chat import splitter
 from jslm.data.cleaners import apply_cleaners
-from jslm.data.pairs import split_pair
-from jslm.data.readers import InputFile, StoriesSource, check_settings, find_files, parse_stories, read_file
 from jslm.data.readers.problems import OnBad, stop
-from jslm.data.readers.records import LabelledText
 from jslm.errors import JslmError
+
+from jslm.config import DataConfig
+from jslm.data.readers import InputFile, StoriesSource, check_settings, find_files, parse_stories, read_file
+from jslm.data.readers.records import LabelledText
 
 __all__ = [
     "Document",
@@ -80,17 +81,19 @@ def read_entry(entry: InputFile | StoriesSource, config: DataConfig, on_bad: OnB
         from jslm.data.stories import generate_stories
 
         name = f"stories:{entry.megabytes:g}MB:seed={entry.seed}"
-        if config.conditions:
-            raise JslmError(f"data.conditions: {name} has no labels; they come with records, as in JSONL")
+        for key, what in {"conditions": "labels", "messages": "messages"}.items():
+            if getattr(config, key):
+                raise JslmError(f"data.{key}: {name} has no {what}; they come with records, as in JSONL")
         for story in generate_stories(entry.megabytes, entry.seed):
             yield Document(story.text, name, story.bits)
     else:
+        split = splitter(config)
         for text, where in read_file(entry, config, on_bad):
             try:
                 if config.conditions and not isinstance(text, LabelledText):
                     raise JslmError("data.conditions: no record with labels, but plain text")
                 if text and not text.isspace():
-                    split_pair(text, config.prompt_end)
+                    split(text)
             except JslmError as error:
                 on_bad(JslmError(f"{where}: {error}"))
             else:

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int32, Int64
+from jaxtyping import Bool, Int32, Int64
+from jslm.data.labels import condition_name, labels_of
 
 from jslm.config import ConditionConfig
-from jslm.data.labels import condition_name, labels_of
 from jslm.data.token_file import NO_LABEL, TokenFile
 
 log = logging.getLogger("jslm")
@@ -25,7 +25,8 @@ class PackedDocuments:
     A document is predicted from its first token to its end-of-text token: its first input is the end-of-text token that
     stands before it. Corpora without end-of-text tokens lose each document's first target. Documents over `length`
     tokens are cut into pieces of `length`, the last one shorter. With `conditions`, each token has its document's
-    labels. Each token is a target in exactly one row, save those of prompts (see `token_file`), which are inputs only.
+    labels. Each token is a target in exactly one row, save those of prompts, and in conversations all but what
+    assistants say (see `token_file`), which are inputs only.
 
     Rows are the result of best-fit packing, longest first (Ding et al. 2024, "Fewer Truncations Improve Language
     Modeling"): the same for the same token file, whatever the seed. `gather` gives inputs (padding 0), targets (padding
@@ -46,6 +47,9 @@ class PackedDocuments:
             prompt_ends = offsets[:-1] + token_file.prompts
             self._masked = np.clip(prompt_ends[documents] - starts, 0, sizes)[pieces]
             _warn_of_cut_pairs(token_file.path, np.diff(offsets) - skipped, length)
+        self._learned = None if token_file.learned is None else np.asarray(token_file.learned)
+        if self._learned is not None:
+            _warn_of_cut_pairs(token_file.path, np.diff(offsets) - skipped, length, "conversations")
         self._labels = {
             condition_name(condition): labels_of(token_file, condition)[documents][pieces] for condition in conditions
         }
@@ -60,6 +64,8 @@ class PackedDocuments:
     @property
     def targets(self) -> int:
         """Tokens that are predicted, in all rows together."""
+        if self._learned is not None:
+            return int(np.count_nonzero(self._learned))
         return int(self._sizes.sum()) - (0 if self._masked is None else int(self._masked.sum()))
 
     @property
@@ -89,7 +95,11 @@ class PackedDocuments:
         place = np.repeat(np.repeat(present, ends - begins) * self.length + at, sizes) + inside
         # A target that stands first in the file has no token before it: source - 1 would be the file's last.
         inputs.ravel()[place] = np.where(source > 0, self._tokens[source - 1], self._before_all)
-        kept = slice(None) if self._masked is None else inside >= np.repeat(self._masked[piece], sizes)
+        kept: slice | Bool[np.ndarray, " tokens"] = slice(None)
+        if self._masked is not None:
+            kept = inside >= np.repeat(self._masked[piece], sizes)
+        elif self._learned is not None:
+            kept = self._learned[source] > 0
         targets.ravel()[place[kept]] = self._tokens[source[kept]]
         segments.ravel()[place] = np.repeat(number + 1, sizes)
         batch = {"inputs": inputs, "targets": targets, "segments": segments}
@@ -99,15 +109,16 @@ class PackedDocuments:
         return batch
 
 
-def _warn_of_cut_pairs(path: Path, sizes: Int64[np.ndarray, " documents"], length: int) -> None:
+def _warn_of_cut_pairs(path: Path, sizes: Int64[np.ndarray, " documents"], length: int, what: str = "pairs") -> None:
     cut = int(np.count_nonzero(sizes > length))
     if cut:
         log.warning(
-            "%s: %s of %s pairs are over one context of %s tokens and are cut: the end of their completions is learned "
+            "%s: %s of %s %s are over one context of %s tokens and are cut: the end of their completions is learned "
             "without the prompt (raise model.context_length or drop them)",
             path,
             f"{cut:,}",
             f"{len(sizes):,}",
+            what,
             f"{length:,}",
         )
 

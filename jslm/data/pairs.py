@@ -2,7 +2,27 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from jslm.errors import JslmError
+
+
+class Part(NamedTuple):
+    """A stretch of a document that is tokenised by itself; with `is_special` its text is a special token's name."""
+
+    text: str
+    is_learned: bool = True
+    is_special: bool = False
+
+
+def pair_parts(text: str, prompt_end: str) -> list[Part]:
+    """The prompt of a document, where it has one, and its completion; raises JslmError as `split_pair`, and where
+    there is nothing after the prompt."""
+    prompt, completion = split_pair(text, prompt_end)
+    if prompt and not completion.strip():
+        shown = repr(prompt if len(prompt) < 64 else prompt[:60] + "...")
+        raise JslmError(f"the pair has no completion after the prompt {shown}; give it one, or drop it")
+    return [Part(prompt, is_learned=False), Part(completion)] if prompt else [Part(completion)]
 
 
 def split_pair(text: str, prompt_end: str) -> tuple[str, str]:

@@ -5,8 +5,9 @@ nanoGPT's: no header). `{split}.idx` is uint64, little endian: the token offset 
 number of tokens. `{split}.prompts`, for prompt/completion pairs only, is uint32, little endian: how many of each
 document's first tokens are its prompt, which is read but not learned; `meta.json` then gives their sum as the split's
 `prompt_tokens`. `{split}.labels`, where there are conditions, is int16, little endian, `[documents, conditions]`: the
-number of each label in `meta.json`'s `conditions` (name to labels), -1 for none. `meta.json` is written last, so a
-folder that has it is complete.
+number of each label in `meta.json`'s `conditions` (name to labels), -1 for none. `{split}.learned`, for conversations
+only, is a byte a token: 1 where it is learned, 0 where it is only read; `meta.json` then gives their sum as the split's
+`learned_tokens`. `meta.json` is written last, so a folder that has it is complete.
 """
 
 from __future__ import annotations
@@ -25,9 +26,8 @@ from types import TracebackType
 from typing import Any, BinaryIO, Literal, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-
 from jslm.errors import JslmError
+from numpy.typing import ArrayLike, NDArray
 
 FORMAT_VERSION = 1
 META_NAME = "meta.json"
@@ -44,6 +44,7 @@ class TokenFile:
 
     `prompts` [n_documents] uint32, for prompt/completion pairs only: how many of a document's first tokens are prompt.
     `labels` [n_documents, n_conditions] int16, where `meta["conditions"]` names some: numbers of labels, -1 for none.
+    `learned` [n_tokens] uint8, for conversations only: whether a token is learned.
     """
 
     path: Path
@@ -52,6 +53,12 @@ class TokenFile:
     meta: Mapping[str, Any]
     prompts: NDArray[np.uint32] | None = None
     labels: NDArray[np.int16] | None = None
+    learned: NDArray[np.uint8] | None = None
+
+    @property
+    def has_completions(self) -> bool:
+        """Whether some of it is read and never learned: pairs, or conversations."""
+        return self.prompts is not None or self.learned is not None
 
 
 def read_meta(folder: str | Path) -> dict[str, Any]:
@@ -95,6 +102,7 @@ def open_tokens(folder: str | Path, split: Split) -> TokenFile:
         meta=meta,
         prompts=_map(Path(folder, f"{split}.prompts"), np.dtype("<u4")) if has_prompts else None,
         labels=_map(Path(folder, f"{split}.labels"), np.dtype("<i2")).reshape(-1, kinds) if kinds else None,
+        learned=_map(Path(folder, f"{split}.learned"), np.dtype("u1")) if "learned_tokens" in meta[split] else None,
     )
 
 
@@ -120,6 +128,10 @@ def verify(folder: str | Path, tokenizer_fingerprint: str | None = None, check_s
             )
         if "prompt_tokens" in meta[split]:
             _check_prompts(folder, split, offsets, meta[split]["prompt_tokens"])
+        if (count := meta[split].get("learned_tokens")) is not None:
+            learned = _map(folder / f"{split}.learned", np.dtype("u1"))
+            if np.count_nonzero(learned == 1) != count or np.count_nonzero(learned) != count:
+                raise _damaged(folder / f"{split}.learned", f"{count:,} learned tokens", "other numbers")
         if check_sha and (found := _sha256(folder / f"{split}.bin")) != meta[split]["sha256"]:
             raise _damaged(folder / f"{split}.bin", f"SHA-256 {meta[split]['sha256']}", found)
     return meta
@@ -143,11 +155,13 @@ class TokenWriter:
         vocab_size: int,
         *,
         has_prompts: bool = False,
+        has_learned: bool = False,
         conditions: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         """`conditions`: the labels of each, whose numbers `extend` is given."""
         self.folder = Path(folder)
         self.has_prompts = has_prompts
+        self.has_learned = has_learned
         self.conditions = {name: list(labels) for name, labels in (conditions or {}).items()}
         self.vocab_size = vocab_size
         self.dtype = token_dtype(vocab_size)
@@ -155,7 +169,9 @@ class TokenWriter:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=self.folder))
             kinds = len(self.conditions)
-            self._splits = {split: _SplitWriter(self.partial, split, has_prompts, kinds) for split in SPLITS}
+            self._splits = {
+                split: _SplitWriter(self.partial, split, has_prompts, kinds, has_learned) for split in SPLITS
+            }
 
     def append(
         self,
@@ -191,19 +207,23 @@ class TokenWriter:
         utf8_bytes: int = 0,
         prompts: Sequence[int] = (),
         labels: ArrayLike | None = None,
+        learned: ArrayLike | None = None,
     ) -> None:
         """Appends tokens [n] of several documents: `ends` [m] says after how many of them each document ends.
 
         What stands before the first end belongs to the document under way, what follows the last begins another one.
         `bits` are those of each document that ends here. `prompts` [m + 1] (of a writer that `has_prompts`) says how
         many of these tokens belong to the prompt of each document that ends here, and of what follows. `labels`
-        [m, n_conditions] (of a writer that has conditions) are those of the documents that end here.
+        [m, n_conditions] (of a writer that has conditions) are those of the documents that end here. `learned` [n] (of
+        a writer that `has_learned`) says which tokens are learned.
         """
         array, stops = np.asarray(ids), np.asarray(ends, np.uint64)
         self._check_ids(array)
         with self._disk_errors():
             self._splits[split].end_documents(stops, bits, prompts or [0] * (stops.size + 1), labels)
             self._splits[split].append(array.astype(self.dtype), characters, utf8_bytes)
+            if learned is not None:
+                self._splits[split].mark(np.asarray(learned, np.uint8))
 
     def tokens(self, split: Split) -> int:
         """Tokens appended to a split so far."""
@@ -221,6 +241,7 @@ class TokenWriter:
             meta = {"format_version": FORMAT_VERSION, "dtype": self.dtype.name, **fields, **known, **counts}
             (self.partial / META_NAME).write_text(json.dumps(meta, indent=2, ensure_ascii=False) + "\n", "utf-8")
             kinds = ["bin", "idx", *["prompts"] * self.has_prompts, *["labels"] * bool(self.conditions)]
+            kinds += ["learned"] * self.has_learned
             names = [*(f"{split}.{kind}" for split in SPLITS for kind in kinds), *extra_files, META_NAME]
             for name in names:
                 _fsync(self.partial / name)
@@ -239,11 +260,7 @@ class TokenWriter:
     ) -> None:
         for writer in self._splits.values():
             # After ENOSPC the flush inside close fails again; the file is about to go anyway.
-            with contextlib.suppress(OSError):
-                writer.file.close()
-            with contextlib.suppress(OSError):
-                writer.index.close()
-            for file in filter(None, (writer.prompts, writer.labels)):
+            for file in filter(None, (writer.file, writer.index, writer.prompts, writer.labels, writer.learned)):
                 with contextlib.suppress(OSError):
                     file.close()
         shutil.rmtree(self.partial, ignore_errors=True)
@@ -279,7 +296,9 @@ class _SplitWriter:
     split: Split
     has_prompts: bool = False
     kinds: int = 0
+    has_learned: bool = False
     tokens: int = 0
+    learned_tokens: int = 0
     prompt_tokens: int = 0
     prompt_of_document: int = 0
     documents: int = 0
@@ -291,6 +310,7 @@ class _SplitWriter:
     index: BinaryIO = field(init=False)
     prompts: BinaryIO | None = field(init=False)
     labels: BinaryIO | None = field(init=False)
+    learned: BinaryIO | None = field(init=False)
 
     def __post_init__(self) -> None:
         self.file = (self.folder / f"{self.split}.bin").open("wb")
@@ -298,6 +318,7 @@ class _SplitWriter:
         self.index.write(np.uint64(0).astype("<u8").tobytes())
         self.prompts = (self.folder / f"{self.split}.prompts").open("wb") if self.has_prompts else None
         self.labels = (self.folder / f"{self.split}.labels").open("wb") if self.kinds else None
+        self.learned = (self.folder / f"{self.split}.learned").open("wb") if self.has_learned else None
         self.hash = hashlib.sha256()
 
     def append(self, ids: NDArray[Any], characters: int, utf8_bytes: int) -> None:
@@ -307,6 +328,12 @@ class _SplitWriter:
         self.tokens += ids.size
         self.characters += characters
         self.utf8_bytes += utf8_bytes
+
+    def mark(self, learned: NDArray[np.uint8]) -> None:
+        """Says of the tokens just appended which are learned."""
+        assert self.learned is not None
+        self.learned.write(learned.tobytes())
+        self.learned_tokens += int(learned.sum())
 
     def end_documents(
         self,
@@ -334,10 +361,11 @@ class _SplitWriter:
     def close(self) -> dict[str, Any]:
         self.file.close()
         self.index.close()
-        for file in filter(None, (self.prompts, self.labels)):
+        for file in filter(None, (self.prompts, self.labels, self.learned)):
             file.close()
         return {
             **({"prompt_tokens": self.prompt_tokens} if self.has_prompts else {}),
+            **({"learned_tokens": self.learned_tokens} if self.has_learned else {}),
             "tokens": self.tokens,
             "documents": self.documents,
             "bytes": self.utf8_bytes,
@@ -367,6 +395,8 @@ def _check_sizes(folder: Path, split: Split, meta: Mapping[str, Any]) -> None:
     }
     if "prompt_tokens" in meta[split]:
         sizes[f"{split}.prompts"] = meta[split]["documents"] * 4
+    if "learned_tokens" in meta[split]:
+        sizes[f"{split}.learned"] = meta[split]["tokens"]
     if kinds := len(meta.get("conditions") or {}):
         sizes[f"{split}.labels"] = meta[split]["documents"] * kinds * 2
     for name, expected in sizes.items():

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jslm.config import Config, DataConfig
-from jslm.data.documents import input_size
-from jslm.data.token_file import META_NAME, read_meta
+from jslm.data.chat import find_template, template_source
 from jslm.errors import JslmError
 from jslm.tokenizer import Tokenizer, load_tokenizer
 
+from jslm.config import Config, DataConfig
+from jslm.data.documents import input_size
+from jslm.data.token_file import META_NAME, read_meta
+
 TOKENIZER_NAME = "tokenizer.json"
 # Where the text is and how the loader cuts the tokens: the files are the same.
+_TEMPLATE = "data.chat_template"
+_GONE = " (not there)"
 _NOT_IN_FILES = {"dir", "source", "about", "licence", "packing", "stride", "mixture"}
 
 
@@ -24,6 +29,11 @@ class PreparedData:
     dir: Path
     tokenizer: Tokenizer
     meta: dict[str, Any]
+
+    @property
+    def chat_template(self) -> str:
+        """The source of the template that its conversations were rendered with; empty for other data."""
+        return find_template(self.dir)
 
 
 def open_prepared(config: Config, folder: Path) -> PreparedData:
@@ -54,6 +64,8 @@ def _check_settings(config: Config, folder: Path, meta: dict[str, Any]) -> None:
         if key.startswith("data.") and not has_source:
             continue
         if key.startswith("tokenizer.") and compares_tokenizer_file:
+            continue
+        if key == _TEMPLATE and wanted[key].endswith(_GONE) and made_with[key].startswith(config.data.chat_template):
             continue
         if wanted.get(key) != made_with.get(key):
             raise JslmError(
@@ -96,6 +108,8 @@ def settings_of(config: Config) -> dict[str, Any]:
     """The settings that decide what is in the files, by their full key."""
     settings = _data_settings(config.data)
     settings["data.source"] = list(config.data.sources)
+    if config.data.messages:
+        settings[_TEMPLATE] = _template_identity(config.data.chat_template)
     tokenizer = config.tokenizer
     settings["tokenizer.path"] = tokenizer.path
     if not tokenizer.path:
@@ -105,6 +119,13 @@ def settings_of(config: Config) -> dict[str, Any]:
             for key in ("vocab_size", "train_share", "train_megabytes", "train_seed"):
                 settings[f"tokenizer.{key}"] = getattr(tokenizer, key)
     return settings
+
+
+def _template_identity(name: str) -> str:
+    """The name, and a digest of what it stands for: a template can be edited, and is needed no more once it is used."""
+    if name.endswith(".jinja") and not Path(name).exists():
+        return name + _GONE
+    return f"{name} ({hashlib.sha256(template_source(name).encode()).hexdigest()[:12]})"
 
 
 def _data_settings(data: DataConfig) -> dict[str, Any]:

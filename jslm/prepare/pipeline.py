@@ -9,23 +9,25 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import jslm
-from jslm.config import Config
 from jslm.data.augment import with_copies
-from jslm.data.documents import InputFile, input_size, resolve_sources
+from jslm.data.chat import TEMPLATE_NAME, check_tokens, splitter, template_source
 from jslm.data.readers.problems import OnBad, stop
-from jslm.data.token_file import META_NAME, TokenWriter, remove_partial
 from jslm.errors import JslmError
-from jslm.prepare import encode
-from jslm.prepare.check import TOKENIZER_NAME, PreparedData, open_prepared, settings_of
 from jslm.prepare.corpus import Corpus, read_corpus
-from jslm.prepare.encode import add_parts, encode_corpus
 from jslm.prepare.lock import folder_lock
 from jslm.prepare.sample import compare_with_gpt2, training_texts
 from jslm.prepare.split import Counts, Piece, plan_split
 from jslm.prepare.tasks import Workers
 from jslm.prepare.work import WorkFolder, remove_work
 from jslm.tokenizer import Tokenizer, build_tokenizer, load_tokenizer
+
+import jslm
+from jslm.config import Config
+from jslm.data.documents import InputFile, input_size, resolve_sources
+from jslm.data.token_file import META_NAME, TokenWriter, remove_partial
+from jslm.prepare import encode
+from jslm.prepare.check import TOKENIZER_NAME, PreparedData, open_prepared, settings_of
+from jslm.prepare.encode import add_parts, encode_corpus
 
 # Starting processes costs about what tokenising this much does.
 MIN_PARALLEL_BYTES = 2_000_000
@@ -95,6 +97,9 @@ def prepare(config: Config, *, force: bool = False, log: Log = log_to_stderr) ->
 
 def _prepare(config: Config, folder: Path, log: Log) -> PreparedData:
     input_files, input_bytes = input_size(config.data)
+    if config.data.messages:
+        known = load_tokenizer(config.tokenizer.path).special_tokens if config.tokenizer.path else {}
+        check_tokens(config.data.chat_template, [*known, *config.tokenizer.special_tokens])
     work = WorkFolder(folder, _work_key(config), log)
     workers = _workers(config, input_bytes)
     corpus = read_corpus(config.data, _on_bad(config, log), work, workers, input_bytes, log)
@@ -110,16 +115,21 @@ def _prepare(config: Config, folder: Path, log: Log) -> PreparedData:
     size = counts.utf8_bytes * (1 + config.data.augment.copies)
     names = config.data.conditions
     conditions = {name: sorted(labels) for name, labels in zip(names, tally.labels, strict=True)}
-    encode_corpus(
-        pieces(), tokenizer, work, _workers(config, size), size, log, config.data.prompt_end, list(conditions.values())
-    )
-    has_prompts = bool(config.data.prompt_end)
-    with TokenWriter(folder, tokenizer.vocab_size, has_prompts=has_prompts, conditions=conditions) as writer:
+    mask: encode.Mask = "learned" if config.data.messages else "prompts" if config.data.prompt_end else ""
+    split = splitter(config.data, tokenizer)
+    labels = list(conditions.values())
+    encode_corpus(pieces(), tokenizer, work, _workers(config, size), size, log, split, mask, labels)
+    masks = {"has_prompts": mask == "prompts", "has_learned": mask == "learned"}
+    with TokenWriter(folder, tokenizer.vocab_size, conditions=conditions, **masks) as writer:
         unknown = add_parts(work, writer)
         _check_counts(config, writer)
         if unknown:
             log(f"{unknown:,} character(s) of the text are not in {config.tokenizer.path}; they became unknown tokens")
         tokenizer.save(writer.partial / TOKENIZER_NAME)
+        extra_files = [TOKENIZER_NAME]
+        if config.data.messages:
+            (writer.partial / TEMPLATE_NAME).write_text(template_source(config.data.chat_template), "utf-8")
+            extra_files.append(TEMPLATE_NAME)
         meta = writer.commit(
             {
                 "tokenizer": {
@@ -140,7 +150,7 @@ def _prepare(config: Config, folder: Path, log: Log) -> PreparedData:
                 "skipped": {"count": tally.skipped, "first": tally.skipped_first},
                 "unknown_characters": unknown,
             },
-            extra_files=[TOKENIZER_NAME],
+            extra_files=extra_files,
         )
     remove_work(folder)
     return PreparedData(folder, tokenizer, meta)
@@ -154,16 +164,23 @@ def _tokenizer(
     if path.exists():
         return load_tokenizer(path)
     utf8_bytes = corpus.tally.utf8_bytes
+    split = splitter(config.data, special_tokens=config.tokenizer.special_tokens)
+
+    def said(text: str) -> str:
+        # Conversations are JSON up to here, and special tokens are no text.
+        return "".join(part.text for part in split(text) if not part.is_special) if config.data.messages else text
 
     def texts() -> Iterator[str]:
         # A character vocabulary from a sample would lack the rare ones, and altered copies may have more of them.
         is_sampled = config.tokenizer.kind == "bpe"
-        everything = (piece.text for piece in pieces())
-        return training_texts(corpus.texts(), config.tokenizer, utf8_bytes) if is_sampled else everything
+        everything = (said(piece.text) for piece in pieces())
+        if is_sampled:
+            return training_texts(map(said, corpus.texts()), config.tokenizer, utf8_bytes)
+        return everything
 
     tokenizer = build_tokenizer(config.tokenizer, texts)
     log(f"tokenizer: {tokenizer.kind}, {tokenizer.vocab_size:,} entries")
-    if tokenizer.kind == "bpe" and (line := compare_with_gpt2(tokenizer, corpus.texts(), utf8_bytes)):
+    if tokenizer.kind == "bpe" and (line := compare_with_gpt2(tokenizer, map(said, corpus.texts()), utf8_bytes)):
         log(line)
     work.write(TOKENIZER_NAME, lambda file: file.write(tokenizer.to_json().encode("utf-8")))
     return tokenizer

@@ -10,11 +10,13 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 
-from jslm.config import DataConfig
+from jslm.data.conversations import conversation_text
 from jslm.data.readers.containers import seekable
 from jslm.data.readers.problems import OnBad, need
 from jslm.data.readers.text import decode, split_lines
 from jslm.errors import JslmError
+
+from jslm.config import DataConfig
 
 _SKIPPED = re.compile(r"[ \t\n\r,]*")
 _PARQUET_ROWS = 256
@@ -41,7 +43,8 @@ class Columns:
     def __init__(self, config: DataConfig) -> None:
         self._template = config.template
         self._conditions = config.conditions
-        self.names = [config.text_field]
+        self._messages = config.messages
+        self.names = [config.messages or config.text_field]
         if config.template:
             try:
                 parts = list(string.Formatter().parse(config.template))
@@ -64,7 +67,12 @@ class Columns:
         for name in self.names:
             if name not in record:
                 raise missing(name, list(record), where, bool(self._template), is_condition=name in self._conditions)
-        if not self._template:
+        if self._messages:
+            try:
+                text = conversation_text(record[self._messages])
+            except JslmError as error:
+                raise JslmError(f"{where}: key {self._messages!r}: {error}") from None
+        elif not self._template:
             text = record[self.names[0]]
             if not isinstance(text, str):
                 raise JslmError(f"{where}: key {self.names[0]!r} holds {type(text).__name__}; expected a string")
