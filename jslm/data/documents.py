@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+from jslm.config import DataConfig
 from jslm.data.chat import splitter
 from jslm.data.cleaners import apply_cleaners
-from jslm.data.readers.problems import OnBad, stop
-from jslm.errors import JslmError
-
-from jslm.config import DataConfig
 from jslm.data.readers import InputFile, StoriesSource, check_settings, find_files, parse_stories, read_file
+from jslm.data.readers.problems import OnBad, stop
 from jslm.data.readers.records import LabelledText
+from jslm.errors import JslmError
 
 __all__ = [
     "Document",

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Int32, Int64
-from jslm.data.labels import condition_name, labels_of
 
 from jslm.config import ConditionConfig
+from jslm.data.labels import condition_name, labels_of
 from jslm.data.token_file import NO_LABEL, TokenFile
 
 log = logging.getLogger("jslm")

@@ -26,8 +26,9 @@ from types import TracebackType
 from typing import Any, BinaryIO, Literal, Self
 
 import numpy as np
-from jslm.errors import JslmError
 from numpy.typing import ArrayLike, NDArray
+
+from jslm.errors import JslmError
 
 FORMAT_VERSION = 1
 META_NAME = "meta.json"

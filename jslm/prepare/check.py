@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jslm.data.chat import find_template, template_source
-from jslm.errors import JslmError
-from jslm.tokenizer import Tokenizer, load_tokenizer
-
 from jslm.config import Config, DataConfig
+from jslm.data.chat import find_template, template_source
 from jslm.data.documents import input_size
 from jslm.data.token_file import META_NAME, read_meta
+from jslm.errors import JslmError
+from jslm.tokenizer import Tokenizer, load_tokenizer
 
 TOKENIZER_NAME = "tokenizer.json"
 # Where the text is and how the loader cuts the tokens: the files are the same.

@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
+
+from jslm.data.pairs import Part
+from jslm.data.token_file import NO_LABEL, SPLITS, Split, TokenWriter, token_dtype
 from jslm.prepare.progress import Progress
 from jslm.prepare.split import Piece
 from jslm.prepare.tasks import Task, Workers, run_tasks
 from jslm.prepare.work import WorkFolder
 from jslm.tokenizer import Tokenizer, tokenizer_from_json
-from numpy.typing import NDArray
-
-from jslm.data.pairs import Part
-from jslm.data.token_file import NO_LABEL, SPLITS, Split, TokenWriter, token_dtype
 
 CHUNK_CHARACTERS = 1 << 18
 # Some seconds' work, which is what a killed run loses.

@@ -9,25 +9,24 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jslm
+from jslm.config import Config
 from jslm.data.augment import with_copies
 from jslm.data.chat import TEMPLATE_NAME, check_tokens, splitter, template_source
+from jslm.data.documents import InputFile, input_size, resolve_sources
 from jslm.data.readers.problems import OnBad, stop
+from jslm.data.token_file import META_NAME, TokenWriter, remove_partial
 from jslm.errors import JslmError
+from jslm.prepare import encode
+from jslm.prepare.check import TOKENIZER_NAME, PreparedData, open_prepared, settings_of
 from jslm.prepare.corpus import Corpus, read_corpus
+from jslm.prepare.encode import add_parts, encode_corpus
 from jslm.prepare.lock import folder_lock
 from jslm.prepare.sample import compare_with_gpt2, training_texts
 from jslm.prepare.split import Counts, Piece, plan_split
 from jslm.prepare.tasks import Workers
 from jslm.prepare.work import WorkFolder, remove_work
 from jslm.tokenizer import Tokenizer, build_tokenizer, load_tokenizer
-
-import jslm
-from jslm.config import Config
-from jslm.data.documents import InputFile, input_size, resolve_sources
-from jslm.data.token_file import META_NAME, TokenWriter, remove_partial
-from jslm.prepare import encode
-from jslm.prepare.check import TOKENIZER_NAME, PreparedData, open_prepared, settings_of
-from jslm.prepare.encode import add_parts, encode_corpus
 
 # Starting processes costs about what tokenising this much does.
 MIN_PARALLEL_BYTES = 2_000_000

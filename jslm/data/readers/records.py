@@ -10,13 +10,12 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 
+from jslm.config import DataConfig
 from jslm.data.conversations import conversation_text
 from jslm.data.readers.containers import seekable
 from jslm.data.readers.problems import OnBad, need
 from jslm.data.readers.text import decode, split_lines
 from jslm.errors import JslmError
-
-from jslm.config import DataConfig
 
 _SKIPPED = re.compile(r"[ \t\n\r,]*")
 _PARQUET_ROWS = 256
