@@ -36,6 +36,7 @@ from jslm.data.rewrite.grammar import (
     realize,
 )
 from jslm.data.rewrite.lexicon import DomainWords, Lexicon, Noun, article, lexicon
+from jslm.data.rewrite.wide import wide_adverb, wide_bare, wide_statement, wide_tail, wide_verb
 from jslm.data.rewrite.words import MANNER, PERSON_ADJECTIVES, PREPOSITIONS, STATIVE, THING_ADJECTIVES, listed
 from jslm.errors import JslmError
 
@@ -81,7 +82,9 @@ def generate_pairs(
 ) -> Iterator[Pair]:
     """Yields `count` pairs (None: without end), the same for a seed on every Python.
 
-    `split`: `train`, or `verb` or `noun` with verbs or nouns that never occur in `train`. `direction`: `to_active` or
+    `split`: `train`, or `verb` or `noun` with verbs or nouns that never occur in `train`; `wide` has everyday and
+    invented words, names, numbers, particles, complements and adjuncts besides, none of the held-out words, and a
+    sentence in ten that stays as it is (category `unchanged`). `direction`: `to_active` or
     `to_passive`; None mixes them. A given direction changes nothing else: `to_passive` yields the pairs of `to_active`
     turned round. Normally source and target share the style of the label and the source alone says what the target is;
     with `restyle` the source has a style of its own, and only the label says which one is asked for. `tokenized` writes
@@ -95,7 +98,7 @@ def generate_pairs(
         raise JslmError(f"direction = {direction!r}; expected one of {', '.join(DIRECTIONS)}, or none for both")
     words = lexicon(split)
     # Only `random()` is drawn from: its stream is promised to be the same on every Python, that of `choice` is not.
-    pairs = _pairs(random.Random(seed).random, words, direction, restyle, tokenized)
+    pairs = _pairs(random.Random(seed).random, words, direction, restyle, tokenized, split == "wide")
     return itertools.islice(pairs, count)
 
 
@@ -107,9 +110,12 @@ class _Setting(NamedTuple):
     names: Sequence[str]
     style: int
     restyle: bool
+    wide: bool
 
 
-def _pairs(draw: Draw, words: Lexicon, direction: str | None, restyle: bool, tokenized: bool) -> Iterator[Pair]:
+def _pairs(
+    draw: Draw, words: Lexicon, direction: str | None, restyle: bool, tokenized: bool, wide: bool
+) -> Iterator[Pair]:
     while True:
         domain = _pick(draw, words.domains)
         style = int(draw() * len(STYLES))
@@ -118,10 +124,13 @@ def _pairs(draw: Draw, words: Lexicon, direction: str | None, restyle: bool, tok
         to_active = draw() < 0.5
         if direction is not None:
             to_active = direction == "to_active"
-        setting = _Setting(draw, domain, words.names, NEUTRAL if restyle else style, restyle)
+        setting = _Setting(draw, domain, words.names, NEUTRAL if restyle else style, restyle, wide)
         sentence = _sentence(setting, category)
         source = realize(sentence, to_active, source_style)
         target = realize(sentence, not to_active, style)
+        if wide and draw() < _UNCHANGED:
+            category = "unchanged"
+            source = target = wide_statement(draw, domain) if draw() < 0.3 else target
         if tokenized:
             source, target = _tokens(source), _tokens(target)
         yield Pair(source, target, DIRECTIONS[not to_active], category, STYLES[style], domain.name)
@@ -136,6 +145,9 @@ def _sentence(setting: _Setting, category: str) -> Sentence:
     draw, domain = setting.draw, setting.domain
     of_person = draw() < 0.4
     verb = _pick(draw, domain.person_verbs if of_person else domain.verbs)
+    particle = after = adverb = ""
+    if setting.wide:
+        verb, particle, after = wide_verb(draw, domain, of_person)
     while category == "progressive" and verb.base in STATIVE:
         verb = _pick(draw, domain.person_verbs if of_person else domain.verbs)
     kind = _KINDS.get(category, DECLARATIVE)
@@ -161,7 +173,16 @@ def _sentence(setting: _Setting, category: str) -> Sentence:
     if kind != WH_ADVERB and category != "relative" and draw() < 0.25:
         tails = _pick(draw, _TAILS[TENSES[tense].time])
     openers, marked = _openers(setting, kind, contracted=negated and agent is not SOMEONE)
-    return Sentence(kind, agent, verb, patient, tense, negated, manner, wh, openers, tails, marked)
+    if setting.wide:
+        if not negated and not manner and TENSES[tense].name not in _TWO_WORDS:
+            adverb = wide_adverb(draw)
+        if tails is _NOTHING and kind != WH_ADVERB and draw() < 0.35:
+            tails = (wide_tail(draw, domain, agent is SOMEONE),) * 3
+        elif kind == DECLARATIVE and openers is _NOTHING and draw() < 0.08:
+            openers = (f"{wide_tail(draw, domain, False)[1:]}, ",) * 3
+    return Sentence(
+        kind, agent, verb, patient, tense, negated, manner, wh, openers, tails, marked, particle, after, adverb
+    )
 
 
 def _openers(setting: _Setting, kind: int, contracted: bool) -> tuple[tuple[str, str, str], bool]:
@@ -185,6 +206,8 @@ def _agent_and_patient(
     in_agent = not in_patient or draw() < 0.4
     patient = _noun_phrase(setting, of_person, feature if in_patient else "")
     agentless = category == "agentless" or (kind in (YES_NO, WH_ADVERB) and not negated and draw() < 0.2)
+    if setting.wide and kind == DECLARATIVE and not feature:
+        agentless = agentless or draw() < 0.2
     agent = SOMEONE if agentless else _noun_phrase(setting, True, feature if in_agent else "")
     if category == "pronoun" or (not feature and draw() < 0.2):
         agent, patient = _pronouns(draw, agent, patient, of_person)
@@ -237,6 +260,8 @@ def _noun_phrase(setting: _Setting, is_person: bool, feature: str) -> NounPhrase
 def _bare(setting: _Setting, is_person: bool) -> tuple[str, int]:
     """Determiner, perhaps an adjective, noun; and the agreement."""
     draw = setting.draw
+    if setting.wide and draw() < 0.8:
+        return wide_bare(draw, setting.domain, is_person)
     noun = _pick(draw, setting.domain.people if is_person else setting.domain.things)
     adjective = ""
     chance = draw()
@@ -290,6 +315,9 @@ _PLURAL_DETERMINERS: Final = (
     *("", "", ""),
 )
 
+_UNCHANGED: Final = 0.1
+# An adverb would stand inside them: "has often to be seen".
+_TWO_WORDS: Final = frozenset(("have to", "had to", "ought to", "going to"))
 _KINDS: Final = {"yes_no": YES_NO, "wh_agent": WH_AGENT, "wh_patient": WH_PATIENT, "wh_adverb": WH_ADVERB}
 _MODALS: Final = tuple(
     number

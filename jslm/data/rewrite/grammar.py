@@ -42,6 +42,10 @@ WHAT: Final = NounPhrase("what", "what", SINGULAR)
 class Sentence(NamedTuple):
     """Who does what to whom, how and when.
 
+    `particle` ("up") follows the verb, and a pronoun that is its object; `after` ("yellow", "to the station") follows
+    the patient, or the passive verb; `adverb` follows the first auxiliary. Each has its blank: before it, the adverb
+    after it.
+
     `marked`: something besides contractions and "whom" tells the style (an opener, a negation, or the label that comes
     with the prompt), so that these may be used and the other voice can still be told from the prompt.
     """
@@ -57,6 +61,9 @@ class Sentence(NamedTuple):
     openers: tuple[str, str, str]
     tails: tuple[str, str, str]
     marked: bool
+    particle: str = ""
+    after: str = ""
+    adverb: str = ""
 
 
 def realize(sentence: Sentence, passive: bool, style: int) -> str:
@@ -64,19 +71,23 @@ def realize(sentence: Sentence, passive: bool, style: int) -> str:
 
     Who acts is left out of a passive whose agent is `SOMEONE`; its negation is "no one" in the active.
     """
-    kind, agent, verb, patient, tense, negated, manner, wh, openers, tails, marked = sentence
+    kind, agent, verb, patient, tense, negated, manner, wh, openers, tails, marked, particle, after, adverb = sentence
     negation = (_NT if style == CASUAL else _NOT) if negated else _PLAIN
     if passive:
         subject, subject_agreement, is_pronoun = patient.subject, patient.agreement, patient.is_pronoun
         completion = "" if agent is SOMEONE else f" by {agent.object}"
+        rest, completion = f"{particle}{after}", f"{particle}{after}{completion}"
     else:
         subject, subject_agreement, is_pronoun = agent.subject, agent.agreement, agent.is_pronoun
-        completion = f" {patient.object}"
+        rest = f"{particle}{after}"
+        completion = f" {patient.object}{rest}" if patient.is_pronoun else f"{particle} {patient.object}{after}"
         if negated and agent is SOMEONE:
             subject, negation = "no one", _PLAIN
     if style == CASUAL and negation == _PLAIN and is_pronoun and marked:
         negation = _SHORT
     phrase = _PHRASES[passive][tense][subject_agreement][negation]
+    if adverb:
+        phrase = _with_adverb(phrase, adverb)
     in_order = f"{phrase.statement}{manner}{verb[phrase.statement_form]}"
     if kind == DECLARATIVE:
         body, mark = f"{subject}{in_order}{completion}", "."
@@ -95,11 +106,11 @@ def realize(sentence: Sentence, passive: bool, style: int) -> str:
             word = "whom" if formal and asked is WHO else asked.object
             question = f"{phrase.auxiliary} {subject}{phrase.rest}{manner}{verb[phrase.form]}"
             if not passive:
-                body = f"{word} {question}"
+                body = f"{word} {question}{rest}"
             elif formal:
-                body = f"by {word} {question}"
+                body = f"by {word} {question}{rest}"
             else:
-                body = f"{word} {question} by"
+                body = f"{word} {question}{rest} by"
     text = f"{openers[style]}{body}{tails[style]}{mark}"
     return text[0].upper() + text[1:]
 
@@ -112,6 +123,13 @@ class _Phrase(NamedTuple):
     auxiliary: str
     rest: str
     form: int
+
+
+def _with_adverb(phrase: _Phrase, adverb: str) -> _Phrase:
+    """With the adverb after the first auxiliary, or alone where there is none; and before the rest of a question."""
+    start = " " if phrase.statement.startswith(" ") else ""
+    finite, blank, words = phrase.statement.removeprefix(" ").partition(" ")
+    return phrase._replace(statement=f"{start}{finite}{blank}{adverb}{words}", rest=f" {adverb}{phrase.rest[1:]}")
 
 
 class Tense(NamedTuple):

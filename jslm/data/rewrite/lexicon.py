@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from jslm.data.rewrite.words import DOMAINS, NAMES, PERSON_VERBS, listed
 from jslm.errors import JslmError
 
-SPLITS: Final = ("train", "verb", "noun")
+SPLITS: Final = ("train", "verb", "noun", "wide")
 
 
 class Verb(NamedTuple):
@@ -49,7 +49,7 @@ class Lexicon(NamedTuple):
 def lexicon(split: str) -> Lexicon:
     """The words of a split: `train` has no held-out word, `verb` only held-out verbs, `noun` only held-out nouns.
 
-    Raises JslmError for another name.
+    `wide` has those of `train`; `wide_words` come on top. Raises JslmError for another name.
     """
     if split not in SPLITS:
         raise JslmError(f"split = {split!r}; expected one of {', '.join(SPLITS)}")
@@ -89,7 +89,7 @@ def conjugate(word: str) -> Verb:
     stem = base + base[-1] if word.endswith("+") else base.removesuffix("e")
     past = base[:-1] + "ied" if base.endswith("y") and base[-2] not in "aeiou" else stem + "ed"
     participle = past
-    third = base + "es" if base in ("do", "redo") else plural(base)
+    third = base + "es" if base.endswith(("do", "go")) else plural(base)
     if base in IRREGULAR_VERBS:
         past, participle = IRREGULAR_VERBS[base]
     if base in DOUBLED_GERUNDS:
@@ -142,6 +142,15 @@ IRREGULAR_PLURALS: Final = {
     "hypothesis": "hypotheses",
     "potato": "potatoes",
     "tomato": "tomatoes",
+    "hero": "heroes",
+    "volcano": "volcanoes",
+    "wife": "wives",
+    "thief": "thieves",
+    "scarf": "scarves",
+    "businessman": "businessmen",
+    "fisherman": "fishermen",
+    "salesman": "salesmen",
+    "workman": "workmen",
 }
 
 # base, past, participle; the participle is left out where it equals the past.
@@ -158,9 +167,22 @@ remake remade, rewrite rewrote rewritten, ride rode ridden, see saw seen, seek s
 shake shook shaken, show showed shown, shut shut, sing sang sung, split split, spread spread, steal stole stolen,
 sting stung, sweep swept, swing swung, take took taken, teach taught, tear tore torn, throw threw thrown,
 understand understood, wake woke woken, weave wove woven, win won, withdraw withdrew withdrawn, withhold withheld,
-write wrote written
+write wrote written,
+bend bent, bid bid, bleed bled, blow blew blown, breed bred, broadcast broadcast, burst burst, cast cast,
+deal dealt, feel felt, fling flung, forbid forbade forbidden, foresee foresaw foreseen, foretell foretold, get got,
+grind ground, lay laid, lend lent, let let, light lit, mean meant, mistake mistook mistaken, mow mowed mown, outdo outdid
+outdone, outrun outran outrun, overcome overcame overcome, override overrode overridden, oversee oversaw overseen,
+overthrow overthrew overthrown, put put, quit quit, ring rang rung, run ran run, say said, sew sewed sewn, shed shed,
+shoot shot, shrink shrank shrunk, sink sank sunk, slay slew slain, sling slung, slit slit, sow sowed sown,
+speak spoke spoken, spend spent, spin spun, spit spat, stick stuck, strike struck, string strung, swear swore sworn,
+tell told, think thought, thrust thrust, tread trod trodden, undergo underwent undergone, undertake undertook
+undertaken, undo undid undone, unwind unwound, uphold upheld, upset upset, wear wore worn, wed wed, wind wound,
+withstand withstood, wring wrung, sleep slept, sit sat, stand stood, fall fell fallen, swim swam swum, go went gone,
+come came come
 """
 IRREGULAR_VERBS: Final = {
     forms[0]: (forms[1], forms[-1]) for forms in (entry.split() for entry in _IRREGULAR.split(","))
 }
-DOUBLED_GERUNDS: Final = frozenset(listed("cut dig forget hit set shut split win"))
+DOUBLED_GERUNDS: Final = frozenset(listed(
+    "cut dig forget hit set shut split win bid forbid let outrun put quit run shed sit slit spin spit swim upset wed"
+))
