@@ -22,6 +22,7 @@ class RunFolder:
         self.path = Path(path)
         self.config = self.path / "config.toml"
         self.tokenizer = self.path / "tokenizer.json"
+        self.chat_template = self.path / "chat_template.jinja"
         self.checkpoints = self.path / "checkpoints"
         self.metrics = self.path / "metrics.jsonl"
         self.samples = self.path / "samples.md"

@@ -19,6 +19,7 @@ class Bundle:
     `config.model.padded_vocab_size` rows, the padding rows 0). `config.model.vocab_size` is the true size.
     `ends_documents`: whether the training text had end-of-text tokens between documents. `figures`: what a model card
     may say of its training (`parameters`, `val/loss`, `val/bits_per_byte`, `steps`, ...). `source`: where it came from.
+    `chat_template`: the Jinja source of how conversations become its prompts; empty for models that continue texts.
     """
 
     config: Config
@@ -27,6 +28,7 @@ class Bundle:
     ends_documents: bool = True
     figures: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
+    chat_template: str = ""
 
 
 @dataclass(frozen=True)

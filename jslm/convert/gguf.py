@@ -94,6 +94,8 @@ def write(bundle: Bundle, path: Path, dtype: str) -> None:
     _write_general(writer, bundle, path, dtype)
     write_hyperparameters(writer, model, architecture)
     write_vocabulary(writer, bundle.tokenizer, starts_documents=bundle.ends_documents)
+    if bundle.chat_template:
+        writer.add_chat_template(bundle.chat_template)
     # Views of the parameters, mostly: each is encoded when its turn to be written comes.
     tensors = [
         (name, array, _type_for(name, array.shape, wanted))

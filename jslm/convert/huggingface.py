@@ -28,6 +28,7 @@ from jslm.convert.huggingface_weights import named_tensors, read_params
 from jslm.convert.shapes import describe_model
 from jslm.convert.tokenizers import read_huggingface_tokenizer, read_json
 from jslm.convert.weights import SafetensorsFile, TensorReader, cast_weights, write_safetensors
+from jslm.data.chat import TEMPLATE_NAME, find_template
 from jslm.errors import JslmError
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -74,7 +75,7 @@ def read(path: Path) -> Bundle:
     params = read_params(tensors, model, family)
     tokenizer = read_huggingface_tokenizer(path, fields, model.vocab_size)
     config = config_from_dict({"model": model.model_dump(), **_sampling(path)}, str(path / "config.json"))
-    return Bundle(config, params, tokenizer, ends_documents=True, source=str(path))
+    return Bundle(config, params, tokenizer, ends_documents=True, source=str(path), chat_template=find_template(path))
 
 
 def write(bundle: Bundle, path: Path, dtype: str) -> None:
@@ -102,6 +103,8 @@ def write(bundle: Bundle, path: Path, dtype: str) -> None:
         write_tokenizer(
             bundle.tokenizer, folder, context_length=model.context_length, starts_documents=starts_documents
         )
+        if bundle.chat_template:
+            (folder / TEMPLATE_NAME).write_text(bundle.chat_template, "utf-8")
         (folder / "README.md").write_text(model_card(bundle, family, dtype), "utf-8")
 
 

@@ -88,7 +88,13 @@ def read(path: Path) -> Bundle:
     params = unflatten_params(flat, "params")
     check_params(params, shapes, str(path), "its config")
     return Bundle(
-        config, params, tokenizer, ends_documents=fields["ends_documents"], figures=fields["figures"], source=str(path)
+        config,
+        params,
+        tokenizer,
+        ends_documents=fields["ends_documents"],
+        figures=fields["figures"],
+        source=str(path),
+        chat_template=fields.get("chat_template", ""),
     )
 
 
@@ -107,6 +113,7 @@ def write(bundle: Bundle, path: Path, dtype: str) -> None:
         "figures": dict(bundle.figures),
         "config": bundle.config.model_dump(mode="json"),
         "tokenizer": json.loads(bundle.tokenizer.to_json()),
+        **({"chat_template": bundle.chat_template} if bundle.chat_template else {}),
     }
     with whole_file(path) as temporary:
         write_safetensors(temporary, tensors, {_KEY: json.dumps(fields, ensure_ascii=False)})
@@ -125,6 +132,8 @@ def _header(file: SafetensorsFile) -> tuple[Config, dict[str, Any]]:
         version = fields.get("version") if isinstance(fields, dict) else None
         raise JslmError(f"{where}: version {version!r} of the portable file; this jslm reads {_VERSION}: update jslm")
     kinds = {"config": dict, "tokenizer": dict, "figures": dict, "ends_documents": bool}
+    if not isinstance(fields.get("chat_template", ""), str):
+        raise JslmError(f"{where}: its chat_template is no text; the file is damaged")
     for key, kind in kinds.items():
         if not isinstance(fields.get(key), kind):
             raise JslmError(f"{where}: its metadata has no {key}; the file is damaged")

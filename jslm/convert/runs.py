@@ -12,8 +12,9 @@ from jslm.convert.atomic import whole_folder
 from jslm.convert.bundle import Bundle
 from jslm.convert.formats import choose_format
 from jslm.convert.weights import check_params
+from jslm.data.chat import find_template
 from jslm.errors import JslmError
-from jslm.run_folder import RunFolder, resolve_checkpoint
+from jslm.run_folder import RunFolder, resolve_checkpoint, write_atomically
 from jslm.tokenizer import load_tokenizer
 
 # Figures of `run.json` that a model card or a header repeats.
@@ -82,6 +83,7 @@ def read_run(path: Path, *, checkpoint: str = "best", ema: bool | None = None) -
         ends_documents=_ends_documents(info, config),
         figures=_figures(info, step, metadata),
         source=str(path),
+        chat_template=find_template(path),
     )
 
 
@@ -102,6 +104,8 @@ def write_run(bundle: Bundle, path: Path) -> None:
         folder = RunFolder(temporary)
         bundle.tokenizer.save(folder.tokenizer)
         folder.write_config(config)
+        if bundle.chat_template:
+            write_atomically(folder.chat_template, bundle.chat_template)
         folder.write_info(
             {
                 "status": "imported",

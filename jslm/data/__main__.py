@@ -55,7 +55,7 @@ def _run(args: argparse.Namespace) -> int:
 
     train = facts.splits[0]
     # Pairs are never cut in windows; where that is asked for by name, the loader says so.
-    shown = ("windows", "documents") if train.file.prompts is None else ("documents",)
+    shown = ("documents",) if train.file.has_completions else ("windows", "documents")
     batches = []
     if train.tokens < 2:
         log.warning("%s: %s token(s), too few for a batch: none is shown", train.file.path, train.tokens)

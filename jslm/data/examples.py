@@ -67,9 +67,9 @@ def open_examples(
             f"{token_file.path}: a model with conditions learns them document by document; it needs data.packing = "
             "'documents', found 'windows'"
         )
-    if token_file.prompts is not None:
+    if token_file.has_completions:
         raise JslmError(
-            f"{token_file.path}: these are prompt/completion pairs, whose prompts are not learned; they need "
+            f"{token_file.path}: these are pairs or conversations, whose prompts are not learned; they need "
             "data.packing = 'documents', found 'windows'"
         )
     return Windows(token_file, length, stride)

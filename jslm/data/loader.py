@@ -277,9 +277,9 @@ def _open_all(
 def _check_corpus(file: TokenFile, examples: Examples, packing: Packing, has_stages: bool) -> None:
     if examples.count == 0:
         raise JslmError(f"{file.path}: {len(file.tokens)} token(s); training needs at least 2: give more text")
-    if has_stages and file.prompts is not None:
+    if has_stages and file.has_completions:
         raise JslmError(
-            f"{file.path}: these are prompt/completion pairs, which train.curriculum would cut apart; leave it empty"
+            f"{file.path}: these are pairs or conversations, which train.curriculum would cut apart; leave it empty"
         )
     if packing == "windows" and len(file.tokens) <= examples.length:
         log.warning(

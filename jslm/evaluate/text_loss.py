@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -76,7 +77,8 @@ def split_loss(
     model: LanguageModel, folder: str | Path, split: str = "val", *, stride: int = 0, batch_tokens: int = BATCH_TOKENS
 ) -> TextLoss:
     """The loss of one split of prepared data: as one stream of tokens, or document by document where training packed
-    documents (`data.packing`). Of prompt/completion pairs, the completions alone count, as in training.
+    documents (`data.packing`). As in training, of prompt/completion pairs the completions alone count, and of
+    conversations what assistants say.
 
     Raises JslmError where there is no such split, it is empty, or another tokenizer made it.
     """
@@ -92,13 +94,15 @@ def split_loss(
         )
     if not len(file.tokens):
         raise JslmError(f"{file.path}: no tokens; this corpus was split without them (data.validation_fraction)")
-    if file.prompts is None and model.config.data.packing != "documents":
+    masks = None
+    if not file.has_completions and model.config.data.packing != "documents":
         documents, prompts, counted = [file.tokens], None, file.tokens
     else:
-        documents, prompts = _documents(file)
+        documents, prompts, masks = _documents(file)
         asked = [ids[length:] for ids, length in zip(documents, prompts, strict=True)]
-        counted = file.tokens if file.prompts is None else np.concatenate([*asked, file.tokens[:0]])
-    nats, tokens, context, stride = _sum(model, documents, stride, batch_tokens, prompts)
+        counted = np.concatenate([*asked, file.tokens[:0]]) if file.prompts is not None else file.tokens
+        counted = counted if file.learned is None else file.tokens[file.learned > 0]
+    nats, tokens, context, stride = _sum(model, documents, stride, batch_tokens, prompts, masks)
     byte_count, characters = _text_sizes(model.tokenizer, counted)
     return TextLoss(nats, tokens, byte_count, characters, context, stride, len(file.offsets) - 1)
 
@@ -122,38 +126,59 @@ def _sum(
     stride: int,
     batch_tokens: int,
     prompts: Sequence[int] | None = None,
+    masks: Sequence[NDArray[Any]] | None = None,
 ) -> tuple[float, int, int, int]:
-    """(nats, tokens, context, stride), each document after a start of its own, without its first `prompts` tokens."""
+    """(nats, tokens, context, stride), each document after a start of its own, without its first `prompts` tokens, and
+    where there are `masks`, without the tokens that have 0 there."""
     context = model.config.model.context_length
     stride = stride or max(1, context // 2)
     if not 1 <= stride <= context:
         raise JslmError(f"--stride {stride}: expected from 1 to the model's context of {context} tokens")
     before = np.asarray(start_ids(model))
     pairs = zip(documents, prompts or itertools.repeat(0), strict=False)
-    windows = itertools.chain.from_iterable(_windows(before, ids, skip, context, stride) for ids, skip in pairs)
+    # Which of its tokens each window under way is asked for, by the number that it comes back with.
+    asked: dict[int, NDArray[Any]] = {}
+    numbers = itertools.count()
+
+    def windows() -> Iterator[Window]:
+        for number, (ids, skip) in enumerate(pairs):
+            for window, place in _windows(before, ids, skip, context, stride):
+                if masks is None:
+                    yield window
+                elif np.any(mask := masks[number][place]):
+                    owner = next(numbers)
+                    asked[owner] = mask > 0
+                    yield dataclasses.replace(window, owner=owner)
+
     nats, tokens = 0.0, 0
-    for scored in score_windows(model, windows, batch_tokens=batch_tokens):
-        nats -= float(np.sum(scored.logprobs, dtype=np.float64))
-        tokens += scored.logprobs.size
+    for scored in score_windows(model, windows(), batch_tokens=batch_tokens):
+        logprobs = scored.logprobs if masks is None else scored.logprobs[asked.pop(scored.owner)]
+        nats -= float(np.sum(logprobs, dtype=np.float64))
+        tokens += logprobs.size
     return nats, tokens, context, stride
 
 
-def _windows(before: NDArray[Any], ids: NDArray[Any], skip: int, context: int, stride: int) -> Iterator[Window]:
-    """Windows of `before` and `ids` for all but `skip` of these, without copying what may be a file of gigabytes."""
+def _windows(
+    before: NDArray[Any], ids: NDArray[Any], skip: int, context: int, stride: int
+) -> Iterator[tuple[Window, slice]]:
+    """Windows of `before` and `ids` for all but `skip` of these, without copying what may be a file of gigabytes; and
+    the place in `ids` of the tokens that each is asked for."""
     shift = len(before)
     for begin, end, first in cover(shift + len(ids), shift + skip, context, stride):
         piece = np.asarray(ids[max(0, begin - shift) : end - shift], np.int64)
-        yield Window(np.concatenate([before[begin:], piece]) if begin < shift else piece, first)
+        window = Window(np.concatenate([before[begin:], piece]) if begin < shift else piece, first)
+        yield window, slice(begin + first - shift, end - shift)
 
 
-def _documents(file: TokenFile) -> tuple[list[NDArray[Any]], list[int]]:
-    """Each document that is not empty, and how many of its first tokens are a prompt."""
+def _documents(file: TokenFile) -> tuple[list[NDArray[Any]], list[int], list[NDArray[Any]] | None]:
+    """Each document that is not empty, how many of its first tokens are a prompt, and which of them are learned."""
     offsets = np.asarray(file.offsets).astype(np.int64).tolist()
     prompts = [0] * (len(offsets) - 1) if file.prompts is None else file.prompts.tolist()
     spans = [
         (span, prompt) for span, prompt in zip(itertools.pairwise(offsets), prompts, strict=True) if len({*span}) == 2
     ]
-    return [file.tokens[start:end] for (start, end), _ in spans], [prompt for _, prompt in spans]
+    masks = None if file.learned is None else [file.learned[start:end] for (start, end), _ in spans]
+    return [file.tokens[start:end] for (start, end), _ in spans], [prompt for _, prompt in spans], masks
 
 
 def _text_sizes(tokenizer: Tokenizer, tokens: NDArray[Any]) -> tuple[int, int]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jslm.sample.ahead import trace_decode
+    from jslm.sample.chat import Chat
     from jslm.sample.language_model import LanguageModel
     from jslm.sample.loading import load
     from jslm.sample.options import Arguments, Options, RewriteArguments, resolve_options
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Arguments",
+    "Chat",
     "FinishReason",
     "LanguageModel",
     "Options",
@@ -35,6 +37,7 @@ __all__ = [
 
 _MODULES = {
     "Arguments": "options",
+    "Chat": "chat",
     "FinishReason": "row",
     "LanguageModel": "language_model",
     "Options": "options",

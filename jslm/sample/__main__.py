@@ -19,6 +19,7 @@ _SAMPLING = (
     "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "num_samples", "stop", "greedy",
     "sliding_window", "no_document_start",
 )  # fmt: skip
+_ALONE = ("num_samples", "sliding_window", "no_document_start")
 _REWRITING = ("threshold", "beams", "alpha", "no_lookup", "batch_size")
 
 
@@ -47,6 +48,11 @@ def _parser() -> argparse.ArgumentParser:
         nargs="*",
         metavar="FILE",
         help="rewrite each line of these files, or of stdin, with a model that learned it from pairs",
+    )
+    source.add_argument(
+        "--chat",
+        action="store_true",
+        help="a conversation, a line each, at a terminal or from stdin, with a model that has a chat template",
     )
     parser.add_argument("--max-new-tokens", type=int, metavar="N", help="tokens a sample (or a rewrite) at most")
     parser.add_argument("--temperature", type=float, metavar="T", help="0 is greedy")
@@ -107,7 +113,7 @@ def _run(args: argparse.Namespace) -> int:
     is_file = run.path.exists() and not run.config.exists()
     resolve_options(SampleConfig() if is_file else run.read_config().sample, **arguments)
     resolve_rewriting(**rewriting)
-    prompts = _prompts(args) if args.rewrite is None else None
+    prompts = _prompts(args) if args.rewrite is None and not args.chat else None
 
     from jslm.parallel import start_jax
 
@@ -122,6 +128,10 @@ def _run(args: argparse.Namespace) -> int:
         from jslm.sample.rewrite_lines import print_rewrites
 
         print_rewrites(model, args.rewrite, rewriting, as_json=args.json)
+    elif args.chat:
+        from jslm.sample.chat import converse
+
+        converse(model, arguments, as_json=args.json)
     elif prompts is None:
         terminal.converse(model, arguments, as_json=args.json)
     elif args.json:
@@ -181,6 +191,9 @@ def _check_mode(args: argparse.Namespace) -> None:
         if getattr(args, name) != defaults.get_default(name):
             option = "--" + name.replace("_", "-")
             raise JslmError(f"{option} has no meaning {what} --rewrite; leave it out")
+    for name in _ALONE if args.chat else ():
+        if getattr(args, name) != defaults.get_default(name):
+            raise JslmError(f"--{name.replace('_', '-')} has no meaning with --chat; leave it out")
 
 
 def _prompts(args: argparse.Namespace) -> list[str] | None:

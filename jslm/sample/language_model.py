@@ -20,6 +20,7 @@ from jslm.errors import JslmError
 from jslm.model import Params, compute_dtype, head_table, unstack_layers
 from jslm.parallel import make_mesh
 from jslm.sample.beam import write_beams
+from jslm.sample.chat import Chat
 from jslm.sample.decode import (
     DISPATCH_TOKENS,
     DecodeState,
@@ -62,13 +63,15 @@ class LanguageModel:
         *,
         dtype: jnp.dtype | None = None,
         ends_documents: bool = True,
+        chat_template: str = "",
     ) -> None:
         """`params` as from `init_params` or a checkpoint; `dtype` is that of the computation, by default the config's.
 
         `ends_documents`: whether the training data had an end-of-text token after each document, so that the token also
-        begins one. `.params` holds the parameters as decoding uses them: `layers` a tuple, weights in `dtype`, on one
-        device; `.weights` is the same with the output head as decoding multiplies by it, and `.mesh` that one device.
-        Raises JslmError where the tokenizer has another vocabulary size than the model.
+        begins one. `chat_template`: the Jinja source of a chat template, see `stream_chat`. `.params` holds the
+        parameters as decoding uses them: `layers` a tuple, weights in `dtype`, on one device; `.weights` is the same
+        with the output head as decoding multiplies by it, and `.mesh` that one device. Raises JslmError where the
+        tokenizer has another vocabulary size than the model.
         """
         if config.model.vocab_size != tokenizer.vocab_size:
             raise JslmError(
@@ -79,6 +82,7 @@ class LanguageModel:
         self.tokenizer = tokenizer
         self.dtype = jnp.dtype(dtype or compute_dtype(config.model))
         self.ends_documents = ends_documents
+        self.chat_template = chat_template
         self.decode_tokens = 0
         self.decode_seconds = 0.0
         device = jax.local_devices()[0]
@@ -130,6 +134,17 @@ class LanguageModel:
             raise JslmError(f"num_samples = {options.num_samples}; stream writes one sample, generate writes several")
         self._warn_of_unknown(prompt)
         return self._pieces(self.row(prompt, 0, options), options)
+
+    def stream_chat(self, messages: Sequence[Mapping[str, str]], **arguments: Unpack[Arguments]) -> Iterator[str]:
+        """Pieces of the assistant's answer to messages such as `[{"role": "user", "content": "Hi"}]`; see `Chat`.
+
+        Raises JslmError where the model has no chat template, it refuses the messages, or they don't fit the context.
+        """
+        return Chat(self).stream(messages, **arguments)
+
+    def stream_row(self, row: Row, options: Options) -> Iterator[str]:
+        """Pieces of a row's text as they come, to its end."""
+        return self._pieces(row, options)
 
     def with_conditions(self, conditions: Mapping[str, str]) -> LanguageModel:
         """The same model told what its texts are to be, such as `{"style": "formal"}`; all else is shared.

@@ -34,7 +34,13 @@ def load(path: str | Path, *, checkpoint: str = "best", overrides: Sequence[str]
 
     bundle = load_model(path, checkpoint=checkpoint)
     config = changed_config(bundle.config, overrides)
-    return LanguageModel(config, bundle.params, bundle.tokenizer, ends_documents=bundle.ends_documents)
+    return LanguageModel(
+        config,
+        bundle.params,
+        bundle.tokenizer,
+        ends_documents=bundle.ends_documents,
+        chat_template=bundle.chat_template,
+    )
 
 
 def changed_config(trained: Config, overrides: Sequence[str]) -> Config:

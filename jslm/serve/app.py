@@ -124,7 +124,7 @@ def _describe(served: ServedModel) -> dict[str, object]:
         "context_length": served.context,
         "max_tokens": served.new_limit,
         "vocab_size": served.model.config.model.vocab_size,
-        "chat": served.chat_template is not None,
+        "chat": served.chat is not None,
         "defaults": sample.model_dump(exclude={"every", "prompts"}),
     }
 

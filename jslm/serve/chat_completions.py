@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from jslm.errors import JslmError
 from jslm.serve.errors import ApiError
 from jslm.serve.generation import Generation
 from jslm.serve.http import EventStream, read_body, while_connected
@@ -36,7 +38,7 @@ async def chat_completions(request: Request) -> Response:
 
 class _Answer:
     def __init__(self, body: ChatRequest, served: ServedModel) -> None:
-        if served.chat_template is None:
+        if served.chat is None:
             raise ApiError(
                 400,
                 f"{served.name} has no chat template: it continues texts; use /v1/completions",
@@ -49,20 +51,23 @@ class _Answer:
             raise ApiError(400, "top_logprobs needs logprobs = true", param="top_logprobs")
         self._body = body
         self._served = served
-        self._prompt = served.chat_template.render(_checked(body.messages, served))
+        self._chat = served.chat
+        self._messages = _plain(body.messages)
         self._id = f"chatcmpl-{uuid.uuid4().hex}"
         self._created = int(time.time())
 
     def samples(self) -> list[Sample]:
-        body, tokenizer = self._body, self._served.model.tokenizer
+        body = self._body
         most = body.max_completion_tokens or body.max_tokens or self._served.new_limit
         options = self._served.options({**sampling_values(body), "num_samples": body.n, "max_new_tokens": most})
-        self._served.check_length(self._prompt)
-        # The template writes the control tokens itself, the first one included.
-        ids = tokenizer.encode(self._prompt, allow_special=True)
+        self._served.check_length("".join(message["content"] for message in self._messages))
+        try:
+            ids = self._chat.prompt_ids(self._messages)
+        except JslmError as error:
+            raise ApiError(400, f"messages: {error}", param="messages") from None
         return self._served.samples(
-            [ids or [tokenizer.bos_id]],
-            options,
+            [ids],
+            dataclasses.replace(options, stop=(*options.stop, *self._chat.stops)),
             scores_prompt=False,
             presence_penalty=body.presence_penalty,
             frequency_penalty=body.frequency_penalty,
@@ -121,19 +126,14 @@ class _Answer:
         return {**frame, "choices": choices, **more}
 
 
-def _checked(messages: Sequence[Message], served: ServedModel) -> list[dict[str, str]]:
-    """The messages as a template takes them. Raises ApiError where one spells a control token, which would let it
-    speak for another role."""
-    control = served.model.tokenizer.special_tokens
-    found = []
-    for index, message in enumerate(messages):
-        parts = message.content if isinstance(message.content, str) else "".join(part.text for part in message.content)
-        for name in control:
-            if name in parts:
-                raise ApiError(
-                    400,
-                    f"messages[{index}].content holds {name}, which is a control token of this model",
-                    param="messages",
-                )
-        found.append({"role": message.role, "content": parts})
-    return found
+def _plain(messages: Sequence[Message]) -> list[dict[str, str]]:
+    """The messages as a template takes them, the parts of each joined."""
+    return [
+        {
+            "role": message.role,
+            "content": message.content
+            if isinstance(message.content, str)
+            else "".join(part.text for part in message.content),
+        }
+        for message in messages
+    ]

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jslm.errors import JslmError
-from jslm.sample import LanguageModel, Options, Row, load, resolve_options, rewrite_prompt
-from jslm.serve.chat import ChatTemplate, find_chat_template
+from jslm.sample import Chat, LanguageModel, Options, Row, load, resolve_options, rewrite_prompt
 from jslm.serve.errors import ApiError
 from jslm.serve.job import Sample
 from jslm.serve.limits import Limits
@@ -25,14 +24,16 @@ class ServedModel:
         model: LanguageModel,
         limits: Limits,
         *,
-        chat_template: ChatTemplate | None = None,
         path: Path | None = None,
     ) -> None:
-        """`path`: the run folder or file that it was opened from, for the page."""
+        """`path`: the run folder or file that it was opened from, for the page.
+
+        Raises JslmError where the model's chat template is none.
+        """
         self.path = path
         self.name = name
         self.model = model
-        self.chat_template = chat_template
+        self.chat = Chat(model) if model.chat_template else None
         self.created = int(time.time())
         config = model.config.model
         self.context = config.context_length
@@ -141,9 +142,11 @@ def open_models(
         name = path.resolve().name
         if name in found:
             raise JslmError(f"--run {each}: another model here is called {name!r} too; rename one of the two")
-        template = find_chat_template(path)
         model = load(path, checkpoint=checkpoint, overrides=overrides)
         if model.config.model.context_length < 2:
             raise JslmError(f"--run {each}: its context of 1 token leaves no room to write in")
-        found[name] = ServedModel(name, model, limits, chat_template=template, path=path)
+        try:
+            found[name] = ServedModel(name, model, limits, path=path)
+        except JslmError as error:
+            raise JslmError(f"{path}: {error}") from None
     return found

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jslm.config import Config, config_from_dict
+from jslm.data.chat import find_template
 from jslm.data.token_file import Split, TokenFile, open_tokens, read_meta, verify
 from jslm.errors import JslmError
 from jslm.prepare import PreparedData, ensure_prepared
@@ -57,9 +58,31 @@ def open_splits(config: Config, split: Split) -> list[TokenFile]:
 
 
 def verify_corpora(config: Config, fingerprint: str, *, check_sha: bool) -> None:
-    """Checks the files of every corpus as `jslm.data.verify` does; raises JslmError."""
+    """Checks the files of every corpus as `jslm.data.verify` does, and that they suit the objective; raises
+    JslmError."""
     for folder in corpus_folders(config):
-        verify(folder, fingerprint, check_sha)
+        meta = verify(folder, fingerprint, check_sha)
+        if config.train.objective == "sft" and not {"prompt_tokens", "learned_tokens"} & meta["train"].keys():
+            raise JslmError(
+                f"{folder}: text without completions, and train.objective = 'sft' learns those alone; prepare it with "
+                "data.prompt_end or data.messages, or set train.objective = 'text'"
+            )
+
+
+def chat_template(config: Config) -> str:
+    """The source of the chat template that goes with the run: that of its conversations, or of `train.init_from`.
+
+    Empty where there is none. Raises JslmError where the corpora of a mixture have different ones.
+    """
+    found = {source: folder for folder in corpus_folders(config) if (source := find_template(folder))}
+    if len(found) > 1:
+        first, second = list(found.values())[:2]
+        raise JslmError(
+            f"data.mixture: the conversations of {first} and {second} were rendered with different chat templates, and "
+            "a model has one; prepare both with the same data.chat_template"
+        )
+    known = find_template(Path(config.train.init_from)) if config.train.init_from else ""
+    return next(iter(found), known)
 
 
 def bytes_per_token(files: Sequence[TokenFile], weights: Sequence[float]) -> float:

@@ -22,7 +22,8 @@ from jslm.errors import JslmError
 from jslm.evaluate import LossResult, evaluate_loss, make_eval_step
 from jslm.model import flops_per_token
 from jslm.parallel import eval_batch_size, peak_flops, start_jax
-from jslm.run_folder import RunFolder
+from jslm.run_folder import RunFolder, write_atomically
+from jslm.train.corpora import chat_template
 from jslm.train.finish import finish_run, run_info, write_samples
 from jslm.train.metrics import MetricsLog, Progress
 from jslm.train.profiler import Profiler
@@ -70,6 +71,8 @@ def train(config: Config) -> TrainOutcome:
         setup = build(config, data, folder)
         if jax.process_index() == 0:
             data.tokenizer.save(folder.tokenizer)
+            if source := chat_template(config):
+                write_atomically(folder.chat_template, source)
             folder.write_config(config)
         with jax.set_mesh(setup.mesh), _stop_signals() as stop:
             return _Loop(setup, folder, stop).run()

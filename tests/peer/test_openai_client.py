@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +14,6 @@ import pytest
 from jslm.convert import Bundle
 from jslm.sample import LanguageModel
 from jslm.serve import Limits, ServedModel, create_app
-from jslm.serve.chat import ChatTemplate
 from jslm.serve.server import Server, open_socket
 from jslm.tokenizer import ByteTokenizer
 
@@ -32,9 +32,10 @@ def model(random_bundle: Callable[..., Bundle]) -> LanguageModel:
 @pytest.fixture(scope="module")
 def server(model: LanguageModel) -> Iterator[tuple[Any, int]]:
     limits = Limits(slots=4, queue=4)
-    template = ChatTemplate(TEMPLATE, {})
+    talking = copy.copy(model)
+    talking.chat_template = TEMPLATE
     models = {"plain": ServedModel("plain", model, limits)}
-    models["chat"] = ServedModel("chat", model, limits, chat_template=template)
+    models["chat"] = ServedModel("chat", talking, limits)
     app = create_app(models, limits, token=KEY)
     listener = open_socket("127.0.0.1", 0)
     found = Server(app, drain_seconds=1)

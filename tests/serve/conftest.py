@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import http.client
 import json
 import threading
@@ -19,7 +20,6 @@ from jslm.config import config_from_dict
 from jslm.model import param_shapes
 from jslm.sample import LanguageModel
 from jslm.serve import Engine, Limits, ServedModel, create_app
-from jslm.serve.chat import ChatTemplate
 from jslm.serve.job import Job, Piece, Token
 from jslm.serve.server import Server, open_socket
 from jslm.tokenizer import ByteTokenizer
@@ -213,11 +213,18 @@ class Site:
             time.sleep(0.01)
 
 
+def talking(model: LanguageModel, template: str = TEMPLATE) -> LanguageModel:
+    """The same model with a chat template."""
+    made = copy.copy(model)
+    made.chat_template = template
+    return made
+
+
 @contextlib.contextmanager
 def _site(models: dict[str, LanguageModel], limits: Limits, chat: bool, **more: Any) -> Iterator[Site]:
     served = {name: ServedModel(name, model, limits) for name, model in models.items()}
     if chat:
-        served["chat"] = ServedModel("chat", models["letters"], limits, chat_template=ChatTemplate(TEMPLATE, {}))
+        served["chat"] = ServedModel("chat", talking(models["letters"]), limits)
     app = create_app(served, limits, **more)
     listener = open_socket("127.0.0.1", 0)
     server = Server(app, drain_seconds=5)

@@ -128,11 +128,14 @@ def test_chat_renders_the_template(site: Any, letters: LanguageModel) -> None:
     assert "".join(event["choices"][0]["delta"].get("content", "") for event in events) == wanted["text"]
 
 
-def test_chat_refuses_what_would_speak_for_another_role(site: Any) -> None:
+def test_chat_reads_special_tokens_in_messages_as_text(site: Any) -> None:
     messages = [{"role": "user", "content": "a <|endoftext|> b"}]
-    answer = site.post("/v1/chat/completions", {"model": "chat", "messages": messages})
-    assert answer.status == 400
-    assert "messages[0].content holds <|endoftext|>" in answer.error["message"]
+    body = {"seed": 3, "max_tokens": 20}
+    answer = site.post("/v1/chat/completions", {"model": "chat", "messages": messages, **body}).json
+    prompt = list(b"user: a <|endoftext|> b\na:")
+    wanted = site.complete(model="letters", prompt=prompt, **body).json["choices"][0]
+    assert answer["choices"][0]["message"]["content"] == wanted["text"]
+    assert answer["usage"]["prompt_tokens"] == len(prompt)
 
 
 def test_models_and_pages(site: Any) -> None:

@@ -195,4 +195,4 @@ def test_a_damaged_chat_template_is_one_line(run: Path, tmp_path: Path, capsys: 
     subprocess.run(["cp", "-r", str(run), str(tmp_path / "broken")], check=True)
     (tmp_path / "broken" / "chat_template.jinja").write_text("{% for", "utf-8")
     assert main(["--port", "0", "--run", str(tmp_path / "broken")]) == 2
-    assert "broken: not a chat template in Jinja" in capsys.readouterr().err
+    assert "broken: chat template: not a chat template in Jinja" in capsys.readouterr().err

@@ -1,0 +1,135 @@
+"""Conversations: a model with a chat template answers, and at the terminal remembers what was said."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, TextIO, Unpack
+
+from jslm.data.chat import ChatTemplate
+from jslm.errors import JslmError
+from jslm.sample.options import Arguments, Options, resolve_options
+from jslm.sample.row import Row
+
+if TYPE_CHECKING:
+    from jslm.sample.language_model import LanguageModel
+
+
+class Chat:
+    """A model's chat template, bound to it: what it reads before an answer, and what ends one."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        """Raises JslmError where the model has no chat template, or a bad one."""
+        if not model.chat_template:
+            raise JslmError(
+                "this model has no chat template: it continues texts (leave out --chat); train it on data.messages, or "
+                "put a chat_template.jinja into its folder"
+            )
+        self._model = model
+        self._template = ChatTemplate(model.chat_template, model.tokenizer)
+        self._starts = model.ends_documents and bool(model.config.data.messages)
+
+    def prompt_ids(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """What the model reads before it answers, as in training. Raises JslmError where the template refuses."""
+        return self._template.prompt_ids(messages, starts_document=self._starts) or [self._model.tokenizer.bos_id]
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """Texts that end an answer, besides the end-of-text token."""
+        return self._template.stops
+
+    def stream(self, messages: Sequence[Mapping[str, str]], **arguments: Unpack[Arguments]) -> Iterator[str]:
+        """Pieces of the answer as they come; arguments as for `LanguageModel.stream`.
+
+        Raises JslmError where the template refuses the messages, or they leave no room in the context to answer.
+        """
+        options = self._options(arguments)
+        ids = self.prompt_ids(messages)
+        context = self._model.config.model.context_length
+        if len(ids) >= context:
+            raise JslmError(
+                f"the conversation is {len(ids)} tokens, the context of this model is {context}; say less, or leave "
+                "out its oldest messages"
+            )
+        limit = min(options.max_new_tokens, context - len(ids))
+        row = Row("", ids, 0, limit, self._model.tokenizer, options.stop)
+        return self._model.stream_row(row, options)
+
+    def fitting(self, messages: Sequence[Mapping[str, str]], **arguments: Unpack[Arguments]) -> list[Mapping[str, str]]:
+        """The messages without the oldest turns that leave no room to answer in; a first system message stays.
+
+        Room is `max_new_tokens`, or half the context where that is less. What is left may still be too long.
+        """
+        context = self._model.config.model.context_length
+        room = min(self._options(arguments).max_new_tokens, context // 2)
+        kept = list(messages)
+        first = 1 if kept and kept[0]["role"] == "system" else 0
+        while len(kept) > first + 2 and len(self.prompt_ids(kept)) + room > context:
+            # A question goes with its answer: templates want them by turns.
+            del kept[first : first + 2]
+        return kept
+
+    def _options(self, arguments: Arguments) -> Options:
+        options = resolve_options(self._model.config.sample, **arguments)
+        return dataclasses.replace(options, stop=(*options.stop, *self.stops))
+
+
+def converse(model: LanguageModel, arguments: Arguments, *, as_json: bool, lines: TextIO | None = None) -> None:
+    """Reads what is said line by line, from the terminal or stdin, and prints each answer as it is written.
+
+    As JSON an object a line: the messages so far, the answer last. Where the context is full, the oldest turns are
+    forgotten. Ctrl-C ends an answer, then the whole; Ctrl-D ends it. Raises JslmError as `Chat`.
+    """
+    chat = Chat(model)
+    source = sys.stdin if lines is None else lines
+    is_terminal = lines is None and sys.stdin is not None and sys.stdin.isatty()
+    messages: list[Mapping[str, str]] = []
+    first_seed = arguments["seed"]
+    for turn, said in enumerate(_said(source, is_terminal)):
+        asked = [*messages, {"role": "user", "content": said}]
+        seeded: Arguments = {**arguments, "seed": first_seed + turn}
+        kept = chat.fitting(asked, **seeded)
+        if len(kept) < len(asked):
+            print(f"(forgotten: the first {len(asked) - len(kept)} messages)", file=sys.stderr)
+        try:
+            pieces = chat.stream(kept, **seeded)
+        except JslmError as error:
+            if not is_terminal:
+                raise
+            print(f"jslm.sample: {error}", file=sys.stderr)
+            continue
+        answer = _print_answer(pieces, is_silent=as_json)
+        messages = [*kept, {"role": "assistant", "content": answer}]
+        if as_json:
+            print(json.dumps({"messages": messages, "seed": seeded["seed"]}, ensure_ascii=False), flush=True)
+
+
+def _said(source: TextIO, is_terminal: bool) -> Iterator[str]:
+    while True:
+        try:
+            line = input("> ") if is_terminal else source.readline()
+        except UnicodeDecodeError as error:
+            raise JslmError(f"stdin: not UTF-8 text (byte {error.start:,})") from None
+        except (EOFError, KeyboardInterrupt):
+            print(file=sys.stderr)
+            return
+        if not line and not is_terminal:
+            return
+        if said := line.strip():
+            yield said
+
+
+def _print_answer(pieces: Iterator[str], *, is_silent: bool) -> str:
+    answer = ""
+    try:
+        for piece in pieces:
+            answer += piece
+            if not is_silent:
+                print(piece, end="", flush=True)
+    except KeyboardInterrupt:
+        pass
+    if not is_silent:
+        print(flush=True)
+    return answer.strip()
