@@ -19,6 +19,7 @@ from jslm.model.decoder import (
 from jslm.model.lora import init_adapters, merge_adapters
 from jslm.model.loss import IGNORED
 from jslm.model.shapes import compute_dtype, count_parameters, flops_per_token
+from jslm.model.splash import splash_block_length
 
 __all__ = [
     "IGNORED",
@@ -39,6 +40,7 @@ __all__ = [
     "merge_adapters",
     "param_axes",
     "param_shapes",
+    "splash_block_length",
     "stack_conditions",
     "unstack_layers",
 ]

@@ -30,7 +30,7 @@ def splash_refusal(dtype: DTypeLike, length: int, dropout: float) -> str:
     return ""
 
 
-def block_length(length: int) -> int:
+def splash_block_length(length: int) -> int:
     """Rows of a block: the largest multiple of 128 up to 512 that divides `length`, itself a multiple of 128."""
     return max(size for size in range(_LANES, _LARGEST_BLOCK + 1, _LANES) if length % size == 0)
 
@@ -74,7 +74,7 @@ def _attend(q: Array, k: Array, v: Array, segments: Array | None, interpret: boo
     )
 
     _, length, heads, head_dim = q.shape
-    block = block_length(length)
+    block = splash_block_length(length)
     kernel = make_splash_mha(
         MultiHeadMask([CausalMask((length, length))] * heads),
         block_sizes=BlockSizes(

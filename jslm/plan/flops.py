@@ -7,12 +7,14 @@ from typing import Any
 
 import jax
 
+from jslm.plan.kernels import causal_share, is_splash
+
 
 def count_flops(traced: jax.stages.Traced) -> float:
     """FLOPs of the matrix products over all devices: 2 for each multiply-add, recomputation included.
 
-    A scan's body counts as often as it runs, a `while_loop`'s once, and of several branches the dearest. Fused
-    attention counts as its products would without the fusion.
+    A scan's body counts as often as it runs, a `while_loop`'s once, and of several branches the dearest. cuDNN's
+    attention counts as its products would without the fusion, splash attention with the blocks that its mask leaves.
     """
     return _jaxpr_flops(traced.jaxpr)
 
@@ -34,7 +36,12 @@ def _equation_flops(equation: Any) -> float:
         # Forward: two products. Backward: the scores again and four gradients.
         return 2.0 * (2 if "fwd" in name else 5) * batch * heads * head_dim * length * key.shape[1]
     if name == "pallas_call":
-        return _jaxpr_flops(params["jaxpr"]) * math.prod(int(size) for size in params["grid_mapping"].grid)
+        grid = [int(size) for size in params["grid_mapping"].grid]
+        share = causal_share(grid[-1]) if is_splash(params["name"]) else 1.0
+        return _jaxpr_flops(params["jaxpr"]) * math.prod(grid) * share
+    if name == "shard_map":
+        # Written for one device.
+        return float(sum(_jaxpr_flops(value) for value in _jaxprs(params)) * params["mesh"].size)
     if name == "cond":
         return max(_jaxpr_flops(branch) for branch in params["branches"])
     inner = sum(_jaxpr_flops(value) for value in _jaxprs(params))

@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from jslm.plan.hlo_text import Computation, Instruction, Module, Shape
+from jslm.plan.kernels import is_splash, splash_bytes, splash_flops
 
 # These name or rearrange values; no memory is read for them.
 _FREE = frozenset(
@@ -196,6 +197,8 @@ def _flops(module: Module, where: Computation, instruction: Instruction) -> floa
         return 2.0 * instruction.shapes[0].elements * math.prod(contracted)
     if instruction.opcode == "convolution":
         return _convolution_flops(where, instruction)
+    if instruction.opcode == "custom-call" and is_splash(instruction.name):
+        return splash_flops(instruction.name, _read_shapes(where, instruction))
     return 0.0
 
 
@@ -250,6 +253,8 @@ def _moved(module: Module, where: Computation, instruction: Instruction) -> floa
     if opcode in ("copy-start", "slice-start"):
         target, source = instruction.shapes[:2] if opcode == "copy-start" else instruction.shapes[1::-1]
         return target.bytes * (target.in_main_memory + source.in_main_memory)
+    if opcode == "custom-call" and is_splash(instruction.name):
+        return splash_bytes(instruction.name, _read_shapes(where, instruction), instruction.shapes)
     inner = module.computations.get(instruction.calls.get("calls", "")) if opcode == "fusion" else None
     total = 0.0
     for index, operand in enumerate(instruction.operands):
@@ -266,6 +271,10 @@ def _moved(module: Module, where: Computation, instruction: Instruction) -> floa
     if any(shape.in_main_memory for shape in instruction.shapes):
         total += _written(module, where, instruction)
     return total
+
+
+def _read_shapes(where: Computation, instruction: Instruction) -> list[Shape]:
+    return [shape for operand in instruction.operands for shape in where.shapes(operand)]
 
 
 def _read(module: Module, fused: Computation, parameter: int) -> float:

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import math
 import re
+from collections.abc import Iterator
 
 _BITS = {"pred": 8, "bf16": 16, "token": 0, "opaque": 0}
 _SHAPE = re.compile(r"\b([a-z]+\d*\w*)\[([\d,<=]*)\](\{[^}]*\})?")
@@ -107,7 +108,7 @@ def parse_hlo(text: str) -> Module:
     computations: dict[str, Computation] = {}
     entry, name, root = "", "", ""
     instructions: dict[str, Instruction] = {}
-    for line in text.splitlines():
+    for line in _whole_lines(text):
         if line and not line[0].isspace():
             if header := _COMPUTATION.match(line):
                 name, instructions, root = header[2], {}, ""
@@ -121,6 +122,18 @@ def parse_hlo(text: str) -> Module:
                 instructions[instruction.name] = instruction
                 root = instruction.name if found[1] else root
     return Module(computations, entry)
+
+
+def _whole_lines(text: str) -> Iterator[str]:
+    """Lines, with what Pallas writes into the middle of a kernel's put back where it belongs."""
+    held = ""
+    for line in text.splitlines():
+        if line.startswith(('"', "}}")):
+            held += line
+        else:
+            yield held
+            held = line
+    yield held
 
 
 def _parse_instruction(name: str, text: str) -> Instruction | None:

@@ -102,9 +102,10 @@ def compile_train(config: Config, mesh: Mesh, dtype: jnp.dtype) -> TrainProgram:
         temporaries=sizes.temp_size_in_bytes + max(0, new),
         program=sizes.generated_code_size_in_bytes,
     )
-    # Kernels of their own (cuBLAS, Pallas) show no products in the program; work that every device repeats, such as
-    # Muon's on replicated weights, shows only there.
-    return TrainProgram(memory, max(asked, traffic.flops), traffic, "")
+    # A program for TPUs shows all of its products. Elsewhere some are hidden in libraries (cuBLAS), and work that every
+    # device repeats, such as Muon's on replicated weights, shows only in the program.
+    flops = traffic.flops if platform == "tpu" else max(asked, traffic.flops)
+    return TrainProgram(memory, flops, traffic, "")
 
 
 def compile_decode(config: Config, device: jax.Device, dtype: jnp.dtype, batch: int) -> tuple[Traffic, int]:

@@ -16,7 +16,7 @@ import pytest
 
 from jslm.model import attention
 from jslm.model.attention import causal_attention
-from jslm.model.splash import block_length, splash_attention
+from jslm.model.splash import splash_attention, splash_block_length
 
 ROOT = Path(__file__).resolve().parents[2]
 BATCH, HEADS, DIM = 2, 4, 16
@@ -64,7 +64,7 @@ def test_heads_whose_width_has_an_inexact_root_are_scaled_in_float32() -> None:
 
 @pytest.mark.parametrize(("length", "block"), [(128, 128), (384, 384), (640, 128), (1024, 512), (1280, 256)])
 def test_blocks_divide_the_length(length: int, block: int) -> None:
-    assert block_length(length) == block
+    assert splash_block_length(length) == block
 
 
 def test_other_lengths_have_xla_and_the_log_says_so_once(caplog: pytest.LogCaptureFixture) -> None:

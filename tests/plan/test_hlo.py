@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from jslm.model.splash import splash_attention
 from jslm.plan.flops import count_flops
 from jslm.plan.hlo import count_traffic, trip_count
 from jslm.plan.hlo_text import parse_hlo
@@ -111,6 +112,53 @@ def test_reduce_scatter_fusion_of_tpus_is_no_all_reduce() -> None:
     text = text.replace("tuple(%i.2, %z, %ws)", "tuple(%i.2, %unused, %ws)")
     kinds = {(c.kind, c.count, c.payload_bytes) for c in count_traffic(parse_hlo(text)).collectives}
     assert ("reduce-scatter", 4, 4 * X) in kinds
+
+
+# As libtpu writes a kernel of Pallas: its metadata goes over lines that look like the end of a computation.
+KERNEL = """
+ENTRY %main (next: s8[1,2,2], q: bf16[3,8,1024,64], k: bf16[3,4,1024,64], v: bf16[3,4,1024,64]) -> bf16[3,8,1024,64] {
+  %next = s8[1,2,2]{2,1,0} parameter(0)
+  %q = bf16[3,8,1024,64]{3,2,1,0:T(8,128)(2,1)} parameter(1)
+  %k = bf16[3,4,1024,64]{3,2,1,0:T(8,128)(2,1)} parameter(2)
+  %v = bf16[3,4,1024,64]{3,2,1,0:T(8,128)(2,1)S(1)} parameter(3)
+  %rows = s32[1024,128]{1,0:T(8,128)} iota(), iota_dimension=0
+  %splash_mha_fwd.1 = (bf16[3,8,1024,64]{3,2,1,0}, f32[3,8,1024,128]{3,2,1,0}) custom-call(CALL, METADATA
+  ROOT %out = bf16[3,8,1024,64]{3,2,1,0} get-tuple-element(%splash_mha_fwd.1), index=0, METADATA
+}
+""".replace("CALL", '%next, %q, %k, %v, %rows), custom_call_target="tpu_custom_call"').replace(
+    "METADATA", 'frontend_attributes={kernel_metadata={\n"xprof_metadata":"{\\"block_q\\": 512}"\n}}'
+)
+ARRAY, ROWS = 3 * 1024 * 64 * 2, 1024 * 128 * 4
+
+
+def test_kernels_read_blocks_as_often_as_they_walk_over_them() -> None:
+    module = parse_hlo(KERNEL)
+    assert list(module.computations["main"].instructions) == ["next", "q", "k", "v", "rows", "splash_mha_fwd.1", "out"]
+    written = 8 * ARRAY + 8 * 3 * ROWS
+    # Of two blocks of keys each head of queries reads the first one and, for its second block, the second one. Values
+    # are on the chip here. The numbers of the rows are read for each head of each sequence.
+    read = 4 + 8 * ARRAY + 2 * 4 * ARRAY + 3 * 8 * ROWS
+    assert count_traffic(module).bytes == written + read
+    product = 2 * 3 * 8 * 1024**2 * 64
+    assert count_traffic(module).flops == 2 * product * 3 / 4
+    # The gradients of keys and values: those once, queries for both blocks of keys where the mask leaves them.
+    other = KERNEL.replace("splash_mha_fwd", "splash_mha_dkv")
+    assert count_traffic(parse_hlo(other)).flops == 4 * product * 3 / 4
+    assert count_traffic(parse_hlo(other)).bytes == written + 4 + 1.5 * 8 * ARRAY + 4 * ARRAY + 3 * ROWS
+
+
+def test_flops_of_splash_attention_are_those_of_the_blocks_under_the_mask() -> None:
+    q, k = jax.ShapeDtypeStruct((2, 1024, 4, 16), jnp.float32), jax.ShapeDtypeStruct((2, 1024, 2, 16), jnp.float32)
+    product = 2 * 2 * 4 * 1024**2 * 16
+
+    def objective(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        return jnp.sum(splash_attention(q, k, v))
+
+    assert count_flops(jax.jit(splash_attention).trace(q, k, k)) == 2 * product * 3 / 4
+    # Two products forward; backward the scores and the weights' gradient twice, and one each for q, k and v. Outside
+    # of the kernels, each row of the output times its gradient.
+    rows = 2 * q.size
+    assert count_flops(jax.jit(jax.grad(objective, (0, 1, 2))).trace(q, k, k)) == (2 + 7) * product * 3 / 4 + rows
 
 
 def test_loop_of_unknown_length_counts_once_and_can_be_counted_alone() -> None:
