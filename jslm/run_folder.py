@@ -27,6 +27,7 @@ class RunFolder:
         self.metrics = self.path / "metrics.jsonl"
         self.samples = self.path / "samples.md"
         self.info = self.path / "run.json"
+        self.reference = self.path / "reference.npz"
 
     def create(self) -> None:
         """Makes the folder; JslmError where that is not allowed."""

@@ -213,6 +213,12 @@ class DataConfig(Section):
         'needs `tokenizer.special_tokens = ["<|im_start|>", "<|im_end|>"]`; or the path of a Jinja file, `x.jinja`, as '
         "Hugging Face's models have them.",
     )
+    rejected: str = Field(
+        "",
+        description="For preferences (`train.objective = dpo`): the key or column of records with the answer that was "
+        "not preferred; `template` and `prompt_end` say what the prompt and the preferred answer are. Other objectives "
+        "learn the preferred answers of such data.",
+    )
     stride: NonNegative = Field(
         0,
         description="Tokens from one training window to the next, where windows are to overlap (`packing = windows`): "

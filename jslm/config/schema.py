@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from jslm.config.completion_checks import check_completions
 from jslm.config.data_schema import DataConfig, PrepareConfig, TokenizerConfig
+from jslm.config.preference_checks import check_preferences
 from jslm.config.section import Fraction, NonNegative, Positive, Section, from_list
 
 
@@ -232,13 +233,28 @@ class LoraConfig(Section):
     ] = Field(("q", "k", "v", "out", "gate", "up", "down"), description="Which projections of each layer have one.")
 
 
+class DpoConfig(Section):
+    """`objective = "dpo"`: how preferences are learned (Rafailov et al. 2023)."""
+
+    beta: float = Field(
+        0.1, gt=0.0, description="Weight of staying near the reference model; lower allows answers further from it."
+    )
+    label_smoothing: float = Field(
+        0.0,
+        ge=0.0,
+        lt=0.5,
+        description="Share of pairs taken to be the wrong way round (conservative DPO, Mitchell 2023). 0: none.",
+    )
+
+
 class TrainConfig(Section):
     """The training loop."""
 
-    objective: Literal["text", "sft"] = Field(
+    objective: Literal["text", "sft", "dpo"] = Field(
         "text",
         description="What is learned. `text`: each next token; `sft`: the completions of pairs (`data.prompt_end`) and "
-        "what assistants say (`data.messages`), which the data then must have (Ouyang et al. 2022).",
+        "what assistants say (`data.messages`), which the data then must have (Ouyang et al. 2022); `dpo`: to "
+        "prefer one answer to another (`data.rejected`, `train.dpo`), from the model of `init_from`.",
     )
     steps: NonNegative = Field(0, description="Optimizer steps. 0: from `epochs`.")
     epochs: float = Field(1.0, gt=0.0, description="Passes over the training tokens, where `steps` is 0.")
@@ -266,6 +282,7 @@ class TrainConfig(Section):
     )
     init_from: str = Field("", description="Run folder or model file whose weights training starts from.")
     lora: LoraConfig = Field(default_factory=lambda: LoraConfig(), description="Low-rank adapters.")
+    dpo: DpoConfig = Field(default_factory=lambda: DpoConfig(), description="Preferences.")
     init_checkpoint: str = Field("best", description="Which of its checkpoints: `best`, `latest`, or a step.")
     loss_chunk: NonNegative = Field(
         0, description="Tokens a cross-entropy chunk. 0: chosen so that logits stay under about 64 MB a device."
@@ -317,6 +334,7 @@ class Config(Section):
                 f"train.lora.rank = {self.train.lora.rank} adapts a trained model, and train.init_from is empty; name "
                 "the run or the file to start from"
             )
+        check_preferences(self)
         micro = self.train.micro_batch
         if micro and self.train.batch_size % micro:
             raise ValueError(f"train.micro_batch = {micro} does not divide train.batch_size = {self.train.batch_size}")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from jslm.config import DataConfig
 from jslm.data.chat import splitter
 from jslm.data.cleaners import apply_cleaners
+from jslm.data.pairs import check_preference
 from jslm.data.readers import InputFile, StoriesSource, check_settings, find_files, parse_stories, read_file
 from jslm.data.readers.problems import OnBad, stop
 from jslm.data.readers.records import LabelledText
@@ -34,7 +35,7 @@ class Document:
     """One text, and where it came from; `bits` is its information content where a generator knows it.
 
     `removed` says how many characters each cleaner took out, by what they were. `labels` are those of
-    `data.conditions`, in their order (empty: none).
+    `data.conditions`, in their order (empty: none). `rejected` is the answer that `data.rejected` names.
     """
 
     text: str
@@ -42,6 +43,7 @@ class Document:
     bits: float | None = None
     removed: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
+    rejected: str | None = None
 
 
 def read_documents(config: DataConfig, on_bad: OnBad = stop) -> Iterator[Document]:
@@ -80,7 +82,7 @@ def read_entry(entry: InputFile | StoriesSource, config: DataConfig, on_bad: OnB
         from jslm.data.stories import generate_stories
 
         name = f"stories:{entry.megabytes:g}MB:seed={entry.seed}"
-        for key, what in {"conditions": "labels", "messages": "messages"}.items():
+        for key, what in {"conditions": "labels", "rejected": "preferences", "messages": "messages"}.items():
             if getattr(config, key):
                 raise JslmError(f"data.{key}: {name} has no {what}; they come with records, as in JSONL")
         for story in generate_stories(entry.megabytes, entry.seed):
@@ -91,12 +93,15 @@ def read_entry(entry: InputFile | StoriesSource, config: DataConfig, on_bad: OnB
             try:
                 if config.conditions and not isinstance(text, LabelledText):
                     raise JslmError("data.conditions: no record with labels, but plain text")
+                rejected: str | None = getattr(text, "rejected", None)
                 if text and not text.isspace():
-                    split(text)
+                    parts = split(text)
+                    if config.rejected:
+                        check_preference(parts[-1].text, rejected)
             except JslmError as error:
                 on_bad(JslmError(f"{where}: {error}"))
             else:
-                yield Document(str(text), where, labels=getattr(text, "labels", ()))
+                yield Document(str(text), where, labels=getattr(text, "labels", ()), rejected=rejected)
 
 
 def clean_document(document: Document, config: DataConfig) -> Document:

@@ -8,17 +8,20 @@ from typing import Literal, Protocol
 import numpy as np
 from jaxtyping import Int32, Int64
 
-from jslm.config import ConditionConfig
+from jslm.config import ConditionConfig, Config
 from jslm.data.labels import condition_names
 from jslm.data.packing import PackedDocuments
+from jslm.data.preferences import PreferencePairs
 from jslm.data.token_file import TokenFile
 from jslm.data.windows import Windows
 from jslm.errors import JslmError
 
-Packing = Literal["windows", "documents"]
+# `data.packing`, or pairs of answers for train.objective = "dpo" (see `packing_of`).
+Packing = Literal["windows", "documents", "preferences"]
 
 # "inputs", "targets" and, for packed documents, "segments". `targets[r, i]` is the token that follows `inputs[r, i]`,
 # or -1 where there is none to predict; `segments[r, i]` numbers the documents of a row from 1, and padding is 0.
+# Preferences are `[rows, 2, length]`, and have a float32 "reference" `[rows, 2]`: see `PreferencePairs`.
 Batch = dict[str, Int32[np.ndarray, "rows length"]]
 
 
@@ -44,8 +47,13 @@ class Examples(Protocol):
 
 def batch_names(packing: Packing, conditions: Sequence[ConditionConfig] = ()) -> tuple[str, ...]:
     """The arrays of a batch."""
-    names = ("inputs", "targets", "segments") if packing == "documents" else ("inputs", "targets")
-    return (*names, *condition_names(conditions))
+    extra = {"windows": (), "documents": ("segments",), "preferences": ("reference",)}
+    return ("inputs", "targets", *extra[packing], *condition_names(conditions))
+
+
+def packing_of(config: Config) -> Packing:
+    """How a run's token files are cut: as `data.packing` says, or as `train.objective` demands."""
+    return "preferences" if config.train.objective == "dpo" else config.data.packing
 
 
 def open_examples(
@@ -54,12 +62,15 @@ def open_examples(
     packing: Packing,
     stride: int = 0,
     conditions: Sequence[ConditionConfig] = (),
+    reference: np.ndarray | None = None,
 ) -> Examples:
-    """A token file cut as `packing` says; `stride` (0: `length`) is for windows.
+    """A token file cut as `packing` says; `stride` (0: `length`) is for windows, `reference` for preferences.
 
-    `conditions` are the model's. Raises JslmError where prompt/completion pairs, or documents with labels, are to be
-    cut in windows.
+    `conditions` are the model's. Raises JslmError as `PreferencePairs`, and where prompt/completion pairs, or documents
+    with labels, are to be cut in windows.
     """
+    if packing == "preferences":
+        return PreferencePairs(token_file, length, conditions, reference)
     if packing == "documents":
         return PackedDocuments(token_file, length, conditions)
     if conditions:
@@ -88,7 +99,7 @@ def gather_rows(
     for index in np.unique(corpus):
         rows = corpus == index
         for name, part in examples[index].gather(numbers[rows], first[rows]).items():
-            batch.setdefault(name, np.empty((len(corpus), part.shape[1]), np.int32))[rows] = part
+            batch.setdefault(name, np.empty((len(corpus), *part.shape[1:]), part.dtype))[rows] = part
     return batch
 
 

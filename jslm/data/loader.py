@@ -13,12 +13,22 @@ import numpy as np
 from jaxtyping import Int64
 
 from jslm.config import ConditionConfig
-from jslm.data.examples import Batch, Chain, Examples, Packing, batch_names, gather_rows, open_examples
+from jslm.data.examples import Batch, Chain, Examples, Packing, batch_names, gather_rows, open_examples, packing_of
 from jslm.data.mixture import BLOCK, Mixture
+from jslm.data.preferences import REJECTED, PreferencePairs
 from jslm.data.token_file import TokenFile
 from jslm.errors import JslmError
 
-__all__ = ["Batch", "Packing", "TrainLoader", "batch_names", "count_examples", "eval_batches", "make_loader"]
+__all__ = [
+    "Batch",
+    "Packing",
+    "TrainLoader",
+    "batch_names",
+    "count_examples",
+    "eval_batches",
+    "make_loader",
+    "packing_of",
+]
 
 log = logging.getLogger("jslm")
 
@@ -155,7 +165,10 @@ class TrainLoader(Iterator[Batch]):
         """This process's rows of the batch at `step`, whatever the iterator's position: int32 [rows, T] each."""
         first = step * self.batch_size
         batch = gather_rows(self._examples, *self._sequences(first + self._rows.start, first + self._rows.stop))
-        return {name: rows.reshape(-1, self.context_at(step)) for name, rows in batch.items()}
+        context = self.context_at(step)
+        if context == self._length:
+            return batch
+        return {name: rows.reshape(-1, context) for name, rows in batch.items()}
 
     def __iter__(self) -> Self:
         return self
@@ -210,6 +223,12 @@ class TrainLoader(Iterator[Batch]):
         self.close()
         self.step = step
 
+    def set_references(self, references: Sequence[np.ndarray]) -> None:
+        """Of preferences: the reference model's log-probabilities, an array a corpus (see `PreferencePairs`)."""
+        for part, reference in zip(self._examples, references, strict=True):
+            assert isinstance(part, PreferencePairs)
+            part.reference = reference
+
     def close(self) -> None:
         """Stops the prefetching thread; `next` starts it again."""
         if self._iterator is not None:
@@ -231,6 +250,7 @@ def eval_batches(
     process_count: int = 1,
     packing: Packing = "windows",
     conditions: Sequence[ConditionConfig] = (),
+    references: Sequence[np.ndarray] = (),
 ) -> Iterator[Batch]:
     """This process's rows of each validation batch: int32 [batch_size / process_count, T], in the text's order.
 
@@ -242,7 +262,7 @@ def eval_batches(
     Raises JslmError where process_count does not divide batch_size.
     """
     rows = _process_rows(batch_size, process_index, process_count)
-    windows = Chain(_open_all(token_files, context_length, packing, 0, conditions))
+    windows = Chain(_open_all(token_files, context_length, packing, 0, conditions, references))
     chosen = np.arange(windows.count)
     limit = max_batches * batch_size
     if 0 < limit < windows.count:
@@ -270,8 +290,14 @@ def _open_all(
     packing: Packing,
     stride: int,
     conditions: Sequence[ConditionConfig] = (),
+    references: Sequence[np.ndarray] = (),
 ) -> list[Examples]:
-    return [open_examples(file, length, packing, stride, conditions) for file in _listed(token_files)]
+    files = _listed(token_files)
+    known: Sequence[np.ndarray | None] = list(references) or [None] * len(files)
+    return [
+        open_examples(file, length, packing, stride, conditions, reference)
+        for file, reference in zip(files, known, strict=True)
+    ]
 
 
 def _check_corpus(file: TokenFile, examples: Examples, packing: Packing, has_stages: bool) -> None:
@@ -293,7 +319,9 @@ def _check_corpus(file: TokenFile, examples: Examples, packing: Packing, has_sta
 
 def _digest(file: TokenFile) -> str:
     """What tells one corpus from another of the same size; short, as it goes into error messages."""
-    return str(file.meta.get(file.path.stem, {}).get("sha256", ""))[:12]
+    digest = str(file.meta.get(file.path.stem, {}).get("sha256", ""))[:12]
+    rejected = file.meta.get(REJECTED, {}).get(file.path.stem, "")[:12]
+    return f"{digest}/{rejected}" if rejected else digest
 
 
 def _process_rows(batch_size: int, process_index: int, process_count: int) -> slice:

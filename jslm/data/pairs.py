@@ -41,3 +41,14 @@ def split_pair(text: str, prompt_end: str) -> tuple[str, str]:
             "be a prompt, that text, and a completion: see data.template and data.cleaners"
         )
     return prompt + found, completion
+
+
+def check_preference(chosen: str, rejected: str | None) -> None:
+    """Raises JslmError where the answers of a preference (`data.rejected`) are not two different ones."""
+    if rejected is None:
+        raise JslmError("data.rejected: no record with a rejected answer, but plain text; give records, as in JSONL")
+    if not chosen or not rejected:
+        raise JslmError(f"data.rejected: the {'rejected' if chosen else 'chosen'} answer is empty; give two answers")
+    if chosen == rejected:
+        shown = repr(chosen if len(chosen) < 64 else chosen[:60] + "...")
+        raise JslmError(f"data.rejected: both answers are {shown}, which prefers nothing; drop the record")

@@ -16,6 +16,7 @@ from jslm.model.decoder import (
     stack_conditions,
     unstack_layers,
 )
+from jslm.model.log_probs import row_log_probs
 from jslm.model.lora import init_adapters, merge_adapters
 from jslm.model.loss import IGNORED
 from jslm.model.shapes import compute_dtype, count_parameters, flops_per_token
@@ -40,6 +41,7 @@ __all__ = [
     "merge_adapters",
     "param_axes",
     "param_shapes",
+    "row_log_probs",
     "splash_block_length",
     "stack_conditions",
     "unstack_layers",

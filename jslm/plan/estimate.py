@@ -121,7 +121,8 @@ def plan_on(config: Config, topology: str, devices: list[jax.Device], *, decode_
     fits = not program.refusal and memory.total <= _USABLE[platform] * chip.memory_bytes
     if not fits and not program.refusal:
         notes.append("does not fit: the step compiled, but takes more memory than the device has")
-    tokens = config.train.batch_size * config.model.context_length
+    rows = 2 if config.train.objective == "dpo" else 1
+    tokens = rows * config.train.batch_size * config.model.context_length
     roofline = hours = mfu = seconds = None
     if traffic is not None:
         wire = sum(collective.wire_bytes for collective in traffic.collectives)

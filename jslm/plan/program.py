@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jslm.config import Config
-from jslm.data.loader import batch_names
+from jslm.data.loader import batch_names, packing_of
 from jslm.model import choose_attention, compute_dtype
 from jslm.parallel import batch_sharding
 from jslm.plan.flops import count_flops
@@ -125,9 +125,15 @@ def compile_decode(config: Config, device: jax.Device, dtype: jnp.dtype, batch: 
 def _abstract_batch(config: Config, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
     train = config.train
     micro = train.micro_batch or train.batch_size
-    shape = (train.batch_size // micro, micro, config.model.context_length)
-    rows = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=batch_sharding(mesh, accumulation=True))
-    return dict.fromkeys(batch_names(config.data.packing, config.model.conditions), rows)
+    packing = packing_of(config)
+    pairs = (train.batch_size // micro, micro, *([2] if packing == "preferences" else []))
+
+    def array(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(mesh, accumulation=True))
+
+    rows = array((*pairs, config.model.context_length), jnp.int32)
+    names = dict.fromkeys(batch_names(packing, config.model.conditions), rows)
+    return names | ({"reference": array(pairs, jnp.float32)} if packing == "preferences" else {})
 
 
 def _device_bytes(tree: Any) -> int:

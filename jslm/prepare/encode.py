@@ -25,7 +25,7 @@ from jslm.tokenizer import Tokenizer, tokenizer_from_json
 CHUNK_CHARACTERS = 1 << 18
 # Some seconds' work, which is what a killed run loses.
 PART_CHARACTERS = 1 << 24
-_KIND = "tokens"
+TOKENS = "tokens"
 # GPT-2's pre-tokens take white space in front of a word, never behind it: nothing reaches across these places.
 _SAFE_CUT = re.compile(r"\S(?=[ \n])")
 # What is written down of the tokens that are read and not learned: how many begin a document, or which they are.
@@ -75,14 +75,15 @@ def encode_corpus(
     split: Callable[[str], list[Part]] = lambda text: [Part(text)],
     mask: Mask = "",
     labels: Sequence[Sequence[str]] = (),
+    kind: str = TOKENS,
 ) -> None:
-    """Encodes what no earlier run has, and leaves it in `work`; `add_parts` takes it from there.
+    """Encodes what no earlier run has, and leaves it in `work` as parts of `kind`; `add_parts` takes it from there.
 
     Long pieces are cut where no token can reach across, so the ids are those of the whole piece, or of each of the
     parts that `split` makes of it; `mask` says what is kept of which are learned. `labels` are those of each condition.
     Raises JslmError as `split`, `run_tasks` and the disk do.
     """
-    done = work.parts(_KIND)
+    done = work.parts(kind)
     tallies = [_read_tally(path) for path in done]
     before = sum(sum(tally.utf8_bytes.values()) for tally in tallies)
     if before:
@@ -96,18 +97,18 @@ def encode_corpus(
         for chunks, encoded in run_tasks(encode_texts, tokenizer.to_json(), tasks, workers):
             progress.add(part.add(chunks, encoded))
             if part.size >= PART_CHARACTERS:
-                work.write(work.part(_KIND, number).name, part.write)
+                work.write(work.part(kind, number).name, part.write)
                 part, number = _Part(tokenizer, part.tally.tasks, mask, labels), number + 1
         if part.size:
-            work.write(work.part(_KIND, number).name, part.write)
+            work.write(work.part(kind, number).name, part.write)
     finally:
         progress.close()
 
 
-def add_parts(work: WorkFolder, writer: TokenWriter) -> int:
+def add_parts(work: WorkFolder, writer: TokenWriter, kind: str = TOKENS) -> int:
     """Moves all that was encoded into `writer`; returns how many characters the tokenizer did not know."""
     unknown = 0
-    for path in work.parts(_KIND):
+    for path in work.parts(kind):
         tally = _read_tally(path)
         unknown += tally.unknown
         with np.load(path) as arrays:
@@ -191,7 +192,14 @@ def _chunks(piece: Piece, tokenizer: Tokenizer, parts: list[Part]) -> Iterator[C
         for text in ([part.text] if part.is_special else cut_text(part.text, CHUNK_CHARACTERS, tokenizer.cuts))
     ]
     for number, part in enumerate(cut):
-        yield Chunk(part.text, piece, number == 0, number == len(cut) - 1, part.is_learned, part.is_special)
+        yield Chunk(
+            part.text,
+            piece,
+            number == 0 and not piece.continues,
+            number == len(cut) - 1,
+            part.is_learned,
+            part.is_special,
+        )
 
 
 def _task(chunks: list[Chunk], size: int, tokenizer: Tokenizer) -> Task[list[Chunk], list[Text]]:

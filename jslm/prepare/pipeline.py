@@ -22,6 +22,7 @@ from jslm.prepare.check import TOKENIZER_NAME, PreparedData, open_prepared, sett
 from jslm.prepare.corpus import Corpus, read_corpus
 from jslm.prepare.encode import add_parts, encode_corpus
 from jslm.prepare.lock import folder_lock
+from jslm.prepare.preferences import REJECTED, encode_rejected, remove_rejected, write_rejected
 from jslm.prepare.sample import compare_with_gpt2, training_texts
 from jslm.prepare.split import Counts, Piece, plan_split
 from jslm.prepare.tasks import Workers
@@ -118,9 +119,16 @@ def _prepare(config: Config, folder: Path, log: Log) -> PreparedData:
     split = splitter(config.data, tokenizer)
     labels = list(conditions.values())
     encode_corpus(pieces(), tokenizer, work, _workers(config, size), size, log, split, mask, labels)
+    identity = {"kind": tokenizer.kind, "fingerprint": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size}
+    rejected: dict[str, Any] = {}
+    unknown = 0
+    if config.data.rejected:
+        encode_rejected(pieces(), tokenizer, work, _workers(config, size), size, log)
+        fields = {"tokenizer": identity, "end_of_text": plan.end_of_text}
+        rejected, unknown = write_rejected(folder, work, tokenizer.vocab_size, fields)
     masks = {"has_prompts": mask == "prompts", "has_learned": mask == "learned"}
     with TokenWriter(folder, tokenizer.vocab_size, conditions=conditions, **masks) as writer:
-        unknown = add_parts(work, writer)
+        unknown += add_parts(work, writer)
         _check_counts(config, writer)
         if unknown:
             log(f"{unknown:,} character(s) of the text are not in {config.tokenizer.path}; they became unknown tokens")
@@ -131,11 +139,7 @@ def _prepare(config: Config, folder: Path, log: Log) -> PreparedData:
             extra_files.append(TEMPLATE_NAME)
         meta = writer.commit(
             {
-                "tokenizer": {
-                    "kind": tokenizer.kind,
-                    "fingerprint": tokenizer.fingerprint,
-                    "vocab_size": tokenizer.vocab_size,
-                },
+                "tokenizer": identity,
                 "sources": list(config.data.sources),
                 "about": config.data.about,
                 "licence": config.data.licence,
@@ -148,9 +152,12 @@ def _prepare(config: Config, folder: Path, log: Log) -> PreparedData:
                 "dropped": {stage: report.to_json() for stage, report in tally.reports.items()},
                 "skipped": {"count": tally.skipped, "first": tally.skipped_first},
                 "unknown_characters": unknown,
+                **({REJECTED: rejected} if rejected else {}),
             },
             extra_files=extra_files,
         )
+    if not rejected:
+        remove_rejected(folder)
     remove_work(folder)
     return PreparedData(folder, tokenizer, meta)
 
@@ -172,7 +179,7 @@ def _tokenizer(
     def texts() -> Iterator[str]:
         # A character vocabulary from a sample would lack the rare ones, and altered copies may have more of them.
         is_sampled = config.tokenizer.kind == "bpe"
-        everything = (said(piece.text) for piece in pieces())
+        everything = (text for piece in pieces() for text in (said(piece.text), piece.rejected or ""))
         if is_sampled:
             return training_texts(map(said, corpus.texts()), config.tokenizer, utf8_bytes)
         return everything

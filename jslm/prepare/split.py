@@ -25,13 +25,18 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A document, or the part of one on either side of the cut; `end_of_text` says whether the token closes it."""
+    """A document, or the part of one on either side of the cut; `end_of_text` says whether the token closes it.
+
+    `rejected` is the answer that was not preferred. A piece that `continues` what stands elsewhere has no token before.
+    """
 
     text: str
     split: Split
     end_of_text: bool
     bits: float | None
     labels: tuple[str, ...] = ()
+    rejected: str | None = None
+    continues: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +59,7 @@ class SplitPlan:
             split: Split = "train"
             if number == next_held_out:
                 split, next_held_out = "val", next(held_out, -1)
-            yield Piece(document.text, split, self.end_of_text, document.bits, document.labels)
+            yield Piece(document.text, split, self.end_of_text, document.bits, document.labels, document.rejected)
 
     def _by_position(self, documents: Iterable[Document]) -> Iterator[Piece]:
         start = 0

@@ -82,8 +82,12 @@ def write_text_part(file: BinaryIO, tally: Tally, documents: Sequence[Document])
     _write_line(file, tally.to_json())
     for document in documents:
         text = document.text.encode("utf-8", "surrogatepass")
-        head = {"source": document.source, "bits": document.bits, "bytes": len(text)}
-        _write_line(file, head | ({"labels": document.labels} if document.labels else {}))
+        head: dict[str, Any] = {"source": document.source, "bits": document.bits, "bytes": len(text)}
+        if document.labels:
+            head["labels"] = document.labels
+        if document.rejected is not None:
+            head["rejected"] = document.rejected
+        _write_line(file, head)
         file.write(text)
 
 
@@ -100,7 +104,8 @@ def read_text_part(path: Path) -> Iterator[Document]:
         while line := file.readline():
             head = json.loads(line)
             text = file.read(head["bytes"]).decode("utf-8", "surrogatepass")
-            yield Document(text, head["source"], head["bits"], labels=tuple(head.get("labels", ())))
+            labels = tuple(head.get("labels", ()))
+            yield Document(text, head["source"], head["bits"], labels=labels, rejected=head.get("rejected"))
 
 
 def _write_line(file: BinaryIO, fields: dict[str, Any]) -> None:

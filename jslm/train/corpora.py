@@ -9,6 +9,7 @@ from typing import Any
 
 from jslm.config import Config, config_from_dict
 from jslm.data.chat import find_template
+from jslm.data.preferences import REJECTED
 from jslm.data.token_file import Split, TokenFile, open_tokens, read_meta, verify
 from jslm.errors import JslmError
 from jslm.prepare import PreparedData, ensure_prepared
@@ -67,6 +68,8 @@ def verify_corpora(config: Config, fingerprint: str, *, check_sha: bool) -> None
                 f"{folder}: text without completions, and train.objective = 'sft' learns those alone; prepare it with "
                 "data.prompt_end or data.messages, or set train.objective = 'text'"
             )
+        if config.train.objective == "dpo" and REJECTED in read_meta(folder):
+            verify(folder / REJECTED, fingerprint, check_sha)
 
 
 def chat_template(config: Config) -> str:

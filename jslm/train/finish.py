@@ -11,11 +11,13 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
+from jslm.config import Config
 from jslm.evaluate import LossResult, check_samples
 from jslm.model import Params, count_parameters, flops_per_token
 from jslm.parallel import describe_devices, peak_flops
 from jslm.run_folder import RunFolder
 from jslm.sample import LanguageModel
+from jslm.train.dpo import SUMS, PreferenceResult
 from jslm.train.metrics import MetricsLog, Progress
 from jslm.train.report import append_samples, write_report
 from jslm.train.setup import Setup
@@ -30,7 +32,7 @@ _TYPICAL_MFU = 0.25
 def run_info(setup: Setup) -> dict[str, Any]:
     """`run.json` at the start of a run: environment, shapes, data, and an estimate of the time."""
     config, meta = setup.config, setup.data.meta
-    tokens_per_step = config.train.batch_size * config.model.context_length
+    tokens_per_step = step_tokens(config)
     peak = peak_flops(setup.dtype.name)
     left = setup.steps - setup.position.step
     expected = None
@@ -46,6 +48,7 @@ def run_info(setup: Setup) -> dict[str, Any]:
         "platform": platform.platform(),
         "devices": describe_devices(),
         "processes": jax.process_count(),
+        "objective": config.train.objective,
         "dtype": setup.dtype.name,
         "mesh": dict(setup.mesh.shape),
         "parameters": {name: count for name, count in count_parameters(config.model).items() if count},
@@ -84,7 +87,7 @@ def finish_run(
     folder: RunFolder,
     info: dict[str, Any],
     status: str,
-    final: LossResult | None,
+    final: LossResult | PreferenceResult | None,
     log: MetricsLog | None,
     progress: Progress | None,
 ) -> None:
@@ -93,7 +96,7 @@ def finish_run(
     if jax.process_index() != 0 or log is None or progress is None:
         return
     position, config = setup.position, setup.config
-    tokens = position.step * config.train.batch_size * config.model.context_length
+    tokens = position.step * step_tokens(config)
     rate = info["result"].get("tokens_per_s")
     peak = peak_flops(setup.dtype.name)
     info["finished"] = _now()
@@ -111,21 +114,11 @@ def finish_run(
         info["result"]["mfu"] = reached / (peak * setup.mesh.size)
     if final is not None:
         info["result"] |= {
-            "val/loss": final.loss,
-            "val/perplexity": final.perplexity,
-            "val/bits_per_byte": final.bits_per_byte,
-            "val/tokens": final.tokens,
+            **validation_values(final),
             "best_step": position.best_step,
             "best_val/loss": position.best_loss,
         }
-        message = (
-            f"validation over all {final.tokens:,} tokens: loss {final.loss:.4f}, perplexity {final.perplexity:.2f}, "
-            f"{final.bits_per_byte:.4f} bits per byte"
-        )
-        floor = info["entropy_bits_per_byte"]
-        if floor:
-            message += f"; the text's own entropy is {floor:.4f} ({final.bits_per_byte / floor - 1:+.1%})"
-        progress.message(message)
+        progress.message(_said(final, info["entropy_bits_per_byte"]))
     if any(source.startswith("stories:") for source in setup.data.meta["sources"]):
         info["story_check"] = check_samples(_language_model(setup, params))
         checked = info["story_check"]
@@ -133,6 +126,34 @@ def finish_run(
     folder.write_info(info)
     if config.train.report:
         progress.message(f"report: {write_report(folder.path)}")
+
+
+def validation_values(result: LossResult | PreferenceResult) -> dict[str, float]:
+    """A validation's figures as `metrics.jsonl` names them."""
+    is_dpo = isinstance(result, PreferenceResult)
+    names = (*SUMS, "pairs") if is_dpo else ("loss", "perplexity", "bits_per_byte", "tokens")
+    return {f"val/{name}": getattr(result, name) for name in names}
+
+
+def step_tokens(config: Config) -> int:
+    """Tokens, padding too, that a step computes; pairs of answers have two rows each."""
+    rows = 2 if config.train.objective == "dpo" else 1
+    return rows * config.train.batch_size * config.model.context_length
+
+
+def _said(final: LossResult | PreferenceResult, floor: float | None) -> str:
+    if isinstance(final, PreferenceResult):
+        return (
+            f"validation over all {final.pairs:,} pairs: loss {final.loss:.4f}, the chosen answer preferred in "
+            f"{final.accuracy:.1%}, margin {final.margin:.4f}"
+        )
+    message = (
+        f"validation over all {final.tokens:,} tokens: loss {final.loss:.4f}, perplexity {final.perplexity:.2f}, "
+        f"{final.bits_per_byte:.4f} bits per byte"
+    )
+    if floor:
+        message += f"; the text's own entropy is {floor:.4f} ({final.bits_per_byte / floor - 1:+.1%})"
+    return message
 
 
 def host_params(setup: Setup) -> Params:

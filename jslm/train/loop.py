@@ -17,14 +17,15 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jslm.config import Config
-from jslm.data.loader import count_examples, eval_batches
+from jslm.data.loader import count_examples, eval_batches, packing_of
 from jslm.errors import JslmError
 from jslm.evaluate import LossResult, evaluate_loss, make_eval_step
 from jslm.model import flops_per_token
 from jslm.parallel import eval_batch_size, peak_flops, start_jax
 from jslm.run_folder import RunFolder, write_atomically
 from jslm.train.corpora import chat_template
-from jslm.train.finish import finish_run, run_info, write_samples
+from jslm.train.dpo import SUMS, PreferenceResult, evaluate_preferences, make_preference_step
+from jslm.train.finish import finish_run, run_info, step_tokens, validation_values, write_samples
 from jslm.train.metrics import MetricsLog, Progress
 from jslm.train.profiler import Profiler
 from jslm.train.report import drop_samples_after, summary_lines
@@ -90,12 +91,17 @@ class _Loop:
         self.info = run_info(setup)
         self.accumulation = config.train.batch_size // (config.train.micro_batch or config.train.batch_size)
         self.step_fn = make_train_step(config, setup.optimizer, setup.steps, setup.mesh, setup.dtype)
-        self.eval_fn = make_eval_step(config, setup.mesh, setup.dtype, setup.data.tokenizer.token_bytes())
+        self.is_dpo = config.train.objective == "dpo"
+        self.eval_fn: Any = (
+            make_preference_step(config, setup.mesh, setup.dtype)
+            if self.is_dpo
+            else make_eval_step(config, setup.mesh, setup.dtype, setup.data.tokenizer.token_bytes())
+        )
         flops = flops_per_token(config.model)
         peak = peak_flops(setup.dtype.name)
         self.mfu_per_rate = flops / (peak * setup.mesh.size) if peak else None
         self.bits_per_nat = 1 / max(1e-9, setup.bytes_per_token) / math.log(2)
-        self.last_validation: LossResult | None = None
+        self.last_validation: LossResult | PreferenceResult | None = None
         # Metrics of the steps since the last line of metrics, and when that was (perf_counter, less what pauses took).
         self.window: list[dict[str, float]] = []
         self.mark = 0.0
@@ -217,14 +223,17 @@ class _Loop:
         losses = [metrics["loss"] for metrics in window if math.isfinite(metrics["loss"])]
         loss = float(np.mean(losses)) if losses else math.nan
         last = window[-1]
+        means = {"bits_per_byte": loss * self.bits_per_nat}
+        if self.is_dpo:
+            means = {name: float(np.mean([metrics[name] for metrics in window])) for name in SUMS if name != "loss"}
         self.info["result"]["tokens_per_s"] = rate
         values: dict[str, Any] = {
             "train/loss": loss,
-            "train/bits_per_byte": loss * self.bits_per_nat,
+            **{f"train/{name}": mean for name, mean in means.items()},
             "lr": last["lr"],
             "grad_norm": last["grad_norm"],
             "param_norm": last["param_norm"],
-            "tokens": step * setup.config.train.batch_size * setup.config.model.context_length,
+            "tokens": step * step_tokens(setup.config),
             "epoch": setup.loader.epoch_of(setup.loader.step - (setup.position.step - step)),
             "tokens_per_s": rate,
             "mfu": rate * self.mfu_per_rate if self.mfu_per_rate else None,
@@ -240,29 +249,23 @@ class _Loop:
         self.last_validation = result
         if result is None:
             return None
-        values = {
-            "val/loss": result.loss,
-            "val/perplexity": result.perplexity,
-            "val/bits_per_byte": result.bits_per_byte,
-            "val/tokens": result.tokens,
-        }
-        self._write(position.step, values)
+        self._write(position.step, validation_values(result))
         if result.loss < position.best_loss:
             position.best_loss, position.best_step, position.evals_since_best = result.loss, position.step, 0
         else:
             position.evals_since_best += 1
         return result.loss
 
-    def _final_result(self) -> LossResult | None:
+    def _final_result(self) -> LossResult | PreferenceResult | None:
         """The loss over the whole split; the last validation, where that took it whole."""
         config = self.setup.config
-        examples = count_examples(self.setup.val_tokens, config.model.context_length, config.data.packing)
+        examples = count_examples(self.setup.val_tokens, config.model.context_length, packing_of(config))
         limit = config.train.eval_batches * eval_batch_size(config)
         if self.last_validation is not None and (limit == 0 or examples <= limit):
             return self.last_validation
         return self._evaluate(whole=True)
 
-    def _evaluate(self, *, whole: bool) -> LossResult | None:
+    def _evaluate(self, *, whole: bool) -> LossResult | PreferenceResult | None:
         setup, config = self.setup, self.setup.config
         if setup.data.meta["val"]["tokens"] < 2:
             return None
@@ -276,10 +279,12 @@ class _Loop:
             limit,
             index,
             count,
-            config.data.packing,
+            packing_of(config),
             config.model.conditions,
+            setup.reference.log_probs["val"] if setup.reference else (),
         )
-        return evaluate_loss(self.eval_fn, model_params(setup.config, setup.state), batches, setup.mesh)
+        evaluate = evaluate_preferences if self.is_dpo else evaluate_loss
+        return evaluate(self.eval_fn, model_params(setup.config, setup.state), batches, setup.mesh)
 
     def _has_failed(self, metrics: dict[str, float]) -> bool:
         # float16's loss scale starts too high on purpose and falls to what fits.

@@ -182,8 +182,11 @@ class Progress:
             fields.append((1, f"loss {values['train/loss']:.3f}"))
         if "val/loss" in values:
             validation = f"val {values['val/loss']:.3f}"
-            bits = values.get("val/bits_per_byte")
-            fields.append((3, validation if bits is None else f"{validation} ({bits:.2f} bits/byte)"))
+            if "val/bits_per_byte" in values:
+                validation += f" ({values['val/bits_per_byte']:.2f} bits/byte)"
+            if "val/accuracy" in values:
+                validation += f" ({values['val/accuracy']:.0%} preferred, margin {values['val/margin']:.2f})"
+            fields.append((3, validation))
         if "lr" in values:
             fields.append((5, f"lr {format_scientific(values['lr'])}"))
         if "tokens_per_s" in values:

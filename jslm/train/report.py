@@ -97,7 +97,7 @@ def _series(lines: Sequence[dict[str, Any]]) -> dict[str, list[tuple[float, floa
 def _with_results(info: dict[str, Any], series: dict[str, list[tuple[float, float]]]) -> dict[str, Any]:
     """`info` with the results that a killed or running run had no time to write."""
     result: dict[str, Any] = {}
-    for key in ("val/loss", "val/bits_per_byte", "val/perplexity", "train/loss"):
+    for key in ("val/loss", "val/bits_per_byte", "val/perplexity", "val/accuracy", "val/margin", "train/loss"):
         if key in series:
             result[key] = series[key][-1][1]
     if series:

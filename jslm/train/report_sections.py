@@ -13,6 +13,7 @@ from jslm.train.metrics import format_count, format_duration, format_rate
 from jslm.train.report_charts import Chart, Line, Points, figure
 from jslm.train.report_summary import Info, dig, format_bytes, format_moment, verdict
 
+_REWARD_STYLES = {"chosen": "val", "rejected": "train"}
 _STATUSES = {"finished": "Finished", "early_stopped": "Stopped early", "interrupted": "Interrupted"}
 
 
@@ -141,11 +142,14 @@ def _tiles(run: Run) -> list[tuple[str, str, str]]:
     if (bits := result.get("val/bits_per_byte")) is not None:
         entropy = run.info.get("entropy_bits_per_byte")
         tiles.append(("bits per byte", f"{bits:.4g}", f"text's entropy {entropy:.4g}" if entropy else "held-out text"))
+    if (share := result.get("val/accuracy")) is not None:
+        margin = result.get("val/margin")
+        tiles.append(("preferred", f"{share:.1%}", "held-out pairs" if margin is None else f"margin {margin:.3g}"))
     if (loss := result.get("val/loss")) is not None:
         perplexity = result.get("val/perplexity")
         tiles.append(("validation loss", f"{loss:.3f}", f"perplexity {perplexity:.4g}" if perplexity else "nats"))
     elif (training := result.get("train/loss")) is not None:
-        tiles.append(("training loss", f"{training:.3f}", "nats per token"))
+        tiles.append(("training loss", f"{training:.3f}", f"nats per {_unit(run)}"))
     if (best := result.get("best_step")) is not None:
         best_loss = result.get("best_val/loss")
         tiles.append(("best step", f"{best:,}", f"loss {best_loss:.3f}" if best_loss is not None else ""))
@@ -168,8 +172,9 @@ def _charts(run: Run) -> list[Chart]:
     smallest = min((value for _, value in norms), default=0.0)
     wide_range = smallest > 0 and max(value for _, value in norms) / smallest > 30
     return [
-        _loss_chart(run, "loss", "Loss, nats per token", "loss"),
+        _loss_chart(run, "loss", f"Loss, nats per {_unit(run)}", "loss"),
         _loss_chart(run, "bits", "Bits per byte", "bits_per_byte"),
+        *_preference_charts(series),
         Chart("lr", "Learning rate", [Line("learning rate", series.get("lr", ()))], from_zero=True),
         Chart("grad", "Gradient norm", [Line("gradient norm", norms)], log=wide_range, from_zero=not wide_range),
         Chart("param", "Parameter norm", [Line("parameter norm", series.get("param_norm", ()))]),
@@ -180,6 +185,23 @@ def _charts(run: Run) -> list[Chart]:
             [Line("MFU, %", [(step, 100 * value) for step, value in series.get("mfu", ())])],
             from_zero=True,
         ),
+    ]
+
+
+def _unit(run: Run) -> str:
+    return "pair" if run.info.get("objective") == "dpo" else "token"
+
+
+def _preference_charts(series: Mapping[str, Points]) -> list[Chart]:
+    def lines(metric: str) -> list[Line]:
+        training, validation = (series.get(f"{part}/{metric}", ()) for part in ("train", "val"))
+        return [Line("training", training), Line("validation", validation, "val", dots=True)]
+
+    rewards = [Line(name, series.get(f"val/{name}_reward", ()), style) for name, style in _REWARD_STYLES.items()]
+    return [
+        Chart("accuracy", "Chosen answer preferred, share of pairs", lines("accuracy"), from_zero=True),
+        Chart("margin", "Margin: chosen less rejected reward", lines("margin")),
+        Chart("rewards", "Rewards of held-out answers", rewards),
     ]
 
 

@@ -71,6 +71,8 @@ def format_moment(moment: object) -> str:
 def _outcome(info: Info) -> str:
     result = info.get("result") or {}
     bits, loss, training = (result.get(key) for key in ("val/bits_per_byte", "val/loss", "train/loss"))
+    if (share := result.get("val/accuracy")) is not None:
+        return f"prefers the chosen answer to the rejected one in {share:.1%} of held-out pairs."
     if bits is not None:
         return f"predicts held-out text at {bits:.3g} bits per byte{_against_entropy(bits, info)}."
     if loss is not None:

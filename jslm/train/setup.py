@@ -19,17 +19,18 @@ from jax.sharding import Mesh
 from jslm.checkpoint import CheckpointStore, flatten_tree
 from jslm.config import Config, config_from_dict
 from jslm.convert import load_model
-from jslm.data.loader import TrainLoader, count_examples, make_loader
+from jslm.data.loader import TrainLoader, count_examples, make_loader, packing_of
 from jslm.data.token_file import TokenFile
 from jslm.errors import JslmError
 from jslm.model import Params, compute_dtype, param_shapes
-from jslm.parallel import batch_sharding, check_mesh_fits, make_mesh
+from jslm.parallel import batch_sharding, check_mesh_fits, eval_batch_size, make_mesh
 from jslm.prepare import PreparedData
 from jslm.run_folder import RunFolder
 from jslm.tokenizer import load_tokenizer
 from jslm.train.corpora import bytes_per_token, corpus_weights, open_prepared, open_splits, verify_corpora
 from jslm.train.optimizer import make_optimizer
-from jslm.train.state import TrainState, abstract_state, init_state
+from jslm.train.reference import Reference, open_reference
+from jslm.train.state import TrainState, abstract_state, init_state, place_params
 
 _log = logging.getLogger("jslm")
 
@@ -56,6 +57,7 @@ class Setup:
     optimizer: optax.GradientTransformation
     data: PreparedData
     val_tokens: list[TokenFile]
+    reference: Reference | None
     bytes_per_token: float
     loader: TrainLoader
     store: CheckpointStore
@@ -86,8 +88,8 @@ def resolve_config(config: Config, data: PreparedData) -> Config:
         )
     steps = config.train.steps
     if not steps:
-        files, cut = open_splits(config, "train"), config.data
-        examples = count_examples(files, config.model.context_length, cut.packing, cut.stride)
+        files = open_splits(config, "train")
+        examples = count_examples(files, config.model.context_length, packing_of(config), config.data.stride)
         steps = max(1, math.ceil(config.train.epochs * examples / config.train.batch_size))
     values = config.model_dump()
     values["model"]["vocab_size"] = vocab_size
@@ -161,7 +163,7 @@ def build(config: Config, data: PreparedData, folder: RunFolder) -> Setup:
         seed=config.seed,
         process_index=index,
         process_count=count,
-        packing=config.data.packing,
+        packing=packing_of(config),
         stride=config.data.stride,
         weights=corpus_weights(config),
         stages=[(stage.context, round(stage.until * steps)) for stage in config.train.curriculum],
@@ -170,24 +172,45 @@ def build(config: Config, data: PreparedData, folder: RunFolder) -> Setup:
     optimizer = make_optimizer(config.optimizer, steps)
     store = CheckpointStore(folder.checkpoints, config.checkpoint.keep)
     position = Position()
+    reference = None
+
+    def load() -> Params:
+        return place_params(config, load_initial(config, data), optimizer, mesh, dtype)
+
     with jax.set_mesh(mesh):
         wanted = abstract_state(config, optimizer, mesh, dtype)
         found = store.restore_newest(lambda step: store.restore(wanted, step))
+        known = ""
         if found:
             step, state = found
             metadata = store.metadata(step)
             loader.set_state(metadata["data"])
             position = Position(**metadata["position"])
+            known = metadata.get("reference", "")
             if metadata["tokenizer_fingerprint"] != data.tokenizer.fingerprint:
                 raise JslmError(
                     f"{store.path(step)}: trained with tokenizer {metadata['tokenizer_fingerprint']}, but {data.dir} "
                     f"has {data.tokenizer.fingerprint}; use the data it was trained on"
                 )
-        else:
-            params = load_initial(config, data) if config.train.init_from else None
+        params = load() if config.train.init_from and not found else None
+        if config.train.objective == "dpo":
+            reference = open_reference(
+                folder.reference,
+                config,
+                {"train": train_tokens, "val": val_tokens},
+                mesh,
+                dtype,
+                process_rows(mesh, eval_batch_size(config)),
+                load if params is None else lambda: params,
+                known,
+            )
+            loader.set_references(reference.log_probs["train"])
+        if not found:
             state = init_state(config, optimizer, mesh, dtype, params)
     ratio = bytes_per_token(train_tokens, corpus_weights(config))
-    return Setup(config, steps, mesh, dtype, optimizer, data, val_tokens, ratio, loader, store, state, position)
+    return Setup(
+        config, steps, mesh, dtype, optimizer, data, val_tokens, reference, ratio, loader, store, state, position
+    )
 
 
 def checkpoint_metadata(setup: Setup, val_loss: float | None) -> dict[str, Any]:
@@ -199,6 +222,7 @@ def checkpoint_metadata(setup: Setup, val_loss: float | None) -> dict[str, Any]:
         "config": setup.config.model_dump(mode="json"),
         "tokenizer_fingerprint": setup.data.tokenizer.fingerprint,
         "tokenizer": json.loads((setup.data.dir / "tokenizer.json").read_text("utf-8")),
+        **({"reference": setup.reference.weights} if setup.reference else {}),
     }
 
 
@@ -254,7 +278,7 @@ def process_rows(mesh: Mesh, batch_size: int) -> tuple[int, int]:
 
 
 def place_batch(batch: Mapping[str, Any], mesh: Mesh, accumulation: int) -> dict[str, jax.Array]:
-    """A process's `[rows, context]` NumPy arrays as global `[accumulation, micro_batch, context]` ones on the mesh.
+    """A process's `[rows, ...]` NumPy arrays as global `[accumulation, micro_batch, ...]` ones on the mesh.
 
     Row r goes to micro-batch r % accumulation, so that each process's block of rows is a block of every micro-batch. In
     a stage of shorter context (train.curriculum) micro-batches have more rows.
@@ -262,7 +286,7 @@ def place_batch(batch: Mapping[str, Any], mesh: Mesh, accumulation: int) -> dict
     sharding = batch_sharding(mesh, accumulation=True)
 
     def place(rows: np.ndarray) -> jax.Array:
-        micro = rows.reshape(len(rows) // accumulation, accumulation, -1).swapaxes(0, 1)
+        micro = rows.reshape(len(rows) // accumulation, accumulation, *rows.shape[1:]).swapaxes(0, 1)
         return jax.make_array_from_process_local_data(sharding, np.ascontiguousarray(micro))
 
     return {name: place(rows) for name, rows in batch.items()}

@@ -28,9 +28,18 @@ def init_state(
     """A fresh state, created sharded; from the given parameters where there are some (with `train.lora` always)."""
     shardings = state_shardings(config, optimizer, mesh, dtype)
     if params is not None:
-        placed = jax.device_put(params, shardings["base" if "base" in shardings else "params"])
+        placed = place_params(config, params, optimizer, mesh, dtype)
         return jax.jit(lambda params: _new_state(config, optimizer, dtype, params), out_shardings=shardings)(placed)
     return jax.jit(lambda: _fresh(config, optimizer, dtype), out_shardings=shardings)()
+
+
+def place_params(
+    config: Config, params: Params, optimizer: optax.GradientTransformation, mesh: Mesh, dtype: jnp.dtype
+) -> Params:
+    """The model's whole parameters on the mesh, split as those of the state are."""
+    shardings = state_shardings(config, optimizer, mesh, dtype)
+    placed: Params = jax.device_put(params, shardings["base" if "base" in shardings else "params"])
+    return placed
 
 
 def model_params(config: Config, state: TrainState) -> Params:

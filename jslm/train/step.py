@@ -12,9 +12,10 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from jslm.config import Config
-from jslm.data.loader import batch_names
+from jslm.data.loader import batch_names, packing_of
 from jslm.model import IGNORED, Params, loss_sums, merge_adapters, stack_conditions
 from jslm.parallel import batch_sharding, replicated
+from jslm.train.dpo import SUMS, Sums, is_pair, preference_sums
 from jslm.train.optimizer import make_schedule
 from jslm.train.state import TrainState, state_shardings
 
@@ -34,15 +35,24 @@ def make_train_step(
     is "documents"; targets of -1 do not count. The loss is the mean over the counted tokens of the whole batch, however
     it is accumulated. A step whose loss or gradient is not finite changes nothing but the counters. Metrics, scalars:
     loss (nats a token), grad_norm, param_norm, lr, tokens, bad_steps, bad_in_a_row, loss_scale.
+
+    With `train.objective` = "dpo", `batch` is `[accumulation, micro_batch, 2, context]` with float32 "reference"
+    `[accumulation, micro_batch, 2]`, the loss is nats a pair, and the other means of `dpo.SUMS` are metrics too.
     """
     shardings = state_shardings(config, optimizer, mesh, dtype)
     schedule = make_schedule(config.optimizer, steps)
     batch_shards = mesh.shape["data"] * mesh.shape["fsdp"]
     train = config.train
+    is_dpo = train.objective == "dpo"
+    sum_names = SUMS if is_dpo else ("loss",)
 
-    def objective(params: Params, base: Params | None, batch: Batch, key: Array, scale: Array) -> tuple[Array, Array]:
+    def objective(params: Params, base: Params | None, batch: Batch, key: Array, scale: Array) -> tuple[Array, Sums]:
+        whole = params if base is None else merge_adapters(base, params, train.lora)
+        if is_dpo:
+            sums = preference_sums(whole, batch, config, dtype, batch_shards)
+            return sums["loss"] * scale, sums
         total, cross_entropy = loss_sums(
-            params if base is None else merge_adapters(base, params, train.lora),
+            whole,
             batch["inputs"],
             batch["targets"],
             config.model,
@@ -54,34 +64,37 @@ def make_train_step(
             segments=batch.get("segments"),
             conditions=stack_conditions(batch, config.model),
         )
-        return total * scale, cross_entropy
+        return total * scale, {"loss": cross_entropy}
 
     def gradients(
-        state: TrainState, batch: Batch, tokens: Float[Array, ""], loss_scale: Float[Array, ""]
-    ) -> tuple[Array, Params]:
+        state: TrainState, batch: Batch, count: Float[Array, ""], loss_scale: Float[Array, ""]
+    ) -> tuple[Sums, Params]:
         key = jax.random.fold_in(jax.random.key(config.seed), state["step"])
         gradient = jax.value_and_grad(objective, has_aux=True)
 
-        def micro(params: Params, piece: Batch, index: Array) -> tuple[Array, Params]:
+        def micro(params: Params, piece: Batch, index: Array) -> tuple[Sums, Params]:
             step_key = jax.random.fold_in(key, index)
-            (_, loss), grads = gradient(params, state.get("base"), piece, step_key, loss_scale / tokens)
-            return loss, grads
+            (_, sums), grads = gradient(params, state.get("base"), piece, step_key, loss_scale / count)
+            return sums, grads
 
         accumulation = batch["inputs"].shape[0]
         if accumulation == 1:
             return micro(state["params"], {name: rows[0] for name, rows in batch.items()}, jnp.int32(0))
 
-        def add(total: tuple[Array, Params], piece: tuple[Batch, Array]) -> tuple[tuple[Array, Params], None]:
+        def add(total: tuple[Sums, Params], piece: tuple[Batch, Array]) -> tuple[tuple[Sums, Params], None]:
             return jax.tree.map(jnp.add, total, micro(state["params"], *piece)), None
 
-        zeros = (jnp.zeros((), jnp.float32), jax.tree.map(jnp.zeros_like, state["params"]))
+        no_sums = {name: jnp.zeros((), jnp.float32) for name in sum_names}
+        zeros = (no_sums, jax.tree.map(jnp.zeros_like, state["params"]))
         pieces = (batch, jnp.arange(accumulation, dtype=jnp.int32))
         return jax.lax.scan(add, zeros, pieces)[0]
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         tokens = jnp.maximum(jnp.sum(batch["targets"] != IGNORED), 1).astype(jnp.float32)
         loss_scale = state.get("loss_scale", jnp.ones((), jnp.float32))
-        loss, grads = gradients(state, batch, tokens, loss_scale)
+        count = jnp.sum(is_pair(batch)).astype(jnp.float32) if is_dpo else tokens
+        sums, grads = gradients(state, batch, count, loss_scale)
+        loss = sums["loss"]
         if "loss_scale" in state:
             grads = jax.tree.map(lambda leaf: leaf / loss_scale, grads)
         grad_norm = optax.tree.norm(grads)
@@ -107,7 +120,7 @@ def make_train_step(
         if "loss_scale" in state:
             new_state |= _next_loss_scale(loss_scale, state["good_steps"], good)
         metrics = {
-            "loss": loss / tokens,
+            **{name: value / count for name, value in sums.items()},
             "grad_norm": grad_norm,
             "param_norm": optax.tree.norm(new_state["params"]),
             "lr": config.optimizer.learning_rate * schedule(state["step"] - state["bad_steps"]),
@@ -119,7 +132,7 @@ def make_train_step(
         return new_state, metrics
 
     batch_in = dict.fromkeys(
-        batch_names(config.data.packing, config.model.conditions), batch_sharding(mesh, accumulation=True)
+        batch_names(packing_of(config), config.model.conditions), batch_sharding(mesh, accumulation=True)
     )
     return jax.jit(
         step, in_shardings=(shardings, batch_in), out_shardings=(shardings, replicated(mesh)), donate_argnums=0

@@ -25,14 +25,16 @@ _MAX_FIELD = min(sys.maxsize, 2**31 - 1)
 
 
 class LabelledText(str):
-    """The text of a record, with its label of each of `data.conditions` (empty: none)."""
+    """The text of a record, with its label of each of `data.conditions` (empty: none) and its `data.rejected`."""
 
     labels: tuple[str, ...]
+    rejected: str | None
 
-    def __new__(cls, text: str, labels: tuple[str, ...]) -> LabelledText:
-        """The text, and its labels in the order of `data.conditions`."""
+    def __new__(cls, text: str, labels: tuple[str, ...], rejected: str | None = None) -> LabelledText:
+        """The text, its labels in the order of `data.conditions`, and the answer that was not preferred."""
         made = super().__new__(cls, text)
         made.labels = labels
+        made.rejected = rejected
         return made
 
 
@@ -42,6 +44,7 @@ class Columns:
     def __init__(self, config: DataConfig) -> None:
         self._template = config.template
         self._conditions = config.conditions
+        self._rejected = config.rejected
         self._messages = config.messages
         self.names = [config.messages or config.text_field]
         if config.template:
@@ -55,7 +58,7 @@ class Columns:
             self.names = list(dict.fromkeys(name for _, name in self._parts if name is not None))
             if not all(self.names) or any(spec or conversion for _, _, spec, conversion in parts):
                 raise JslmError(f"data.template = {config.template!r}: write {{column}} with nothing but a name in it")
-        self.names = list(dict.fromkeys([*self.names, *config.conditions]))
+        self.names = list(dict.fromkeys([*self.names, *config.conditions, *filter(None, [config.rejected])]))
 
     def text(self, record: Any, where: str) -> str:
         """The text of a record; raises JslmError naming `where` for what is missing or no text."""
@@ -65,7 +68,7 @@ class Columns:
             )
         for name in self.names:
             if name not in record:
-                raise missing(name, list(record), where, bool(self._template), is_condition=name in self._conditions)
+                raise self.missing(name, list(record), where)
         if self._messages:
             try:
                 text = conversation_text(record[self._messages])
@@ -80,18 +83,23 @@ class Columns:
                 literal + (_part(record[name], name, where) if name is not None else "")
                 for literal, name in self._parts
             )
-        if self._conditions:
+        if self._conditions or self._rejected:
             labels = tuple(_part(record[name], name, where) for name in self._conditions)
-            return LabelledText(_checked(text, where), labels)
+            rejected = _part(record[self._rejected], self._rejected, where) if self._rejected else None
+            return LabelledText(_checked(text, where), labels, rejected and _checked(rejected, where))
         return _checked(text, where)
 
-
-def missing(name: str, found: list[Any], where: str, is_template: bool, *, is_condition: bool = False) -> JslmError:
-    """The error for an absent column."""
-    keys = ", ".join(map(repr, found[:10])) or "none"
-    remedy = "mend data.template" if is_template else "set data.text_field to the one with the text"
-    remedy = "mend data.conditions" if is_condition else remedy
-    return JslmError(f"{where}: no key {name!r}; keys found: {keys}; {remedy}")
+    def missing(self, name: str, found: list[Any], where: str) -> JslmError:
+        """The error for an absent column."""
+        keys = ", ".join(map(repr, found[:10])) or "none"
+        remedy = "mend data.template" if self._template else "set data.text_field to the one with the text"
+        if name in self._conditions:
+            remedy = "mend data.conditions"
+        elif name == self._messages:
+            remedy = "set data.messages to the one with the messages"
+        elif name == self._rejected:
+            remedy = "mend data.rejected"
+        return JslmError(f"{where}: no key {name!r}; keys found: {keys}; {remedy}")
 
 
 def read_jsonl(stream: BinaryIO, name: str, config: DataConfig, on_bad: OnBad) -> Iterator[str]:
@@ -187,7 +195,7 @@ def read_csv(stream: BinaryIO, name: str, config: DataConfig, on_bad: OnBad, del
         if header is None:
             header = row
             if absent := [column for column in columns.names if column not in header]:
-                on_bad(missing(absent[0], header, where, bool(config.template)))
+                on_bad(columns.missing(absent[0], header, where))
                 return
         elif row:
             if len(row) != len(header):
@@ -210,7 +218,7 @@ def read_parquet(stream: BinaryIO, name: str, config: DataConfig, on_bad: OnBad)
             table = parquet.ParquetFile(file, buffer_size=_PARQUET_BUFFER)
             for column in columns.names:
                 if column not in table.schema_arrow.names:
-                    on_bad(missing(column, table.schema_arrow.names, name, bool(config.template)))
+                    on_bad(columns.missing(column, table.schema_arrow.names, name))
                     return
             number = 0
             for batch in table.iter_batches(_PARQUET_ROWS, columns=columns.names):
