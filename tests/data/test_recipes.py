@@ -31,12 +31,13 @@ from jslm.cli import add_config_arguments
 from jslm.config import Config, load_config
 from jslm.data import open_tokens
 from jslm.data.readers.remote import is_remote
+from jslm.data.chat_examples.__main__ import main as generate_chat
 from jslm.data.rewrite.__main__ import main as generate
 from jslm.prepare import PreparedData, prepare
 from jslm.prepare.check import settings_of
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = ["books", "movie_scripts", "openwebtext", "rewrite", "shakespeare", "tinystories"]
+NAMES = ["books", "chat", "movie_scripts", "openwebtext", "rewrite", "shakespeare", "tinystories"]
 # Each preset and the recipe whose files it trains on.
 PRESETS = {
     "books_40m": "books",
@@ -216,6 +217,22 @@ def test_rewrite(tmp_path: Path) -> None:
     assert all(f"{record['prompt']}\t{record['completion']}<|endoftext|>" in texts for record in records)
     prompts = sum(len(record["prompt"]) + 1 for record in records)
     assert prepared.meta["train"]["prompt_tokens"] + prepared.meta["val"]["prompt_tokens"] == prompts
+
+
+def test_chat(tmp_path: Path) -> None:
+    made = tmp_path / "train.jsonl"
+    assert generate_chat(["--count", "20000", "--out", str(made)]) == 0
+    digest, name = (ROOT / "data" / "chat" / "SHA256SUMS").read_text("utf-8").split()
+    assert (hashlib.sha256(made.read_bytes()).hexdigest(), made.name) == (digest, name)
+    assert f"{made.stat().st_size:,} bytes" in readme("chat")
+    lines = made.read_text("utf-8").splitlines()[:200]
+    made.write_text("\n".join(lines), "utf-8")
+    prepared = prepare(recipe("chat", f"data.source={made}", f"data.dir={tmp_path / 'out'}"), log=silent)
+    texts = text_of(prepared, "train") + text_of(prepared, "val")
+    for messages in (json.loads(line)["messages"] for line in lines):
+        turns = zip(messages[:-1], messages[1:], strict=True)
+        for question, answer in ((q["content"], a["content"]) for q, a in turns if a["role"] == "assistant"):
+            assert f"User:\n{question}\n\nAssistant:\n{answer}<|endoftext|>" in texts
 
 
 def test_rewrite_of_others_pairs(assets: Path, tmp_path: Path) -> None:
