@@ -1,4 +1,4 @@
-"""Prints pairs of a sentence and the same in the other voice, or writes them as JSONL or TSV."""
+"""Prints pairs of a sentence and the same in the other voice, or writes them as JSONL or TSV; or plain English."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from typing import TextIO
 
 from jslm.cli import add_debug_argument, run_verb
-from jslm.data.rewrite import DIRECTIONS, SPLITS, Pair, generate_pairs
+from jslm.data.rewrite import DIRECTIONS, SPLITS, Pair, generate_pairs, plain_text
 from jslm.errors import JslmError
 
 
@@ -17,10 +17,18 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m jslm.data.rewrite", description=__doc__)
     parser.add_argument("--count", type=int, default=10, help="pairs (default 10)")
     parser.add_argument("--seed", type=int, default=0, help="seed; the same pairs on every Python version")
-    parser.add_argument("--split", choices=SPLITS, default="train", help="verb, noun: those that train never has")
+    parser.add_argument(
+        "--split", choices=SPLITS, default="train", help="verb, noun: those that train never has; wide: other words"
+    )
     parser.add_argument("--direction", choices=DIRECTIONS, help="default: both, mixed")
     parser.add_argument("--restyle", action="store_true", help="prompts in any style, answers in that of the label")
     parser.add_argument("--tokenized", action="store_true", help="lower case, blanks around punctuation")
+    parser.add_argument(
+        "--text",
+        type=float,
+        metavar="MB",
+        help="write this much plain English, for pretraining, to --out x.jsonl instead",
+    )
     parser.add_argument(
         "--out", help="file: .jsonl (prompt, completion, category, style, domain) or .tsv (two columns)"
     )
@@ -29,6 +37,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _body(options: argparse.Namespace) -> int:
+    if options.text is not None:
+        return _write_text(options)
     pairs = generate_pairs(
         options.count,
         options.seed,
@@ -48,6 +58,17 @@ def _body(options: argparse.Namespace) -> int:
     with open(options.out, "w", encoding="utf-8", newline="\n") as file:
         for pair in pairs:
             write(pair, file)
+    return 0
+
+
+def _write_text(options: argparse.Namespace) -> int:
+    if not options.text > 0 or options.out is None or not options.out.endswith(".jsonl"):
+        raise JslmError(
+            f"--text {options.text:g} --out {options.out}: expected more than 0 and a name that ends in .jsonl"
+        )
+    with open(options.out, "w", encoding="utf-8", newline="\n") as file:
+        for text in plain_text(options.text, options.seed):
+            file.write(json.dumps({"text": text}) + "\n")
     return 0
 
 

@@ -11,20 +11,24 @@ from jslm.data.rewrite.words import listed
 
 _SEED: Final = 20
 _ONSETS: Final = listed(
-    "b c d f g h j k l m n p r s t v w z b d f g h l m n p r s t bl br ch cl cr dr fl fr gl gr pl pr qu sc sh sk sl sm sn "
-    "sp st str sw th tr tw wh"
+    "b c d f g h j k l m n p r s t v w z b d f g h l m n p r s t bl br ch cl cr dr fl fr gl gr pl pr qu sc sh sk sl "
+    "sm sn sp st str sw th tr tw wh"
 )
 _VOWELS: Final = listed("a e i o u a e i o u a e i o ai ea ee oa oo ou au ie")
 _SHORT: Final = listed("a e i o u")
 _CODAS: Final = listed("b ck d ff g ll m n ng nk nt nd p r rd rk rm rn s ss st t sh x lt mp lf rt ct")
-_ENDINGS: Final = listed("er or ist ian man ant ard ling ette ium ity on in ar el ock age ment ness tion us ia ix y ure")
+_ENDINGS: Final = listed(
+    "er or ist ian man ant ard ling ette ium ity on in ar el ock age ment ness tion us ia ix y ure"
+)
 _PREFIXES: Final = listed("re un mis over out under pre fore co de inter")
 # Endings of stems after which the spelling of -ed tells where the stem ends.
 _CLUSTERS: Final = listed("nk nt nd rk rm rn rd st lt mp lf sk ct ck ll ss ff sh ch zz lp ft rt pt lk")
 _SINGLE: Final = listed("b d g m n p t")
 _AFTER_TWO: Final = listed("d k l m n p r t")
 _BEFORE_E: Final = listed("b c d g k l m n p r s t v z")
-_LONG_ENDINGS: Final = listed("ate ate ate ize ize ise ify en er et ish it ow ure ute ive ence ance age ise ide ine ire ore")
+_LONG_ENDINGS: Final = listed(
+    "ate ate ate ize ize ise ify en er et ish it ow ure ute ive ence ance age ise ide ine ire ore"
+)
 
 
 @cache

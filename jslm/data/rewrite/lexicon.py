@@ -79,6 +79,13 @@ def held_out_nouns() -> frozenset[str]:
     return _starred(" ".join(f"{d.people} {d.things}" for d in DOMAINS.values()))
 
 
+@cache
+def held_out_forms() -> frozenset[str]:
+    """Every form of every held-out verb and noun."""
+    verbs = {form for verb in held_out_verbs() for form in conjugate(_spelled(verb))}
+    return frozenset(verbs | {form for noun in held_out_nouns() for form in (noun, plural(noun))})
+
+
 def conjugate(word: str) -> Verb:
     """All forms of a verb given by its base; `+` at its end doubles the last consonant.
 
@@ -122,6 +129,12 @@ def _select(words: str, held_out: frozenset[str], want_held_out: bool) -> tuple[
     # dict.fromkeys: a verb may stand in a domain's list and in the shared one.
     bare = dict.fromkeys(word.rstrip("*") for word in words.split())
     return tuple(word for word in bare if (word.rstrip("+") in held_out) == want_held_out)
+
+
+def _spelled(base: str) -> str:
+    """A held-out verb as the lists have it: with `+` where its last consonant is doubled."""
+    lists = " ".join([PERSON_VERBS, *(f"{d.verbs} {d.person_verbs}" for d in DOMAINS.values())])
+    return f"{base}+" if f" {base}+*" in f" {lists}" else base
 
 
 def _starred(words: str) -> frozenset[str]:
@@ -170,10 +183,10 @@ understand understood, wake woke woken, weave wove woven, win won, withdraw with
 write wrote written,
 bend bent, bid bid, bleed bled, blow blew blown, breed bred, broadcast broadcast, burst burst, cast cast,
 deal dealt, feel felt, fling flung, forbid forbade forbidden, foresee foresaw foreseen, foretell foretold, get got,
-grind ground, lay laid, lend lent, let let, light lit, mean meant, mistake mistook mistaken, mow mowed mown, outdo outdid
-outdone, outrun outran outrun, overcome overcame overcome, override overrode overridden, oversee oversaw overseen,
-overthrow overthrew overthrown, put put, quit quit, ring rang rung, run ran run, say said, sew sewed sewn, shed shed,
-shoot shot, shrink shrank shrunk, sink sank sunk, slay slew slain, sling slung, slit slit, sow sowed sown,
+grind ground, lay laid, lend lent, let let, light lit, mean meant, mistake mistook mistaken, mow mowed mown,
+outdo outdid outdone, outrun outran outrun, overcome overcame overcome, override overrode overridden, oversee oversaw
+overseen, overthrow overthrew overthrown, put put, quit quit, ring rang rung, run ran run, say said, sew sewed sewn,
+shed shed, shoot shot, shrink shrank shrunk, sink sank sunk, slay slew slain, sling slung, slit slit, sow sowed sown,
 speak spoke spoken, spend spent, spin spun, spit spat, stick stuck, strike struck, string strung, swear swore sworn,
 tell told, think thought, thrust thrust, tread trod trodden, undergo underwent undergone, undertake undertook
 undertaken, undo undid undone, unwind unwound, uphold upheld, upset upset, wear wore worn, wed wed, wind wound,
@@ -183,6 +196,9 @@ come came come
 IRREGULAR_VERBS: Final = {
     forms[0]: (forms[1], forms[-1]) for forms in (entry.split() for entry in _IRREGULAR.split(","))
 }
-DOUBLED_GERUNDS: Final = frozenset(listed(
-    "cut dig forget hit set shut split win bid forbid let outrun put quit run shed sit slit spin spit swim upset wed"
-))
+DOUBLED_GERUNDS: Final = frozenset(
+    listed(
+        "cut dig forget hit set shut split win bid forbid let outrun put quit run shed sit slit spin spit swim upset "
+        "wed"
+    )
+)

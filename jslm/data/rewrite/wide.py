@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Final, NamedTuple, TypeVar
 
-from jslm.data.rewrite.grammar import PLURAL, SINGULAR, NounPhrase
+from jslm.data.rewrite.grammar import PLURAL, SINGULAR
 from jslm.data.rewrite.invent import invented_nouns, invented_verbs, prefixed
 from jslm.data.rewrite.lexicon import (
     IRREGULAR_VERBS,
@@ -15,8 +15,7 @@ from jslm.data.rewrite.lexicon import (
     Verb,
     article,
     conjugate,
-    held_out_nouns,
-    held_out_verbs,
+    held_out_forms,
     lexicon,
     plural,
 )
@@ -63,9 +62,7 @@ class WideWords(NamedTuple):
 @cache
 def wide_words() -> WideWords:
     """All of them, without any word that is held out, in any form."""
-    held_out = frozenset(form for verb in held_out_verbs() for form in conjugate(verb)) | frozenset(
-        form for noun in held_out_nouns() for form in (noun, plural(noun))
-    )
+    held_out = held_out_forms()
 
     def verbs(bases: Sequence[str]) -> tuple[Verb, ...]:
         return tuple(verb for verb in map(conjugate, bases) if not held_out.intersection(verb))
@@ -85,7 +82,7 @@ def wide_words() -> WideWords:
         nouns(THINGS),
         nouns(invented[: _INVENTED // 2]),
         NAMES,
-        tuple(word.capitalize() for word in invented[_INVENTED // 2 :]),
+        tuple(word.capitalize() for word in invented[_INVENTED // 2 :] if word not in held_out),
         (*dict.fromkeys((*verbs(VERBS), *train)),),
         (*verbs(invented_verbs(_INVENTED // 10)), *(verb for verb in compounds if not held_out.intersection(verb))),
         verbs(PARTICLE_VERBS),
@@ -308,8 +305,8 @@ _BEFORE_NOUN: Final = (
 _BEFORE_NOUN_ALL: Final = listed("in on at under behind near with from by outside inside against for")
 _TOWARDS: Final = listed("to to to into into from for at with in on as off onto against across through")
 _WHERE_TO: Final = listed(
-    "yellow red open shut empty free upstairs downstairs home outside abroad away alone together indoors apart alive ahead "
-    "north badly well twice again"
+    "yellow red open shut empty free upstairs downstairs home outside abroad away alone together indoors apart alive "
+    "ahead north badly well twice again"
 )
 _LANGUAGES: Final = listed("English French German Spanish Italian Chinese Latin Greek pieces")
 _SINCE: Final = listed("since until before after at around on")
@@ -320,4 +317,3 @@ _MOMENTS: Final = (
 _MEANS: Final = listed("bus train van plane ship hand mail email phone mistake accident law chance boat truck")
 _CONJUNCTIONS: Final = listed("when because after before while although until as")
 _WHO: Final = ("he", "she", "they", "we", "I", "you", "everyone", "the others", "the children", "my parents", "nobody")
-__all__ = ["NounPhrase", "wide_adverb", "wide_bare", "wide_statement", "wide_tail", "wide_verb", "wide_words"]

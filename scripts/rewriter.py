@@ -1,0 +1,175 @@
+"""The sentence rewriter from nothing to figures: python scripts/rewriter.py [--out runs] [--dev FILE --test FILE].
+
+Generates the data, pretrains, fine-tunes, exports one portable file, and measures: held-out verbs and nouns, fifty
+natural sentences, and with --dev and --test the public passives of `multilingual-transformations` (passive to active;
+its copies have to stay as they are). Prints the time of each stage, and writes figures.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RECIPE = ROOT / "data" / "rewrite" / "recipe.toml"
+NATURAL = ROOT / "data" / "rewrite" / "natural.tsv"
+# What data/rewrite/README.md says of each file.
+FILES = {
+    "train.jsonl": "--count 80000 --seed 0",
+    "wide.jsonl": "--count 130000 --seed 0 --split wide",
+    "tokenized.jsonl": "--count 30000 --seed 5 --split wide --tokenized",
+    "val.jsonl": "--count 5000 --seed 1",
+    "verb.jsonl": "--count 5000 --seed 2 --split verb",
+    "noun.jsonl": "--count 5000 --seed 3 --split noun",
+}
+MEASURED = ("val", "verb", "noun")
+
+
+def main() -> int:
+    """Runs every stage that has not been run yet in --out; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", default="runs", metavar="DIR", help="folder for data, runs and figures (default runs)")
+    parser.add_argument("--dev", metavar="FILE", help="public pairs to fine-tune on as well")
+    parser.add_argument("--test", metavar="FILE", help="public pairs to measure on")
+    parser.add_argument("--natural", metavar="MODEL", help="only measure this model on the natural sentences")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="for both trainings")
+    args = parser.parse_intermixed_args()
+    if args.natural:
+        print(json.dumps(natural_quality(args.natural), indent=2))
+        return 0
+    work = Path(args.out)
+    work.mkdir(parents=True, exist_ok=True)
+    stages = Stages(work / "stages.json")
+    stages.run("data", lambda: make_data(work, args.dev, args.test))
+    stages.run("pretrain", lambda: pretrain(work, args.overrides))
+    stages.run("fine-tune", lambda: fine_tune(work, args.overrides))
+    model = work / "rewriter.safetensors"
+    stages.run("export", lambda: jslm("convert", "export", work / "sft", model, "--format", "safetensors"))
+    stages.run("evaluate", lambda: evaluate(work, model))
+    figures = {"stages": stages.done, "total_seconds": sum(stage["wall_s"] for stage in stages.done.values())}
+    figures |= json.loads((work / "quality.json").read_text("utf-8")) | {"file_mb": model.stat().st_size / 1e6}
+    (work / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
+    print(json.dumps({key: value for key, value in figures.items() if key != "mistakes"}, indent=2))
+    return 0
+
+
+class Stages:
+    """Stages that are done, with their times, in a file: a run that was cut off goes on with the next one."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.done: dict[str, dict[str, float]] = json.loads(path.read_text("utf-8")) if path.exists() else {}
+
+    def run(self, name: str, work: Any) -> None:
+        """Does `work` unless it is done; counts its wall time, and the CPU time of the processes that it starts."""
+        if name in self.done:
+            return
+        print(f"== {name}", file=sys.stderr, flush=True)
+        wall, cpu = time.perf_counter(), _children_seconds()
+        work()
+        self.done[name] = {
+            "wall_s": round(time.perf_counter() - wall, 1),
+            "cpu_s": round(_children_seconds() - cpu, 1),
+        }
+        self.path.write_text(json.dumps(self.done, indent=2) + "\n", "utf-8")
+
+
+def jslm(verb: str, *arguments: Any, output: Path | None = None) -> None:
+    """Runs a verb of jslm's as its own process; its output goes to a file, or where this script's goes."""
+    command = [sys.executable, "-m", f"jslm.{verb}", *map(str, arguments)]
+    if output is None:
+        subprocess.run(command, check=True)
+        return
+    with output.open("w", encoding="utf-8") as file:
+        subprocess.run(command, check=True, stdout=file)
+
+
+def make_data(work: Path, dev: str | None, test: str | None) -> None:
+    """Generates text and pairs, and prepares the text; pairs wait for the tokenizer of the text."""
+    jslm("data.rewrite", "--text", 6, "--out", work / "text.jsonl")
+    for name, arguments in FILES.items():
+        jslm("data.rewrite", *arguments.split(), "--direction", "to_active", "--out", work / name)
+    for path, name in ((dev, "public_dev"), (test, "public_test")):
+        if path:
+            pairs = public_pairs(Path(path))
+            lines = "".join(json.dumps(pair) + "\n" for pair in pairs)
+            (work / f"{name}.jsonl").write_text(lines, "utf-8")
+    text = [f"data.source={work / 'text.jsonl'}", f"data.dir={work / 'char'}"]
+    jslm("prepare", "--config", ROOT / "configs" / "rewriter_char.toml", *text)
+    tokenizer = f"tokenizer.path={work / 'char' / 'tokenizer.json'}"
+    sources = {"pairs": ["train.jsonl", "wide.jsonl"], "tokenized": ["tokenized.jsonl"]}
+    if dev:
+        sources["public"] = ["public_dev.jsonl"]
+    for name, files in sources.items():
+        source = "data.source=" + json.dumps([str(work / file) for file in files])
+        conditions = ["data.conditions=[]"] if name == "public" else []
+        jslm("prepare", "--config", RECIPE, source, f"data.dir={work / name}", tokenizer, *conditions)
+
+
+def public_pairs(path: Path) -> list[dict[str, str]]:
+    """Lines `active . passiv<TAB>passive .` turned round; `sentence . decl<TAB>sentence .` stay as they are."""
+    pairs = []
+    for line in path.read_text("utf-8").splitlines():
+        source, target = line.split("\t")
+        active, _, kind = source.rpartition(" ")
+        pairs.append({"prompt": target, "completion": active, "category": kind})
+    return pairs
+
+
+def pretrain(work: Path, overrides: list[str]) -> None:
+    """Plain English."""
+    places = [f"data.source={work / 'text.jsonl'}", f"data.dir={work / 'char'}", f"run_dir={work / 'pretrained'}"]
+    jslm("train", "--config", ROOT / "configs" / "rewriter_char.toml", *places, *overrides)
+
+
+def fine_tune(work: Path, overrides: list[str]) -> None:
+    """Pairs as they are written, tokenised ones, and public ones where there are any: 15, 2 and 1 of 18."""
+    weights = {"pairs": 15, "tokenized": 2, "public": 1}
+    parts = [f"{{dir = {json.dumps(str(work / n))}, weight = {w}}}" for n, w in weights.items() if (work / n).is_dir()]
+    places = [f"data.mixture=[{', '.join(parts)}]", f"train.init_from={work / 'pretrained'}", f"run_dir={work / 'sft'}"]
+    jslm("train", "--config", ROOT / "configs" / "rewriter_char_sft.toml", *places, *overrides)
+
+
+def evaluate(work: Path, model: Path) -> None:
+    """Figures of each held-out file and of the natural sentences, all written greedily and without labels."""
+    files = [work / f"{name}.jsonl" for name in MEASURED]
+    if (work / "public_test.jsonl").exists():
+        files.append(work / "public_test.jsonl")
+    tasks = ",".join(f"rewrite={file}" for file in files)
+    jslm("evaluate", "--run", model, "--tasks", tasks, "--json", output=work / "evaluation.json")
+    command = [sys.executable, __file__, "--natural", str(model)]
+    natural = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    report = json.loads((work / "evaluation.json").read_text("utf-8"))
+    quality = {"natural": json.loads(natural), "rewriting": report["runs"][0]}
+    (work / "quality.json").write_text(json.dumps(quality, indent=2) + "\n", "utf-8")
+
+
+def natural_quality(model: str) -> dict[str, Any]:
+    """Exact match with any accepted answer of the natural sentences, and each that has none."""
+    from jslm.sample import load
+
+    with NATURAL.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    found = load(model).rewrite([row["passive"] for row in rows])
+    wrong = [
+        {"passive": row["passive"], "active": row["active"], "found": rewrite.output, "confidence": rewrite.confidence}
+        for row, rewrite in zip(rows, found, strict=True)
+        if rewrite.output not in row["active"].split(" | ")
+    ]
+    return {"sentences": len(rows), "right": len(rows) - len(wrong), "mistakes": wrong}
+
+
+def _children_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+if __name__ == "__main__":
+    sys.exit(main())
