@@ -61,7 +61,7 @@ def train(config: Config) -> TrainOutcome:
     SIGTERM and Ctrl-C save a checkpoint and return with status "interrupted". Raises JslmError for everything that the
     user can mend; nothing that was saved before is lost by it.
     """
-    start_jax()
+    start_jax(training=True)
     folder = RunFolder(config.run_dir)
     if jax.process_index() == 0:
         folder.create()
