@@ -86,7 +86,7 @@ def _verb(draw: Callable[[], float]) -> str:
     if chance < 0.6:
         return onset + _pick(draw, _SHORT) + _pick(draw, ("dd", "bb", "gg", "tt", "zz", "nd", "mb", "ck", "st")) + "le"
     if chance < 0.65:
-        return onset + _pick(draw, ("ay", "oy", "ew", "aw", "ar", "ur"))
+        return onset + _pick(draw, ("ay", "oy", "ew", "aw", "ain", "oil"))
     if chance < 0.7:
         return onset + _pick(draw, _SHORT) + _pick(draw, ("rr", "nn", "tt", "mm", "ld", "pp")) + "y"
     return "".join(_syllables(draw, 1)) + _pick(draw, _SINGLE) + _pick(draw, _LONG_ENDINGS)

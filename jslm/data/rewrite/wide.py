@@ -76,6 +76,14 @@ def wide_words() -> WideWords:
     compounds = (
         Verb(*(prefix + form for form in conjugate(base))) for prefix, base in prefixed(irregular, _INVENTED // 40)
     )
+    real = dict.fromkeys((*verbs(VERBS), *train))
+    # A participle has one base: no form of an invented verb is one of another verb, or held out.
+    taken = set(held_out).union(*real)
+    coined = []
+    for verb in (*map(conjugate, invented_verbs(_INVENTED // 10)), *compounds):
+        if taken.isdisjoint(verb):
+            coined.append(verb)
+            taken.update(verb)
     invented = invented_nouns(_INVENTED)
     return WideWords(
         nouns(PEOPLE),
@@ -83,8 +91,8 @@ def wide_words() -> WideWords:
         nouns(invented[: _INVENTED // 2]),
         NAMES,
         tuple(word.capitalize() for word in invented[_INVENTED // 2 :] if word not in held_out),
-        (*dict.fromkeys((*verbs(VERBS), *train)),),
-        (*verbs(invented_verbs(_INVENTED // 10)), *(verb for verb in compounds if not held_out.intersection(verb))),
+        tuple(real),
+        tuple(coined),
         verbs(PARTICLE_VERBS),
         verbs(COMMANDS),
         verbs(GIVING),
