@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -38,7 +39,14 @@ def place_params(
 ) -> Params:
     """The model's whole parameters on the mesh, split as those of the state are."""
     shardings = state_shardings(config, optimizer, mesh, dtype)
-    placed: Params = jax.device_put(params, shardings["base" if "base" in shardings else "params"])
+
+    def place(leaf: Any, sharding: jax.sharding.Sharding) -> jax.Array:
+        if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
+            return leaf
+        # From the host: a process can't hand its devices' arrays to those of another.
+        return jax.device_put(np.asarray(leaf), sharding)
+
+    placed: Params = jax.tree.map(place, params, shardings["base" if "base" in shardings else "params"])
     return placed
 
 
