@@ -6,9 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from jslm.config import DataConfig
-from jslm.data.chat import splitter
 from jslm.data.cleaners import apply_cleaners
-from jslm.data.pairs import check_preference
+from jslm.data.pairs import check_preference, pair_parts
 from jslm.data.readers import InputFile, StoriesSource, check_settings, find_files, parse_stories, read_file
 from jslm.data.readers.problems import OnBad, stop
 from jslm.data.readers.records import LabelledText
@@ -88,14 +87,16 @@ def read_entry(entry: InputFile | StoriesSource, config: DataConfig, on_bad: OnB
         for story in generate_stories(entry.megabytes, entry.seed):
             yield Document(story.text, name, story.bits)
     else:
-        split = splitter(config)
         for text, where in read_file(entry, config, on_bad):
             try:
                 if config.conditions and not isinstance(text, LabelledText):
                     raise JslmError("data.conditions: no record with labels, but plain text")
                 rejected: str | None = getattr(text, "rejected", None)
-                if text and not text.isspace():
-                    parts = split(text)
+                if config.messages and not isinstance(text, LabelledText):
+                    raise JslmError("data.messages: no record with messages, but plain text; give records, as in JSONL")
+                # Records have had their check, which names the line.
+                if text and not text.isspace() and not config.messages:
+                    parts = pair_parts(text, config.prompt_end)
                     if config.rejected:
                         check_preference(parts[-1].text, rejected)
             except JslmError as error:

@@ -87,7 +87,7 @@ def plan_split(config: DataConfig, counts: Counts) -> SplitPlan:
     by = config.split
     if by == "auto":
         enough = counts.documents >= 2 / fraction if fraction else counts.documents > 1
-        by = "document" if enough or config.prompt_end else "position"
+        by = "document" if enough or config.prompt_end or config.messages else "position"
     single = counts.documents == 1 and by == "position"
     end_of_text = config.end_of_text == "always" or (config.end_of_text == "auto" and not single)
     if by == "position":

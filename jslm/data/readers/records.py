@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 
 from jslm.config import DataConfig
+from jslm.data.chat import splitter
 from jslm.data.conversations import conversation_text
 from jslm.data.readers.containers import seekable
 from jslm.data.readers.problems import OnBad, need
@@ -46,6 +47,7 @@ class Columns:
         self._conditions = config.conditions
         self._rejected = config.rejected
         self._messages = config.messages
+        self._split = splitter(config) if config.messages or config.prompt_end else None
         self.names = [config.messages or config.text_field]
         if config.template:
             try:
@@ -83,11 +85,17 @@ class Columns:
                 literal + (_part(record[name], name, where) if name is not None else "")
                 for literal, name in self._parts
             )
-        if self._conditions or self._rejected:
+        text = _checked(text, where)
+        if self._split and text and not text.isspace():
+            try:
+                self._split(text)
+            except JslmError as error:
+                raise JslmError(f"{where}: {error}") from None
+        if self._conditions or self._rejected or self._messages:
             labels = tuple(_part(record[name], name, where) for name in self._conditions)
             rejected = _part(record[self._rejected], self._rejected, where) if self._rejected else None
-            return LabelledText(_checked(text, where), labels, rejected and _checked(rejected, where))
-        return _checked(text, where)
+            return LabelledText(text, labels, rejected and _checked(rejected, where))
+        return text
 
     def missing(self, name: str, found: list[Any], where: str) -> JslmError:
         """The error for an absent column."""
