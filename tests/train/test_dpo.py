@@ -228,6 +228,37 @@ def test_batches_come_in_one_order_and_go_on_there(base: Path) -> None:
         loader.close()
 
 
+def test_conditions_hold_for_both_answers(base: Path, tmp_path: Path) -> None:
+    records = [record | {"mood": "sunny" if number % 3 else "grey"} for number, record in enumerate(preferences(100))]
+    source = write_records(tmp_path / "pairs.jsonl", records)
+    data = {"source": str(source), "dir": str(tmp_path / "data"), "conditions": ["mood"]}
+    train(
+        config_from_dict(values(base, "x", data=data, train={"log_every": 1}) | {"run_dir": str(tmp_path / "r")}, "t")
+    )
+    losses = metrics(tmp_path / "r", "train/loss")
+    np.testing.assert_allclose(losses[0], math.log(2), atol=2e-6)
+    assert losses[-1] < losses[0]
+    assert all(array.any() for name, array in final_arrays(tmp_path / "r").items() if "conditions" in name)
+    known = load_model(tmp_path / "r").config.model.conditions
+    batch = PreferencePairs(open_tokens(tmp_path / "data", "train"), CONTEXT, known).gather(np.arange(80))
+    assert (batch["condition/mood"] == batch["condition/mood"][:, :1, :1]).all()
+    assert set(batch["condition/mood"].ravel()) == {0, 1}
+
+
+def test_corpora_of_a_mixture_keep_their_own_references(base: Path) -> None:
+    files = [open_tokens(base / "data", split) for split in ("train", "val")]
+    loader = make_loader(
+        files, context_length=CONTEXT, batch_size=20, seed=0, packing="preferences", weights=[3.0, 1.0]
+    )
+    loader.set_references([np.full((80, 2), 1, np.float32), np.full((20, 2), 2, np.float32)])
+    batches = [loader.batch_at(step) for step in range(8)]
+    inputs, references = (np.concatenate([batch[name] for batch in batches]) for name in ("inputs", "reference"))
+    held_out = {rows.tobytes() for rows in PreferencePairs(files[1], CONTEXT).gather(np.arange(20))["inputs"]}
+    is_second = np.array([rows.tobytes() in held_out for rows in inputs])
+    assert 20 < is_second.sum() < 60
+    np.testing.assert_array_equal(references, np.where(is_second, 2, 1)[:, None].repeat(2, axis=1))
+
+
 @pytest.fixture(scope="module")
 def trained(base: Path) -> Path:
     outcome = train(config(base, "trained", train={"steps": 40, "report": True, "tensorboard": True}))
@@ -281,30 +312,15 @@ def test_people_read_it_in_report_and_tensorboard(trained: Path) -> None:
         assert tag in events
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [{}, {"micro_batch": 2}, {"lora": {"rank": 2}}, {"ema_decay": 0.9}],
-    ids=["plain", "accumulated", "lora", "ema"],
-)
-def test_the_first_loss_is_ln_2(base: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
-    run = tmp_path / "run"
-    train(config_from_dict(
-        values(base, "x", train={"steps": 1, "log_every": 1, **settings}) | {"run_dir": str(run)}, "test"
-    ))  # fmt: skip
-    np.testing.assert_allclose(metrics(run, "train/loss")[0], math.log(2), atol=2e-6)
-    np.testing.assert_allclose(metrics(run, "train/margin")[0], 0.0, atol=1e-5)
-    if "lora" in settings:
-        assert_same(final_arrays(run, "base"), final_arrays(base / "base"))
-
-
 def test_micro_batches_learn_what_whole_batches_do(base: Path, tmp_path: Path) -> None:
     for name, micro in (("whole", 0), ("pieces", 2)):
-        made = values(base, name, train={"micro_batch": micro, "eval_batch_size": 4}) | {
-            "run_dir": str(tmp_path / name)
-        }
+        settings = {"micro_batch": micro, "eval_batch_size": 4, "log_every": 1}
+        made = values(base, name, train=settings) | {"run_dir": str(tmp_path / name)}
         train(config_from_dict(made, "test"))
     losses = [metrics(tmp_path / name, "train/loss") for name in ("whole", "pieces")]
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)
+    # Before the first update the model is its own reference.
+    np.testing.assert_allclose([losses[0][0], losses[1][0]], math.log(2), atol=2e-6)
     assert losses[0][0] - losses[0][-1] > 0.01
 
 
@@ -334,13 +350,14 @@ def copy_of(base: Path, tmp_path: Path) -> Path:
 def test_it_resumes_exactly_without_the_reference_model(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lora: dict[str, Any]
 ) -> None:
-    settings = {"init_from": str(copy_of(base, tmp_path)), "lora": lora}
+    settings = {"init_from": str(copy_of(base, tmp_path)), "lora": lora, "log_every": 1}
     whole, halves = (
         config_from_dict(values(base, name, train=settings) | {"run_dir": str(tmp_path / name)}, "test")
         for name in ("whole", "halves")
     )
     train(whole)
     stop_after_first_validation(monkeypatch, halves)
+    np.testing.assert_allclose(metrics(tmp_path / "halves", "train/loss")[0], math.log(2), atol=2e-6)
     before = (tmp_path / "halves" / "reference.npz").read_bytes()
     # What is read again instead of computed again needs no model.
     shutil.rmtree(tmp_path / "base")
@@ -348,6 +365,8 @@ def test_it_resumes_exactly_without_the_reference_model(
     assert (tmp_path / "halves" / "reference.npz").read_bytes() == before
     assert_same(final_arrays(tmp_path / "halves"), final_arrays(tmp_path / "whole"))
     assert metrics(tmp_path / "halves", "val/margin") == metrics(tmp_path / "whole", "val/margin")
+    if lora:
+        assert_same(final_arrays(tmp_path / "halves", "base"), final_arrays(base / "base"))
 
 
 def flip(path: Path) -> None:
