@@ -155,7 +155,7 @@ def test_what_is_no_conversation(value: Any, expected: str) -> None:
 
 
 def test_other_keys_of_messages_are_left_out() -> None:
-    messages = [message | {"name": "x", "weight": None} for message in turns("a\n", "é")]
+    messages = [{**message, "name": "x", "weight": None} for message in turns("a\n", "é")]
     assert parse_conversation(conversation_text(messages)) == turns("a\n", "é")
 
 

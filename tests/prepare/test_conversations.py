@@ -180,7 +180,7 @@ def test_files_without_conversations(tmp_path: Path) -> None:
 
 def test_a_pair_without_a_completion_is_named(tmp_path: Path) -> None:
     source = write_lines(tmp_path / "pairs.jsonl", [{"p": "a", "c": "b"}, {"p": "a", "c": None}])
-    pairs = {"messages": "", "template": "{p}\t{c}", "prompt_end": "\t"}
+    pairs: dict[str, Any] = {"messages": "", "template": "{p}\t{c}", "prompt_end": "\t"}
     with pytest.raises(JslmError, match=r"pairs\.jsonl:2: the pair has no completion after the prompt 'a\\t'"):
         prepare(make_config(tmp_path / "a", source, **pairs), log=silent)
     with pytest.raises(JslmError, match=r"pairs\.jsonl:1: no key 'q'; keys found: 'p', 'c'; mend data\.template"):
