@@ -10,7 +10,7 @@ bootstrap := scripts/bootstrap.sh --venv "$(VENV)" $(if $(PY),--python "$(PY)")
 dev_extras := dev$(if $(EXTRAS),$(comma)$(EXTRAS))
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev quickstart test test-all test-peers lint format docs clean
+.PHONY: help install dev quickstart rewriter test test-all test-peers lint format docs clean
 
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -29,6 +29,10 @@ quickstart: install ## Train a small model on this machine and let it write
 	@$(python) -m jslm.train --config configs/quickstart.toml
 	@$(python) -m jslm.sample --run runs/quickstart --num-samples 3
 	@echo "The run's report: runs/quickstart/report.html"
+
+rewriter: ## Train and measure the sentence rewriter, within an hour on 2 cores (ARGS='--dev FILE --test FILE')
+	@$(bootstrap) --extras "eval"
+	@$(python) scripts/rewriter.py --out runs/rewriter $(ARGS)
 
 test: dev ## Run the tests
 	@$(python) -m pytest -q $(ARGS)

@@ -242,7 +242,7 @@ def test_rewrite_of_others_pairs(assets: Path, tmp_path: Path) -> None:
     overrides = [
         item for item in shlex.split(command.replace("\\\n", " ")) if "pairs" not in item and "dir" not in item
     ]
-    assert len(overrides) == 3
+    assert len(overrides) == 4
     config = recipe("rewrite", *overrides, f"data.source={pairs}", f"data.dir={tmp_path}")
     prepared = prepare(config, log=silent)
     lines = pairs.read_text("utf-8").splitlines()

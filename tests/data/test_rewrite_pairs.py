@@ -19,8 +19,10 @@ from jslm.data.rewrite import (
     STYLES,
     Pair,
     generate_pairs,
+    held_out_forms,
     held_out_nouns,
     held_out_verbs,
+    plain_text,
 )
 from jslm.data.rewrite.__main__ import main
 from jslm.data.rewrite.grammar import (
@@ -44,6 +46,7 @@ from jslm.data.rewrite.grammar import (
     realize,
 )
 from jslm.data.rewrite.lexicon import Noun, Verb, article, conjugate, lexicon, plural
+from jslm.data.rewrite.wide import wide_words
 from jslm.data.rewrite.words import PREPOSITIONS
 from jslm.errors import JslmError
 
@@ -506,6 +509,107 @@ def test_held_out_splits_use_held_out_words_only() -> None:
     assert {pair.domain for pair in generate_pairs(2_000, split="noun")} == set(DOMAINS)
 
 
+@pytest.fixture(scope="module")
+def wide() -> list[Pair]:
+    return list(generate_pairs(20_000, seed=12, split="wide", direction="to_active"))
+
+
+def test_nothing_held_out_is_in_what_else_is_trained_on(wide: list[Pair]) -> None:
+    assert {"rewrote", "scrubbed", "misunderstood", "eagles"} <= held_out_forms()
+    vocabulary = {word for pair in wide for word in words((pair.source + " " + pair.target).lower())}
+    assert len(vocabulary) > 15_000
+    assert not vocabulary & held_out_forms()
+    documents = list(plain_text(0.5))
+    text = " ".join(documents)
+    assert set(map(chr, range(32, 127))) | set("\n\t") <= set(documents[0])
+    assert 0.45e6 < len(text) < 0.55e6
+    assert not set(re.findall("[a-z]+", text.lower())) & held_out_forms()
+
+
+def test_wide_pairs_have_one_answer(wide: list[Pair]) -> None:
+    answer: dict[str, str] = {}
+    for pair in wide:
+        assert answer.setdefault(pair.source, pair.target) == pair.target
+    assert len(answer) > 19_900
+    known = wide_words()
+    bases: dict[str, set[str]] = {}
+    for verb in (*known.verbs, *known.invented_verbs, *known.particle_verbs, *known.commands, *known.giving):
+        bases.setdefault(verb.participle, set()).add(verb.base)
+    assert [found for found in bases.values() if len(found) > 1] == []
+    assert len(bases) > 3_000
+
+
+def test_wide_pairs_are_sentences_of_the_other_voice(wide: list[Pair]) -> None:
+    unchanged = [pair for pair in wide if pair.category == "unchanged"]
+    assert 0.08 < len(unchanged) / len(wide) < 0.12
+    assert all(pair.source == pair.target for pair in unchanged)
+    shown: Counter[str] = Counter()
+    for pair in wide:
+        for text in (pair.source, pair.target):
+            assert re.fullmatch(r"[A-Z0-9][A-Za-z0-9',:. -]*[.?]", text), text
+            assert not re.search(r"  | [.,?:']|\bi\b", text), text
+        # Nothing but the voice changes: what is not verb, auxiliary, pronoun, "by" or an agent that is unknown stays.
+        long = {word for word in words(pair.source.lower()) if word[0].isdigit() or word in ADJUNCTS}
+        assert long <= set(words(pair.target.lower())), pair
+        shown.update(long)
+    assert min(shown[word] for word in ADJUNCTS) > 10, shown
+
+
+ADJUNCTS = {"midnight", "yesterday", "upstairs", "monday", "often", "everyone", "during", "london", "thousands"}
+
+# Verb and what goes with it, in both voices, with a noun and with a pronoun.
+WITH_EXTRAS = {
+    ("rip+", " off", "", ""): ("The letters were ripped off by me.", "I ripped off the letters."),
+    ("paint", "", " yellow", ""): ("The letters were painted yellow by me.", "I painted the letters yellow."),
+    ("see", "", "", "often "): ("The letters were often seen by me.", "I often saw the letters."),
+    ("carry", " up", " to us", "never "): (
+        "The letters were never carried up to us by me.",
+        "I never carried up the letters to us.",
+    ),
+}
+
+
+@pytest.mark.parametrize("extras", WITH_EXTRAS)
+def test_particles_complements_and_adverbs(extras: tuple[str, str, str, str]) -> None:
+    base, *rest = extras
+    sentence = Sentence(
+        DECLARATIVE, ME, conjugate(base), LETTERS, TENSE["past"], False, "", "", NOTHING, NOTHING, True, *rest
+    )
+    assert (realize(sentence, True, NEUTRAL), realize(sentence, False, NEUTRAL)) == WITH_EXTRAS[extras]
+    question = sentence._replace(kind=YES_NO, tense=TENSE["present perfect"], patient=HIM)
+    particle, after, adverb = rest
+    participle = conjugate(base).participle
+    assert realize(question, True, NEUTRAL) == f"Has he {adverb}been {participle}{particle}{after} by me?"
+    assert realize(question, False, NEUTRAL) == f"Have I {adverb}{participle} him{particle}{after}?"
+    asked = sentence._replace(kind=WH_AGENT, agent=WHO)
+    assert realize(asked, True, NEUTRAL) == f"Who were the letters {adverb}{participle}{particle}{after} by?"
+    short = sentence._replace(tense=TENSE["future"])
+    assert realize(short, False, CASUAL).startswith(f"I'll {adverb}{base.rstrip('+')}")
+
+
+def test_natural_sentences_are_well_formed(wide: list[Pair]) -> None:
+    """They are for measuring alone, so each has a word that no training pair has."""
+    lines = (ROOT / "data" / "rewrite" / "natural.tsv").read_text("utf-8").splitlines()
+    assert lines[0] == "topic\tpassive\tactive"
+    rows = [line.split("\t") for line in lines[1:]]
+    assert len(rows) == len({passive for _, passive, _ in rows}) == 50
+    assert len({topic for topic, _, _ in rows}) > 30
+    known = {word for pair in wide for word in words((pair.source + " " + pair.target).lower())}
+    new = [passive for _, passive, _ in rows if not set(words(passive.lower())) <= known]
+    assert len(new) >= UNSEEN_WORDS
+    for _, passive, active in rows:
+        answers = active.split(" | ")
+        assert len(set(answers)) == len(answers)
+        for text in (passive, *answers):
+            assert re.fullmatch(r"[A-Z][A-Za-z0-9', -]*[.?]", text), text
+            assert text[-1] == passive[-1]
+        assert passive not in answers
+        assert re.search(r"\b(am|is|are|was|were|be|been|being)\b", passive.lower()), passive
+
+
+UNSEEN_WORDS = 20
+
+
 def test_same_pairs_on_every_python() -> None:
     """If the generator was changed on purpose, put the new pairs and the new digest here."""
     pairs = list(generate_pairs(2_000, seed=7))
@@ -581,7 +685,7 @@ def test_recipe_gives_the_files_it_promises(tmp_path: Path) -> None:
     folder = ROOT / "data" / "rewrite"
     readme = (folder / "README.md").read_text("utf-8")
     digests = dict(line.split()[::-1] for line in (folder / "SHA256SUMS").read_text("utf-8").splitlines())
-    assert list(digests) == ["train.jsonl", "val.jsonl", "verb.jsonl", "noun.jsonl"]
+    assert list(digests) == [f"{n}.jsonl" for n in ("text", "train", "wide", "tokenized", "val", "verb", "noun")]
     for name, digest in digests.items():
         (command,) = re.findall(rf"^python -m jslm.data.rewrite (.*) --out data/rewrite/{name}$", readme, re.MULTILINE)
         assert main([*command.split(), "--out", str(tmp_path / name)]) == 0
