@@ -158,6 +158,9 @@ def _prepare(config: Config, folder: Path, log: Log) -> PreparedData:
         )
     if not rejected:
         remove_rejected(folder)
+    if not config.data.messages:
+        # Of conversations that were prepared here before.
+        (folder / TEMPLATE_NAME).unlink(missing_ok=True)
     remove_work(folder)
     return PreparedData(folder, tokenizer, meta)
 

@@ -229,3 +229,12 @@ def test_damage_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     tokens = open_tokens(prepared.dir, "train")
     with pytest.raises(JslmError, match=r"pairs or conversations, whose prompts are not learned"):
         make_loader(tokens, context_length=64, batch_size=1, seed=0, packing="windows")
+
+
+def test_text_in_the_folder_of_conversations_has_no_template(tmp_path: Path) -> None:
+    examples(tmp_path / "chat.jsonl")
+    assert prepare(make_config(tmp_path / "a", tmp_path / "chat.jsonl"), log=silent).chat_template
+    texts = write_lines(tmp_path / "texts.jsonl", [{"text": f"Text {number}."} for number in range(20)])
+    prepared = prepare(make_config(tmp_path / "a", texts, messages=""), force=True, log=silent)
+    assert prepared.chat_template == ""
+    assert open_tokens(prepared.dir, "train").learned is None
