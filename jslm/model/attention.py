@@ -12,9 +12,10 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from jslm.config import ModelConfig
+from jslm.model.blocked import blocked_attention
 from jslm.model.splash import splash_attention, splash_refusal
 
-Implementation = Literal["xla", "cudnn", "splash"]
+Implementation = Literal["xla", "cudnn", "splash", "blocked"]
 _log = logging.getLogger("jslm")
 
 
@@ -23,7 +24,7 @@ def choose_attention(config: ModelConfig, dtype: DTypeLike, backend: str | None 
 
     cuDNN's flash attention wants a GPU, a 16-bit type, head_dim a multiple of 8 up to 256, and no attention dropout;
     splash attention a TPU, bfloat16 or float32, a context of a multiple of 128, and no attention dropout. A run that
-    names splash opens on other devices too: they have XLA's.
+    names splash opens on other devices too. CPUs have `blocked_attention`, but XLA's where attention drops out.
     """
     if config.attention in ("xla", "cudnn"):
         return config.attention
@@ -31,6 +32,8 @@ def choose_attention(config: ModelConfig, dtype: DTypeLike, backend: str | None 
     if backend == "tpu":
         refusal = splash_refusal(dtype, config.context_length, config.dropout)
         return _chosen("xla", refusal) if refusal else _chosen("splash", "it fits the shapes")
+    if backend == "cpu":
+        return _chosen("blocked", "the device is a CPU")
     if backend != "gpu" or config.attention == "splash":
         return _chosen("xla", f"the device is a {backend}")
     head_dim = config.dim_per_head
@@ -77,6 +80,10 @@ def causal_attention(
         if not refusal:
             return splash_attention(q, k, v, segments)
         _chosen("xla", refusal)
+    if implementation == "blocked":
+        if not (dropout and dropout_key is not None):
+            return blocked_attention(q, k, v, segments)
+        _chosen("xla", "blocked attention has no dropout")
     same = None if segments is None else segments[:, :, None] == segments[:, None, :]
     if implementation == "cudnn":
         mask = None if same is None else same[:, None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -11,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from jslm.config import ModelConfig
 from jslm.model.attention import Implementation, cached_attention, causal_attention
-from jslm.model.ops import fusion_boundary, linear, normalize
+from jslm.model.ops import fusion_boundary, linear, normalize, recomputed
 from jslm.model.rope import apply_rotary
 from jslm.parallel import constrain
 
@@ -120,9 +121,9 @@ class MLP(nn.Module):
         up = Linear(c.hidden_dim, ("embed", "mlp"), c.initial_std, c.mlp_bias, name="up")(x)
         if c.is_gated:
             gate = Linear(c.hidden_dim, ("embed", "mlp"), c.initial_std, c.mlp_bias, name="gate")(x)
-            hidden = _activate(c.activation, gate) * up
+            hidden = recomputed(lambda gate, up: _activate(c.activation, gate) * up)(gate, up)
         else:
-            hidden = _activate(c.activation, up)
+            hidden = recomputed(functools.partial(_activate, c.activation))(up)
         hidden = constrain(hidden, "batch", "length", "mlp")
         return Linear(c.d_model, ("mlp", "embed"), residual_std(c), c.mlp_bias, name="down")(hidden)
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jslm.model.ops import fusion_boundary
+from jslm.model.ops import contract_rows, fusion_boundary
 from jslm.parallel import constrain
 
 IGNORED = -1
@@ -142,9 +142,7 @@ def _one_chunk(
     d_logits = jnp.where(counted[..., None], d_logits, 0.0).astype(hidden.dtype)
     d_logits = fusion_boundary(d_logits)
     d_hidden = _contract(d_logits, weights, 2, 0, hidden.dtype)
-    # Rows contracted with rows, as in `ops.linear`, so that neither operand is copied into another order.
-    rows, columns = (x.reshape(-1, x.shape[-1]) for x in (d_logits, hidden))
-    d_head = _contract(rows, columns, 0, 0, jnp.float32)
+    d_head = contract_rows(*(x.reshape(-1, x.shape[-1]) for x in (d_logits, hidden)))
     return (objective, loss), d_hidden, d_head
 
 

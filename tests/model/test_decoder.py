@@ -230,7 +230,7 @@ def test_narrow_types_stay_near_float32(dtype: Any, tolerance: float) -> None:
     ours, theirs = gradient(params, dtype), gradient(params, jnp.float32)
     for (path, one), other in zip(jax.tree_util.tree_leaves_with_path(ours), jax.tree.leaves(theirs), strict=True):
         assert one.dtype == jnp.float32
-        assert jnp.linalg.norm(one - other) < 3 * tolerance * jnp.linalg.norm(other), jax.tree_util.keystr(path)
+        assert jnp.linalg.norm(one - other) < 4 * tolerance * jnp.linalg.norm(other), jax.tree_util.keystr(path)
 
 
 @pytest.mark.parametrize("cap", [0.0, 2.0])
