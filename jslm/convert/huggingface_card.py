@@ -12,6 +12,9 @@ _FIGURES = {
     "val/perplexity": ("Validation perplexity", ""),
     "val/bits_per_byte": ("Validation bits per byte", ""),
     "val/tokens": ("Validation tokens", ""),
+    "val/accuracy": ("Chosen answer preferred", "of held-out preferences"),
+    "val/margin": ("Reward margin of the chosen answer", ""),
+    "val/pairs": ("Held-out preferences", ""),
     "steps": ("Optimizer steps", ""),
     "tokens_seen": ("Training tokens seen", ""),
     "train_seconds": ("Training time", "s"),
@@ -42,7 +45,7 @@ def model_card(bundle: Bundle, family: str, dtype: str) -> str:
     trained = f"It was trained with jslm{f' on {names}' if names else ''}." if "steps" in bundle.figures else ""
     losses = (
         "Losses are means over the tokens of the whole validation split; padding does not count."
-        if any(name.startswith("val/") for name in bundle.figures)
+        if "val/loss" in bundle.figures
         else ""
     )
     start = (

@@ -19,6 +19,7 @@ from jslm.tokenizer import load_tokenizer
 
 # Figures of `run.json` that a model card or a header repeats.
 _FIGURES = ("val/loss", "val/perplexity", "val/bits_per_byte", "val/tokens", "tokens_seen", "train_seconds")
+_DPO_FIGURES = ("val/accuracy", "val/margin", "val/pairs", "tokens_seen", "train_seconds")
 
 
 def load_model(path: str | Path, *, checkpoint: str = "best", ema: bool | None = None, format: str = "auto") -> Bundle:
@@ -139,8 +140,12 @@ def _figures(info: dict[str, Any], step: int, metadata: dict[str, Any]) -> dict[
     assert isinstance(result, dict)
     if info.get("status") == "imported":
         return dict(result)
+    # The loss of preferences is none of text.
+    is_dpo = info.get("objective") == "dpo"
     if result.get("step") == step:
-        known = {name: result[name] for name in _FIGURES if result.get(name) is not None}
+        known = {name: result[name] for name in (_DPO_FIGURES if is_dpo else _FIGURES) if result.get(name) is not None}
+    elif is_dpo:
+        known = {}
     else:
         loss = metadata.get("val_loss")
         known = {} if loss is None else {"val/loss": loss}

@@ -18,7 +18,7 @@ import pytest
 
 from jslm.checkpoint import CheckpointStore
 from jslm.config import Config, DpoConfig, ModelConfig, config_from_dict
-from jslm.convert import load_model
+from jslm.convert import export_model, load_model
 from jslm.data import open_tokens
 from jslm.data.loader import count_examples, eval_batches, make_loader
 from jslm.data.preferences import PreferencePairs
@@ -67,7 +67,7 @@ def values(folder: Path, name: str, **sections: Any) -> dict[str, Any]:
             "objective": "dpo", "init_from": str(folder / "base"), "steps": 8, "batch_size": 8, "eval_every": 4,
             "eval_batches": 0, "log_every": 2, "tensorboard": False, "report": False, "dpo": {"beta": 0.5},
         },
-        "sample": {"max_new_tokens": 4},
+        "sample": {"every": 1000},
     }  # fmt: skip
     for section, keys in sections.items():
         found[section] = found[section] | keys
@@ -124,8 +124,8 @@ def test_the_loss_is_the_formula_of_the_paper(smoothing: float) -> None:
     log_ratios = (policy[:, 0] - policy[:, 1]) - (reference[:, 0] - reference[:, 1])
     sigmoid = 1 / (1 + np.exp(-beta * log_ratios))
     wanted = -(1 - smoothing) * np.log(sigmoid) - smoothing * np.log(1 - sigmoid)
-    arrays = (jnp.asarray(array, jnp.float32) for array in (policy, reference))
-    losses, rewards = preference_losses(*arrays, DpoConfig(beta=beta, label_smoothing=smoothing))
+    first, second = (jnp.asarray(array, jnp.float32) for array in (policy, reference))
+    losses, rewards = preference_losses(first, second, DpoConfig(beta=beta, label_smoothing=smoothing))
     np.testing.assert_allclose(losses, wanted, rtol=1e-4)
     np.testing.assert_allclose(rewards, beta * (policy - reference), rtol=1e-4, atol=1e-5)
 
@@ -148,17 +148,12 @@ def test_summed_log_probs_and_their_gradients_are_those_of_whole_logits(chunk: i
     # The gradient of log-softmax, in float64.
     d_logits = (one_hot - shares) * slope * (targets >= 0)[..., None] * weights[:, None, None]
 
-    def weighted(hidden: jax.Array, head: jax.Array) -> jax.Array:
-        found = summed_log_probs(hidden, head, jnp.asarray(targets), vocab, softcap, chunk)
-        np.testing.assert_allclose(jax.device_get(jax.lax.stop_gradient(found)), wanted, rtol=1e-4, atol=1e-5)
-        return jnp.sum(found * jnp.asarray(weights, jnp.float32))
-
     arrays = jnp.asarray(hidden, jnp.float32), jnp.asarray(head, jnp.float32)
-    found = summed_log_probs(*arrays, jnp.asarray(targets), vocab, softcap, chunk)
+    found = summed_log_probs(arrays[0], arrays[1], jnp.asarray(targets), vocab, softcap, chunk)
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
 
-    def total(*arrays: jax.Array) -> jax.Array:
-        rows = summed_log_probs(*arrays, jnp.asarray(targets), vocab, softcap, chunk)
+    def total(hidden: jax.Array, head: jax.Array) -> jax.Array:
+        rows = summed_log_probs(hidden, head, jnp.asarray(targets), vocab, softcap, chunk)
         return jnp.sum(rows * jnp.asarray(weights, jnp.float32))
 
     d_hidden, d_head = jax.grad(total, (0, 1))(*arrays)
@@ -176,6 +171,7 @@ def test_logits_of_a_whole_row_are_never_there() -> None:
         return jnp.sum(row_log_probs(params, tokens, tokens, model, loss_chunk=64))
 
     compiled = jax.jit(jax.grad(total)).lower(params).compile().as_text()
+    assert compiled is not None
     assert "f32[8,8,1024]" in compiled
     assert "f32[8,64,1024]" not in compiled
     naive = jax.nn.log_softmax(apply_decoder(params, tokens, model) @ head_table(params)[:1000].T)
@@ -228,6 +224,7 @@ def test_batches_come_in_one_order_and_go_on_there(base: Path) -> None:
         loader.close()
 
 
+@pytest.mark.slow
 def test_conditions_hold_for_both_answers(base: Path, tmp_path: Path) -> None:
     records = [record | {"mood": "sunny" if number % 3 else "grey"} for number, record in enumerate(preferences(100))]
     source = write_records(tmp_path / "pairs.jsonl", records)
@@ -301,6 +298,13 @@ def test_what_it_reports_is_what_the_models_say(trained: Path) -> None:
         np.testing.assert_allclose(saved["val_0"], log_probs(first), rtol=1e-3, atol=1e-3)
 
 
+def test_exports_do_not_take_its_loss_for_one_of_text(trained: Path, tmp_path: Path) -> None:
+    export_model(trained, tmp_path / "hf", format="hf", checkpoint="latest")
+    card = (tmp_path / "hf" / "README.md").read_text("utf-8")
+    assert "| Chosen answer preferred | 1 of held-out preferences |" in card
+    assert "Validation loss" not in card
+
+
 def test_people_read_it_in_report_and_tensorboard(trained: Path) -> None:
     page = write_report(trained).read_text("utf-8")
     assert "prefers the chosen answer to the rejected one in 100.0% of held-out pairs" in page
@@ -324,6 +328,7 @@ def test_micro_batches_learn_what_whole_batches_do(base: Path, tmp_path: Path) -
     assert losses[0][0] - losses[0][-1] > 0.01
 
 
+@pytest.mark.slow
 def test_bfloat16_learns_too(base: Path, tmp_path: Path) -> None:
     made = values(base, "run", model={"dtype": "bfloat16"}, train={"steps": 30, "eval_every": 15})
     train(config_from_dict(made | {"run_dir": str(tmp_path / "run")}, "test"))
