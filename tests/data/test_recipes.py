@@ -8,6 +8,7 @@ import functools
 import hashlib
 import http.server
 import io
+import itertools
 import json
 import os
 import re
@@ -30,8 +31,8 @@ import pytest
 from jslm.cli import add_config_arguments
 from jslm.config import Config, load_config
 from jslm.data import open_tokens
-from jslm.data.readers.remote import is_remote
 from jslm.data.chat_examples.__main__ import main as generate_chat
+from jslm.data.readers.remote import is_remote
 from jslm.data.rewrite.__main__ import main as generate
 from jslm.prepare import PreparedData, prepare
 from jslm.prepare.check import settings_of
@@ -230,7 +231,7 @@ def test_chat(tmp_path: Path) -> None:
     prepared = prepare(recipe("chat", f"data.source={made}", f"data.dir={tmp_path / 'out'}"), log=silent)
     texts = text_of(prepared, "train") + text_of(prepared, "val")
     for messages in (json.loads(line)["messages"] for line in lines):
-        turns = zip(messages[:-1], messages[1:], strict=True)
+        turns = itertools.pairwise(messages)
         for question, answer in ((q["content"], a["content"]) for q, a in turns if a["role"] == "assistant"):
             assert f"User:\n{question}\n\nAssistant:\n{answer}<|endoftext|>" in texts
 
