@@ -15,6 +15,13 @@ from jslm.errors import JslmError
 
 USER_ERROR = 2
 INTERRUPTED = 130
+# What each verb can do with less of.
+_LESS_MEMORY = {
+    "train": "lower train.micro_batch or model.context_length, or set model.remat = 'full'",
+    "evaluate": "lower --batch-tokens",
+    "sample": "give fewer prompts or --num-samples at once, or a shorter --max-new-tokens",
+    "serve": "lower --max-slots, or serve fewer models at once",
+}
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,7 +74,7 @@ def run_verb(
     except Exception as error:
         if args.debug:
             raise
-        status, message = describe_error(error)
+        status, message = describe_error(error, verb)
         print(f"jslm.{verb}: error: {message}", file=sys.stderr)
         return status
 
@@ -92,8 +99,17 @@ def _use_huge_pages() -> None:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
-def describe_error(error: Exception) -> tuple[int, str]:
-    """Exit status and one line for an exception."""
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether Python, or XLA on a device, had too little memory. A full disk has the same name in XLA's statuses."""
+    text = str(error)
+    if "No space left on device" in text or "ENOSPC" in text:
+        return False
+    # A program that was waited for later fails with INTERNAL, and the words alone say why.
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text or "Out of memory" in text
+
+
+def describe_error(error: Exception, verb: str = "") -> tuple[int, str]:
+    """Exit status and one line for an exception of a verb."""
     if isinstance(error, JslmError):
         return USER_ERROR, " ".join(str(error).split("\n"))
     if isinstance(error, OSError) and error.errno is not None:
@@ -108,10 +124,8 @@ def describe_error(error: Exception) -> tuple[int, str]:
     # ENOSPC from tensorstore reaches us as a status text, which calls it RESOURCE_EXHAUSTED too.
     if "No space left on device" in text or "ENOSPC" in text:
         return USER_ERROR, "no space left on device; free some space, then run the same command again"
-    if "RESOURCE_EXHAUSTED" in text or isinstance(error, MemoryError):
-        first = text.split("\n")[0][:200]
-        return USER_ERROR, (
-            f"out of memory ({first}); lower train.micro_batch or model.context_length, or set model.remat = 'full'"
-        )
+    if is_out_of_memory(error):
+        first = text.split("\n")[0][:200] or "no more memory for Python"
+        return USER_ERROR, f"out of memory ({first}); {_LESS_MEMORY.get(verb, 'give it more, or less to do at once')}"
     first = text.split("\n")[0][:300]
     return 1, f"{type(error).__name__}: {first} (this is a fault in jslm; --debug shows where)"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import types
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -47,20 +47,28 @@ def _render_row(name: str, field: FieldInfo) -> str:
 
 
 def _describe_type(field: FieldInfo) -> str:
+    return _type_name(field.annotation) + _bounds(field.metadata)
+
+
+def _bounds(metadata: list[Any]) -> str:
     bounds = [
         f"{word} {getattr(constraint, name):g}"
-        for constraint in field.metadata
+        for constraint in metadata
         for name, word in BOUNDS.items()
         if hasattr(constraint, name)
     ]
-    return _type_name(field.annotation) + (f", {' and '.join(bounds)}" if bounds else "")
+    return f", {' and '.join(bounds)}" if bounds else ""
 
 
 def _type_name(kind: Any) -> str:
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Literal:
         return ", ".join(f"`{json.dumps(value)}`" for value in arguments)
-    if origin is types.UnionType:
+    if origin is Annotated:
+        # A member of a union keeps its own bounds, inside of pydantic's field.
+        inside = [constraint for extra in arguments[1:] for constraint in getattr(extra, "metadata", [extra])]
+        return _type_name(arguments[0]) + _bounds(inside)
+    if origin in (types.UnionType, Union):
         return " or ".join(_type_name(argument) for argument in arguments)
     if origin in (list, tuple) and is_section(arguments[0]):
         return f"list of tables {{{', '.join(arguments[0].model_fields)}}}"

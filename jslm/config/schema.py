@@ -259,8 +259,10 @@ class TrainConfig(Section):
     steps: NonNegative = Field(0, description="Optimizer steps. 0: from `epochs`.")
     epochs: float = Field(1.0, gt=0.0, description="Passes over the training tokens, where `steps` is 0.")
     batch_size: Positive = Field(32, description="Sequences an optimizer step, over all devices and micro-batches.")
-    micro_batch: NonNegative = Field(
-        0, description="Sequences a forward pass, over all devices; gradients add up to `batch_size`. 0: `batch_size`."
+    micro_batch: NonNegative | Literal["auto"] = Field(
+        0,
+        description="Sequences a forward pass, over all devices; gradients add up to `batch_size`. 0: `batch_size`. "
+        "`auto`: the most that fit the device's memory, as the compiler says; the run keeps its first choice.",
     )
     curriculum: list[CurriculumStage] = Field(
         default_factory=list,
@@ -290,6 +292,11 @@ class TrainConfig(Section):
     profile: bool = Field(False, description="Write a JAX profiler trace of a few steps to `profile/`.")
     report: bool = Field(True, description="Write `report.html` at the end.")
     tensorboard: bool = Field(True, description="Write TensorBoard events.")
+
+    @property
+    def micro_rows(self) -> int:
+        """Sequences a forward pass with the default resolved; all of them while `auto` is undecided."""
+        return self.micro_batch if isinstance(self.micro_batch, int) and self.micro_batch else self.batch_size
 
 
 class CheckpointConfig(Section):
@@ -335,8 +342,8 @@ class Config(Section):
                 "the run or the file to start from"
             )
         check_preferences(self)
-        micro = self.train.micro_batch
-        if micro and self.train.batch_size % micro:
+        micro = self.train.micro_rows
+        if self.train.batch_size % micro:
             raise ValueError(f"train.micro_batch = {micro} does not divide train.batch_size = {self.train.batch_size}")
         check_completions(self)
         self._check_batches()

@@ -60,8 +60,7 @@ def check_mesh_fits(config: Config, mesh: Mesh) -> None:
         ("mesh.tensor", mesh.shape["tensor"], "padded vocabulary", model.padded_vocab_size),
     ]
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
-    micro = config.train.micro_batch or config.train.batch_size
-    checks.append(("mesh.data * mesh.fsdp", shards, "train.micro_batch", micro))
+    checks.append(("mesh.data * mesh.fsdp", shards, "train.micro_batch", config.train.micro_rows))
     checks.append(("mesh.data * mesh.fsdp", shards, "train.eval_batch_size", eval_batch_size(config)))
     for axis, size, name, dimension in checks:
         if dimension % size:
@@ -70,7 +69,7 @@ def check_mesh_fits(config: Config, mesh: Mesh) -> None:
 
 def eval_batch_size(config: Config) -> int:
     """Sequences a validation batch, with the default resolved."""
-    return config.train.eval_batch_size or config.train.micro_batch or config.train.batch_size
+    return config.train.eval_batch_size or config.train.micro_rows
 
 
 def partition_spec(axes: Sequence[str | None]) -> PartitionSpec:

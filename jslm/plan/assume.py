@@ -27,7 +27,7 @@ def resolve(config: Config, shards: int) -> tuple[Config, list[str]]:
     values["model"]["vocab_size"] = vocabulary
     notes += [note] if note else []
     train = config.train
-    micro = train.micro_batch or train.batch_size
+    micro = train.micro_rows
     fitting = -(-micro // shards) * shards
     batch = -(-train.batch_size // fitting) * fitting
     if fitting != micro or batch != train.batch_size:

@@ -78,7 +78,7 @@ def _measured_cpu(device: jax.Device, dtype_name: str) -> Chip:
             times.append(time.perf_counter() - start)
     peak = peak_flops(dtype_name, device)
     assert peak is not None, "CPUs are measured"
-    memory = _available_memory() / len(jax.local_devices())
+    memory = available_memory() / len(jax.local_devices())
     share = 8 * size / min(times) / len(jax.local_devices())
     return Chip("CPU", peak, memory, share, 0.0, _last_cache(), "measured now")
 
@@ -89,7 +89,7 @@ def _last_cache() -> float:
     return max((1024.0 * int(text.removesuffix("K")) for text in found if text.endswith("K")), default=0.0)
 
 
-def _available_memory() -> float:
+def available_memory() -> float:
     """Bytes that processes may still take, as the kernel sees it."""
     try:
         with open("/proc/meminfo", encoding="ascii") as file:

@@ -111,11 +111,18 @@ def make_plan(config: Config, topology: str, *, decode_batch: int = 1) -> Plan:
 def plan_on(config: Config, topology: str, devices: list[jax.Device], *, decode_batch: int = 1) -> Plan:
     """`make_plan` for devices that are already known; `topology` is their name in the plan."""
     mesh = make_mesh(config.mesh, devices)
+    undecided = config.train.micro_batch == "auto"
     config, notes = resolve(config, mesh.shape["data"] * mesh.shape["fsdp"])
     check_mesh_fits(config, mesh)
     platform = devices[0].platform
     dtype = planned_dtype(config, platform)
     chip = chip_of(devices[0], dtype.name)
+    if undecided:
+        # It shows its numbers as plans are shown.
+        from jslm.plan.fit import largest_micro_batch
+
+        config, _ = largest_micro_batch(config, mesh, dtype, _USABLE[platform] * chip.memory_bytes)
+        notes.append(f"train.micro_batch=auto is {config.train.micro_rows} here")
     program = compile_train(config, mesh, dtype)
     memory, traffic = program.memory, program.traffic
     fits = not program.refusal and memory.total <= _USABLE[platform] * chip.memory_bytes
@@ -140,7 +147,7 @@ def plan_on(config: Config, topology: str, devices: list[jax.Device], *, decode_
         remat=config.model.remat,
         parameters=count_parameters(config.model)["total"],
         batch_size=config.train.batch_size,
-        micro_batch=config.train.micro_batch,
+        micro_batch=config.train.micro_rows,
         context_length=config.model.context_length,
         steps=config.train.steps,
         notes=notes,

@@ -124,7 +124,7 @@ def compile_decode(config: Config, device: jax.Device, dtype: jnp.dtype, batch: 
 
 def _abstract_batch(config: Config, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
     train = config.train
-    micro = train.micro_batch or train.batch_size
+    micro = train.micro_rows
     packing = packing_of(config)
     pairs = (train.batch_size // micro, micro, *([2] if packing == "preferences" else []))
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import jax
 
+from jslm.cli import describe_error, is_out_of_memory
 from jslm.sample import LanguageModel
 from jslm.serve.group import Group, Seat
 from jslm.serve.job import Failure, Job, Piece
@@ -175,7 +176,10 @@ class Engine:
                     self._round(lane)
         except BaseException as error:
             self.failure = error
-            _log.exception("the engine has stopped")
+            if isinstance(error, Exception) and is_out_of_memory(error):
+                _log.error("the engine has stopped: %s", describe_error(error, "serve")[1])
+            else:
+                _log.exception("the engine has stopped")
         finally:
             with self._condition:
                 self._stopping = True

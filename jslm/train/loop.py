@@ -26,6 +26,7 @@ from jslm.run_folder import RunFolder, write_atomically
 from jslm.train.corpora import chat_template
 from jslm.train.dpo import SUMS, PreferenceResult, evaluate_preferences, make_preference_step
 from jslm.train.finish import finish_run, run_info, step_tokens, validation_values, write_samples
+from jslm.train.memory import explained_out_of_memory, resolve_micro_batch
 from jslm.train.metrics import MetricsLog, Progress
 from jslm.train.profiler import Profiler
 from jslm.train.report import drop_samples_after, summary_lines
@@ -67,15 +68,16 @@ def train(config: Config) -> TrainOutcome:
         folder.create()
     with folder.locked() if jax.process_index() == 0 else contextlib.nullcontext():
         data = prepare_data(config)
-        config = resolve_config(config, data)
+        config = resolve_micro_batch(resolve_config(config, data), folder)
         check_same_model(config, folder, data.tokenizer.fingerprint)
-        setup = build(config, data, folder)
+        with explained_out_of_memory(config):
+            setup = build(config, data, folder)
         if jax.process_index() == 0:
             data.tokenizer.save(folder.tokenizer)
             if source := chat_template(config):
                 write_atomically(folder.chat_template, source)
             folder.write_config(config)
-        with jax.set_mesh(setup.mesh), _stop_signals() as stop:
+        with explained_out_of_memory(config), jax.set_mesh(setup.mesh), _stop_signals() as stop:
             return _Loop(setup, folder, stop).run()
 
 
@@ -89,7 +91,7 @@ class _Loop:
         self.setup, self.folder, self.stop = setup, folder, stop
         self.first = jax.process_index() == 0
         self.info = run_info(setup)
-        self.accumulation = config.train.batch_size // (config.train.micro_batch or config.train.batch_size)
+        self.accumulation = config.train.batch_size // config.train.micro_rows
         self.step_fn = make_train_step(config, setup.optimizer, setup.steps, setup.mesh, setup.dtype)
         self.is_dpo = config.train.objective == "dpo"
         self.eval_fn: Any = (

@@ -169,3 +169,9 @@ def test_type_of_computation_is_that_of_the_planned_device() -> None:
     assert planned_dtype(Config(), "tpu").name == "bfloat16"
     assert planned_dtype(Config(), "cpu").name == "float32"
     assert planned_dtype(Config.model_validate({"model": {"dtype": "float16"}}), "tpu").name == "float16"
+
+
+def test_undecided_micro_batch_is_the_largest_that_fits(tiny: Path) -> None:
+    plan = make_plan(load_config(tiny, [*TINY, "train.micro_batch=auto"]), "cpu", decode_batch=0)
+    assert plan.micro_batch == 4
+    assert "train.micro_batch=auto is 4 here" in plan.notes
