@@ -7,6 +7,7 @@ import fcntl
 import json
 import math
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,12 @@ class RunFolder:
         self.reference = self.path / "reference.npz"
 
     def create(self) -> None:
-        """Makes the folder; JslmError where that is not allowed."""
+        """Makes the folder; JslmError where that is not allowed, and for an address."""
+        if re.match(r"\w{2,}:/", str(self.path)):
+            raise JslmError(
+                f"run_dir = {self.path}: an address, and runs are written to folders; mount the bucket or the disk, "
+                "and give the folder where it is mounted"
+            )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             probe = self.path / ".writable"

@@ -31,7 +31,8 @@ def start_jax(*, training: bool = False) -> None:
     several GPUs (`XLA_FLAGS`) and a GPU that `training` has to itself (`XLA_CLIENT_MEM_FRACTION`), unless it is set.
 
     Several processes are recognised by SLURM, Open MPI or Cloud TPU pod variables, or by the explicit trio
-    `JAX_COORDINATOR_ADDRESS=host:port JAX_NUM_PROCESSES=n JAX_PROCESS_ID=i`. The cache is at
+    `JAX_COORDINATOR_ADDRESS=host:port JAX_NUM_PROCESSES=n JAX_PROCESS_ID=i`; `JSLM_DISTRIBUTED=on` says it where only
+    JAX can find the others, as on the workers of a TPU slice. The cache is at
     `$JAX_COMPILATION_CACHE_DIR`, by default `$XDG_CACHE_HOME/jslm/xla`; `JSLM_COMPILATION_CACHE=off` turns it off.
     Raises JslmError for a bad trio.
     """
@@ -89,6 +90,8 @@ def _gpu_count() -> int:
 
 
 def _runs_on_cluster() -> bool:
+    if os.environ.get("JSLM_DISTRIBUTED") == "on":
+        return True
     for name in _CLUSTER_VARIABLES:
         value = os.environ.get(name, "")
         if value and value != "1":

@@ -104,3 +104,11 @@ def test_gpus_without_bfloat16_compute_in_float16(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(jax, "devices", lambda: [Device()])
     assert compute_dtype(ModelConfig()) == dtype
+
+
+def test_workers_of_a_slice_are_told_that_there_are_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*startup._CLUSTER_VARIABLES, "TPU_WORKER_HOSTNAMES", "JSLM_DISTRIBUTED"):
+        monkeypatch.delenv(name, raising=False)
+    assert not startup._runs_on_cluster()
+    monkeypatch.setenv("JSLM_DISTRIBUTED", "on")
+    assert startup._runs_on_cluster()
