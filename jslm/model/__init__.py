@@ -6,6 +6,7 @@ from jslm.model.decoder import (
     Params,
     apply_cached,
     apply_decoder,
+    decoding_params,
     head_table,
     init_cache,
     init_params,
@@ -19,7 +20,7 @@ from jslm.model.decoder import (
 from jslm.model.log_probs import row_log_probs
 from jslm.model.lora import init_adapters, merge_adapters
 from jslm.model.loss import IGNORED
-from jslm.model.shapes import compute_dtype, count_parameters, flops_per_token
+from jslm.model.shapes import compute_dtype, count_parameters, flops_per_token, training_dtype
 from jslm.model.splash import splash_block_length
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "choose_attention",
     "compute_dtype",
     "count_parameters",
+    "decoding_params",
     "flops_per_token",
     "head_table",
     "init_adapters",
@@ -44,5 +46,6 @@ __all__ = [
     "row_log_probs",
     "splash_block_length",
     "stack_conditions",
+    "training_dtype",
     "unstack_layers",
 ]

@@ -103,7 +103,11 @@ def cached_attention(
 ) -> Float[Array, "batch length heads head_dim"]:
     """Attention of queries at `positions` over a cache whose slot j holds position j; later slots are not seen."""
     slots = jnp.arange(k.shape[2], dtype=positions.dtype)
-    return grouped_attention(q, k, v, slots[None, None, :] <= positions[:, :, None])
+    mask = slots[None, None, :] <= positions[:, :, None]
+    if q.shape[1] * q.shape[2] == k.shape[1] and q.dtype.itemsize == 2 and _platform() == "cpu":
+        # A CPU's 16-bit products are for two rows and more; for one they would widen the cache first.
+        return grouped_attention(jnp.repeat(q, 2, axis=2), k, v, mask)[:, :, ::2]
+    return grouped_attention(q, k, v, mask)
 
 
 def grouped_attention(
@@ -118,12 +122,17 @@ def grouped_attention(
     """Attention with an explicit mask (True: may be seen); key/value heads lead, which XLA multiplies in place."""
     batch, length, heads, head_dim = q.shape
     kv_heads = k.shape[1]
-    grouped = q.reshape(batch, length, kv_heads, heads // kv_heads, head_dim)
-    scores = jnp.einsum("btkgd,bksd->bkgts", grouped, k, preferred_element_type=jnp.float32)
+    group = heads // kv_heads
+    grouped = q.reshape(batch, length, kv_heads, group, head_dim).transpose(0, 2, 3, 1, 4)
+    rows = grouped.reshape(batch, kv_heads, group * length, head_dim)
+    scores = jax.lax.dot_general(rows, k, (((3,), (3,)), ((0, 1), (0, 1))), preferred_element_type=jnp.float32)
+    scores = scores.reshape(batch, kv_heads, group, length, -1)
     scores = jnp.where(mask[:, None, None], scores * head_dim**-0.5, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
     if dropout_key is not None and dropout:
         kept = jax.random.bernoulli(dropout_key, 1 - dropout, weights.shape)
         weights = jnp.where(kept, weights / (1 - dropout), 0).astype(v.dtype)
-    out = jnp.einsum("bkgts,bksd->btkgd", weights, v)
+    weights = weights.reshape(batch, kv_heads, group * length, -1)
+    out = jax.lax.dot_general(weights, v, (((3,), (2,)), ((0, 1), (0, 1))), preferred_element_type=jnp.float32)
+    out = out.astype(v.dtype).reshape(batch, kv_heads, group, length, head_dim).transpose(0, 3, 1, 2, 4)
     return out.reshape(batch, length, heads, head_dim)

@@ -21,6 +21,7 @@ from jslm.config import ModelConfig
 from jslm.model.attention import Implementation, choose_attention
 from jslm.model.layers import Block, LayerCache, Norm
 from jslm.model.loss import chunk_length, fused_cross_entropy
+from jslm.model.ops import linear_by_rows
 from jslm.model.rope import default_positions, rotary_tables, segment_positions
 from jslm.parallel import constrain
 
@@ -126,14 +127,14 @@ def logits_from_hidden(
 ) -> Float[Array, "batch length vocab"]:
     """float32 logits over the true vocabulary.
 
-    Decoding may hold the projection as `head/kernel` `[d_model, vocab]`, cut to the true vocabulary and transposed
-    once.
+    `params` may be those of `decoding_params`.
     """
-    if "kernel" in params.get("head", {}):
-        kernel = params["head"]["kernel"]
+    head = params.get("head", {})
+    if "rows" in head:
+        logits = linear_by_rows(hidden, head["rows"], jnp.float32)
     else:
-        kernel = head_table(params)[: config.vocab_size].T
-    logits = jnp.einsum("btd,dv->btv", hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32)
+        kernel = head["kernel"] if "kernel" in head else head_table(params)[: config.vocab_size].T
+        logits = jnp.einsum("btd,dv->btv", hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32)
     return config.logit_softcap * jnp.tanh(logits / config.logit_softcap) if config.logit_softcap else logits
 
 
@@ -184,6 +185,25 @@ def unstack_layers(params: Params) -> Params:
         return params
     n_layers = jax.tree.leaves(layers)[0].shape[0]
     return {**params, "layers": tuple(_layer(layers, index) for index in range(n_layers))}
+
+
+def decoding_params(params: Params, config: ModelConfig, *, by_rows: bool) -> Params:
+    """Unstacked parameters as decoding multiplies by them, the output head cut to the true vocabulary.
+
+    The head is `head/kernel` `[d_model, vocab]`: inside the decoding loop XLA would slice and transpose the padded
+    table again for each token. With `by_rows` it is `head/rows` `[vocab, d_model]`, and so is each kernel; see
+    `ops.linear_by_rows`.
+    """
+    head = head_table(params)[: config.vocab_size]
+    if not by_rows:
+        return {**params, "head": {"kernel": jnp.asarray(head.T)}}
+
+    def turn(tree: Params) -> Params:
+        if "kernel" in tree:
+            return {**{name: leaf for name, leaf in tree.items() if name != "kernel"}, "rows": tree["kernel"].T}
+        return {name: turn(branch) if isinstance(branch, dict) else branch for name, branch in tree.items()}
+
+    return {**params, "layers": tuple(turn(layer) for layer in params["layers"]), "head": {"rows": head}}
 
 
 def _layer(layers: Params, index: int) -> Params:

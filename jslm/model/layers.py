@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from jslm.config import ModelConfig
 from jslm.model.attention import Implementation, cached_attention, causal_attention
-from jslm.model.ops import fusion_boundary, linear, normalize, recomputed
+from jslm.model.ops import add_vector, fusion_boundary, linear, linear_by_rows, normalize, recomputed
 from jslm.model.rope import apply_rotary
 from jslm.parallel import constrain
 
@@ -20,7 +20,7 @@ LayerCache = dict[str, Any]
 
 
 class Linear(nn.Module):
-    """x @ kernel (+ bias), kernel `[in, out]` in float32, cast to x's type."""
+    """x @ kernel (+ bias), kernel `[in, out]` in float32, cast to x's type. Decoding may have `rows` `[out, in]`."""
 
     features: int
     axes: tuple[str, str]
@@ -29,13 +29,16 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch d_in"]) -> Float[Array, "*batch d_out"]:
-        init = nn.with_logical_partitioning(nn.initializers.normal(self.std), self.axes)
-        kernel: Any = self.param("kernel", init, (x.shape[-1], self.features), jnp.float32)
-        y = linear(x, kernel)
+        if self.has_variable("params", "rows"):
+            y = linear_by_rows(x, self.get_variable("params", "rows"))
+        else:
+            init = nn.with_logical_partitioning(nn.initializers.normal(self.std), self.axes)
+            kernel: Any = self.param("kernel", init, (x.shape[-1], self.features), jnp.float32)
+            y = linear(x, kernel)
         if self.use_bias:
             bias_init = nn.with_logical_partitioning(nn.initializers.zeros, self.axes[1:])
             bias: Any = self.param("bias", bias_init, (self.features,), jnp.float32)
-            y = _add_vector(y, bias)
+            y = add_vector(y, bias)
         return y
 
 
@@ -54,7 +57,7 @@ class Norm(nn.Module):
 
         y = normalize(x, vector("scale", nn.initializers.ones), self.eps, self.kind == "layernorm")
         if self.kind == "layernorm" and self.use_bias:
-            y = _add_vector(y, vector("bias", nn.initializers.zeros))
+            y = add_vector(y, vector("bias", nn.initializers.zeros))
         return y
 
 
@@ -166,10 +169,6 @@ def residual_std(config: ModelConfig) -> float:
 
 def _residual(x: Array) -> Array:
     return fusion_boundary(constrain(x, "batch", "length", "activation_embed"))
-
-
-def _add_vector(x: Array, vector: Array) -> Array:
-    return x + vector.astype(x.dtype).reshape((1,) * (x.ndim - 1) + vector.shape)
 
 
 def _activate(name: str, x: Array) -> Array:

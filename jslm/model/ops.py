@@ -16,6 +16,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+_FEW_TOKENS = 64
+
 
 @jax.custom_vjp
 def fusion_boundary(x: Array) -> Array:
@@ -58,6 +60,26 @@ def _linear_backward(residuals: tuple[Array, Array], dy: Array) -> tuple[Array, 
 
 
 linear.defvjp(_linear_forward, _linear_backward)
+
+
+def linear_by_rows(
+    x: Float[Array, "*batch d_in"], rows: Float[Array, "d_out d_in"], dtype: DTypeLike | None = None
+) -> Float[Array, "*batch d_out"]:
+    """x rows^T, in x's type or `dtype`: how CPUs decode with 16-bit weights.
+
+    A product takes the left operand as it lies and copies the right one into another order first, so that for a few
+    tokens the weights belong on the left. The kernels are for two columns and more.
+    """
+    columns = x.reshape(-1, x.shape[-1])
+    count = columns.shape[0]
+    dims = (((1,), (1,)), ((), ()))
+    if count > _FEW_TOKENS:
+        y = jax.lax.dot_general(columns, rows, dims, preferred_element_type=dtype)
+    else:
+        columns = jnp.broadcast_to(columns, (2, columns.shape[1])) if count == 1 else columns
+        y = jax.lax.dot_general(rows, columns, dims, preferred_element_type=jnp.float32)
+        y = fusion_boundary(y)[:, :count].T.astype(dtype or x.dtype)
+    return y.reshape(*x.shape[:-1], rows.shape[0])
 
 
 def recomputed(function: Callable[..., Array]) -> Callable[..., Array]:
@@ -137,10 +159,39 @@ def _normalize_backward(
     d_x = d_normal - normal * jnp.mean(d_normal * normal, axis=-1, keepdims=True)
     if center:
         d_x = d_x - jnp.mean(d_normal, axis=-1, keepdims=True)
-    return (d_x * inverse).astype(x.dtype), jnp.sum(dy * normal, axis=tuple(range(dy.ndim - 1)))
+    return (d_x * inverse).astype(x.dtype), sum_rows(dy * normal)
 
 
 normalize.defvjp(_normalize_forward, _normalize_backward)
+
+
+@jax.custom_vjp
+def add_vector(x: Float[Array, "*batch width"], vector: Float[Array, " width"]) -> Float[Array, "*batch width"]:
+    """x + vector in x's type; the vector's gradient is accumulated in float32 and has the vector's own type."""
+    return x + _as_row(vector.astype(x.dtype), x)
+
+
+def _add_vector_backward(vector: Array, dy: Array) -> tuple[Array, Array]:
+    dy = fusion_boundary(dy)
+    return dy, sum_rows(dy).astype(vector.dtype)
+
+
+add_vector.defvjp(lambda x, vector: (add_vector(x, vector), vector), _add_vector_backward)
+
+
+def sum_rows(x: Float[Array, "*batch width"]) -> Float[Array, " width"]:
+    """The sum over all axes but the last, in float32."""
+
+    def as_product(x: Array) -> Array:
+        """XLA's CPU compiler makes of the sum windows of 32 rows and a slow loop over them."""
+        rows = x.reshape(-1, x.shape[-1])
+        return jnp.dot(jnp.ones(rows.shape[0], x.dtype), rows, preferred_element_type=jnp.float32)
+
+    def directly(x: Array) -> Array:
+        return jnp.sum(x.astype(jnp.float32), axis=tuple(range(x.ndim - 1)))
+
+    y: Array = jax.lax.platform_dependent(x, cpu=as_product, default=directly)
+    return y
 
 
 def _as_row(scale: Array, like: Array) -> Array:

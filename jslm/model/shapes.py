@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +43,26 @@ def flops_per_token(config: ModelConfig, length: int | None = None) -> float:
     matrices = counts["layers"] + config.vocab_size * config.d_model
     attention = 6 * config.n_layers * config.n_heads * config.dim_per_head * length
     return 6.0 * matrices + attention
+
+
+def training_dtype(config: ModelConfig) -> jnp.dtype:
+    """The type that `model.dtype` means for training on this process's devices.
+
+    `auto`: as `compute_dtype`, but bfloat16 on CPUs that multiply matrices of it (AMX), with a compiler that makes use
+    of that. What reads and writes text with a trained model stays in float32 there.
+    """
+    if config.dtype == "auto" and jax.default_backend() == "cpu" and _cpu_multiplies_bfloat16():
+        return jnp.dtype(jnp.bfloat16)
+    return compute_dtype(config)
+
+
+@functools.cache
+def _cpu_multiplies_bfloat16() -> bool:
+    version = tuple(int(part) for part in jax.__version__.split(".")[:2])
+    try:
+        return version >= (0, 12) and " amx_bf16" in Path("/proc/cpuinfo").read_text("utf-8", "replace")
+    except OSError:
+        return False
 
 
 def compute_dtype(config: ModelConfig) -> jnp.dtype:

@@ -13,7 +13,14 @@ if TYPE_CHECKING:
     from jslm.sample.options import Arguments, Options, RewriteArguments, resolve_options
     from jslm.sample.rewrite import Rewrite, rewrite_prompt
     from jslm.sample.row import FinishReason, Result, Row
-    from jslm.sample.samplers import Sampling, filter_logits, penalise_repetition, sample_keys
+    from jslm.sample.samplers import (
+        Sampling,
+        draw_tokens,
+        filter_logits,
+        likeliest_tokens,
+        penalise_repetition,
+        sample_keys,
+    )
 
 __all__ = [
     "Arguments",
@@ -26,7 +33,9 @@ __all__ = [
     "RewriteArguments",
     "Row",
     "Sampling",
+    "draw_tokens",
     "filter_logits",
+    "likeliest_tokens",
     "load",
     "penalise_repetition",
     "resolve_options",
@@ -46,7 +55,9 @@ _MODULES = {
     "RewriteArguments": "options",
     "Row": "row",
     "Sampling": "samplers",
+    "draw_tokens": "samplers",
     "filter_logits": "samplers",
+    "likeliest_tokens": "samplers",
     "load": "loading",
     "penalise_repetition": "samplers",
     "resolve_options": "options",

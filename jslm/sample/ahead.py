@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from jax.sharding import SingleDeviceSharding
 
 from jslm.config import MeshConfig, ModelConfig
-from jslm.model import init_cache, param_shapes, unstack_layers
+from jslm.model import decoding_params, init_cache, param_shapes, unstack_layers
 from jslm.parallel import make_mesh
 from jslm.sample.decode import DecodeState, decode
-from jslm.sample.language_model import _cast, _with_head
+from jslm.sample.language_model import _cast
 from jslm.sample.samplers import Plan, Sampling
 
 
@@ -31,7 +31,10 @@ def trace_decode(config: ModelConfig, dtype: jnp.dtype, device: jax.Device, batc
 
     with jax.set_mesh(make_mesh(MeshConfig(), [device])):
         weights = jax.eval_shape(
-            lambda params: _with_head(_cast(unstack_layers(params), dtype), config.vocab_size), param_shapes(config)
+            lambda params: decoding_params(
+                _cast(unstack_layers(params), dtype), config, by_rows=device.platform == "cpu" and dtype.itemsize == 2
+            ),
+            param_shapes(config),
         )
         cache = jax.eval_shape(lambda: init_cache(config, batch, config.context_length, dtype))
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch))

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float32, Key
 
 from jslm.config import Config, MeshConfig
 from jslm.errors import JslmError
-from jslm.model import Params, compute_dtype, head_table, unstack_layers
+from jslm.model import Params, compute_dtype, decoding_params, unstack_layers
 from jslm.parallel import make_mesh
 from jslm.sample.beam import write_beams
 from jslm.sample.chat import Chat
@@ -90,7 +90,8 @@ class LanguageModel:
         self.mesh = make_mesh(MeshConfig(), [device])
         with jax.set_mesh(self.mesh):
             self.params = _cast(unstack_layers(jax.device_put(params, device)), self.dtype)
-            self.weights = _with_head(self.params, config.model.vocab_size)
+            by_rows = device.platform == "cpu" and self.dtype.itemsize == 2
+            self.weights = decoding_params(self.params, config.model, by_rows=by_rows)
         self._warned = False
 
     def generate(
@@ -394,9 +395,3 @@ def _cast(params: Params, dtype: jnp.dtype) -> Params:
 
     cast_params: Params = jax.tree_util.tree_map_with_path(cast, params)
     return cast_params
-
-
-def _with_head(params: Params, vocab_size: int) -> Params:
-    """The parameters with the output projection as `head/kernel` `[d_model, vocab]`."""
-    # Inside the loop, XLA would slice and transpose the padded table again for each token.
-    return {**params, "head": {"kernel": jnp.asarray(head_table(params)[:vocab_size].T)}}

@@ -16,6 +16,7 @@ from jslm.config import ModelConfig
 from jslm.model import Cache, Params, apply_cached, logits_from_hidden
 from jslm.sample.decode import prefill, prefill_length
 from jslm.sample.row import Row, push_tokens
+from jslm.sample.samplers import likeliest_tokens
 
 if TYPE_CHECKING:
     from jslm.sample.language_model import LanguageModel
@@ -113,7 +114,7 @@ def decode_drafts(
         read = jnp.concatenate([last, guesses], axis=1)
         hidden, cache = apply_cached(params, read, length[:, None] - 1 + places, cache, config, dtype)
         logits = logits_from_hidden(params, hidden, config)
-        likeliest = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        likeliest = likeliest_tokens(logits)
         scores = jnp.max(logits, axis=-1) - jax.nn.logsumexp(logits, axis=-1)
         # The token at place i holds where every guess before it was right and nothing before it ended the text.
         goes_on = (likeliest[:, :-1] == guesses) & (guesses != end_of_text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -41,13 +41,32 @@ def sample_tokens(
     if plan.penalises:
         assert seen is not None
         logits = penalise_repetition(logits, seen, sampling.repetition_penalty)
-    likeliest = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    likeliest = likeliest_tokens(logits)
     if not plan.draws:
         return likeliest
     filtered = filter_logits(logits, sampling, sort=plan.sorts)
-    # One key a row: a row draws the same whatever stands beside it.
-    drawn = jax.vmap(jax.random.categorical)(keys, filtered).astype(jnp.int32)
-    return jnp.where(sampling.temperature > 0, drawn, likeliest)
+    return jnp.where(sampling.temperature > 0, draw_tokens(filtered, keys), likeliest)
+
+
+def likeliest_tokens(logits: Float[Array, "*batch vocab"]) -> Int[Array, "*batch"]:
+    """`argmax` over the last axis, int32: the first of those that tie.
+
+    Two reductions over single values, which compilers make vector code of; one over pairs takes several times as long.
+    """
+    vocab = logits.shape[-1]
+    top = jnp.max(logits, axis=-1, keepdims=True)
+    ids = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
+    # A row of NaN has no largest.
+    return jnp.minimum(jnp.min(jnp.where(logits == top, ids, vocab), axis=-1), vocab - 1)
+
+
+def draw_tokens(logits: Float[Array, "batch vocab"], keys: Key[Array, " batch"]) -> Int[Array, " batch"]:
+    """A token of each row, int32, by the softmax of its logits, as `jax.random.categorical` draws it.
+
+    One key a row: a row draws the same whatever stands beside it.
+    """
+    noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[-1:], logits.dtype))(keys)
+    return likeliest_tokens(logits + noise)
 
 
 def sample_keys(seed: int, samples: Sequence[int]) -> Key[Array, " batch"]:
@@ -90,14 +109,40 @@ _fold_all = jax.jit(jax.vmap(jax.random.fold_in, (None, 0)))
 
 
 def _smallest_kept(scaled: Float[Array, "batch vocab"], sampling: Sampling) -> Float[Array, " batch"]:
+    """The least of the logits that top-k and then top-p keep. Halving finds it without sorting the vocabulary."""
     vocab = scaled.shape[-1]
-    ordered = -jnp.sort(-scaled, axis=-1)
-    ranks = jnp.arange(vocab, dtype=jnp.int32)[None]
-    k = jnp.where(sampling.top_k > 0, jnp.minimum(sampling.top_k, vocab), vocab)[:, None]
-    ordered = jnp.where(ranks < k, ordered, -jnp.inf)
-    shares = jax.nn.softmax(ordered, axis=-1)
-    likelier = jnp.cumsum(shares, axis=-1) - shares
-    p = sampling.top_p[:, None]
+    ranks = _as_ranks(scaled)
+    k = jnp.where(sampling.top_k > 0, jnp.minimum(sampling.top_k, vocab), vocab)
+    kth = _largest(lambda rank: jnp.sum(ranks >= rank[:, None], axis=-1) >= k, len(k))
+    shares = jax.nn.softmax(jnp.where(ranks >= kth[:, None], scaled, -jnp.inf), axis=-1)
+    p = sampling.top_p
+    reaching = _largest(lambda rank: jnp.sum(jnp.where(ranks >= rank[:, None], shares, 0.0), axis=-1) >= p, len(p))
     # Rounding can bring the sum to 1 before the last tokens, which a p of 1 must keep.
-    kept = (likelier < p) | (p >= 1) | (ranks == 0)
-    return jnp.min(jnp.where(kept & (ranks < k), ordered, jnp.inf), axis=-1)
+    return _as_floats(jnp.where(p < 1, jnp.maximum(kth, reaching), kth))
+
+
+def _largest(holds: Callable[[Int[Array, " batch"]], Bool[Array, " batch"]], batch: int) -> Int[Array, " batch"]:
+    """The largest int32 of each row that `holds`, which then holds for all below it; the smallest where none does."""
+
+    def halve(_: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bounds
+        # Rounded up, without overflow.
+        middle = (low >> 1) + (high >> 1) + ((low | high) & 1)
+        enough = holds(middle)
+        return jnp.where(enough, middle, low), jnp.where(enough, high, middle - 1)
+
+    limits = jnp.iinfo(jnp.int32)
+    bounds = (jnp.full(batch, limits.min, jnp.int32), jnp.full(batch, limits.max, jnp.int32))
+    return jax.lax.fori_loop(0, 32, halve, bounds)[0]
+
+
+def _as_ranks(x: Float[Array, "*shape"]) -> Int[Array, "*shape"]:
+    """float32 as integers of the same order."""
+    bits = jax.lax.bitcast_convert_type(x, jnp.int32)
+    return jnp.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+
+
+def _as_floats(ranks: Int[Array, "*shape"]) -> Float[Array, "*shape"]:
+    bits = jnp.where(ranks < 0, ranks ^ 0x7FFFFFFF, ranks)
+    floats: Array = jax.lax.bitcast_convert_type(bits, jnp.float32)
+    return floats

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from jslm.config import ModelConfig
 from jslm.model import Cache, Params, apply_cached, init_cache, logits_from_hidden
-from jslm.sample import Sampling, filter_logits, penalise_repetition
+from jslm.sample import Sampling, draw_tokens, filter_logits, likeliest_tokens, penalise_repetition
 
 # Tokens that one dispatch of `decode` can write; it is given how many to write.
 DISPATCH_TOKENS = 16
@@ -218,7 +218,7 @@ def _choose(state: SlotState, active: Bool[Array, " slots"]) -> Int[Array, " slo
         (sampling.repetition_penalty != 1) | (settings.presence_penalty != 0) | (settings.frequency_penalty != 0)
     )
     logits = jax.lax.cond(jnp.any(penalises), lambda: _penalise(state), lambda: state.logits)
-    likeliest = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    likeliest = likeliest_tokens(logits)
 
     def draw() -> Array:
         filtered = jax.lax.cond(
@@ -227,7 +227,7 @@ def _choose(state: SlotState, active: Bool[Array, " slots"]) -> Int[Array, " slo
             lambda: filter_logits(logits, sampling, sort=False),
         )
         keys = jax.vmap(jax.random.fold_in)(settings.key, state.written)
-        drawn = jax.vmap(jax.random.categorical)(keys, filtered).astype(jnp.int32)
+        drawn = draw_tokens(filtered, keys)
         return jnp.where(sampling.temperature > 0, drawn, likeliest)
 
     return jax.lax.cond(jnp.any(draws), draw, lambda: likeliest)

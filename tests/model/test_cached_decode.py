@@ -15,7 +15,9 @@ from jslm.model import (
     Params,
     apply_cached,
     apply_decoder,
+    decoding_params,
     init_cache,
+    init_params,
     logits_from_hidden,
     param_shapes,
     unstack_layers,
@@ -160,3 +162,29 @@ def test_bfloat16_cache_stays_near() -> None:
     )
     assert hidden.dtype == cache[0]["v"].dtype == jnp.bfloat16
     np.testing.assert_allclose(hidden.astype(np.float32), expected.astype(np.float32), atol=0.15)
+
+
+@pytest.mark.parametrize("keys", [{}, {"n_kv_heads": 2, "qkv_bias": True, "tie_embeddings": False}])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_decoding_by_rows_is_decoding(keys: dict[str, Any], batch: int) -> None:
+    """In bfloat16 with the weights on the left, as CPUs decode, one token at a time and a prompt at once."""
+    config = ModelConfig.model_validate({"n_layers": 2, "d_model": 32, "n_heads": 4, "vocab_size": 50} | keys)
+    params = unstack_layers(init_params(config, jax.random.key(0)))
+    narrow = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
+    tokens = jax.random.randint(jax.random.key(1), (batch, 80), 0, 50)
+    positions = jnp.broadcast_to(jnp.arange(80, dtype=jnp.int32), (batch, 80))
+
+    def logits(by_rows: bool, dtype: Any, params: Any, length: int) -> Any:
+        weights = decoding_params(params, config, by_rows=by_rows)
+        cache, found = init_cache(config, batch, 80, dtype), []
+        step = jax.jit(lambda *inputs: apply_cached(weights, *inputs, config, dtype))
+        for at in range(0, 80, length):
+            hidden, cache = step(tokens[:, at : at + length], positions[:, at : at + length], cache)
+            found.append(logits_from_hidden(weights, hidden, config))
+        return jnp.concatenate(found, axis=1)
+
+    exact = logits(False, jnp.float32, params, 80)
+    for length in (1, 80):
+        found = logits(True, jnp.bfloat16, narrow, length)
+        assert found.dtype == jnp.float32
+        assert float(jnp.linalg.norm(found - exact) / jnp.linalg.norm(exact)) < 0.02

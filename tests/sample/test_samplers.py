@@ -8,7 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jslm.sample.samplers import Plan, Sampling, filter_logits, penalise_repetition, sample_tokens
+from jslm.sample.samplers import (
+    Plan,
+    Sampling,
+    draw_tokens,
+    filter_logits,
+    likeliest_tokens,
+    penalise_repetition,
+    sample_tokens,
+)
 
 VOCAB = 23
 ROWS: list[dict[str, Any]] = [
@@ -121,7 +129,7 @@ def test_temperature_zero_is_greedy_beside_rows_that_draw() -> None:
     assert len({int(tokens[1]) for tokens in drawn}) > 5
 
 
-@pytest.mark.parametrize("name", ["sort", "random_bits", "threefry2x32"])
+@pytest.mark.parametrize("name", ["scan", "random_bits", "threefry2x32"])
 def test_greedy_plan_pays_for_no_sampling(name: str) -> None:
     logits, keys = jnp.zeros((2, VOCAB)), jax.random.split(jax.random.key(0), 2)
 
@@ -133,3 +141,16 @@ def test_greedy_plan_pays_for_no_sampling(name: str) -> None:
     assert name not in program(Plan(False, False, False))
     if name != "threefry2x32":
         assert name in program(Plan(True, True, True))
+
+
+def test_draws_are_those_of_jax() -> None:
+    logits = jnp.asarray(np.random.default_rng(5).normal(0, 2, (64, VOCAB)), jnp.float32)
+    keys = jax.random.split(jax.random.key(6), 64)
+    np.testing.assert_array_equal(draw_tokens(logits, keys), jax.vmap(jax.random.categorical)(keys, logits))
+
+
+def test_the_likeliest_is_the_first_of_those_that_tie() -> None:
+    logits = np.random.default_rng(7).integers(-3, 3, (200, VOCAB)).astype(np.float32)
+    logits[0], logits[1] = -np.inf, 0.0
+    np.testing.assert_array_equal(likeliest_tokens(jnp.asarray(logits)), logits.argmax(-1))
+    assert 0 <= int(likeliest_tokens(jnp.full(VOCAB, jnp.nan))) < VOCAB

@@ -38,7 +38,7 @@ def make_config(text_file: Path, tmp_path: Path) -> Callable[..., Config]:
             "run_dir": str(tmp_path / name),
             "data": {"source": str(text_file)},
             "tokenizer": {"kind": "char"},
-            "model": {"n_layers": 1, "d_model": 16, "n_heads": 2, "d_ff": 16, "context_length": 16},
+            "model": {"n_layers": 1, "d_model": 16, "n_heads": 2, "d_ff": 16, "context_length": 16, "dtype": "float32"},
             "optimizer": {"warmup_steps": 4, "learning_rate": 0.01},
             "train": {
                 "steps": 12, "batch_size": 8, "eval_every": 4, "log_every": 2, "tensorboard": False, "report": False,
