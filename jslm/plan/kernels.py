@@ -8,6 +8,7 @@ and values keep those and walk over queries.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from jslm.model import splash_block_length
@@ -33,18 +34,18 @@ def splash_flops(name: str, operands: Sequence[Shape]) -> float:
     scores and the gradient of the weights anew. `operands` as in `splash_bytes`.
     """
     products = {"fwd": 2, "dq": 3, "dkv": 4}[name.removeprefix(_PREFIX).split("_")[0].split(".")[0]]
-    batch, heads, length, width = next(shape.dims for shape in operands if len(shape.dims) == 4)
+    batch, heads, length, width = _by_heads(operands)[0].dims
     share = causal_share(length // splash_block_length(length))
     return products * 2.0 * batch * heads * length**2 * width * share
 
 
 def splash_bytes(name: str, operands: Sequence[Shape], results: Sequence[Shape]) -> float:
-    """Bytes of main memory that a kernel reads and writes. Of its operands, those of four axes `[batch, heads, length,
-    width]` are queries, keys, values and what goes with queries; others number the rows and say which blocks are next.
+    """Bytes of main memory that a kernel reads and writes. Of its operands, numbers `[batch, heads, length, width]` are
+    queries, keys, values and what goes with queries; integers number the rows and say which blocks are next.
 
     A block is read again when another was on the chip in between. Results are written once.
     """
-    arrays = [shape for shape in operands if len(shape.dims) == 4]
+    arrays = _by_heads(operands)
     batch, heads, length, _ = arrays[0].dims
     blocks = length // splash_block_length(length)
     keeps_keys = name.startswith(f"{_PREFIX}dkv")
@@ -59,7 +60,7 @@ def splash_bytes(name: str, operands: Sequence[Shape], results: Sequence[Shape])
             passes = (blocks + 1) / 2
         total += passes * shape.bytes * shape.in_main_memory
     for shape in operands:
-        if len(shape.dims) == 4:
+        if _is_number(shape):
             continue
         passes = 1.0
         if length in shape.dims and blocks > 1:
@@ -70,3 +71,13 @@ def splash_bytes(name: str, operands: Sequence[Shape], results: Sequence[Shape])
                 passes /= heads
         total += passes * shape.bytes * shape.in_main_memory
     return total
+
+
+def _by_heads(operands: Sequence[Shape]) -> list[Shape]:
+    """Queries, keys, values and what goes with queries. One sequence alone comes without its axis."""
+    arrays = [shape for shape in operands if _is_number(shape)]
+    return [dataclasses.replace(shape, dims=(1,) * (4 - len(shape.dims)) + shape.dims) for shape in arrays]
+
+
+def _is_number(shape: Shape) -> bool:
+    return shape.dtype in ("bf16", "f32")

@@ -147,6 +147,12 @@ def test_kernels_read_blocks_as_often_as_they_walk_over_them() -> None:
     assert count_traffic(parse_hlo(other)).bytes == written + 4 + 1.5 * 8 * ARRAY + 4 * ARRAY + 3 * ROWS
 
 
+def test_kernels_of_one_sequence_have_no_axis_for_it() -> None:
+    one = parse_hlo(KERNEL.replace("[3,", "["))
+    assert count_traffic(one).flops == count_traffic(parse_hlo(KERNEL)).flops / 3
+    assert count_traffic(one).bytes - 4 == (count_traffic(parse_hlo(KERNEL)).bytes - 4) / 3
+
+
 def test_flops_of_splash_attention_are_those_of_the_blocks_under_the_mask() -> None:
     q, k = jax.ShapeDtypeStruct((2, 1024, 4, 16), jnp.float32), jax.ShapeDtypeStruct((2, 1024, 2, 16), jnp.float32)
     product = 2 * 2 * 4 * 1024**2 * 16
