@@ -20,7 +20,7 @@ from jslm.model.decoder import (
 from jslm.model.log_probs import row_log_probs
 from jslm.model.lora import init_adapters, merge_adapters
 from jslm.model.loss import IGNORED
-from jslm.model.shapes import compute_dtype, count_parameters, flops_per_token, training_dtype
+from jslm.model.shapes import compute_dtype, count_parameters, flops_per_token
 from jslm.model.splash import splash_block_length
 
 __all__ = [
@@ -46,6 +46,5 @@ __all__ = [
     "row_log_probs",
     "splash_block_length",
     "stack_conditions",
-    "training_dtype",
     "unstack_layers",
 ]

@@ -99,13 +99,16 @@ def apply_cached(
     cache: Cache,
     config: ModelConfig,
     dtype: DTypeLike = jnp.float32,
+    *,
+    conditions: Int[Array, "batch kinds"] | None = None,
 ) -> tuple[Float[Array, "batch length d_model"], Cache]:
     """Final hidden states of tokens at consecutive `positions` (each row at its own), and the cache with them written.
 
     Slot j of the cache holds position j. Whatever stands in slots past a row's last position is never seen, so rows may
-    be padded on the right. `params["layers"]` may be stacked or unstacked (see `unstack_layers`).
+    be padded on the right. `params["layers"]` may be stacked or unstacked (see `unstack_layers`). `conditions` is each
+    row's label of each of `config.conditions`, -1 for none.
     """
-    x = _embed(params, tokens, positions, config, dtype, None)
+    x = _embed(params, tokens, positions, config, dtype, None if conditions is None else conditions[:, None])
     tables = rotary_tables(config, positions) if config.position == "rope" else None
     layers = unstack_layers(params)["layers"]
     block = Block(config)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import math
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -45,30 +43,11 @@ def flops_per_token(config: ModelConfig, length: int | None = None) -> float:
     return 6.0 * matrices + attention
 
 
-def training_dtype(config: ModelConfig) -> jnp.dtype:
-    """The type that `model.dtype` means for training on this process's devices.
-
-    `auto`: as `compute_dtype`, but bfloat16 on CPUs that multiply matrices of it (AMX), with a compiler that makes use
-    of that. What reads and writes text with a trained model stays in float32 there.
-    """
-    if config.dtype == "auto" and jax.default_backend() == "cpu" and _cpu_multiplies_bfloat16():
-        return jnp.dtype(jnp.bfloat16)
-    return compute_dtype(config)
-
-
-@functools.cache
-def _cpu_multiplies_bfloat16() -> bool:
-    version = tuple(int(part) for part in jax.__version__.split(".")[:2])
-    try:
-        return version >= (0, 12) and " amx_bf16" in Path("/proc/cpuinfo").read_text("utf-8", "replace")
-    except OSError:
-        return False
-
-
 def compute_dtype(config: ModelConfig) -> jnp.dtype:
     """The type that `model.dtype` means on this process's devices.
 
-    `auto`: bfloat16 on TPUs and on GPUs from compute capability 8.0, float16 on older GPUs, float32 on CPUs.
+    `auto`: bfloat16 on TPUs and on GPUs from compute capability 8.0, float16 on older GPUs, float32 on CPUs:
+    bfloat16 is up to twice as fast on those that multiply it (AMX), and learns small models less well (docs/LOG.md).
     """
     if config.dtype != "auto":
         return jnp.dtype(_DTYPES[config.dtype])

@@ -115,7 +115,7 @@ def plan_on(config: Config, topology: str, devices: list[jax.Device], *, decode_
     config, notes = resolve(config, mesh.shape["data"] * mesh.shape["fsdp"])
     check_mesh_fits(config, mesh)
     platform = devices[0].platform
-    dtype = planned_dtype(config, platform, training=True)
+    dtype = planned_dtype(config, platform)
     chip = chip_of(devices[0], dtype.name)
     if undecided:
         # It shows its numbers as plans are shown.
@@ -177,7 +177,7 @@ def with_settings(config: Config, **sections: dict[str, Any]) -> Config:
 
 
 def _plan_decode(config: Config, device: jax.Device, chip: Chip, batch: int) -> DecodePlan:
-    dtype = planned_dtype(config, device.platform, training=False)
+    dtype = planned_dtype(config, device.platform)
     try:
         traffic, memory = compile_decode(config, device, dtype, batch)
     except jax.errors.JaxRuntimeError as error:

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from jslm.config import Config
 from jslm.data.loader import batch_names, packing_of
-from jslm.model import choose_attention, compute_dtype, training_dtype
+from jslm.model import choose_attention, compute_dtype
 from jslm.parallel import batch_sharding
 from jslm.plan.flops import count_flops
 from jslm.plan.hlo import Traffic, count_traffic
@@ -53,11 +53,11 @@ class TrainProgram:
     refusal: str
 
 
-def planned_dtype(config: Config, platform: str, *, training: bool) -> jnp.dtype:
+def planned_dtype(config: Config, platform: str) -> jnp.dtype:
     """What `model.dtype` means on that platform, which need not be that of this process's devices."""
     if config.model.dtype == "auto" and platform != jax.default_backend():
         return jnp.dtype(jnp.float32 if platform == "cpu" else jnp.bfloat16)
-    return training_dtype(config.model) if training else compute_dtype(config.model)
+    return compute_dtype(config.model)
 
 
 def compile_train(config: Config, mesh: Mesh, dtype: jnp.dtype) -> TrainProgram:

@@ -39,7 +39,7 @@ def search_plans(config: Config, topology: str, *, tries: int = 12) -> list[Plan
     A rough guess of time and memory says what to try first; the ranking is by what was compiled.
     """
     devices = topology_devices(topology)
-    chip = chip_of(devices[0], planned_dtype(config, devices[0].platform, training=True).name)
+    chip = chip_of(devices[0], planned_dtype(config, devices[0].platform).name)
     candidates = sorted(_candidates(config, len(devices), chip), key=lambda candidate: candidate.guess)
     plans: list[Plan] = []
     refused: list[_Candidate] = []

@@ -15,7 +15,7 @@ from jslm.checkpoint import CheckpointStore
 from jslm.cli import is_out_of_memory
 from jslm.config import Config
 from jslm.errors import JslmError
-from jslm.model import training_dtype
+from jslm.model import compute_dtype
 from jslm.parallel import check_mesh_fits, describe_devices, make_mesh
 from jslm.run_folder import RunFolder
 
@@ -42,7 +42,7 @@ def resolve_micro_batch(config: Config, folder: RunFolder) -> Config:
     if jax.process_count() > 1:
         # All must come to the same choice, of which the least memory decides.
         limit = float(np.min(multihost_utils.process_allgather(np.float32(limit))))
-    chosen, program = largest_micro_batch(config, mesh, training_dtype(config.model), limit)
+    chosen, program = largest_micro_batch(config, mesh, compute_dtype(config.model), limit)
     _log.info(
         "train.micro_batch = %d of %d sequences: %s a device of the %s that may be used",
         chosen.train.micro_rows,
@@ -84,7 +84,7 @@ def _estimate(config: Config) -> str:
 
     try:
         mesh = make_mesh(config.mesh)
-        memory = compile_step(config, mesh, training_dtype(config.model)).memory
+        memory = compile_step(config, mesh, compute_dtype(config.model)).memory
         held = memory.parameters + memory.optimizer + memory.other_state
         room = device_memory(mesh.local_devices[0])
     except (JslmError, MemoryError, OSError, RuntimeError) as error:

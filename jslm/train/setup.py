@@ -22,7 +22,7 @@ from jslm.convert import load_model
 from jslm.data.loader import TrainLoader, count_examples, make_loader, packing_of
 from jslm.data.token_file import TokenFile
 from jslm.errors import JslmError
-from jslm.model import Params, param_shapes, training_dtype
+from jslm.model import Params, compute_dtype, param_shapes
 from jslm.parallel import batch_sharding, check_mesh_fits, eval_batch_size, make_mesh
 from jslm.prepare import PreparedData
 from jslm.run_folder import RunFolder
@@ -152,7 +152,7 @@ def build(config: Config, data: PreparedData, folder: RunFolder) -> Setup:
     steps = config.train.steps
     mesh = make_mesh(config.mesh)
     check_mesh_fits(config, mesh)
-    dtype = training_dtype(config.model)
+    dtype = compute_dtype(config.model)
     verify_corpora(config, data.tokenizer.fingerprint, check_sha=jax.process_index() == 0)
     train_tokens, val_tokens = open_splits(config, "train"), open_splits(config, "val")
     index, count = process_rows(mesh, config.train.batch_size)

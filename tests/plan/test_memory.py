@@ -33,14 +33,14 @@ MEASURE = """
 import ctypes, gc, json, sys, time
 import jax, jax.numpy as jnp, numpy as np
 from jslm.config import load_config
-from jslm.model import training_dtype
+from jslm.model import compute_dtype
 from jslm.parallel import batch_sharding, make_mesh
 from jslm.plan.program import compile_train
 from jslm.train import abstract_state, make_optimizer, make_train_step
 from jslm.train.state import init_state
 
 config = load_config(sys.argv[1], ["model.vocab_size=257"])
-mesh, dtype = make_mesh(config.mesh), training_dtype(config.model)
+mesh, dtype = make_mesh(config.mesh), compute_dtype(config.model)
 optimizer = make_optimizer(config.optimizer, 10)
 
 def resident(field):

@@ -166,9 +166,9 @@ def test_steps_come_from_prepared_data(tmp_path: Path) -> None:
 
 
 def test_type_of_computation_is_that_of_the_planned_device() -> None:
-    assert planned_dtype(Config(), "tpu", training=True).name == "bfloat16"
-    assert planned_dtype(Config(), "cpu", training=False).name == "float32"
-    assert planned_dtype(Config.model_validate({"model": {"dtype": "float16"}}), "tpu", training=True).name == "float16"
+    assert planned_dtype(Config(), "tpu").name == "bfloat16"
+    assert planned_dtype(Config(), "cpu").name == "float32"
+    assert planned_dtype(Config.model_validate({"model": {"dtype": "float16"}}), "tpu").name == "float16"
 
 
 def test_undecided_micro_batch_is_the_largest_that_fits(tiny: Path) -> None:
