@@ -22,8 +22,8 @@ RECIPE = ROOT / "data" / "rewrite" / "recipe.toml"
 NATURAL = ROOT / "data" / "rewrite" / "natural.tsv"
 # What data/rewrite/README.md says of each file.
 FILES = {
-    "train.jsonl": "--count 80000 --seed 0",
-    "wide.jsonl": "--count 130000 --seed 0 --split wide",
+    "train.jsonl": "--count 60000 --seed 0",
+    "wide.jsonl": "--count 160000 --seed 0 --split wide",
     "tokenized.jsonl": "--count 30000 --seed 5 --split wide --tokenized",
     "val.jsonl": "--count 5000 --seed 1",
     "verb.jsonl": "--count 5000 --seed 2 --split verb",

@@ -20,10 +20,10 @@ _CODAS: Final = listed("b ck d ff g ll m n ng nk nt nd p r rd rk rm rn s ss st t
 _ENDINGS: Final = listed(
     "er or ist ian man ant ard ling ette ium ity on in ar el ock age ment ness tion us ia ix y ure"
 )
-_PREFIXES: Final = listed("re un mis over out under pre fore co de inter")
+_PREFIXES: Final = listed("re re un mis mis over over out out under pre fore for with up inter")
 # Endings of stems after which the spelling of -ed tells where the stem ends.
 _CLUSTERS: Final = listed("nk nt nd rk rm rn rd st lt mp lf sk ct ck ll ss ff sh ch zz lp ft rt pt lk")
-_SINGLE: Final = listed("b d g m n p t")
+_SINGLE: Final = listed("b d g m n p r t")
 _AFTER_TWO: Final = listed("d k l m n p r t")
 _BEFORE_E: Final = listed("b c d g k l m n p r s t v z")
 _LONG_ENDINGS: Final = listed(
@@ -81,7 +81,9 @@ def _verb(draw: Callable[[], float]) -> str:
         return onset + _pick(draw, _SHORT) + _pick(draw, _SINGLE) + "+"
     if chance < 0.35:
         return onset + _pick(draw, ("ea", "oa", "ai", "ee", "oo", "ou")) + _pick(draw, _AFTER_TWO)
-    if chance < 0.5:
+    if chance < 0.4:
+        return onset + _pick(draw, ("ea", "au", "oo", "oi", "ui")) + _pick(draw, ("s", "v", "z", "c")) + "e"
+    if chance < 0.52:
         return onset + _pick(draw, ("a", "i", "o", "u")) + _pick(draw, _BEFORE_E) + "e"
     if chance < 0.6:
         return onset + _pick(draw, _SHORT) + _pick(draw, ("dd", "bb", "gg", "tt", "zz", "nd", "mb", "ck", "st")) + "le"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Final, NamedTuple, TypeVar
 
@@ -53,6 +53,7 @@ class WideWords(NamedTuple):
     invented_names: tuple[str, ...]
     verbs: tuple[Verb, ...]
     invented_verbs: tuple[Verb, ...]
+    compounds: tuple[Verb, ...]
     particle_verbs: tuple[Verb, ...]
     commands: tuple[Verb, ...]
     giving: tuple[Verb, ...]
@@ -72,18 +73,21 @@ def wide_words() -> WideWords:
         return tuple(noun for noun in found if not held_out.intersection(noun))
 
     train = [verb for domain in lexicon("train").domains for verb in (*domain.verbs, *domain.person_verbs)]
-    irregular = [base for base in IRREGULAR_VERBS if conjugate(base) in train]
-    compounds = (
-        Verb(*(prefix + form for form in conjugate(base))) for prefix, base in prefixed(irregular, _INVENTED // 40)
-    )
+    known = frozenset((*train, *verbs(VERBS)))
+    irregular = [base for base in IRREGULAR_VERBS if conjugate(base) in known]
     real = dict.fromkeys((*verbs(VERBS), *train))
     # A participle has one base: no form of an invented verb is one of another verb, or held out.
     taken = set(held_out).union(*real)
-    coined = []
-    for verb in (*map(conjugate, invented_verbs(_INVENTED // 10)), *compounds):
-        if taken.isdisjoint(verb):
-            coined.append(verb)
-            taken.update(verb)
+
+    def new(verbs: Iterable[Verb]) -> tuple[Verb, ...]:
+        found = []
+        for verb in verbs:
+            if taken.isdisjoint(verb):
+                found.append(verb)
+                taken.update(verb)
+        return tuple(found)
+
+    prefixes = prefixed(irregular, _INVENTED // 20)
     invented = invented_nouns(_INVENTED)
     return WideWords(
         nouns(PEOPLE),
@@ -92,7 +96,8 @@ def wide_words() -> WideWords:
         NAMES,
         tuple(word.capitalize() for word in invented[_INVENTED // 2 :] if word not in held_out),
         tuple(real),
-        tuple(coined),
+        new(map(conjugate, invented_verbs(_INVENTED // 8))),
+        new(Verb(*(prefix + form for form in conjugate(base))) for prefix, base in prefixes),
         verbs(PARTICLE_VERBS),
         verbs(COMMANDS),
         verbs(GIVING),
@@ -117,8 +122,8 @@ def wide_verb(draw: Draw, domain: DomainWords, of_person: bool) -> Extras:
         return Extras(_pick(draw, words.giving), "", f" {_bare(draw, domain, False)[0]}")
     if of_person and chance < 0.18:
         return Extras(_pick(draw, words.commands), "", f" to {_errand(draw, domain)}")
-    pool = words.verbs if chance < 0.62 else words.invented_verbs
-    if chance > 0.82:
+    pool = words.verbs if chance < 0.5 else words.invented_verbs if chance < 0.7 else words.compounds
+    if chance > 0.86:
         pool = domain.person_verbs if of_person else domain.verbs
     return Extras(_pick(draw, pool), "", _complement(draw, domain) if draw() < 0.15 else "")
 
