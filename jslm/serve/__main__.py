@@ -78,7 +78,7 @@ def _run(args: argparse.Namespace) -> int:
         body_bytes=args.max_body_bytes,
     )
     token = _token(args.api_key_file)
-    from jslm.serve.server import open_socket, serve
+    from jslm.serve.server import local_names, open_socket, serve
 
     # Before the models are read, which takes longer.
     with open_socket(args.host, args.port) as listener:
@@ -89,7 +89,8 @@ def _run(args: argparse.Namespace) -> int:
         from jslm.serve.models import open_models
 
         models = open_models(args.run, limits, checkpoint=args.checkpoint, overrides=args.overrides)
-        app = create_app(models, limits, token=token, cors_origins=args.cors_origin)
+        hosts = local_names(listener, args.host)
+        app = create_app(models, limits, token=token, cors_origins=args.cors_origin, hosts=hosts)
         return serve(app, listener, drain_seconds=args.drain_seconds)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -40,10 +40,12 @@ def create_app(
     *,
     token: str | None = None,
     cors_origins: Sequence[str] = (),
+    hosts: Collection[str] = (),
 ) -> Starlette:
     """The application over loaded models; its engine starts and stops with it (ASGI's lifespan).
 
     `token`: what callers of /v1 and /metrics must send. `cors_origins`: web pages elsewhere that may call.
+    `hosts`: what a request may call this server by in its Host header; empty: anything.
     """
     loop: list[asyncio.AbstractEventLoop] = []
 
@@ -63,7 +65,7 @@ def create_app(
             await asyncio.to_thread(engine.stop)
 
     cors = Middleware(CORSMiddleware, allow_origins=list(cors_origins), allow_methods=["*"], allow_headers=["*"])
-    gate = Middleware(Gate, token=token, protected=_PROTECTED, count=service.metrics.responded)
+    gate = Middleware(Gate, hosts=hosts, token=token, protected=_PROTECTED, count=service.metrics.responded)
     app = Starlette(
         routes=_routes(),
         middleware=[*([cors] if cors_origins else []), gate],
@@ -125,6 +127,7 @@ def _describe(served: ServedModel) -> dict[str, object]:
         "max_tokens": served.new_limit,
         "vocab_size": served.model.config.model.vocab_size,
         "chat": served.chat is not None,
+        "conditions": served.conditions,
         "defaults": sample.model_dump(exclude={"every", "prompts"}),
     }
 

@@ -71,6 +71,7 @@ class _Answer:
             scores_prompt=False,
             presence_penalty=body.presence_penalty,
             frequency_penalty=body.frequency_penalty,
+            conditions=body.conditions,
             wants_top=bool(body.top_logprobs),
         )
 

@@ -60,6 +60,7 @@ class _Answer:
             scores_prompt=body.echo and (body.logprobs is not None or body.max_tokens == 0),
             presence_penalty=body.presence_penalty,
             frequency_penalty=body.frequency_penalty,
+            conditions=body.conditions,
             wants_top=bool(body.logprobs),
             writes=body.max_tokens != 0,
         )

@@ -78,7 +78,7 @@ class Group:
         targets[: len(following)] = following
         left = row.left if not seat.pieces and sample.writes else 0
         numbers = (np.int32(seat.read), np.int32(count), np.int32(left))
-        settings = _settings(sample.options, row.sample, sample)
+        settings = self._settings(sample.options, row.sample, sample)
         scores = self._read(seat.slot, tokens, targets, numbers, self._seen(sample), settings, sample.scores_prompt)
         if scores is not None:
             seat.scores.append((count, scores))
@@ -123,7 +123,7 @@ class Group:
         """Compiles every program that serving can need; yields after each."""
         context = self._config.context_length
         lengths = {padded for tokens in range(1, context) for _, padded in step.piece_lengths(tokens, CHUNK, context)}
-        settings = _settings(resolve_options(self.model.config.sample), 0, None)
+        settings = self._settings(resolve_options(self.model.config.sample), 0, None)
         numbers = (np.int32(0), np.int32(1), np.int32(0))
         seen = np.zeros(self._config.vocab_size, bool)
         for padded in sorted(lengths):
@@ -216,23 +216,26 @@ class Group:
             seen[[self.model.tokenizer.bos_id, self.model.tokenizer.eot_id]] = False
         return seen
 
-
-def _settings(options: Options, number: int, sample: Sample | None) -> step.Settings:
-    """A row's settings as the device takes them; `sample` has those that jslm.sample does not know."""
-    sampling = Sampling(
-        _scalar(options.temperature, np.float32),
-        _scalar(min(options.top_k, 2**31 - 1), np.int32),
-        _scalar(options.top_p, np.float32),
-        _scalar(options.min_p, np.float32),
-        _scalar(options.repetition_penalty, np.float32),
-    )
-    return step.Settings(
-        sampling,
-        _scalar(sample.presence_penalty if sample else 0, np.float32),
-        _scalar(sample.frequency_penalty if sample else 0, np.float32),
-        sample_keys(options.seed, [number])[0],
-        _scalar(sample is not None and sample.wants_top, np.bool_),
-    )
+    def _settings(self, options: Options, number: int, sample: Sample | None) -> step.Settings:
+        """A row's settings as the device takes them; `sample` has those that jslm.sample does not know."""
+        sampling = Sampling(
+            _scalar(options.temperature, np.float32),
+            _scalar(min(options.top_k, 2**31 - 1), np.int32),
+            _scalar(options.top_p, np.float32),
+            _scalar(options.min_p, np.float32),
+            _scalar(options.repetition_penalty, np.float32),
+        )
+        labels = np.full(len(self._config.conditions), -1, np.int32)
+        if sample and sample.labels:
+            labels[:] = sample.labels
+        return step.Settings(
+            sampling,
+            _scalar(sample.presence_penalty if sample else 0, np.float32),
+            _scalar(sample.frequency_penalty if sample else 0, np.float32),
+            sample_keys(options.seed, [number])[0],
+            _scalar(sample is not None and sample.wants_top, np.bool_),
+            cast(jax.Array, labels),
+        )
 
 
 def _scalar(value: float, kind: type[np.generic]) -> jax.Array:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -19,6 +20,7 @@ from jslm.serve.errors import ApiError
 _BODY_SECONDS = 30.0
 # What a stream has after its request's time is over: for the event that says so, and for readers that lag behind.
 _GRACE_SECONDS = 2.0
+_HOST = re.compile(r"(\[(?P<address>[^\]]*)\]|(?P<name>[^:\[\]]*))(:[0-9]*)?")
 Body = TypeVar("Body", bound=BaseModel)
 Result = TypeVar("Result")
 
@@ -57,6 +59,24 @@ def check_token(scope: Scope, token: str) -> None:
             "wrong or missing API key; send it as Authorization: Bearer KEY",
             code="invalid_api_key",
             headers={"WWW-Authenticate": "Bearer"},
+        )
+
+
+def check_host(scope: Scope, hosts: Collection[str]) -> None:
+    """Raises ApiError where the request's Host header does not name one of `hosts`, with or without a port.
+
+    A web page from elsewhere that makes its own name lead to this machine (DNS rebinding) is to the browser of the same
+    origin as this server; the name stands in the header.
+    """
+    given = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
+    parts = _HOST.fullmatch(given[0]) if len(given) == 1 else None
+    if parts is None or (parts["address"] or parts["name"]).lower() not in hosts:
+        shown = ", ".join(map(repr, given)) or "none"
+        raise ApiError(
+            421,
+            f"Host {shown:.100}: this server listens on this machine alone, as {', '.join(sorted(hosts))}; "
+            "a proxy before it has to send one of these",
+            code="wrong_host",
         )
 
 
@@ -114,13 +134,23 @@ class EventStream(Response):
 
 
 class Gate:
-    """ASGI middleware: asks for the token under the protected paths, turns errors into responses, and counts."""
+    """ASGI middleware: asks for a known host, and for the token under the protected paths, turns errors into responses,
+    and counts.
+    """
 
     def __init__(
-        self, app: ASGIApp, *, token: str | None, protected: Sequence[str], count: Callable[[str, str, int], None]
+        self,
+        app: ASGIApp,
+        *,
+        hosts: Collection[str],
+        token: str | None,
+        protected: Sequence[str],
+        count: Callable[[str, str, int], None],
     ) -> None:
-        """`count(method, path, status)` hears of each response; `path` is "other" where no route matched."""
+        """`hosts` as for `check_host`; empty: any. `count(method, path, status)` hears of each response; `path` is
+        "other" where no route matched."""
         self._app = app
+        self._hosts = hosts
         self._token = token
         self._protected = tuple(protected)
         self._count = count
@@ -139,6 +169,8 @@ class Gate:
             await send(message)
 
         try:
+            if self._hosts:
+                check_host(scope, self._hosts)
             # A browser's preflight carries no token.
             if self._token is not None and scope["path"].startswith(self._protected) and scope["method"] != "OPTIONS":
                 check_token(scope, self._token)

@@ -49,9 +49,11 @@ class Sample:
         scores_prompt: bool = False,
         lead: int = 0,
         writes: bool = True,
+        labels: Sequence[int] = (),
     ) -> None:
         """`scores_prompt` reports the prompt's own tokens, but for `lead` at its front that are not the caller's;
-        without `writes` that is all."""
+        without `writes` that is all. `labels`: the number of its label of each of the model's conditions, -1 for none;
+        empty: none of all."""
         self.row = row
         self.options = options
         self.presence_penalty = presence_penalty
@@ -60,6 +62,7 @@ class Sample:
         self.scores_prompt = scores_prompt
         self.lead = lead
         self.writes = writes
+        self.labels = labels
         self.number = 0
         self.prompt_length = len(row.ids)
         self.tops: list[list[tuple[int, float]]] = []

@@ -39,6 +39,7 @@ class ServedModel:
         self.context = config.context_length
         self.prompt_limit = min(limits.prompt_tokens or self.context - 1, self.context - 1)
         self.new_limit = limits.new_tokens or self.context
+        self.conditions = {condition.name: condition.labels for condition in config.conditions}
         self._sample_limit = limits.samples
         # A character that a tokenizer does not know may be longer than any piece it has.
         self._longest_piece = max(16, int(model.tokenizer.token_bytes().max()))
@@ -89,13 +90,20 @@ class ServedModel:
             raise self._too_long(f"more than {self.prompt_limit}")
 
     def samples(
-        self, prompts: Sequence[str] | Sequence[Sequence[int]], options: Options, *, scores_prompt: bool, **more: Any
+        self,
+        prompts: Sequence[str] | Sequence[Sequence[int]],
+        options: Options,
+        *,
+        scores_prompt: bool,
+        conditions: Mapping[str, str] | None = None,
+        **more: Any,
     ) -> list[Sample]:
         """`options.num_samples` samples of each prompt, prompt by prompt. `more` as for `Sample`.
 
-        Raises ApiError as `row` does, and where they are too many.
+        Raises ApiError as `row` does, where they are too many, and for `conditions` that the model does not have.
         """
         found = []
+        labels = self._labels(conditions or {})
         count = len(prompts) * options.num_samples
         # Before any is encoded, which takes its time.
         if count > self._sample_limit:
@@ -107,7 +115,7 @@ class ServedModel:
                 lead = 0
                 if scores_prompt and isinstance(prompt, str):
                     lead = len(row.ids) - len(self.model.tokenizer.encode(prompt))
-                found.append(Sample(row, options, scores_prompt=scores_prompt, lead=lead, **more))
+                found.append(Sample(row, options, scores_prompt=scores_prompt, lead=lead, labels=labels, **more))
         return found
 
     def token_text(self, token: int) -> str:
@@ -121,6 +129,21 @@ class ServedModel:
     def rewrite_prompt(self, sentence: str) -> str:
         """What the model reads before it writes the rewrite of a sentence."""
         return rewrite_prompt(self.model.config.data, sentence)
+
+    def _labels(self, conditions: Mapping[str, str]) -> list[int]:
+        known = self.conditions
+        if conditions and not known:
+            raise ApiError(
+                400, f"conditions: {self.name} was trained without any", code="no_conditions", param="conditions"
+            )
+        for name, label in conditions.items():
+            if name not in known:
+                message = f"conditions: {self.name} has no condition {name!r:.80}; it has {', '.join(known)}"
+                raise ApiError(400, message, code="unknown_condition", param="conditions")
+            if label not in known[name]:
+                message = f"conditions: {name} cannot be {label!r:.80}; it can be {', '.join(known[name])}"
+                raise ApiError(400, message, code="unknown_label", param="conditions")
+        return [there.index(conditions[name]) if name in conditions else -1 for name, there in known.items()]
 
     def _too_long(self, tokens: int | str) -> ApiError:
         return ApiError(

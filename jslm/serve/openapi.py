@@ -29,6 +29,7 @@ _ERRORS = {
     "408": "The body came too slowly",
     "413": "The body is too large",
     "415": "The body is not called JSON",
+    "421": "The Host header does not name this server, which listens on its machine alone",
     "429": "Too many requests are waiting",
     "503": "The server is starting, stopping or too slow for its time limit",
 }
@@ -72,6 +73,7 @@ def openapi_document(*, protected: bool) -> dict[str, Any]:
             answers["503"] = {"description": "Not now"}
         if path in ("/v1/models", "/metrics"):
             answers |= _errors({"401": _ERRORS["401"]})
+        answers |= _errors({"421": _ERRORS["421"]})
         paths[path] = {"get": {"summary": summary, "responses": answers}}
     paths["/v1/models/{model}"] = {
         "get": {
@@ -79,7 +81,7 @@ def openapi_document(*, protected: bool) -> dict[str, Any]:
             "parameters": [{"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}],
             "responses": {
                 "200": {"description": "The model", "content": {"application/json": {}}},
-                **_errors({code: _ERRORS[code] for code in ("401", "404")}),
+                **_errors({code: _ERRORS[code] for code in ("401", "404", "421")}),
             },
         }
     }

@@ -10,7 +10,6 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from jslm.serve.errors import ApiError
 from jslm.serve.generation import Generation
 from jslm.serve.http import read_body, while_connected
 from jslm.serve.models import ServedModel
@@ -23,15 +22,6 @@ async def rewrite(request: Request) -> Response:
     service: Service = request.app.state.service
     body = await read_body(request, RewriteRequest, service.limits.body_bytes)
     served = service.model(body.model)
-    if body.conditions:
-        raise ApiError(
-            400,
-            f"conditions: {served.name} was trained without any"
-            if not served.model.config.model.conditions
-            else "conditions: requests share one compiled step, which has none; jslm sample --condition has them",
-            code="no_conditions",
-            param="conditions",
-        )
     values = sampling_values(body)
     # A rewriter has one answer, and it is one line, as its sentence was.
     values.setdefault("temperature", 0.0)
@@ -43,6 +33,7 @@ async def rewrite(request: Request) -> Response:
         scores_prompt=False,
         presence_penalty=body.presence_penalty,
         frequency_penalty=body.frequency_penalty,
+        conditions=body.conditions,
     )
     generation = service.generate(served, samples)
     try:

@@ -41,6 +41,11 @@ class _Generation(_Body):
     stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = Field(
         None, description="The text ends before any of these."
     )
+    conditions: dict[str, str] = Field(
+        {},
+        description='What the text is to be, such as {"style": "formal"}, for a model trained with conditions; '
+        "/v1/models lists its own. One that is left out is left open.",
+    )
     user: str | None = Field(None, max_length=256, description="Not used.")
 
 
@@ -108,9 +113,6 @@ class RewriteRequest(_Generation):
     """POST /v1/rewrite: each sentence rewritten by itself. Greedy unless a temperature is given."""
 
     sentences: Annotated[list[str], Field(min_length=1, max_length=2048)]
-    conditions: dict[str, str] = Field(
-        default_factory=dict, description="Such as style=formal, where the model was trained with them."
-    )
     max_tokens: int | None = Field(None, ge=1, description="Tokens a sentence at most.")
 
 

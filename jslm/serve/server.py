@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import os
 import signal
 import socket
@@ -67,6 +68,15 @@ def open_socket(host: str, port: int) -> socket.socket:
         reason = error.strerror or str(error)
         raise JslmError(f"--host {host} --port {port}: cannot listen there ({reason}); choose another") from None
     return listener
+
+
+def local_names(listener: socket.socket, host: str) -> frozenset[str]:
+    """What requests may call a server by that listens on this machine alone; empty where it listens to others too.
+
+    `host`: what the caller asked for, which may be a name.
+    """
+    address = ipaddress.ip_address(listener.getsockname()[0])
+    return frozenset({"localhost", "127.0.0.1", "::1", host.lower()}) if address.is_loopback else frozenset()
 
 
 def serve(app: Starlette, listener: socket.socket, *, drain_seconds: float) -> int:

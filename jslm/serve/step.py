@@ -26,13 +26,17 @@ _SHORTEST_PIECE = 16
 
 
 class Settings(NamedTuple):
-    """How a row samples: a column a slot on the device, a scalar each when a row joins."""
+    """How a row is written: a column a slot on the device, one entry of each when a row joins.
+
+    `labels` are those of the model's conditions, -1 for none; a model without conditions has no kinds.
+    """
 
     sampling: Sampling
     presence_penalty: Float[Array, "*slots"]
     frequency_penalty: Float[Array, "*slots"]
     key: Key[Array, "*slots"]
     wants_top: Bool[Array, "*slots"]
+    labels: Int[Array, "*slots kinds"]
 
 
 class SlotState(NamedTuple):
@@ -89,6 +93,7 @@ def empty_state(*, slots: int, config: ModelConfig, dtype: jnp.dtype) -> SlotSta
     floats, ints = jnp.zeros(slots, jnp.float32), jnp.zeros(slots, jnp.int32)
     sampling = Sampling(floats, ints, floats + 1, floats, floats + 1)
     key = jax.random.split(jax.random.key(0), slots)
+    labels = jnp.full((slots, len(config.conditions)), -1, jnp.int32)
     return SlotState(
         cache=init_cache(config, slots, config.context_length, dtype),
         logits=jnp.zeros((slots, config.vocab_size), jnp.float32),
@@ -97,7 +102,7 @@ def empty_state(*, slots: int, config: ModelConfig, dtype: jnp.dtype) -> SlotSta
         written=ints,
         seen=jnp.zeros((slots, config.vocab_size), bool),
         counts=jnp.zeros((slots, config.vocab_size), jnp.int32),
-        settings=Settings(sampling, floats, floats, key, jnp.zeros(slots, bool)),
+        settings=Settings(sampling, floats, floats, key, jnp.zeros(slots, bool), labels),
     )
 
 
@@ -126,7 +131,9 @@ def read_piece(
     length = tokens.shape[1]
     row_cache = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, slot, 1), state.cache)
     positions = start + jnp.arange(length, dtype=jnp.int32)[None]
-    hidden, row_cache = apply_cached(params, tokens, positions, row_cache, config, dtype)
+    hidden, row_cache = apply_cached(
+        params, tokens, positions, row_cache, config, dtype, conditions=settings.labels[None]
+    )
     cache = jax.tree.map(
         lambda leaf, row: jax.lax.dynamic_update_slice_in_dim(leaf, row, slot, 0), state.cache, row_cache
     )
@@ -190,7 +197,8 @@ def decode(
             *_write_top(state, normaliser, active, out, index),
         )
         left = jnp.where(tokens == end_of_text, 0, jnp.maximum(state.left - 1, 0))
-        hidden, cache = apply_cached(params, tokens[:, None], state.position[:, None], state.cache, config, dtype)
+        positions, labels = state.position[:, None], state.settings.labels
+        hidden, cache = apply_cached(params, tokens[:, None], positions, state.cache, config, dtype, conditions=labels)
         state = SlotState(
             cache=cache,
             logits=logits_from_hidden(params, hidden, config)[:, 0],

@@ -36,6 +36,8 @@ def _model(letters: bool, **keys: Any) -> LanguageModel:
     values = {"model": {**shape, "vocab_size": 257, "dtype": "float32", **keys}, "sample": {"temperature": 1.0}}
     if letters:
         values["model"] |= {"norm": "layernorm", "tie_embeddings": False}
+    if "conditions" in keys:
+        values["data"] = {"packing": "documents"}
     config = config_from_dict(values, "test")
     noise = np.random.default_rng(3)
 
@@ -66,6 +68,13 @@ def letters() -> LanguageModel:
     return _model(letters=True, context_length=LONG)
 
 
+@pytest.fixture(scope="session")
+def styled() -> LanguageModel:
+    """Was trained with two conditions."""
+    conditions = [{"name": "style", "labels": ["formal", "casual"]}, {"name": "tone", "labels": ["kind"]}]
+    return _model(letters=False, context_length=256, conditions=conditions)
+
+
 @dataclass
 class Heard:
     """What an engine has told of one sample."""
@@ -84,7 +93,7 @@ class Caller:
     def __init__(self, engine: Engine, served: ServedModel, prompts: Sequence[Any], **values: Any) -> None:
         more = {
             name: values.pop(name)
-            for name in ("presence_penalty", "frequency_penalty", "wants_top", "writes")
+            for name in ("presence_penalty", "frequency_penalty", "wants_top", "writes", "conditions")
             if name in values
         }
         scores = values.pop("scores_prompt", False)
@@ -158,6 +167,13 @@ def make_bench() -> Iterator[Callable[..., Bench]]:
         yield lambda models, limits=LIMITS: stack.enter_context(_bench(models, limits))
 
 
+@pytest.fixture(scope="module")
+def make_module_bench() -> Iterator[Callable[..., Bench]]:
+    """As `make_bench`, for a whole module."""
+    with contextlib.ExitStack() as stack:
+        yield lambda models, limits=LIMITS: stack.enter_context(_bench(models, limits))
+
+
 @dataclass
 class Answer:
     """A response."""
@@ -221,10 +237,11 @@ def talking(model: LanguageModel, template: str = TEMPLATE) -> LanguageModel:
 
 
 @contextlib.contextmanager
-def _site(models: dict[str, LanguageModel], limits: Limits, chat: bool, **more: Any) -> Iterator[Site]:
+def _site(models: dict[str, LanguageModel], limits: Limits, *, chat: str = "", **more: Any) -> Iterator[Site]:
+    """`chat`: the model that is served with a template too."""
     served = {name: ServedModel(name, model, limits) for name, model in models.items()}
     if chat:
-        served["chat"] = ServedModel("chat", talking(models["letters"]), limits)
+        served["chat"] = ServedModel("chat", talking(models[chat]), limits)
     app = create_app(served, limits, **more)
     listener = open_socket("127.0.0.1", 0)
     server = Server(app, drain_seconds=5)
@@ -243,7 +260,7 @@ def _site(models: dict[str, LanguageModel], limits: Limits, chat: bool, **more: 
 @pytest.fixture(scope="session")
 def site(bytes_model: LanguageModel, letters: LanguageModel) -> Iterator[Site]:
     """Serves `bytes`, `letters`, and `chat`, which is `letters` with a template."""
-    with _site({"bytes": bytes_model, "letters": letters}, LIMITS, chat=True) as found:
+    with _site({"bytes": bytes_model, "letters": letters}, LIMITS, chat="letters") as found:
         yield found
         found.wait_until_free()
 
@@ -252,7 +269,14 @@ def site(bytes_model: LanguageModel, letters: LanguageModel) -> Iterator[Site]:
 def make_site() -> Iterator[Callable[..., Site]]:
     """`make_site({name: model}, limits, **arguments of create_app)`: a server that a test may break."""
     with contextlib.ExitStack() as stack:
-        yield lambda models, limits=LIMITS, **more: stack.enter_context(_site(models, limits, chat=False, **more))
+        yield lambda models, limits=LIMITS, **more: stack.enter_context(_site(models, limits, **more))
+
+
+@pytest.fixture(scope="module")
+def make_module_site() -> Iterator[Callable[..., Site]]:
+    """As `make_site`, for a whole module."""
+    with contextlib.ExitStack() as stack:
+        yield lambda models, limits=LIMITS, **more: stack.enter_context(_site(models, limits, **more))
 
 
 def _wait_until_ready(engine: Engine) -> None:

@@ -142,6 +142,7 @@ def test_several_runs_a_key_and_a_chat_template(run: Path, tmp_path: Path) -> No
     with serving(*arguments, JSLM_SERVE_KEY="k1") as (_, port):
         wait_until_ready(port)
         assert ask(port, "/v1/models")[0] == 401
+        assert ask(port, "/v1/models", None, Host=f"evil.example:{port}", **key)[0] == 421
         models = json.loads(ask(port, "/v1/models", None, **key)[1])["data"]
         assert [(m["id"], m["chat"], m["defaults"]["temperature"]) for m in models] == [
             ("tiny-story", False, 0),

@@ -40,10 +40,34 @@ function useDefaults() {
 }
 
 function settings() {
-  const found = { model: model().id };
+  const found = { model: model().id, conditions: conditions() };
   for (const id of numbers) found[id] = Number($(id).value);
   if ($("seed").value !== "") found.seed = Number($("seed").value);
   return found;
+}
+
+// Conditions: a choice for each that the model was trained with, over all tabs that write
+
+function showConditions() {
+  const fields = Object.entries(model().conditions).map(([name, labels]) => {
+    const choice = document.createElement("select");
+    choice.name = name;
+    choice.append(new Option("any", ""), ...labels.map((one) => new Option(one, `=${one}`)));
+    const label = document.createElement("label");
+    label.append(name, choice);
+    return label;
+  });
+  $("conditions").replaceChildren($("conditions").firstElementChild, ...fields);
+  hideConditions();
+}
+
+function hideConditions() {
+  $("conditions").hidden = !Object.keys(model()?.conditions ?? {}).length || !$("panel-run").hidden;
+}
+
+function conditions() {
+  const chosen = [...$("conditions").querySelectorAll("select")].filter((choice) => choice.value);
+  return Object.fromEntries(chosen.map((choice) => [choice.name, choice.value.slice(1)]));
 }
 
 // One request at a time: its buttons, its end, its errors
@@ -169,7 +193,7 @@ async function rewrite() {
   if (!sentences.length) { say("Nothing to rewrite: type a sentence a line."); return; }
   await run($("rewrite-stop"), $("rewrite"), async (signal) => {
     say(`Rewriting ${sentences.length} sentences…`);
-    const answer = await post("v1/rewrite", { model: model().id, sentences }, key, signal);
+    const answer = await post("v1/rewrite", { model: model().id, sentences, conditions: conditions() }, key, signal);
     for (const { sentence, rewrite: text, confidence } of answer.rewrites) {
       const item = document.createElement("li");
       const source = document.createElement("div");
@@ -261,6 +285,7 @@ function choose(tab) {
   const writes = tab.id === "tab-write" || tab.id === "tab-chat";
   $("settings").hidden = !writes;
   $("main").classList.toggle("wide", !writes);
+  hideConditions();
   say("");
   $("problem").textContent = "";
   if (tab.id === "tab-run") showRun();
@@ -280,6 +305,7 @@ function chooseModel() {
   $("tab-chat").hidden = !model().chat;
   if (!model().chat && $("tab-chat").getAttribute("aria-selected") === "true") choose($("tab-write"));
   useDefaults();
+  showConditions();
   clearChatQuietly();
   if ($("tab-run").getAttribute("aria-selected") === "true") showRun();
 }
