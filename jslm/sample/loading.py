@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from jslm.config import Config, apply_overrides, config_from_dict, parse_overrides
 from jslm.errors import JslmError
 from jslm.sample.language_model import LanguageModel
@@ -27,8 +29,10 @@ def load(path: str | Path, *, checkpoint: str = "best", overrides: Sequence[str]
     """Opens a run folder (with the averaged parameters where there are some), or a model in any format of jslm.convert.
 
     `checkpoint` of a run is "best", "latest" or a step. `overrides` change how the model is used, such as
-    `["model.context_length=1024", "model.rope_scaling.kind=yarn", "model.rope_scaling.factor=2"]`. Raises JslmError
-    where there is no model, it is damaged, has no such checkpoint, or its tokenizer is not the one of its checkpoint.
+    `["model.context_length=1024", "model.rope_scaling.kind=yarn", "model.rope_scaling.factor=2"]`. A model that was
+    trained in a 16-bit type computes in float32 on CPUs, few of which multiply such types, unless they name
+    `model.dtype`. Raises JslmError where there is no model, it is damaged, has no such checkpoint, or its tokenizer is
+    not the one of its checkpoint.
     """
     from jslm.convert import load_model
 
@@ -49,6 +53,9 @@ def changed_config(trained: Config, overrides: Sequence[str]) -> Config:
         if not key.startswith(_CHANGEABLE):
             allowed = ", ".join(name + ("*" if name.endswith(".") else "") for name in _CHANGEABLE)
             raise JslmError(f"command line: {key} is fixed once a model is trained; sampling can change {allowed}")
+    if jax.default_backend() == "cpu":
+        model = trained.model.model_copy(update={"dtype": "auto"})
+        trained = trained.model_copy(update={"model": model})
     config = apply_overrides(trained, overrides)
     context, before = config.model.context_length, trained.model.context_length
     if context > before and config.model.position == "learned":

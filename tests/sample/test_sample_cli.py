@@ -296,3 +296,9 @@ def test_help_imports_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert "--sliding-window" in done.stdout
+
+
+def test_a_model_trained_in_16_bits_computes_in_float32_on_cpus() -> None:
+    trained = config_from_dict({"model": {"dtype": "bfloat16"}}, "test")
+    assert changed_config(trained, []).model.dtype == "auto"
+    assert changed_config(trained, ["model.dtype=bfloat16"]).model.dtype == "bfloat16"
