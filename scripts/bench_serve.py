@@ -150,11 +150,13 @@ async def _load(url: str, requests: list[dict[str, Any]], streams: int, seconds:
 async def _one(url: str, requests: list[dict[str, Any]], index: int, tally: Tally) -> None:
     started = last = time.perf_counter()
     text, gaps = "", []
+    events, written = 0, None
     try:
         async for event in _events(url, requests[index]):
             if "error" in event:
                 tally.errors.append(event["error"]["message"])
                 return
+            events += bool(event["choices"])
             if event["choices"] and event["choices"][0]["text"]:
                 now = time.perf_counter()
                 if text:
@@ -167,6 +169,9 @@ async def _one(url: str, requests: list[dict[str, Any]], index: int, tally: Tall
     except (OSError, ValueError) as error:
         tally.errors.append(f"{type(error).__name__}: {error}")
         return
+    if written is None:
+        # A server that does not count sends a token an event (llama.cpp's does).
+        written = events
     # A piece of text may be several tokens: what a reader waits for, and what each token takes on average.
     tally.pieces += gaps
     tally.each += [sum(gaps) / max(1, written - 1)] if gaps else []
