@@ -10,6 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
+# Logits whose shares are summed together.
+_BLOCK = 128
+
 
 class Sampling(NamedTuple):
     """A setting a row, so that one compiled program serves any mix."""
@@ -61,12 +64,31 @@ def likeliest_tokens(logits: Float[Array, "*batch vocab"]) -> Int[Array, "*batch
 
 
 def draw_tokens(logits: Float[Array, "batch vocab"], keys: Key[Array, " batch"]) -> Int[Array, " batch"]:
-    """A token of each row, int32, by the softmax of its logits, as `jax.random.categorical` draws it.
+    """A token of each row, int32, by the softmax of its logits; never one whose logit is -inf.
 
-    One key a row: a row draws the same whatever stands beside it.
+    One random number a row (inverse transform sampling) and one key: a row draws the same whatever stands beside it.
+    The running sum is over blocks and then within one, so that the vocabulary is passed over once.
     """
-    noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[-1:], logits.dtype))(keys)
-    return likeliest_tokens(logits + noise)
+    batch, vocab = logits.shape
+    blocks = -(-vocab // _BLOCK)
+    padded = jnp.pad(logits, ((0, 0), (0, blocks * _BLOCK - vocab)), constant_values=-jnp.inf)
+    shares = jnp.exp(padded - jnp.max(padded, axis=-1, keepdims=True)).reshape(batch, blocks, _BLOCK)
+    sums = jnp.sum(shares, axis=-1)
+    until = jnp.cumsum(sums, axis=-1)
+    at = jax.vmap(jax.random.uniform)(keys) * until[:, -1]
+    block = _first_beyond(until, sums, at)
+    before = jnp.take_along_axis(until - sums, block[:, None], axis=1)[:, 0]
+    within = jnp.take_along_axis(shares, block[:, None, None], axis=1)[:, 0]
+    return block * _BLOCK + _first_beyond(jnp.cumsum(within, axis=-1), within, at - before)
+
+
+def _first_beyond(
+    until: Float[Array, "batch n"], parts: Float[Array, "batch n"], at: Float[Array, " batch"]
+) -> Int[Array, " batch"]:
+    """The first whose running sum is beyond `at`; by rounding there may be none, and then the last that has a part."""
+    first = jnp.sum(until <= at[:, None], axis=-1)
+    last = jnp.max(jnp.where(parts > 0, jnp.arange(parts.shape[-1], dtype=jnp.int32), 0), axis=-1)
+    return jnp.minimum(first, last).astype(jnp.int32)
 
 
 def sample_keys(seed: int, samples: Sequence[int]) -> Key[Array, " batch"]:

@@ -143,10 +143,28 @@ def test_greedy_plan_pays_for_no_sampling(name: str) -> None:
         assert name in program(Plan(True, True, True))
 
 
-def test_draws_are_those_of_jax() -> None:
+@pytest.mark.parametrize("vocab", [3, 128, 300])
+def test_draws_follow_the_softmax(vocab: int) -> None:
+    rng = np.random.default_rng(vocab)
+    logits = rng.normal(0, 2, vocab).astype(np.float32)
+    logits[rng.integers(0, vocab, vocab // 3)] = -np.inf
+    shares = np.exp(logits - logits.max())
+    shares /= shares.sum()
+    count = 40_000
+    keys = jax.random.split(jax.random.key(6), count)
+    drawn = np.asarray(jax.jit(draw_tokens)(jnp.broadcast_to(jnp.asarray(logits), (count, vocab)), keys))
+    found = np.bincount(drawn, minlength=vocab)
+    assert not found[shares == 0].any()
+    # Each count is binomial; five standard deviations and a little for the rarest.
+    np.testing.assert_array_less(np.abs(found - count * shares), 5 * np.sqrt(count * shares) + 3)
+
+
+def test_a_draw_is_a_row_s_own() -> None:
     logits = jnp.asarray(np.random.default_rng(5).normal(0, 2, (64, VOCAB)), jnp.float32)
     keys = jax.random.split(jax.random.key(6), 64)
-    np.testing.assert_array_equal(draw_tokens(logits, keys), jax.vmap(jax.random.categorical)(keys, logits))
+    together = draw_tokens(logits, keys)
+    for row in range(0, 64, 7):
+        assert int(draw_tokens(logits[row : row + 1], keys[row : row + 1])[0]) == int(together[row])
 
 
 def test_the_likeliest_is_the_first_of_those_that_tie() -> None:
