@@ -177,9 +177,11 @@ def test_decoding_by_rows_is_decoding(keys: dict[str, Any], batch: int) -> None:
     def logits(by_rows: bool, dtype: Any, params: Any, length: int) -> Any:
         weights = decoding_params(params, config, by_rows=by_rows)
         cache, found = init_cache(config, batch, 80, dtype), []
-        step = jax.jit(lambda *inputs: apply_cached(weights, *inputs, config, dtype))
+        step = jax.jit(functools.partial(apply_cached, weights, config=config, dtype=dtype))
         for at in range(0, 80, length):
-            hidden, cache = step(tokens[:, at : at + length], positions[:, at : at + length], cache)
+            hidden, cache = step(
+                tokens=tokens[:, at : at + length], positions=positions[:, at : at + length], cache=cache
+            )
             found.append(logits_from_hidden(weights, hidden, config))
         return jnp.concatenate(found, axis=1)
 
