@@ -8,6 +8,7 @@ its copies have to stay as they are). Prints the time of each stage, and writes 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import json
 import resource
@@ -38,9 +39,13 @@ def main() -> int:
     parser.add_argument("--out", default="runs", metavar="DIR", help="folder for data, runs and figures (default runs)")
     parser.add_argument("--dev", metavar="FILE", help="public pairs to fine-tune on as well")
     parser.add_argument("--test", metavar="FILE", help="public pairs to measure on")
+    parser.add_argument("--limit", type=int, default=0, metavar="N", help="measure the first N pairs of each file only")
     parser.add_argument("--natural", metavar="MODEL", help="only measure this model on the natural sentences")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="for both trainings")
     args = parser.parse_intermixed_args()
+    for path in filter(None, (args.dev, args.test)):
+        if not Path(path).is_file():
+            parser.error(f"{path}: no such file; expected lines of `sentence . passiv`, tab, passive sentence")
     if args.natural:
         print(json.dumps(natural_quality(args.natural), indent=2))
         return 0
@@ -52,7 +57,7 @@ def main() -> int:
     stages.run("fine-tune", lambda: fine_tune(work, args.overrides))
     model = work / "rewriter.safetensors"
     stages.run("export", lambda: jslm("convert", "export", work / "sft", model, "--format", "safetensors"))
-    stages.run("evaluate", lambda: evaluate(work, model))
+    stages.run("evaluate", lambda: evaluate(work, model, args.limit))
     figures = {"stages": stages.done, "total_seconds": sum(stage["wall_s"] for stage in stages.done.values())}
     figures |= json.loads((work / "quality.json").read_text("utf-8")) | {"file_mb": model.stat().st_size / 1e6}
     (work / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
@@ -82,13 +87,15 @@ class Stages:
 
 
 def jslm(verb: str, *arguments: Any, output: Path | None = None) -> None:
-    """Runs a verb of jslm's as its own process; its output goes to a file, or where this script's goes."""
+    """Runs a verb of jslm's as its own process; its output goes to a file, or where this script's goes.
+
+    Where it fails or is stopped it has said so: the script ends with its status, and goes on from there next time.
+    """
     command = [sys.executable, "-m", f"jslm.{verb}", *map(str, arguments)]
-    if output is None:
-        subprocess.run(command, check=True)
-        return
-    with output.open("w", encoding="utf-8") as file:
-        subprocess.run(command, check=True, stdout=file)
+    with contextlib.ExitStack() as files:
+        file = files.enter_context(output.open("w", encoding="utf-8")) if output else None
+        if status := subprocess.run(command, check=False, stdout=file).returncode:
+            sys.exit(status)
 
 
 def make_data(work: Path, dev: str | None, test: str | None) -> None:
@@ -137,13 +144,13 @@ def fine_tune(work: Path, overrides: list[str]) -> None:
     jslm("train", "--config", ROOT / "configs" / "rewriter_char_sft.toml", *places, *overrides)
 
 
-def evaluate(work: Path, model: Path) -> None:
+def evaluate(work: Path, model: Path, limit: int) -> None:
     """Figures of each held-out file and of the natural sentences, all written greedily and without labels."""
     files = [work / f"{name}.jsonl" for name in MEASURED]
     if (work / "public_test.jsonl").exists():
         files.append(work / "public_test.jsonl")
     tasks = ",".join(f"rewrite={file}" for file in files)
-    jslm("evaluate", "--run", model, "--tasks", tasks, "--json", output=work / "evaluation.json")
+    jslm("evaluate", "--run", model, "--tasks", tasks, "--limit", limit, "--json", output=work / "evaluation.json")
     command = [sys.executable, __file__, "--natural", str(model)]
     natural = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     report = json.loads((work / "evaluation.json").read_text("utf-8"))
