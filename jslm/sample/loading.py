@@ -53,7 +53,7 @@ def changed_config(trained: Config, overrides: Sequence[str]) -> Config:
         if not key.startswith(_CHANGEABLE):
             allowed = ", ".join(name + ("*" if name.endswith(".") else "") for name in _CHANGEABLE)
             raise JslmError(f"command line: {key} is fixed once a model is trained; sampling can change {allowed}")
-    if jax.default_backend() == "cpu":
+    if jax.default_backend() == "cpu" and trained.model.dtype in ("bfloat16", "float16"):
         model = trained.model.model_copy(update={"dtype": "auto"})
         trained = trained.model_copy(update={"model": model})
     config = apply_overrides(trained, overrides)
