@@ -48,7 +48,7 @@ test-all: ## Run the tests on each of Python 3.11, 3.12 and 3.13 that is here
 test-peers: ## Compare with transformers and others, in an environment of its own (EXTRAS=llamacpp: llama.cpp too)
 	@if scripts/bootstrap.sh --python 3.11 --which >/dev/null 2>&1; then \
 	    scripts/bootstrap.sh --python 3.11 --venv .venv-peers --extras "dev,peer$(if $(EXTRAS),$(comma)$(EXTRAS))" && \
-	    .venv-peers/bin/python -m pytest -q -m peer tests/peer $(ARGS); \
+	    .venv-peers/bin/python -m pytest -q -m peer tests/peer tests/serve $(ARGS); \
 	else echo "test-peers: skipped: the other programs are compared with on Python 3.11, and there is none here"; fi
 
 lint: dev ## Check style and types: ruff, mypy
