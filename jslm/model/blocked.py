@@ -12,19 +12,16 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from jslm.model.ops import fusion_boundary, transpose_matrices
-from jslm.parallel import partition_spec
+from jslm.model.spread import attend_on_each_device
 
 # Blocks are unrolled: more of them skip more of what the causal mask hides, and take longer to compile.
 _MOST_BLOCKS = 4
 _SHORTEST_BLOCK = 64
 # Scores that are worked on together: 1 MB in float32, half of a core's second-level cache.
 _SCORES = 2**18
-_HEADS = ("batch", "length", "heads", "head_dim")
-_KV_HEADS = ("batch", "length", "kv_heads", "head_dim")
 _HIDDEN = float(jnp.finfo(jnp.float32).min)
 
 
@@ -36,15 +33,9 @@ def blocked_attention(
 ) -> Float[Array, "batch length heads head_dim"]:
     """`jslm.model.attention.causal_attention` without dropout, as CPUs compute it fast.
 
-    On a mesh of several devices each has its rows and heads, as in `splash_attention`.
+    On a mesh of several devices each has its rows and heads.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
-        return _attend(q, k, v, segments)
-    heads, kv_heads = partition_spec(_HEADS), partition_spec(_KV_HEADS)
-    rows: PartitionSpec | None = None if segments is None else partition_spec(_HEADS[:2])
-    spread = jax.shard_map(_attend, in_specs=(heads, kv_heads, kv_heads, rows), out_specs=heads, check_vma=False)
-    return spread(q, k, v, segments)
+    return attend_on_each_device(_attend, q, k, v, segments)
 
 
 def _attend(q: Array, k: Array, v: Array, segments: Array | None) -> Array:

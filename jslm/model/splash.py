@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from jslm.parallel import partition_spec
+from jslm.model.spread import attend_on_each_device
 
 # A TPU's vector registers are 128 wide, and the kernel's blocks are whole numbers of them.
 _LANES = 128
 # Rows of queries and of keys that are on the chip together: what MaxText trains with. Longer blocks compute more of the
 # half that the causal mask hides.
 _LARGEST_BLOCK = 512
-_HEADS = ("batch", "length", "heads", "head_dim")
-_KV_HEADS = ("batch", "length", "kv_heads", "head_dim")
 
 
 def splash_refusal(dtype: DTypeLike, length: int, dropout: float) -> str:
@@ -53,14 +50,7 @@ def splash_attention(
     def on_device(q: Array, k: Array, v: Array, segments: Array | None) -> Array:
         return _attend(q, k, v, segments, interpret)
 
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
-        return on_device(q, k, v, segments)
-    heads, kv_heads = partition_spec(_HEADS), partition_spec(_KV_HEADS)
-    rows: PartitionSpec | None = None if segments is None else partition_spec(_HEADS[:2])
-    # Values that vary over the mesh can't be followed through a kernel; that each device writes its own part is plain.
-    spread = jax.shard_map(on_device, in_specs=(heads, kv_heads, kv_heads, rows), out_specs=heads, check_vma=False)
-    return spread(q, k, v, segments)
+    return attend_on_each_device(on_device, q, k, v, segments)
 
 
 def _attend(q: Array, k: Array, v: Array, segments: Array | None, interpret: bool) -> Array:
