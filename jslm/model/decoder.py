@@ -190,15 +190,15 @@ def unstack_layers(params: Params) -> Params:
     return {**params, "layers": tuple(_layer(layers, index) for index in range(n_layers))}
 
 
-def decoding_params(params: Params, config: ModelConfig, *, by_rows: bool) -> Params:
+def decoding_params(params: Params, config: ModelConfig, platform: str) -> Params:
     """Unstacked parameters as decoding multiplies by them, the output head cut to the true vocabulary.
 
     The head is `head/kernel` `[d_model, vocab]`: inside the decoding loop XLA would slice and transpose the padded
-    table again for each token. With `by_rows` it is `head/rows` `[vocab, d_model]`, and so is each kernel; see
-    `ops.linear_by_rows`.
+    table again for each token. 16-bit weights on the platform "cpu" are `head/rows` `[vocab, d_model]`, and so is each
+    kernel; see `ops.linear_by_rows`.
     """
     head = head_table(params)[: config.vocab_size]
-    if not by_rows:
+    if platform != "cpu" or head.dtype.itemsize > 2:
         return {**params, "head": {"kernel": jnp.asarray(head.T)}}
 
     def turn(tree: Params) -> Params:

@@ -90,8 +90,7 @@ class LanguageModel:
         self.mesh = make_mesh(MeshConfig(), [device])
         with jax.set_mesh(self.mesh):
             self.params = _cast(unstack_layers(jax.device_put(params, device)), self.dtype)
-            by_rows = device.platform == "cpu" and self.dtype.itemsize == 2
-            self.weights = decoding_params(self.params, config.model, by_rows=by_rows)
+            self.weights = decoding_params(self.params, config.model, device.platform)
         self._warned = False
 
     def generate(

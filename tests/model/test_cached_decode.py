@@ -174,8 +174,8 @@ def test_decoding_by_rows_is_decoding(keys: dict[str, Any], batch: int) -> None:
     tokens = jax.random.randint(jax.random.key(1), (batch, 80), 0, 50)
     positions = jnp.broadcast_to(jnp.arange(80, dtype=jnp.int32), (batch, 80))
 
-    def logits(by_rows: bool, dtype: Any, params: Any, length: int) -> Any:
-        weights = decoding_params(params, config, by_rows=by_rows)
+    def logits(platform: str, dtype: Any, params: Any, length: int) -> Any:
+        weights = decoding_params(params, config, platform)
         cache, found = init_cache(config, batch, 80, dtype), []
         step = jax.jit(functools.partial(apply_cached, weights, config=config, dtype=dtype))
         for at in range(0, 80, length):
@@ -185,8 +185,8 @@ def test_decoding_by_rows_is_decoding(keys: dict[str, Any], batch: int) -> None:
             found.append(logits_from_hidden(weights, hidden, config))
         return jnp.concatenate(found, axis=1)
 
-    exact = logits(False, jnp.float32, params, 80)
+    exact = logits("gpu", jnp.float32, params, 80)
     for length in (1, 80):
-        found = logits(True, jnp.bfloat16, narrow, length)
+        found = logits("cpu", jnp.bfloat16, narrow, length)
         assert found.dtype == jnp.float32
         assert float(jnp.linalg.norm(found - exact) / jnp.linalg.norm(exact)) < 0.02
