@@ -26,6 +26,7 @@ FILES = {
     "train.jsonl": "--count 60000 --seed 0",
     "wide.jsonl": "--count 160000 --seed 0 --split wide",
     "tokenized.jsonl": "--count 30000 --seed 5 --split wide --tokenized",
+    "plain.jsonl": "--count 30000 --seed 6 --split verb --unpaired",
     "val.jsonl": "--count 5000 --seed 1",
     "verb.jsonl": "--count 5000 --seed 2 --split verb",
     "noun.jsonl": "--count 5000 --seed 3 --split noun",
@@ -111,7 +112,7 @@ def make_data(work: Path, dev: str | None, test: str | None) -> None:
     text = [f"data.source={work / 'text.jsonl'}", f"data.dir={work / 'char'}"]
     jslm("prepare", "--config", ROOT / "configs" / "rewriter_char.toml", *text)
     tokenizer = f"tokenizer.path={work / 'char' / 'tokenizer.json'}"
-    sources = {"pairs": ["train.jsonl", "wide.jsonl"], "tokenized": ["tokenized.jsonl"]}
+    sources = {"pairs": ["train.jsonl", "wide.jsonl"], "tokenized": ["tokenized.jsonl"], "plain": ["plain.jsonl"]}
     if dev:
         sources["public"] = ["public_dev.jsonl"]
     for name, files in sources.items():
@@ -137,8 +138,8 @@ def pretrain(work: Path, overrides: list[str]) -> None:
 
 
 def fine_tune(work: Path, overrides: list[str]) -> None:
-    """Pairs as they are written, tokenised ones, and public ones where there are any: 15, 2 and 1 of 18."""
-    weights = {"pairs": 15, "tokenized": 2, "public": 1}
+    """Pairs as they are written, tokenised ones, public ones where there are any, and plain sentences."""
+    weights = {"pairs": 15, "tokenized": 1, "public": 1, "plain": 2}
     parts = [f"{{dir = {json.dumps(str(work / n))}, weight = {w}}}" for n, w in weights.items() if (work / n).is_dir()]
     places = [f"data.mixture=[{', '.join(parts)}]", f"train.init_from={work / 'pretrained'}", f"run_dir={work / 'sft'}"]
     jslm("train", "--config", ROOT / "configs" / "rewriter_char_sft.toml", *places, *overrides)

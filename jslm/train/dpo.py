@@ -27,12 +27,14 @@ Batch = dict[str, Array]
 # Sums over pairs.
 Sums = dict[str, Float[Array, ""]]
 SUMS = ("loss", "accuracy", "margin", "chosen_reward", "rejected_reward")
+# Margins nearer to zero are rounding: those of a policy that still is the reference model.
+_EVEN = 1e-4
 
 
 @dataclass(frozen=True)
 class PreferenceResult:
-    """Means over `pairs`: `loss` (nats a pair), `accuracy` (share of pairs whose chosen answer has the higher reward),
-    `margin` (chosen reward less rejected reward), and both rewards.
+    """Means over `pairs`: `loss` (nats a pair), `accuracy` (share of pairs whose chosen answer has the higher reward; an
+    even pair is half a one), `margin` (chosen reward less rejected reward), and both rewards.
     """
 
     loss: float
@@ -80,7 +82,7 @@ def preference_sums(params: Params, batch: Batch, config: Config, dtype: jnp.dty
     margins = rewards[:, 0] - rewards[:, 1]
     found = {
         "loss": losses,
-        "accuracy": (margins > 0).astype(jnp.float32),
+        "accuracy": jnp.where(jnp.abs(margins) < _EVEN, 0.5, (margins > 0).astype(jnp.float32)),
         "margin": margins,
         "chosen_reward": rewards[:, 0],
         "rejected_reward": rewards[:, 1],

@@ -220,8 +220,8 @@ class _Loop:
         window, setup = self.window, self.setup
         now = time.perf_counter()
         seconds, self.mark, self.window = now - self.mark, now, []
-        tokens = sum(metrics["tokens"] for metrics in window)
-        rate = tokens / seconds if seconds > 0 else math.nan
+        # Prompts are work too, as in `tokens`, though they are not learned.
+        rate = len(window) * step_tokens(setup.config) / seconds if seconds > 0 else math.nan
         losses = [metrics["loss"] for metrics in window if math.isfinite(metrics["loss"])]
         loss = float(np.mean(losses)) if losses else math.nan
         last = window[-1]

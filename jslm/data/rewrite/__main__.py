@@ -24,6 +24,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--restyle", action="store_true", help="prompts in any style, answers in that of the label")
     parser.add_argument("--tokenized", action="store_true", help="lower case, blanks around punctuation")
     parser.add_argument(
+        "--unpaired", action="store_true", help="second sentences alone, their prompts empty: plain text to learn from"
+    )
+    parser.add_argument(
         "--text",
         type=float,
         metavar="MB",
@@ -47,6 +50,8 @@ def _body(options: argparse.Namespace) -> int:
         restyle=options.restyle,
         tokenized=options.tokenized,
     )
+    if options.unpaired:
+        pairs = (pair._replace(source="") for pair in pairs)
     if options.out is None:
         for pair in pairs:
             _write_jsonl(pair, sys.stdout)
