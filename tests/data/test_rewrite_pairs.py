@@ -523,7 +523,24 @@ def test_nothing_held_out_is_in_what_else_is_trained_on(wide: list[Pair]) -> Non
     text = " ".join(documents)
     assert set(map(chr, range(32, 127))) | set("\n\t") <= set(documents[0])
     assert 0.45e6 < len(text) < 0.55e6
-    assert not set(re.findall("[a-z]+", text.lower())) & held_out_forms()
+    vocabulary = set(re.findall("[a-z]+", text.lower()))
+    verbs = {form for verb in all_verbs("verb") for form in verb}
+    assert not vocabulary & (held_out_forms() - verbs)
+    # Held-out verbs are there in active sentences, and nowhere as a passive.
+    assert len(vocabulary & verbs) > 0.8 * len(verbs)
+    participles = "|".join(verb.participle for verb in all_verbs("verb"))
+    passive = re.compile(rf"\b(am|is|are|was|were|be|been|being) (not |\w+ly )?({participles})\b")
+    assert not passive.findall(text.lower())
+    assert passive.search(" ".join(pair.source for pair in generate_pairs(50, split="verb", direction="to_active")))
+
+
+def test_unpaired_sentences_have_no_prompt(tmp_path: Path) -> None:
+    for options in ([], ["--unpaired"]):
+        out = tmp_path / f"{len(options)}.jsonl"
+        assert main(["--count", "50", "--split", "verb", "--direction", "to_active", *options, "--out", str(out)]) == 0
+    pairs, alone = ([json.loads(line) for line in (tmp_path / f"{n}.jsonl").read_text().splitlines()] for n in (0, 1))
+    assert alone == [pair | {"prompt": ""} for pair in pairs]
+    assert all(pair["prompt"] for pair in pairs)
 
 
 def test_wide_pairs_have_one_answer(wide: list[Pair]) -> None:
@@ -685,7 +702,8 @@ def test_recipe_gives_the_files_it_promises(tmp_path: Path) -> None:
     folder = ROOT / "data" / "rewrite"
     readme = (folder / "README.md").read_text("utf-8")
     digests = dict(line.split()[::-1] for line in (folder / "SHA256SUMS").read_text("utf-8").splitlines())
-    assert list(digests) == [f"{n}.jsonl" for n in ("text", "train", "wide", "tokenized", "val", "verb", "noun")]
+    names = ("text", "train", "wide", "tokenized", "plain", "val", "verb", "noun")
+    assert list(digests) == [f"{name}.jsonl" for name in names]
     for name, digest in digests.items():
         (command,) = re.findall(rf"^python -m jslm.data.rewrite (.*) --out data/rewrite/{name}$", readme, re.MULTILINE)
         assert main([*command.split(), "--out", str(tmp_path / name)]) == 0
