@@ -22,6 +22,7 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from jslm.errors import JslmError
+from jslm.files import write_text
 
 _MANIFEST = "manifest.json"
 _STEP = re.compile(r"step_(\d+)")
@@ -273,9 +274,7 @@ def _first_line(error: BaseException) -> str:
 def _write_manifest(path: Path) -> None:
     files = sorted(file for file in path.rglob("*") if file.is_file() and file.name != _MANIFEST)
     manifest = {str(file.relative_to(path)): (file.stat().st_size, _crc32(file)) for file in files}
-    temporary = path / (_MANIFEST + ".tmp")
-    temporary.write_text(json.dumps(manifest), "utf-8")
-    os.replace(temporary, path / _MANIFEST)
+    write_text(path / _MANIFEST, json.dumps(manifest))
 
 
 def _crc32(file: Path) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 
 from jslm.config import Config, config_to_toml, load_config
 from jslm.errors import JslmError
+from jslm.files import write_text
 
 
 class RunFolder:
@@ -62,11 +63,11 @@ class RunFolder:
 
     def write_config(self, config: Config) -> None:
         """Writes the resolved config, atomically."""
-        write_atomically(self.config, config_to_toml(config))
+        write_text(self.config, config_to_toml(config))
 
     def write_info(self, info: dict[str, Any]) -> None:
         """Writes `run.json`: environment, data, result; atomically. A figure that is not finite becomes null."""
-        write_atomically(self.info, json.dumps(_finite(info), indent=1, allow_nan=False) + "\n")
+        write_text(self.info, json.dumps(_finite(info), indent=1, allow_nan=False) + "\n")
 
     def read_info(self) -> dict[str, Any]:
         """`run.json`, or an empty dict where there is none or it is damaged."""
@@ -83,16 +84,6 @@ class RunFolder:
         if not self.config.is_file():
             raise JslmError(f"{self.path}: not a run folder: it has no config.toml")
         return load_config(self.config)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replaces a text file in one step: readers see the old one or the new one."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
 
 
 def _finite(value: Any) -> Any:

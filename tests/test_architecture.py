@@ -15,7 +15,7 @@ MAX_LINES = 450
 # A part may import itself and parts of a lower layer; parts of one layer don't know of each other.
 LAYERS = (
     {"errors"},
-    {"config"},
+    {"config", "files"},
     {"tokenizer", "parallel"},
     {"model"},
     {"data", "checkpoint"},

@@ -15,7 +15,6 @@ import numpy as np
 
 from jslm.checkpoint import flatten_tree, unflatten_params
 from jslm.config import Config, ModelConfig, config_from_dict
-from jslm.convert.atomic import whole_folder
 from jslm.convert.bundle import Bundle, Format
 from jslm.convert.huggingface_config import (
     FAMILIES,
@@ -30,6 +29,7 @@ from jslm.convert.tokenizers import read_huggingface_tokenizer, read_json
 from jslm.convert.weights import SafetensorsFile, TensorReader, cast_weights, write_safetensors
 from jslm.data.chat import TEMPLATE_NAME, find_template
 from jslm.errors import JslmError
+from jslm.files import whole_folder
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 _PREFIXES = ("model.", "transformer.")

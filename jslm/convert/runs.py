@@ -8,13 +8,13 @@ from typing import Any
 
 from jslm.checkpoint import CheckpointStore
 from jslm.config import Config
-from jslm.convert.atomic import whole_folder
 from jslm.convert.bundle import Bundle
 from jslm.convert.formats import choose_format
 from jslm.convert.weights import check_params
 from jslm.data.chat import find_template
 from jslm.errors import JslmError
-from jslm.run_folder import RunFolder, resolve_checkpoint, write_atomically
+from jslm.files import whole_folder, write_text
+from jslm.run_folder import RunFolder, resolve_checkpoint
 from jslm.tokenizer import load_tokenizer
 
 # Figures of `run.json` that a model card or a header repeats.
@@ -106,7 +106,7 @@ def write_run(bundle: Bundle, path: Path) -> None:
         bundle.tokenizer.save(folder.tokenizer)
         folder.write_config(config)
         if bundle.chat_template:
-            write_atomically(folder.chat_template, bundle.chat_template)
+            write_text(folder.chat_template, bundle.chat_template)
         folder.write_info(
             {
                 "status": "imported",

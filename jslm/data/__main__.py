@@ -7,6 +7,7 @@ import io
 import logging
 import os
 import sys
+from pathlib import Path
 
 from jslm.cli import add_debug_argument, run_verb
 from jslm.errors import JslmError
@@ -69,9 +70,9 @@ def _run(args: argparse.Namespace) -> int:
         ]
     if args.html:
         from jslm.data.inspect.page import page
-        from jslm.tokenizer.files import write_text_atomically
+        from jslm.files import write_text
 
-        write_text_atomically(args.html, page(facts, batches))
+        write_text(Path(args.html), page(facts, batches))
     # Old terminals can't show every character of a corpus; a question mark is better than an error.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")

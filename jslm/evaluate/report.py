@@ -8,9 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jslm.errors import JslmError
 from jslm.evaluate.chart import Panel, bars
-from jslm.run_folder import write_atomically
+from jslm.files import write_text
 
 REPORT, FIGURES, CHART = "evaluation.md", "evaluation.json", "comparison.svg"
 Record = Mapping[str, Any]
@@ -32,18 +31,14 @@ class Metric(NamedTuple):
 def write_reports(report: Mapping[str, Any], folder: str | Path) -> list[Path]:
     """Writes `evaluation.md`, `evaluation.json` and, of several models, `comparison.svg`; returns their paths.
 
-    Raises JslmError where the folder can't be made.
+    Raises JslmError where they can't be written.
     """
     folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise JslmError(f"--out {folder}: cannot be made ({error.strerror}); choose another folder") from None
     drawing = chart(report)
     files = {REPORT: markdown(report, with_chart=bool(drawing)), FIGURES: as_json(report), CHART: drawing}
     for name, text in files.items():
         if text:
-            write_atomically(folder / name, text)
+            write_text(folder / name, text)
     return [folder / name for name, text in files.items() if text]
 
 

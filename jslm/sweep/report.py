@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jslm.run_folder import write_atomically
+from jslm.files import write_text
 
 if TYPE_CHECKING:
     from jslm.sweep.runner import Result
@@ -33,11 +33,11 @@ def write_report(folder: Path, results: Sequence[Result], metric: str) -> None:
     header, rows = table(results, metric)
     lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
     lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-    write_atomically(folder / "sweep.md", "\n".join(lines) + "\n")
+    write_text(folder / "sweep.md", "\n".join(lines) + "\n")
     head = "".join(f"<th scope='col'>{escape(cell)}</th>" for cell in header)
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     plots = "".join(scatter(results, key, metric) for key in _keys(results))
-    write_atomically(
+    write_text(
         folder / "sweep.html",
         f"<!doctype html><html lang='en'><meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
         f"<title>Sweep: {escape(folder.name)}</title><style>{_STYLE}</style><h1>{escape(folder.name)}</h1>"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import subprocess
 import sys
 import time
@@ -15,7 +14,8 @@ from typing import Any
 
 from jslm.config import Config, apply_overrides, config_to_toml, load_config
 from jslm.errors import JslmError
-from jslm.run_folder import RunFolder, write_atomically
+from jslm.files import write_text
+from jslm.run_folder import RunFolder
 from jslm.sweep.report import write_report
 from jslm.sweep.space import Trial
 
@@ -64,13 +64,13 @@ def run_sweep(
     for trial in waiting:
         (folder / trial.name).mkdir(parents=True, exist_ok=True)
         path = folder / f"{trial.name}.toml"
-        write_atomically(path, config_to_toml(configs[trial]))
+        write_text(path, config_to_toml(configs[trial]))
         commands.append((trial.name, [sys.executable, "-m", "jslm.train", "--config", str(path)]))
     started, names = time.perf_counter(), {trial.name: trial for trial in trials}
     for done, (name, error) in enumerate(_run_all(commands, folder, executor), 1):
         (folder / name / "error.txt").unlink(missing_ok=True)
         if error:
-            write_atomically(folder / name / "error.txt", error + "\n")
+            write_text(folder / name / "error.txt", error + "\n")
         result = read_result(folder, names[name], error)
         left = (time.perf_counter() - started) / done * (len(commands) - done)
         shown = error or f"{metric} {_shown(result.figures.get(metric))}"
@@ -117,13 +117,7 @@ def _keep_plan(folder: Path, plan: dict[str, Any]) -> None:
             raise JslmError(
                 f"{folder}: holds a sweep of another config or of other values; choose another --dir, or delete it"
             )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps({"plan": plan}, indent=1) + "\n")
-    except OSError as error:
-        raise JslmError(
-            f"--dir {folder}: cannot be written ({os.strerror(error.errno or 0)}); choose another"
-        ) from None
+    write_text(path, json.dumps({"plan": plan}, indent=1) + "\n")
 
 
 def _status(run_dir: Path) -> str:

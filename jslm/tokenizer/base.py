@@ -9,13 +9,14 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from os import PathLike
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Int32, UInt32
 
 from jslm.errors import JslmError
-from jslm.tokenizer.files import write_text_atomically
+from jslm.files import write_text
 
 END_OF_TEXT = "<|endoftext|>"
 FILE_FORMAT = "jslm-tokenizer"
@@ -165,7 +166,7 @@ class Tokenizer(ABC):
 
         Raises JslmError where the file cannot be written.
         """
-        write_text_atomically(path, self.to_json())
+        write_text(Path(path), self.to_json())
 
     @classmethod
     @abstractmethod

@@ -33,8 +33,8 @@ _EVEN = 1e-4
 
 @dataclass(frozen=True)
 class PreferenceResult:
-    """Means over `pairs`: `loss` (nats a pair), `accuracy` (share of pairs whose chosen answer has the higher reward; an
-    even pair is half a one), `margin` (chosen reward less rejected reward), and both rewards.
+    """Means over `pairs`: `loss` (nats a pair), `accuracy` (share whose chosen answer has the higher reward, an even
+    one being half a pair), `margin` (chosen reward less rejected reward), and both rewards.
     """
 
     loss: float

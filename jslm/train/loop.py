@@ -20,9 +20,10 @@ from jslm.config import Config
 from jslm.data.loader import count_examples, eval_batches, packing_of
 from jslm.errors import JslmError
 from jslm.evaluate import LossResult, evaluate_loss, make_eval_step
+from jslm.files import write_text
 from jslm.model import flops_per_token
 from jslm.parallel import eval_batch_size, peak_flops, start_jax
-from jslm.run_folder import RunFolder, write_atomically
+from jslm.run_folder import RunFolder
 from jslm.train.corpora import chat_template
 from jslm.train.dpo import SUMS, PreferenceResult, evaluate_preferences, make_preference_step
 from jslm.train.finish import finish_run, run_info, step_tokens, validation_values, write_samples
@@ -75,7 +76,7 @@ def train(config: Config) -> TrainOutcome:
         if jax.process_index() == 0:
             data.tokenizer.save(folder.tokenizer)
             if source := chat_template(config):
-                write_atomically(folder.chat_template, source)
+                write_text(folder.chat_template, source)
             folder.write_config(config)
         with explained_out_of_memory(config), jax.set_mesh(setup.mesh), _stop_signals() as stop:
             return _Loop(setup, folder, stop).run()

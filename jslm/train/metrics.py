@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self, SupportsFloat, TextIO
 
 from jslm.errors import JslmError
+from jslm.files import write_text
 
 if TYPE_CHECKING:
     from jslm.train.tensorboard import TensorBoard
@@ -42,7 +43,7 @@ class MetricsLog:
         last_step = -1 if resume_step is None else resume_step
         if path.exists():
             kept = [json.dumps(line) + "\n" for line in _parse(path) if line["step"] <= last_step]
-            write_atomically(path, "".join(kept))
+            write_text(path, "".join(kept))
         self._file: IO[str] = path.open("a", encoding="utf-8")
         self._tensorboard: TensorBoard | None = None
         if tensorboard:
@@ -260,19 +261,6 @@ def format_clock(seconds: float) -> str:
     if days:
         return f"{days}d {hour:02}:{minute:02}:{second:02}"
     return f"{hour}:{minute:02}:{second:02}" if hour else f"{minute:02}:{second:02}"
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replaces a file in one step: after a crash it holds the old text or the new, never a part. UTF-8, `\\n` kept."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _parse(path: Path) -> list[dict[str, Any]]:

@@ -7,12 +7,10 @@ archive, so each array has a CRC-32.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import json
 import logging
-import os
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -33,6 +31,7 @@ from jslm.data.loader import batch_names, count_examples, eval_batches
 from jslm.data.preferences import REJECTED
 from jslm.data.token_file import SPLITS, Split, TokenFile
 from jslm.errors import JslmError
+from jslm.files import whole_file
 from jslm.model import Params
 from jslm.parallel import batch_sharding, eval_batch_size, replicated
 from jslm.train.dpo import answer_log_probs, place_pairs
@@ -154,18 +153,8 @@ def _write(path: Path, reference: Reference, data: str) -> None:
         for number, array in enumerate(corpora)
     }
     key = json.dumps({"weights": reference.weights, "data": data}).encode()
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("wb") as file:
-            np.savez(file, key=np.frombuffer(key, np.uint8), **arrays)  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise JslmError(f"{path}: cannot be written: {error.strerror or error}; choose another run_dir") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+    with whole_file(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, key=np.frombuffer(key, np.uint8), **arrays)  # type: ignore[arg-type]
 
 
 def _read_shared(path: Path, weights: str, data: str, corpora: Sequence[int]) -> Reference | None:

@@ -12,8 +12,9 @@ from typing import Any
 
 from jslm.cli import add_debug_argument, run_verb
 from jslm.errors import JslmError
+from jslm.files import write_text
 from jslm.train import report_sections
-from jslm.train.metrics import METRICS_FILE, read_metrics, write_atomically
+from jslm.train.metrics import METRICS_FILE, read_metrics
 from jslm.train.report_samples import SAMPLES_FILE, append_samples, drop_samples_after, read_samples
 from jslm.train.report_sections import Run
 from jslm.train.report_style import SCRIPT, STYLE
@@ -39,7 +40,7 @@ def write_report(run_dir: Path) -> Path:
     """
     page = _page(_load(run_dir))
     path = run_dir / REPORT_FILE
-    write_atomically(path, page)
+    write_text(path, page)
     return path
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from jslm.train.metrics import write_atomically
+from jslm.files import write_text
 
 SAMPLES_FILE = "samples.md"
 
@@ -45,7 +45,7 @@ def drop_samples_after(path: Path, step: int) -> None:
     """
     if path.exists():
         kept = ["\n".join(section) for at, section in _sections(path) if at <= step]
-        write_atomically(path, "\n".join(section.rstrip("\n") + "\n" for section in kept))
+        write_text(path, "\n".join(section.rstrip("\n") + "\n" for section in kept))
 
 
 def _quote(prompt: str, text: str) -> str:

@@ -25,7 +25,6 @@ from jslm.train.metrics import (
     format_rate,
     format_scientific,
     read_metrics,
-    write_atomically,
 )
 
 
@@ -186,15 +185,6 @@ def test_closing_twice_is_harmless(tmp_path: Path) -> None:
     log = MetricsLog(tmp_path, tensorboard=True, resume_step=None)
     log.close()
     log.close()
-
-
-def test_a_failed_atomic_write_leaves_the_old_text(tmp_path: Path) -> None:
-    path = tmp_path / "file.txt"
-    write_atomically(path, "old\r\n")
-    with pytest.raises(UnicodeEncodeError):
-        write_atomically(path, "new \ud800")
-    assert path.read_bytes() == b"old\r\n"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 TRAINING = {"train/loss": 1.2344, "lr": 1e-3, "tokens_per_s": 41_234.0, "mfu": 0.21}

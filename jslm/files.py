@@ -53,6 +53,12 @@ def whole_folder(path: Path) -> Iterator[Path]:
         raise _cannot_write(path, error) from error
 
 
+def write_text(path: Path, text: str) -> None:
+    """Writes UTF-8 `text`, line ends as they are, by `whole_file`."""
+    with whole_file(path) as temporary:
+        temporary.write_text(text, "utf-8", newline="")
+
+
 def _beside(path: Path) -> Path:
     # Not `tempfile`: what it makes is readable by its owner alone, and stays so after the rename.
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
