@@ -19,11 +19,12 @@ from typing import Any
 
 MUON = ["optimizer.name=muon", "optimizer.learning_rate=5e-3"]
 WSD = ["optimizer.schedule=wsd", "optimizer.decay_fraction=0.6", "optimizer.min_learning_rate_ratio=0"]
-# Overrides of the config; `relu2` has as many weights as the gated activation that it replaces.
+# Overrides of the config, which is the benchmark's `small` shape (d_model 256, d_ff 704): `relu2` then has as many
+# weights as the gated activation that it replaces. Muon has a learning rate of its own.
 VARIANTS: dict[str, list[str]] = {
     "base": [],
-    "learning rate x 2": ["optimizer.learning_rate=4e-3"],
-    "learning rate / 2": ["optimizer.learning_rate=1e-3"],
+    "learning rate 4e-3": ["optimizer.learning_rate=4e-3"],
+    "learning rate 1e-3": ["optimizer.learning_rate=1e-3"],
     "muon": MUON,
     "qk-norm": ["model.qk_norm=true"],
     "relu2": ["model.activation=relu2", "model.d_ff=1056"],
@@ -54,6 +55,9 @@ def main() -> int:
         parser.error(f"--variants: no {unknown[0]!r}; expected some of: {'; '.join(VARIANTS)}")
     out = Path(args.out)
     done = [json.loads(line) for line in out.read_text("utf-8").splitlines()] if out.exists() else []
+    asked = {"config": args.config, "seconds_asked": args.seconds, "overrides": args.overrides}
+    if any(run[key] != asked[key] for run in done for key in asked):
+        parser.error(f"--out {out}: runs of another --config, --seconds or overrides; choose another file")
     for seed in range(0 if args.table else args.seeds):
         for name in chosen:
             if any((run["variant"], run["seed"]) == (name, seed) for run in done):
@@ -62,7 +66,7 @@ def main() -> int:
             overrides = [*args.overrides, *VARIANTS[name], f"seed={seed}"]
             step_s = timed[0] if timed else train(args.config, overrides, TIMED_STEPS)["step_s"]
             run = train(args.config, overrides, max(1, round(args.seconds / step_s)))
-            done.append({"variant": name, "seed": seed, **run, "step_s": step_s})
+            done.append({"variant": name, "seed": seed, **run, "step_s": step_s, **asked})
             with out.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(done[-1]) + "\n")
             print(json.dumps(done[-1]), file=sys.stderr, flush=True)

@@ -52,13 +52,17 @@ def main() -> int:
         return 0
     work = Path(args.out)
     work.mkdir(parents=True, exist_ok=True)
+    asked = {"dev": args.dev, "test": args.test, "overrides": args.overrides}
+    if (work / "asked.json").exists() and json.loads((work / "asked.json").read_text("utf-8")) != asked:
+        parser.error(f"--out {work}: made with other --dev, --test or overrides; choose another folder, or delete it")
+    (work / "asked.json").write_text(json.dumps(asked) + "\n", "utf-8")
     stages = Stages(work / "stages.json")
     stages.run("data", lambda: make_data(work, args.dev, args.test))
     stages.run("pretrain", lambda: pretrain(work, args.overrides))
     stages.run("fine-tune", lambda: fine_tune(work, args.overrides))
     model = work / "rewriter.safetensors"
     stages.run("export", lambda: jslm("convert", "export", work / "sft", model, "--format", "safetensors"))
-    stages.run("evaluate", lambda: evaluate(work, model, args.limit))
+    stages.run(f"evaluate {args.limit or 'all'}", lambda: evaluate(work, model, args.limit))
     figures = {"stages": stages.done, "total_seconds": sum(stage["wall_s"] for stage in stages.done.values())}
     figures |= json.loads((work / "quality.json").read_text("utf-8")) | {"file_mb": model.stat().st_size / 1e6}
     (work / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
@@ -139,7 +143,7 @@ def pretrain(work: Path, overrides: list[str]) -> None:
 
 def fine_tune(work: Path, overrides: list[str]) -> None:
     """Pairs as they are written, tokenised ones, public ones where there are any, and plain sentences."""
-    weights = {"pairs": 15, "tokenized": 1, "public": 1, "plain": 2}
+    weights = {"pairs": 15, "tokenized": 1, "public": 1, "plain": 3}
     parts = [f"{{dir = {json.dumps(str(work / n))}, weight = {w}}}" for n, w in weights.items() if (work / n).is_dir()]
     places = [f"data.mixture=[{', '.join(parts)}]", f"train.init_from={work / 'pretrained'}", f"run_dir={work / 'sft'}"]
     jslm("train", "--config", ROOT / "configs" / "rewriter_char_sft.toml", *places, *overrides)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import string
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
+from jslm.config import DataConfig
 from jslm.errors import JslmError
 
 
@@ -41,6 +44,40 @@ def split_pair(text: str, prompt_end: str) -> tuple[str, str]:
             "be a prompt, that text, and a completion: see data.template and data.cleaners"
         )
     return prompt + found, completion
+
+
+def template_parts(template: str) -> list[tuple[str, str | None]]:
+    """(literal, name of the column after it) of each part of a `data.template`; ValueError where it is malformed."""
+    return [(literal, name) for literal, name, _, _ in string.Formatter().parse(template)]
+
+
+def border(template: str, prompt_end: str) -> tuple[int, int] | None:
+    """(part, end in its literal) of the `template_parts` where `prompt_end` first stands; None where in none."""
+    for index, (literal, _) in enumerate(template_parts(template)):
+        if prompt_end and prompt_end in literal:
+            return index, literal.index(prompt_end) + len(prompt_end)
+    return None
+
+
+def shown_prompt(data: DataConfig, fields: Mapping[str, Any]) -> str:
+    """What a model that learned pairs reads before it writes: a pair of its training data up to the completion.
+
+    `fields` is a record without its completion; the sentence is its "prompt". With a `data.template` this is all of it
+    up to `data.prompt_end`, or to `{completion}` where that is empty; else the sentence and `data.prompt_end`, or a
+    line break where there is none. Raises KeyError for a column of the template that `fields` lacks.
+    """
+    parts, found = template_parts(data.template), border(data.template, data.prompt_end)
+    names = [name for _, name in parts]
+    if found is None and "completion" not in names:
+        return str(fields["prompt"]) + (data.prompt_end or "\n")
+    last = names.index("completion") if found is None else found[0]
+    head = "".join(literal + _text(fields, name) for literal, name in parts[:last])
+    return head + parts[last][0][: None if found is None else found[1]]
+
+
+def _text(fields: Mapping[str, Any], name: str | None) -> str:
+    value = "" if name is None else fields[name]
+    return "" if value is None else str(value)
 
 
 def check_preference(chosen: str, rejected: str | None) -> None:

@@ -107,7 +107,6 @@ def _plan(args: argparse.Namespace) -> Plan:
         stories=args.num_samples if "stories" in drawing else 0,
         stride=args.stride,
         batch_tokens=args.batch_tokens,
-        limit=args.limit,
         seed=args.seed,
     )
 

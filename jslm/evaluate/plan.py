@@ -10,6 +10,7 @@ from pathlib import Path
 
 from jslm.errors import JslmError
 from jslm.evaluate.questions import BENCHMARKS, Question, read_questions
+from jslm.evaluate.rewriting import RewritePair, read_pairs, require_sacrebleu
 
 TASKS = {
     "blimp": "minimal pairs of sentences: which one is more probable",
@@ -30,34 +31,33 @@ class Plan:
     """What `evaluate_run` measures of each model.
 
     `split` of the prepared data in `data` (empty: the run's own), None for none. `tasks` has the questions of each
-    benchmark. `pairs` are files for rewriting. `samples` and `stories` are how many to draw, 0 for none. `stride` in
-    tokens, 0 for half a context.
+    benchmark, `pairs` those of each file for rewriting. `samples` and `stories` are how many to draw, 0 for none.
+    `stride` in tokens, 0 for half a context.
     """
 
     split: str | None = "val"
     data: str = ""
     texts: tuple[Path, ...] = ()
     tasks: dict[str, tuple[Question, ...]] = field(default_factory=dict)
-    pairs: tuple[Path, ...] = ()
+    pairs: dict[str, tuple[RewritePair, ...]] = field(default_factory=dict)
     samples: int = 0
     stories: int = 0
     stride: int = 0
     batch_tokens: int = 8192
-    limit: int = 0
     seed: int = 0
 
 
 def plan_tasks(
     asked: Sequence[str], folder: str | Path, *, limit: int = 0
-) -> tuple[dict[str, tuple[Question, ...]], tuple[Path, ...], frozenset[str]]:
-    """(questions by benchmark, files of rewriting pairs, tasks that draw samples) of `--tasks` arguments.
+) -> tuple[dict[str, tuple[Question, ...]], dict[str, tuple[RewritePair, ...]], frozenset[str]]:
+    """(questions by benchmark, rewriting pairs by file, tasks that draw samples) of `--tasks` arguments.
 
     Each is a list with commas of `NAME`, whose files are looked for in `folder`, or `NAME=FILE`, where the file may be
-    a folder or a pattern. `limit` keeps the first so many questions of each file. Raises JslmError for an unknown task,
-    for one without files, and for a bad file.
+    a folder or a pattern. `limit` keeps the first so many of each file. Raises JslmError for an unknown task, for one
+    without files, for a bad file, and where what measures rewriting is not installed.
     """
     questions: dict[str, tuple[Question, ...]] = {}
-    pairs: tuple[Path, ...] = ()
+    pairs: dict[str, tuple[RewritePair, ...]] = {}
     drawing = set()
     for item in (part.strip() for argument in asked for part in argument.split(",")):
         name, _, place = item.partition("=")
@@ -73,7 +73,8 @@ def plan_tasks(
         pattern = _REWRITE_PATTERN if name == "rewrite" else BENCHMARKS[name].pattern
         paths = _files(item, place or str(folder), pattern)
         if name == "rewrite":
-            pairs += paths
+            require_sacrebleu()
+            pairs |= {str(path): tuple(read_pairs(path)[: limit or None]) for path in paths}
             continue
         read = [read_questions(name, path) for path in paths]
         questions[name] = questions.get(name, ()) + tuple(q for part in read for q in (part[:limit] if limit else part))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from jslm.config import DataConfig
-from jslm.data.pairs import split_pair
+from jslm.data.pairs import shown_prompt
 from jslm.errors import JslmError
 from jslm.evaluate.questions import read_records, text_of
 
@@ -50,6 +51,12 @@ def read_pairs(path: Path) -> list[RewritePair]:
     return pairs
 
 
+def require_sacrebleu() -> None:
+    """Raises JslmError where sacrebleu is not installed."""
+    if importlib.util.find_spec("sacrebleu") is None:
+        raise JslmError("rewriting is measured with sacrebleu; install it: pip install 'jslm[eval]'")
+
+
 def rewrite_quality(model: LanguageModel, pairs: Sequence[RewritePair]) -> dict[str, Any]:
     """Writes each completion greedily, after the prompt as training showed it, and compares; see `compare_rewrites`.
 
@@ -60,29 +67,22 @@ def rewrite_quality(model: LanguageModel, pairs: Sequence[RewritePair]) -> dict[
         batch = pairs[start : start + _BATCH]
         longest = max(len(model.tokenizer.encode(pair.completion)) for pair in batch)
         room = 2 * longest + _SLACK_TOKENS
-        prompts = [shown_prompt(model.config.data, pair) for pair in batch]
+        prompts = [_prompt(model.config.data, pair) for pair in batch]
         results = model.generate_results(prompts, greedy=True, max_new_tokens=room)
         found += [result.text.strip() for result in results]
     return compare_rewrites(pairs, found)
 
 
-def shown_prompt(data: DataConfig, pair: RewritePair) -> str:
-    """The prompt as the training data showed it: in `data.template`, up to `data.prompt_end`.
-
-    Raises JslmError for a pair that lacks a field of the template.
-    """
-    head, found, _ = data.template.partition("{completion}")
-    text = pair.prompt + data.prompt_end
-    if found:
-        fields = {"prompt": pair.prompt, **pair.fields}
-        try:
-            text = head.format_map({key: "" if value is None else value for key, value in fields.items()})
-        except KeyError as error:
-            raise JslmError(
-                f"the run's data.template has {{{error.args[0]}}}, but the pair {pair.prompt!r} has only "
-                f"{', '.join(fields)}; add it to each line"
-            ) from None
-    return split_pair(text, data.prompt_end)[0] or text
+def _prompt(data: DataConfig, pair: RewritePair) -> str:
+    fields = {**pair.fields, "prompt": pair.prompt}
+    fields.pop("completion", None)
+    try:
+        return shown_prompt(data, fields)
+    except KeyError as error:
+        raise JslmError(
+            f"the run's data.template has {{{error.args[0]}}}, but the pair {pair.prompt!r} has only "
+            f"{', '.join(fields)}; add it to each line"
+        ) from None
 
 
 def compare_rewrites(pairs: Sequence[RewritePair], found: Sequence[str]) -> dict[str, Any]:
@@ -92,10 +92,9 @@ def compare_rewrites(pairs: Sequence[RewritePair], found: Sequence[str]) -> dict
     the distances' sum over the completions' characters. `chrf`: chrF2 of the whole (Popović 2015), 0 to 100, by
     sacrebleu. Raises JslmError where that is not installed.
     """
-    try:
-        from sacrebleu.metrics.chrf import CHRF
-    except ImportError:
-        raise JslmError("rewriting is measured with sacrebleu; install it: pip install 'jslm[eval]'") from None
+    require_sacrebleu()
+    from sacrebleu.metrics.chrf import CHRF
+
     chrf = CHRF()
     distances = [edit_distance(pair.completion, text) for pair, text in zip(pairs, found, strict=True)]
 

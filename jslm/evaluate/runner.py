@@ -14,7 +14,7 @@ from jslm.data.token_file import META_NAME
 from jslm.errors import JslmError
 from jslm.evaluate.choices import answer_questions
 from jslm.evaluate.plan import Plan
-from jslm.evaluate.rewriting import read_pairs, rewrite_quality
+from jslm.evaluate.rewriting import rewrite_quality
 from jslm.evaluate.samples import sample_quality
 from jslm.evaluate.stories import check_samples
 from jslm.evaluate.text_loss import TextLoss, read_text, split_loss, text_loss
@@ -51,11 +51,16 @@ def evaluate_run(
         "losses": {},
         "tasks": {},
     }
-    folder = plan.data or config.data_dir
+    folders = [plan.data] if plan.data else [part.dir for part in config.data.mixture] or [str(config.data_dir)]
     if plan.split is not None:
-        with _Timed(record["name"], f"loss of the {plan.split} split") as timed:
-            loss = split_loss(model, folder, plan.split, stride=plan.stride, batch_tokens=plan.batch_tokens)
-        record["losses"][f"{plan.split} split"] = _timed_loss(loss, timed)
+        if config.model.conditions:
+            names = ", ".join(condition.name for condition in config.model.conditions)
+            _log.warning("%s: scored without labels of its conditions (%s), which training's val/loss has", path, names)
+        for folder in folders:
+            what = f"{plan.split} split" + (f" of {folder}" if len(folders) > 1 else "")
+            with _Timed(record["name"], f"loss of the {what}") as timed:
+                loss = split_loss(model, folder, plan.split, stride=plan.stride, batch_tokens=plan.batch_tokens)
+            record["losses"][what] = _timed_loss(loss, timed)
     for text in plan.texts:
         with _Timed(record["name"], f"loss of {text}") as timed:
             loss = text_loss(
@@ -65,14 +70,14 @@ def evaluate_run(
     for task, questions in plan.tasks.items():
         with _Timed(record["name"], f"{task}: {len(questions):,} items"):
             record["tasks"][task] = answer_questions(model, questions, batch_tokens=plan.batch_tokens)
-    for file in plan.pairs:
-        pairs = read_pairs(file)
-        pairs = pairs[: plan.limit] if plan.limit else pairs
+    for file, pairs in plan.pairs.items():
         with _Timed(record["name"], f"rewriting: {len(pairs):,} pairs of {file}"):
-            record.setdefault("rewriting", {})[str(file)] = rewrite_quality(model, pairs)
+            record.setdefault("rewriting", {})[file] = rewrite_quality(model, pairs)
     if plan.samples:
         with _Timed(record["name"], f"{plan.samples:,} samples"):
-            training, held_out = (_open(folder, split, model) for split in ("train", "val"))
+            if len(folders) > 1:
+                _log.warning("%s: copies are looked for in %s alone, the first corpus (--data DIR)", path, folders[0])
+            training, held_out = (_open(folders[0], split, model) for split in ("train", "val"))
             record["samples"] = sample_quality(
                 model, plan.samples, seed=plan.seed, training=training, held_out=held_out
             )

@@ -152,7 +152,8 @@ class LanguageModel:
         Raises JslmError for a condition or a label that the model was not trained with.
         """
         known = {condition.name: condition.labels for condition in self.config.model.conditions}
-        tokens = self.weights["embed"]["tokens"]
+        # From the model's own, whatever this one was told before.
+        tokens = self.params["embed"]["tokens"]
         for name, label in conditions.items():
             if name not in known:
                 there = f"it has {', '.join(known)}" if known else "it was trained without any"
@@ -189,6 +190,7 @@ class LanguageModel:
         """
         if beams < 1 or not 0 <= alpha < math.inf:
             raise JslmError(f"beams = {beams}, alpha = {alpha}; expected 1 or more beams, and an alpha of 0 or more")
+        arguments["sliding_window"] = False
         options = resolve_options(self.config.sample, **arguments)
         self._warn_of_unknown(prompt)
         found = write_beams(self, functools.partial(self.row, prompt, 0, options), beams, alpha)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
-import string
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Unpack
 
 from jslm.config import DataConfig
+from jslm.data.pairs import shown_prompt
 from jslm.errors import JslmError
 from jslm.sample.beam import write_beams
 from jslm.sample.decode import prefill_length
@@ -65,27 +65,17 @@ def rewrite_sentences(
 
 
 def rewrite_prompt(data: DataConfig, sentence: str) -> str:
-    """What a model that learned rewriting reads before it writes: a pair of its training data up to the completion.
+    """What a model that learned rewriting reads before it writes (`jslm.data.pairs.shown_prompt`).
 
-    With a `{completion}` in `data.template` this is all before it, with the sentence for `{prompt}`; else the sentence
-    and `data.prompt_end`, or a line break where the model's config has none. Raises JslmError for a template that needs
-    more than the sentence.
+    Raises JslmError for a template that needs more than the sentence.
     """
-    fields = [(text, name) for text, name, _, _ in string.Formatter().parse(data.template)]
-    if "completion" not in (name for _, name in fields):
-        return sentence + _prompt_end(data)
-    prompt = ""
-    for text, name in fields:
-        prompt += text
-        if name == "completion":
-            break
-        if name not in ("prompt", None):
-            raise JslmError(
-                f"data.template = {data.template!r}: rewriting has a sentence for {{prompt}} alone, and this model "
-                f"also wants {{{name}}}"
-            )
-        prompt += sentence if name else ""
-    return prompt
+    try:
+        return shown_prompt(data, {"prompt": sentence})
+    except KeyError as error:
+        raise JslmError(
+            f"data.template = {data.template!r}: rewriting has a sentence for {{prompt}} alone, and this model "
+            f"also wants {{{error.args[0]}}}"
+        ) from None
 
 
 def _prompt_end(data: DataConfig) -> str:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from jslm.sweep.runner import Result
 
 _BESIDE = ("val/loss", "val/bits_per_byte", "train_seconds", "tokens_per_s")
+_MORE_IS_BETTER = frozenset(("val/accuracy", "val/margin", "val/chosen_reward", "tokens_per_s", "mfu"))
 _WIDTH, _HEIGHT, _MARGIN = 420, 260, 48
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c1c1a; --paper: #fcfcfa; --faint: #8b8b84; --mark: #0072b2; }
@@ -46,10 +47,10 @@ def write_report(folder: Path, results: Sequence[Result], metric: str) -> None:
 
 
 def table(results: Sequence[Result], metric: str) -> tuple[list[str], list[list[str]]]:
-    """(header, rows) of text: the trials with the least `metric` first, those without one last."""
+    """(header, rows) of text: the trials with the best `metric` first, those without one last."""
     keys = _keys(results)
     figures = [metric, *(name for name in _BESIDE if name != metric)]
-    ordered = sorted(results, key=lambda result: (_value(result, metric), result.trial.name))
+    ordered = sorted(results, key=lambda result: (_rank(result, metric), result.trial.name))
     rows = []
     for result in ordered:
         given = dict(item.partition("=")[::2] for item in result.trial.overrides)
@@ -104,6 +105,11 @@ def scatter(results: Sequence[Result], key: str, metric: str) -> str:
 
 def _keys(results: Sequence[Result]) -> list[str]:
     return list(dict.fromkeys(item.partition("=")[0] for result in results for item in result.trial.overrides))
+
+
+def _rank(result: Result, metric: str) -> float:
+    value = _value(result, metric)
+    return -value if metric in _MORE_IS_BETTER and value < math.inf else value
 
 
 def _value(result: Result, metric: str) -> float:

@@ -72,6 +72,8 @@ def run_sweep(
         if error:
             write_text(folder / name / "error.txt", error + "\n")
         result = read_result(folder, names[name], error)
+        if not error and metric not in result.figures:
+            raise JslmError(f"--metric {metric}: no such figure in run.json; there are {', '.join(result.figures)}")
         left = (time.perf_counter() - started) / done * (len(commands) - done)
         shown = error or f"{metric} {_shown(result.figures.get(metric))}"
         log(f"{name} ({' '.join(names[name].overrides)}): {shown} · {done}/{len(commands)} · {left / 60:.0f} min left")

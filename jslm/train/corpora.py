@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jslm.config import Config, config_from_dict
+from jslm.convert import load_model
 from jslm.data.chat import find_template
 from jslm.data.preferences import REJECTED
 from jslm.data.token_file import Split, TokenFile, open_tokens, read_meta, verify
@@ -84,8 +85,32 @@ def chat_template(config: Config) -> str:
             f"data.mixture: the conversations of {first} and {second} were rendered with different chat templates, and "
             "a model has one; prepare both with the same data.chat_template"
         )
-    known = find_template(Path(config.train.init_from)) if config.train.init_from else ""
-    return next(iter(found), known)
+    if found or not config.train.init_from:
+        return next(iter(found), "")
+    start = Path(config.train.init_from)
+    return load_model(start).chat_template if start.is_file() else find_template(start)
+
+
+def pair_format(config: Config) -> dict[str, str]:
+    """How the pairs of a mixture were written, as keys of `data`, where the config does not say: sampling needs it.
+
+    Raises JslmError where the corpora differ.
+    """
+    data = config.data
+    if not data.mixture or data.packing != "documents" or data.prompt_end or data.template or data.messages:
+        return {}
+    found: dict[tuple[str, str], Path] = {}
+    for folder in corpus_folders(config):
+        settings = read_meta(folder).get("settings", {})
+        if prompt_end := settings.get("data.prompt_end"):
+            found.setdefault((prompt_end, settings.get("data.template", "")), folder)
+    if len(found) > 1:
+        first, second = list(found.values())[:2]
+        raise JslmError(
+            f"data.mixture: the pairs of {first} and {second} were prepared with another data.prompt_end or "
+            "data.template; say with data.prompt_end and data.template how this model is to be asked"
+        )
+    return dict(zip(("prompt_end", "template"), next(iter(found), ()), strict=False))
 
 
 def bytes_per_token(files: Sequence[TokenFile], weights: Sequence[float]) -> float:

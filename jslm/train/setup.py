@@ -7,6 +7,7 @@ import json
 import logging
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -27,7 +28,14 @@ from jslm.parallel import batch_sharding, check_mesh_fits, eval_batch_size, make
 from jslm.prepare import PreparedData
 from jslm.run_folder import RunFolder
 from jslm.tokenizer import load_tokenizer
-from jslm.train.corpora import bytes_per_token, corpus_weights, open_prepared, open_splits, verify_corpora
+from jslm.train.corpora import (
+    bytes_per_token,
+    corpus_weights,
+    open_prepared,
+    open_splits,
+    pair_format,
+    verify_corpora,
+)
 from jslm.train.optimizer import make_optimizer
 from jslm.train.reference import Reference, open_reference
 from jslm.train.state import TrainState, abstract_state, init_state, place_params
@@ -76,7 +84,7 @@ def prepare_data(config: Config) -> PreparedData:
 
 
 def resolve_config(config: Config, data: PreparedData) -> Config:
-    """The config with `model.vocab_size`, `model.conditions` and `train.steps` filled in.
+    """The config with `model.vocab_size`, `model.conditions`, `train.steps` and how pairs are written filled in.
 
     Raises JslmError where they can't be.
     """
@@ -96,14 +104,17 @@ def resolve_config(config: Config, data: PreparedData) -> Config:
     if not config.model.conditions:
         values["model"]["conditions"] = _conditions(config, data)
     values["train"]["steps"] = steps
+    values["data"] |= pair_format(config)
     return config_from_dict(values, "config")
 
 
 def _conditions(config: Config, data: PreparedData) -> list[dict[str, Any]]:
     """Those of the run that training starts from, whose labels have their order; else those of the data."""
-    source = RunFolder(config.train.init_from or ".")
-    if config.train.init_from and source.config.is_file() and (known := source.read_config().model.conditions):
-        return [condition.model_dump() for condition in known]
+    source = Path(config.train.init_from)
+    if config.train.init_from and (source.is_file() or RunFolder(source).config.is_file()):
+        start = load_model(source).config if source.is_file() else RunFolder(source).read_config()
+        if start.model.conditions:
+            return [condition.model_dump() for condition in start.model.conditions]
     found = data.meta.get("conditions") or {}
     return [{"name": name, "labels": labels} for name, labels in found.items() if labels]
 
@@ -227,11 +238,11 @@ def checkpoint_metadata(setup: Setup, val_loss: float | None) -> dict[str, Any]:
 
 
 def load_initial(config: Config, data: PreparedData) -> Params:
-    """The weights of the run or model file that `train.init_from` names.
+    """The weights of the run or model file that `train.init_from` names, of a run with `train.ema_decay` the averages.
 
     Raises JslmError where it has another shape or tokenizer.
     """
-    source = load_model(config.train.init_from, checkpoint=config.train.init_checkpoint, ema=False)
+    source = load_model(config.train.init_from, checkpoint=config.train.init_checkpoint)
     if source.tokenizer.fingerprint != data.tokenizer.fingerprint:
         saved = RunFolder(config.train.init_from).tokenizer
         raise JslmError(

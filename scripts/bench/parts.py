@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -185,11 +184,6 @@ def best_of(case: Case) -> tuple[Measured | None, Measured | None]:
     ours = [lane for lane in case.lanes if lane.side == "jslm" and lane.turns]
     default = next((lane for lane in ours if "default" in lane.name), ours[0] if ours else None)
     return default, fastest(case.lanes, "peer")
-
-
-def median_rate(lane: Measured) -> float:
-    """Units a second in the lane's median turn."""
-    return statistics.median(lane.rates())
 
 
 def _prepare(settings: Settings, module: str, values: dict[str, Any]) -> dict[str, Any]:

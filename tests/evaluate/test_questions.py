@@ -106,9 +106,11 @@ def test_tasks_by_name_file_folder_and_pattern(tmp_path: Path) -> None:
     for name in ("blimp_a.jsonl", "blimp_b.jsonl"):
         write(tmp_path / name, {key: BLIMP[key] for key in ("sentence_good", "sentence_bad")}, BLIMP)
     pairs = write(tmp_path / "rewrite_x.jsonl", {"prompt": "a", "completion": "b"})
+    pytest.importorskip("sacrebleu", reason="sacrebleu is not installed (the extra eval)")
     questions, files, drawing = plan_tasks(["blimp,samples", "rewrite"], tmp_path)
     assert [q.group for q in questions["blimp"]] == ["a", "agreement", "b", "agreement"]
-    assert files == (pairs,)
+    assert list(files) == [str(pairs)]
+    assert [(pair.prompt, pair.completion) for pair in files[str(pairs)]] == [("a", "b")]
     assert drawing == {"samples"}
     for place in (tmp_path / "blimp_b.jsonl", tmp_path / "*_b.jsonl"):
         questions, _, _ = plan_tasks([f"blimp={place}"], "nowhere", limit=1)

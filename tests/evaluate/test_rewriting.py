@@ -13,11 +13,11 @@ from jslm.data.token_file import open_tokens
 from jslm.errors import JslmError
 from jslm.evaluate.rewriting import (
     RewritePair,
+    _prompt,
     compare_rewrites,
     edit_distance,
     read_pairs,
     rewrite_quality,
-    shown_prompt,
 )
 from jslm.evaluate.samples import distinct, repetition, sample_quality
 from jslm.sample import LanguageModel
@@ -61,7 +61,7 @@ def test_figures_by_category() -> None:
 
 def test_completions_are_what_greedy_decoding_writes(model: LanguageModel) -> None:
     pytest.importorskip("sacrebleu", reason="sacrebleu is not installed (the extra eval)")
-    written = model.generate("abc", greedy=True, max_new_tokens=18)
+    written = model.generate("abc\n", greedy=True, max_new_tokens=18)
     assert isinstance(written, str)
     record = rewrite_quality(model, [RewritePair("abc", "x", ""), RewritePair("abc", "y", "")])
     assert record["mistakes"][0]["found"] == written.strip()
@@ -71,7 +71,7 @@ def test_completions_are_what_greedy_decoding_writes(model: LanguageModel) -> No
 @pytest.mark.parametrize(
     ("template", "prompt_end", "expected"),
     [
-        ("", "", "hi"),
+        ("", "", "hi\n"),
         ("", "\t", "hi\t"),
         ("{style}: {prompt}\t{completion}", "\t", "plain: hi\t"),
         ("{{{prompt}}} => {completion}.", "", "{hi} => "),
@@ -81,10 +81,10 @@ def test_completions_are_what_greedy_decoding_writes(model: LanguageModel) -> No
 def test_prompts_are_shown_as_in_training(template: str, prompt_end: str, expected: str) -> None:
     packing = {"packing": "documents"} if prompt_end else {}
     data = config_from_dict({"data": {"template": template, "prompt_end": prompt_end, **packing}}, "test").data
-    assert shown_prompt(data, RewritePair("hi", "ho", "", {"style": "plain"})) == expected
+    assert _prompt(data, RewritePair("hi", "ho", "", {"style": "plain"})) == expected
     if "style" in template:
         with pytest.raises(JslmError, match=r"data\.template has \{style\}, but the pair 'hi' has only prompt; add it"):
-            shown_prompt(data, RewritePair("hi", "ho"))
+            _prompt(data, RewritePair("hi", "ho"))
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ from jslm.config import Config, config_to_toml
 from jslm.data import open_tokens
 from jslm.errors import JslmError
 from jslm.prepare import prepare
+from jslm.run_folder import RunFolder
+from jslm.sample import rewrite_prompt
 from jslm.train import train
 
 TEXT = "the cat sat on a mat and saw one big red dog near my old tree while rain fell down"
@@ -211,3 +213,27 @@ def test_twenty_kills_end_with_the_same_bits(
     helpers.assert_same_arrays(helpers.read_checkpoint(run_dir), helpers.read_checkpoint(whole_dir))
     lines = [line["step"] for line in helpers.read_lines(run_dir) if "train/loss" in line]
     assert lines == list(range(1, steps + 1))
+
+
+def test_a_mixture_of_pairs_says_how_it_is_asked(make_config: Callable[..., Config], tmp_path: Path) -> None:
+    lines = "".join(f'{{"prompt": "say {word}", "completion": "{word}"}}\n' for word in TEXT.split())
+    (tmp_path / "pairs.jsonl").write_text(lines, "utf-8")
+    corpora: list[dict[str, Any]] = []
+    tokenizer = {"kind": "byte"}
+    for name, template in (("tab", "{prompt}\t{completion}"), ("line", "{prompt}\n{completion}")):
+        data = {
+            "source": str(tmp_path / "pairs.jsonl"),
+            "template": template,
+            "prompt_end": template[8],
+            "split": "auto",
+        }
+        folder = str(tmp_path / name)
+        prepare(make_config(data=data | {"dir": folder, "packing": "documents"}, tokenizer=tokenizer))
+        corpora.append({"dir": folder})
+    mixed: dict[str, Any] = {"source": "", "packing": "documents", "mixture": corpora[:1]}
+    config = make_config("one", data=mixed, tokenizer=tokenizer, train={"steps": 1, "objective": "sft"})
+    train(config)
+    assert rewrite_prompt(RunFolder(config.run_dir).read_config().data, "say it") == "say it\t"
+    both = make_config("both", data=mixed | {"mixture": corpora}, tokenizer=tokenizer, train={"objective": "sft"})
+    with pytest.raises(JslmError, match=r"tab and .*line were prepared with another data\.prompt_end"):
+        train(both)

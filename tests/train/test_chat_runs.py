@@ -223,13 +223,19 @@ def test_text_without_completions_is_refused(make_config: Callable[..., Config])
         train(make_config("run", data=data, train={"objective": "sft"}))
 
 
-def test_a_later_run_keeps_the_template(make_config: Callable[..., Config], talker: Path) -> None:
+@pytest.mark.parametrize("exported", [False, True])
+def test_a_later_run_keeps_the_template(
+    make_config: Callable[..., Config], talker: Path, tmp_path: Path, exported: bool
+) -> None:
+    start = tmp_path / "one.safetensors" if exported else talker
+    if exported:
+        export_model(talker, start, format="safetensors")
     keys = {"n_layers": 2, "d_model": 48, "n_heads": 2, "d_ff": 0, "context_length": 64}
     values = make_config(
         "later",
         model=keys,
         tokenizer={"path": str(talker / "tokenizer.json")},
-        train={"init_from": str(talker), "steps": 1},
+        train={"init_from": str(start), "steps": 1},
     )
     train(values)
     assert load_model(values.run_dir).chat_template == BUILT_IN["chatml"]

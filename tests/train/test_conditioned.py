@@ -147,10 +147,12 @@ def test_a_plain_model_can_learn_conditions_later(folder: Path) -> None:
     fewer = values(folder)
     lines = (folder / "pairs.jsonl").read_text("utf-8").splitlines()
     (folder / "pairs.jsonl").write_text("\n".join(line for line in lines if '"quiet"' in line) + "\n", "utf-8")
-    fewer["data"]["dir"], fewer["run_dir"] = str(folder / "fewer"), str(folder / "third")
-    fewer["train"]["init_from"] = str(folder / "run")
-    train(config_from_dict(fewer, "test"))
-    assert RunFolder(folder / "third").read_config().model.conditions[0].labels == ("loud", "quiet")
+    fewer["data"]["dir"] = str(folder / "fewer")
+    export_model(folder / "run", folder / "run.safetensors", format="safetensors")
+    for name, start in (("third", "run"), ("fourth", "run.safetensors")):
+        fewer["train"]["init_from"], fewer["run_dir"] = str(folder / start), str(folder / name)
+        train(config_from_dict(fewer, "test"))
+        assert RunFolder(folder / name).read_config().model.conditions[0].labels == ("loud", "quiet")
 
 
 @pytest.mark.parametrize(

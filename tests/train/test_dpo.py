@@ -28,6 +28,7 @@ from jslm.model import IGNORED, apply_decoder, head_table, init_params, row_log_
 from jslm.model.log_probs import summed_log_probs
 from jslm.plan import make_plan
 from jslm.prepare import prepare
+from jslm.tokenizer import load_tokenizer
 from jslm.train import train
 from jslm.train.dpo import preference_losses
 from jslm.train.report import write_report
@@ -432,6 +433,7 @@ GOOD = preferences(10)
         ({"prompt": "a", "chosen": "", "rejected": "b"}, r"no completion after the prompt 'a\\t'"),
         ({"prompt": "a", "chosen": "same", "rejected": "same"}, r"both answers are 'same', which prefers nothing"),
         ({"prompt": "a", "chosen": "b", "rejected": ["c"]}, r"key 'rejected' holds list"),
+        ({"prompt": "a\tz", "chosen": "b", "rejected": "c"}, r"pairs\.jsonl:11: data\.prompt_end = '\\t' stands in"),
     ],
 )  # fmt: skip
 def test_a_bad_record_is_named_or_skipped(tmp_path: Path, record: dict[str, Any], message: str) -> None:
@@ -517,3 +519,20 @@ def test_such_data_serve_other_objectives(base: Path, tmp_path: Path) -> None:
     made = values(base, "x", train=settings) | {"run_dir": str(tmp_path / "run")}
     train(config_from_dict(made, "test"))
     assert "val/bits_per_byte" in (tmp_path / "run" / "metrics.jsonl").read_text("utf-8")
+
+
+def test_the_rejected_answer_is_written_where_the_chosen_one_is(tmp_path: Path) -> None:
+    write_records(tmp_path / "pairs.jsonl", GOOD)
+    data = {"template": "Q: {prompt}\nA: {chosen}.\n", "prompt_end": "A:"}
+    made = values(tmp_path, "x", data=data) | {"tokenizer": {"kind": "char"}}
+    prepared = prepare(config_from_dict(made, "test"), log=lambda message: None)
+    found = set()
+    for split in ("train", "val"):
+        file = open_tokens(prepared.dir / "rejected", split)
+        text = load_tokenizer(prepared.dir / "tokenizer.json").decode(file.tokens.tolist())
+        found |= {answer for answer in text.split("<|endoftext|>") if answer}
+    assert found == {f" {record['rejected']}.\n" for record in GOOD}
+    for template in ("Q: {prompt}\nA: {chosen} {prompt}", "{prompt} {chosen}"):
+        made["data"]["template"] = template
+        with pytest.raises(JslmError, match="and after it one column, the chosen answer, whose place"):
+            prepare(config_from_dict(made, "test"), log=lambda message: None)

@@ -23,6 +23,7 @@ from jslm.parallel import make_mesh
 from jslm.run_folder import RunFolder
 from jslm.tokenizer import load_tokenizer
 from jslm.train import loop, train
+from jslm.train.setup import load_initial, prepare_data
 
 MakeConfig = Callable[..., Config]
 
@@ -140,6 +141,21 @@ def test_init_from_another_run(make_config: MakeConfig, helpers: Any) -> None:
         train(make_config("none", train={"init_from": first.run_dir + "-not-there"}))
     with pytest.raises(JslmError, match="no checkpoint '7'; there are best, latest, 8, 12"):
         train(make_config("seven", tokenizer=tokenizer, train={"init_from": first.run_dir, "init_checkpoint": "7"}))
+
+
+def test_init_from_a_run_with_averages_starts_from_them(make_config: MakeConfig) -> None:
+    first = make_config("first", train={"ema_decay": 0.5})
+    train(first)
+    tokenizer = {"path": str(Path(first.run_dir, "tokenizer.json"))}
+    second = make_config(
+        "second", tokenizer=tokenizer, train={"init_from": first.run_dir, "init_checkpoint": "8", "steps": 4}
+    )
+    store = CheckpointStore(Path(first.run_dir, "checkpoints"))
+    found = jax.tree.leaves(load_initial(second, prepare_data(second)))
+    for one, other in zip(found, jax.tree.leaves(store.load_part(8, "ema")), strict=True):
+        np.testing.assert_array_equal(one, other)
+    raw = jax.tree.leaves(store.load_part(8, "params"))
+    assert max(np.abs(one - other).max() for one, other in zip(found, raw, strict=True)) > 1e-4
 
 
 def test_validation_equals_a_loop_over_the_whole_split(make_config: MakeConfig) -> None:

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 from jslm.config import DataConfig
 from jslm.data.chat import splitter
 from jslm.data.conversations import conversation_text
+from jslm.data.pairs import border, template_parts
 from jslm.data.readers.containers import seekable
 from jslm.data.readers.problems import OnBad, need
 from jslm.data.readers.text import decode, split_lines
@@ -46,6 +47,7 @@ class Columns:
         self._template = config.template
         self._conditions = config.conditions
         self._rejected = config.rejected
+        self._prompt_end = config.prompt_end
         self._messages = config.messages
         self._split = splitter(config) if config.messages or config.prompt_end else None
         self.names = [config.messages or config.text_field]
@@ -56,10 +58,13 @@ class Columns:
                 raise JslmError(
                     f"data.template = {config.template!r}: {error}; write {{column}}, and {{{{ for a brace"
                 ) from None
-            self._parts = [(literal, name) for literal, name, _, _ in parts]
+            self._parts = template_parts(config.template)
+            self._border = border(config.template, config.prompt_end)
             self.names = list(dict.fromkeys(name for _, name in self._parts if name is not None))
             if not all(self.names) or any(spec or conversion for _, _, spec, conversion in parts):
                 raise JslmError(f"data.template = {config.template!r}: write {{column}} with nothing but a name in it")
+            if config.rejected:
+                self._around_answer = self._answer_literals(config)
         self.names = list(dict.fromkeys([*self.names, *config.conditions, *filter(None, [config.rejected])]))
 
     def text(self, record: Any, where: str) -> str:
@@ -81,10 +86,13 @@ class Columns:
             if not isinstance(text, str):
                 raise JslmError(f"{where}: key {self.names[0]!r} holds {type(text).__name__}; expected a string")
         else:
-            text = "".join(
+            pieces = [
                 literal + (_part(record[name], name, where) if name is not None else "")
                 for literal, name in self._parts
-            )
+            ]
+            text = "".join(pieces)
+            if self._border is not None:
+                self._check_prompt(text, sum(map(len, pieces[: self._border[0]])) + self._border[1], where)
         text = _checked(text, where)
         if self._split and text and not text.isspace():
             try:
@@ -94,8 +102,31 @@ class Columns:
         if self._conditions or self._rejected or self._messages:
             labels = tuple(_part(record[name], name, where) for name in self._conditions)
             rejected = _part(record[self._rejected], self._rejected, where) if self._rejected else None
+            if rejected and self._template:
+                before, after = self._around_answer
+                rejected = before + rejected + after
             return LabelledText(text, labels, rejected and _checked(rejected, where))
         return text
+
+    def _answer_literals(self, config: DataConfig) -> tuple[str, str]:
+        """What the template has before and after the answer, of which `data.rejected` is another."""
+        if self._border is not None:
+            part, end = self._border
+            after = self._parts[part:]
+            if [name for _, name in after[1:]] in ([], [None]) and after[0][1] is not None:
+                return after[0][0][end:], "".join(literal for literal, _ in after[1:])
+        raise JslmError(
+            f"data.template = {config.template!r}: expected data.prompt_end = {config.prompt_end!r} and after it one "
+            "column, the chosen answer, whose place that of data.rejected takes"
+        )
+
+    def _check_prompt(self, text: str, end: int, where: str) -> None:
+        """That the prompt ends where the template says; else part of it would be learned."""
+        if text.find(self._prompt_end) + len(self._prompt_end) != end:
+            raise JslmError(
+                f"{where}: data.prompt_end = {self._prompt_end!r} stands in the prompt itself, which would end there; "
+                "choose one that no prompt has, or drop the record"
+            )
 
     def missing(self, name: str, found: list[Any], where: str) -> JslmError:
         """The error for an absent column."""
