@@ -7,10 +7,13 @@ import glob
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jslm.errors import JslmError
 from jslm.evaluate.questions import BENCHMARKS, Question, read_questions
-from jslm.evaluate.rewriting import RewritePair, read_pairs, require_sacrebleu
+
+if TYPE_CHECKING:
+    from jslm.evaluate.rewriting import RewritePair
 
 TASKS = {
     "blimp": "minimal pairs of sentences: which one is more probable",
@@ -73,6 +76,9 @@ def plan_tasks(
         pattern = _REWRITE_PATTERN if name == "rewrite" else BENCHMARKS[name].pattern
         paths = _files(item, place or str(folder), pattern)
         if name == "rewrite":
+            # Not above: it needs NumPy, which --help has no time for.
+            from jslm.evaluate.rewriting import read_pairs, require_sacrebleu
+
             require_sacrebleu()
             pairs |= {str(path): tuple(read_pairs(path)[: limit or None]) for path in paths}
             continue

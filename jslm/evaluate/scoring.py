@@ -57,16 +57,8 @@ class Span(NamedTuple):
 
 
 def start_ids(model: LanguageModel) -> list[int]:
-    """What stands before a text with nothing before it: the token that begins a document, as in sampling.
-
-    A model whose training data had no such token is shown a line break, where that is one token.
-    """
-    tokenizer = model.tokenizer
-    if not model.ends_documents:
-        line_break = tokenizer.encode("\n")
-        if len(line_break) == 1 and not tokenizer.unknown_characters("\n"):
-            return line_break
-    return [tokenizer.bos_id]
+    """What stands before a text with nothing before it: the token that begins a document, as in sampling."""
+    return [model.tokenizer.bos_id] if model.ends_documents else model.neutral_start()
 
 
 def cover(length: int, first: int, context: int, stride: int) -> Iterator[Span]:

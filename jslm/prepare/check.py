@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jslm.config import Config, DataConfig
-from jslm.data.chat import find_template, template_source
+from jslm.data.chat import template_source
 from jslm.data.documents import input_size
 from jslm.data.token_file import META_NAME, read_meta
 from jslm.errors import JslmError
@@ -28,11 +28,6 @@ class PreparedData:
     dir: Path
     tokenizer: Tokenizer
     meta: dict[str, Any]
-
-    @property
-    def chat_template(self) -> str:
-        """The source of the template that its conversations were rendered with; empty for other data."""
-        return find_template(self.dir)
 
 
 def open_prepared(config: Config, folder: Path) -> PreparedData:

@@ -235,7 +235,7 @@ class LanguageModel:
         if starts and len(ids) + 1 < context:
             ids = [tokenizer.bos_id, *ids]
         elif not ids:
-            ids = self._neutral_start()
+            ids = self.neutral_start()
         limit = options.max_new_tokens
         if not options.sliding_window:
             limit = min(limit, context - len(ids))
@@ -250,7 +250,7 @@ class LanguageModel:
             shown = ", ".join(map(repr, unknown[:10])) + (", ..." if len(unknown) > 10 else "")
             _log.warning("prompt: the tokenizer has never seen %s; the model reads an unknown character there", shown)
 
-    def _neutral_start(self) -> list[int]:
+    def neutral_start(self) -> list[int]:
         """What stands for nothing where documents do not begin with the end-of-text token: a line break."""
         line_break = self.tokenizer.encode("\n")
         known = len(line_break) == 1 and not self.tokenizer.unknown_characters("\n")

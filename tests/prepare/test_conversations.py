@@ -16,6 +16,7 @@ import pytest
 from jslm.config import Config, ModelConfig, config_from_dict
 from jslm.data import open_tokens, verify
 from jslm.data.__main__ import main as inspect
+from jslm.data.chat import find_template, template_source
 from jslm.data.chat_examples import generate_examples
 from jslm.data.loader import make_loader
 from jslm.errors import JslmError
@@ -78,7 +79,7 @@ def test_what_assistants_say_is_learned(tmp_path: Path, kind: str, template: str
     # Special tokens are no text.
     spoken = prepared.tokenizer.decode(file.tokens.tolist(), skip_special=True)
     assert meta["train"]["bytes"] == len(spoken.encode())
-    assert (prepared.dir / "chat_template.jinja").read_text("utf-8") == prepared.chat_template
+    assert find_template(prepared.dir) == template_source(template)
     # An epoch learns each of these tokens once, and nothing else.
     loader = make_loader(file, context_length=512, batch_size=1, seed=0, packing="documents")
     rows = [loader.batch_at(step)["targets"] for step in range(loader.examples_per_epoch)]
@@ -233,8 +234,8 @@ def test_damage_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 def test_text_in_the_folder_of_conversations_has_no_template(tmp_path: Path) -> None:
     examples(tmp_path / "chat.jsonl")
-    assert prepare(make_config(tmp_path / "a", tmp_path / "chat.jsonl"), log=silent).chat_template
+    assert find_template(prepare(make_config(tmp_path / "a", tmp_path / "chat.jsonl"), log=silent).dir)
     texts = write_lines(tmp_path / "texts.jsonl", [{"text": f"Text {number}."} for number in range(20)])
     prepared = prepare(make_config(tmp_path / "a", texts, messages=""), force=True, log=silent)
-    assert prepared.chat_template == ""
+    assert find_template(prepared.dir) == ""
     assert open_tokens(prepared.dir, "train").learned is None
