@@ -533,6 +533,6 @@ def test_the_rejected_answer_is_written_where_the_chosen_one_is(tmp_path: Path) 
         found |= {answer for answer in text.split("<|endoftext|>") if answer}
     assert found == {f" {record['rejected']}.\n" for record in GOOD}
     for template in ("Q: {prompt}\nA: {chosen} {prompt}", "{prompt} {chosen}"):
-        made["data"]["template"] = template
+        made["data"] |= {"template": template, "dir": str(tmp_path / "other")}
         with pytest.raises(JslmError, match="and after it one column, the chosen answer, whose place"):
             prepare(config_from_dict(made, "test"), log=lambda message: None)
