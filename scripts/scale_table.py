@@ -65,21 +65,30 @@ def main() -> None:
     """Compiles what the results file lacks, then prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", default="scale.jsonl", metavar="FILE", help="results so far (default scale.jsonl)")
-    results = Path(parser.parse_args().results)
+    parser.add_argument("--attention", default="auto", help="model.attention of all shapes (default auto)")
+    args = parser.parse_args()
+    results = Path(args.results)
     import jax
 
     jax.config.update("jax_platforms", "cpu")
     from jslm.plan import make_plan
 
     rows = [json.loads(line) for line in results.read_text("utf-8").splitlines()] if results.exists() else []
+    rows = [row for row in rows if row.get("attention", "xla") == args.attention]
     done = {(row["shape"], row["plan"]["topology"]) for row in rows}
     for chip, side in sorted(((chip, side) for chip, sides in SLICES.items() for side in sides), key=_told_first):
         for name, model, batch, axis, rows_a_chip in SHAPES:
             topology = f"{chip}:{side}"
             if (name, topology) in done:
                 continue
-            config = shape_config(model, batch, axis, rows_a_chip[chip], topology)
-            rows.append({"shape": name, "plan": make_plan(config, topology, decode_batch=0).as_dict()})
+            config = shape_config({**model, "attention": args.attention}, batch, axis, rows_a_chip[chip], topology)
+            rows.append(
+                {
+                    "shape": name,
+                    "attention": args.attention,
+                    "plan": make_plan(config, topology, decode_batch=0).as_dict(),
+                }
+            )
             with results.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(rows[-1]) + "\n")
     print(markdown(rows))

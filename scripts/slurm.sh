@@ -56,7 +56,8 @@ if ! $dry_run; then
 fi
 
 # Quoted for the job's shell. Without a batch script's "B:", the signal reaches the processes themselves.
-printf -v program '%q ' srun --kill-on-bad-exit=1 "$venv/bin/python" -m "$@"
+# srun has not taken over sbatch's --cpus-per-task since SLURM 22.05.
+printf -v program '%q ' srun "--cpus-per-task=$cpus" --kill-on-bad-exit=1 "$venv/bin/python" -m "$@"
 submit=(
     sbatch "--job-name=$name" "--nodes=$nodes" "--ntasks-per-node=$gpus" "--gpus-per-node=$gpus" "--cpus-per-task=$cpus"
     --signal=TERM@120 --requeue --open-mode=append "--output=$name-%j.log"

@@ -93,8 +93,8 @@ class ModelConfig(Section):
     )
     attention: Literal["auto", "xla", "cudnn", "splash"] = Field(
         "auto",
-        description="Attention implementation. `auto`: cuDNN flash attention on GPUs and splash attention on TPUs, "
-        "where shapes allow; else XLA.",
+        description="Attention implementation. `auto`: in blocks on CPUs, cuDNN flash attention on GPUs and splash "
+        "attention on TPUs, where shapes allow; else XLA.",
     )
     remat: Literal["none", "dots", "full"] = Field(
         "none", description="What the backward pass recomputes: nothing, all but matrix products, whole blocks."

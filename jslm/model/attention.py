@@ -19,16 +19,19 @@ Implementation = Literal["xla", "cudnn", "splash", "blocked"]
 _log = logging.getLogger("jslm")
 
 
-def choose_attention(config: ModelConfig, dtype: DTypeLike, backend: str | None = None) -> Implementation:
+def choose_attention(
+    config: ModelConfig, dtype: DTypeLike, backend: str | None = None, capability: float | None = None
+) -> Implementation:
     """What `model.attention` means for training on this backend; `auto`'s reason is logged once.
 
-    cuDNN's flash attention wants a GPU, a 16-bit type, head_dim a multiple of 8 up to 256, and no attention dropout;
-    splash attention a TPU, bfloat16 or float32, a context of a multiple of 128, and no attention dropout. A run that
-    names splash opens on other devices too. CPUs have `blocked_attention`, but XLA's where attention drops out.
+    cuDNN's flash attention wants a GPU of compute capability 8.0, a 16-bit type, head_dim a multiple of 8 up to 128
+    (256 from 9.0 on), and no attention dropout; splash attention a TPU, bfloat16 or float32, a context of a multiple of
+    128, and no attention dropout. A run that names one of the two opens on other devices too. CPUs have
+    `blocked_attention`, but XLA's where attention drops out.
     """
-    if config.attention in ("xla", "cudnn"):
-        return config.attention
     backend = backend or _platform()
+    if config.attention == "xla" or (config.attention == "cudnn" and backend == "gpu"):
+        return config.attention
     if backend == "tpu":
         refusal = splash_refusal(dtype, config.context_length, config.dropout)
         return _chosen("xla", refusal) if refusal else _chosen("splash", "it fits the shapes")
@@ -36,11 +39,16 @@ def choose_attention(config: ModelConfig, dtype: DTypeLike, backend: str | None 
         return _chosen("blocked", "the device is a CPU")
     if backend != "gpu" or config.attention == "splash":
         return _chosen("xla", f"the device is a {backend}")
-    head_dim = config.dim_per_head
+    head_dim, capability = config.dim_per_head, capability or _compute_capability()
+    widest = 256 if capability >= 9 else 128
+    if capability < 8:
+        return _chosen("xla", f"cuDNN flash attention needs compute capability 8.0, and this GPU has {capability}")
     if dtype not in (jnp.bfloat16, jnp.float16):
         return _chosen("xla", f"cuDNN flash attention needs a 16-bit type, not {jnp.dtype(dtype).name}")
-    if head_dim % 8 or head_dim > 256:
-        return _chosen("xla", f"cuDNN flash attention needs a head width of a multiple of 8 up to 256, not {head_dim}")
+    if head_dim % 8 or head_dim > widest:
+        return _chosen(
+            "xla", f"cuDNN flash attention needs a head width of a multiple of 8 up to {widest} here, not {head_dim}"
+        )
     if config.dropout:
         return _chosen("xla", "cuDNN flash attention is used without dropout only")
     return _chosen("cudnn", "flash attention fits the shapes")
@@ -51,6 +59,10 @@ def _platform() -> str:
     mesh = jax.sharding.get_abstract_mesh()
     device = None if mesh.empty else mesh.abstract_device
     return device.platform if device and device.platform else jax.default_backend()
+
+
+def _compute_capability() -> float:
+    return float(getattr(jax.devices()[0], "compute_capability", 9.0))
 
 
 @functools.cache
@@ -85,7 +97,9 @@ def causal_attention(
             return blocked_attention(q, k, v, segments)
         _chosen("xla", "blocked attention has no dropout")
     same = None if segments is None else segments[:, :, None] == segments[:, None, :]
-    if implementation == "cudnn":
+    if implementation == "cudnn" and same is not None and q.shape[1] % 2:
+        _chosen("xla", f"cuDNN flash attention takes packed documents in rows of an even length, not {q.shape[1]}")
+    elif implementation == "cudnn":
         mask = None if same is None else same[:, None]
         return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=True, implementation="cudnn")
     length = q.shape[1]

@@ -1,6 +1,6 @@
 """Mesh, logical-axis rules, multi-process start-up."""
 
-from jslm.parallel.devices import describe_devices, peak_flops
+from jslm.parallel.devices import describe_devices, known_kind, peak_flops
 from jslm.parallel.mesh import (
     AXIS_RULES,
     MESH_AXES,
@@ -23,6 +23,7 @@ __all__ = [
     "constrain",
     "describe_devices",
     "eval_batch_size",
+    "known_kind",
     "make_mesh",
     "partition_spec",
     "peak_flops",

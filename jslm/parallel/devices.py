@@ -4,34 +4,39 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import time
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
 
 # Dense peak in TFLOP/s by device kind as JAX names it: (16-bit matrices, float32 matrices as JAX runs them by default).
-# From the makers' data sheets; NVIDIA's float32 figure is TF32 without sparsity where the chip has it.
+# From the makers' data sheets; NVIDIA's float32 figure is TF32 without sparsity where the chip has it. On TPUs JAX
+# multiplies float32 in bfloat16 passes, by default a single one.
 _PEAK_TFLOPS = {
     "NVIDIA H100 80GB HBM3": (989.4, 494.7),
     "NVIDIA H100 PCIe": (756.0, 378.0),
     "NVIDIA H200": (989.4, 494.7),
     "NVIDIA A100": (312.0, 156.0),
     "NVIDIA A10": (125.0, 62.5),
+    "NVIDIA A10G": (70.0, 35.0),
     "NVIDIA L4": (121.0, 60.0),
     "NVIDIA L40": (181.0, 90.5),
+    "NVIDIA L40S": (362.0, 183.0),
     "NVIDIA GeForce RTX 3090": (71.0, 35.6),
     "NVIDIA GeForce RTX 4090": (165.2, 82.6),
     "Tesla V100": (125.0, 15.7),
     "Tesla T4": (65.0, 8.1),
-    "TPU v2": (22.5, 11.25),
-    "TPU v3": (61.5, 30.75),
-    "TPU v4": (275.0, 137.5),
-    "TPU v5 lite": (197.0, 98.5),
-    "TPU v5e": (197.0, 98.5),
-    "TPU v5p": (459.0, 229.5),
-    "TPU v5": (459.0, 229.5),
-    "TPU v6 lite": (918.0, 459.0),
-    "TPU v6e": (918.0, 459.0),
+    "TPU v2": (22.5, 22.5),
+    "TPU v3": (61.5, 61.5),
+    "TPU v4": (275.0, 275.0),
+    "TPU v5 lite": (197.0, 197.0),
+    "TPU v5e": (197.0, 197.0),
+    "TPU v5p": (459.0, 459.0),
+    "TPU v5": (459.0, 459.0),
+    "TPU v6 lite": (918.0, 918.0),
+    "TPU v6e": (918.0, 918.0),
 }
 
 
@@ -41,7 +46,8 @@ def describe_devices(devices: list[jax.Device] | None = None) -> str:
     devices = devices or jax.devices()
     kind = devices[0].device_kind
     if devices[0].platform == "cpu":
-        cores = f"CPU, {len(os.sched_getaffinity(0))} cores"
+        count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        cores = f"CPU, {count} cores"
         return cores if len(devices) == 1 else f"{len(devices)} devices on {cores}"
     return kind if len(devices) == 1 else f"{len(devices)} x {kind}"
 
@@ -54,12 +60,19 @@ def peak_flops(dtype_name: str, device: jax.Device | None = None) -> float | Non
     device = device or jax.devices()[0]
     if device.platform == "cpu":
         return _measured_cpu_peak(dtype_name) / max(1, len(jax.local_devices()))
-    # The longest name that starts the device's: "NVIDIA A100" for "NVIDIA A100-SXM4-80GB".
-    names = [name for name in _PEAK_TFLOPS if device.device_kind.startswith(name)]
-    if not names:
+    name = known_kind(device, _PEAK_TFLOPS)
+    if name is None:
         return None
-    half, single = _PEAK_TFLOPS[max(names, key=len)]
+    half, single = _PEAK_TFLOPS[name]
     return 1e12 * (single if dtype_name == "float32" else half)
+
+
+def known_kind(device: jax.Device, names: Iterable[str]) -> str | None:
+    """The longest of `names` that begins the device's, by whole words: "NVIDIA A100" of "NVIDIA A100-SXM4-80GB", but
+    not "NVIDIA A10". None for a laptop's chip, which only shares its name with the one in the table."""
+    kind = device.device_kind
+    found = [name for name in names if re.match(rf"{re.escape(name)}(?![A-Za-z0-9])", kind)]
+    return None if "Laptop" in kind else max(found, key=len, default=None)
 
 
 @functools.cache

@@ -75,7 +75,7 @@ def compile_train(config: Config, mesh: Mesh, dtype: jnp.dtype) -> TrainProgram:
         batch = _abstract_batch(config, mesh)
         step: Any = make_train_step(config, optimizer, _ANY_STEPS, mesh, dtype)
         traced = step.trace(state, batch)
-        asked = count_flops(traced) / mesh.size
+        asked = count_flops(traced, platform) / mesh.size
         known = {
             "parameters": _device_bytes(state["params"]),
             "optimizer": _device_bytes(state["opt_state"]),
@@ -119,7 +119,7 @@ def compile_decode(config: Config, device: jax.Device, dtype: jnp.dtype, batch: 
     sizes = compiled.memory_analysis()
     kept = sizes.argument_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
     memory = kept + sizes.temp_size_in_bytes + sizes.generated_code_size_in_bytes
-    return dataclasses.replace(traffic, flops=max(traffic.flops, count_flops(traced))), memory
+    return dataclasses.replace(traffic, flops=max(traffic.flops, count_flops(traced, device.platform))), memory
 
 
 def _abstract_batch(config: Config, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:

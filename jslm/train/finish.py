@@ -6,6 +6,7 @@ import datetime
 import importlib.metadata
 import logging
 import platform
+from collections import Counter
 from typing import Any
 
 import jax
@@ -71,10 +72,12 @@ def run_info(setup: Setup) -> dict[str, Any]:
 
 def write_samples(setup: Setup, folder: RunFolder, log: MetricsLog | None) -> None:
     """Samples from the state's parameters into `samples.md`, one for each of `sample.prompts`."""
+    prompts = setup.config.sample.prompts
+    if not prompts:
+        return
     params = host_params(setup)
     if jax.process_index() != 0:
         return
-    prompts = setup.config.sample.prompts
     results = _language_model(setup, params).generate_results(prompts, seed=setup.config.seed)
     step = setup.position.step
     append_samples(folder.samples, step, [(result.prompt, result.text) for result in results])
@@ -110,7 +113,9 @@ def finish_run(
         "bad_steps": int(setup.state["bad_steps"]),
     }
     if peak and position.seconds:
-        reached = flops_per_token(config.model) * tokens / position.seconds
+        contexts = Counter(setup.loader.context_at(step) for step in range(position.step))
+        flops = sum(count * flops_per_token(config.model, context) for context, count in contexts.items())
+        reached = flops * step_tokens(config) / position.seconds
         info["result"]["mfu"] = reached / (peak * setup.mesh.size)
     if final is not None:
         info["result"] |= {

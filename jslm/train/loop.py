@@ -100,9 +100,7 @@ class _Loop:
             if self.is_dpo
             else make_eval_step(config, setup.mesh, setup.dtype, setup.data.tokenizer.token_bytes())
         )
-        flops = flops_per_token(config.model)
-        peak = peak_flops(setup.dtype.name)
-        self.mfu_per_rate = flops / (peak * setup.mesh.size) if peak else None
+        self.peak = peak_flops(setup.dtype.name)
         self.bits_per_nat = 1 / max(1e-9, setup.bytes_per_token) / math.log(2)
         self.last_validation: LossResult | PreferenceResult | None = None
         # Metrics of the steps since the last line of metrics, and when that was (perf_counter, less what pauses took).
@@ -230,6 +228,7 @@ class _Loop:
         if self.is_dpo:
             means = {name: float(np.mean([metrics[name] for metrics in window])) for name in SUMS if name != "loss"}
         self.info["result"]["tokens_per_s"] = rate
+        flops = flops_per_token(setup.config.model, setup.loader.context_at(step - 1))
         values: dict[str, Any] = {
             "train/loss": loss,
             **{f"train/{name}": mean for name, mean in means.items()},
@@ -239,7 +238,7 @@ class _Loop:
             "tokens": step * step_tokens(setup.config),
             "epoch": setup.loader.epoch_of(setup.loader.step - (setup.position.step - step)),
             "tokens_per_s": rate,
-            "mfu": rate * self.mfu_per_rate if self.mfu_per_rate else None,
+            "mfu": rate * flops / (self.peak * setup.mesh.size) if self.peak else None,
             "bad_steps": last["bad_steps"],
         }
         if "loss_scale" in setup.state:

@@ -16,7 +16,7 @@ from jslm.cli import is_out_of_memory
 from jslm.config import Config
 from jslm.errors import JslmError
 from jslm.model import compute_dtype
-from jslm.parallel import check_mesh_fits, describe_devices, make_mesh
+from jslm.parallel import check_mesh_fits, describe_devices, known_kind, make_mesh
 from jslm.run_folder import RunFolder
 
 _log = logging.getLogger("jslm")
@@ -64,13 +64,19 @@ def explained_out_of_memory(config: Config) -> Iterator[None]:
         raise JslmError(_explanation(config, error)) from error
 
 
+def _slice_of(device: jax.Device) -> str:
+    """A small slice of such chips, as `jslm.plan` names it."""
+    kinds = {"TPU v5": "v5p:2x2x1", "TPU v5p": "v5p:2x2x1", "TPU v6 lite": "v6e:2x4", "TPU v6e": "v6e:2x4"}
+    return kinds.get(known_kind(device, kinds) or "", "v5e:2x4")
+
+
 def _explanation(config: Config, error: Exception) -> str:
     wanted = re.search(r"(?:allocat\w*|Used) ([\d.,]+ ?[KMGT]?i?B?\w*)", str(error))
     asked = f" (asked for {wanted[1].strip()})" if wanted else ""
     rows = config.train.micro_rows
     lower = [f"train.micro_batch (now {rows}, or 'auto' for what fits)"] if rows > 1 else ["model.context_length"]
     lower += ["set model.remat = 'full'"] if config.model.remat != "full" else ["raise mesh.fsdp"]
-    topology = jax.default_backend() if jax.default_backend() in ("cpu", "gpu") else "v5e:2x4"
+    topology = jax.default_backend() if jax.default_backend() in ("cpu", "gpu") else _slice_of(jax.devices()[0])
     search = f"python -m jslm.plan --config {RunFolder(config.run_dir).config} --topology {topology} --search"
     return (
         f"out of memory on {describe_devices()}{asked}{_estimate(config)}; lower {', or '.join(lower)}; "

@@ -192,7 +192,7 @@ class Progress:
             fields.append((5, f"lr {format_scientific(values['lr'])}"))
         if "tokens_per_s" in values:
             fields.append((4, format_rate(values["tokens_per_s"], "tok")))
-        if "mfu" in values:
+        if math.isfinite(values.get("mfu", math.nan)):
             fields.append((6, f"MFU {values['mfu']:.0%}"))
         left = self._seconds_left(now)
         if left is not None:

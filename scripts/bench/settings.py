@@ -37,11 +37,17 @@ class Settings:
         """A lane of jslm, in this interpreter."""
         # A GPU's memory is for all lanes: JAX would take most of it at once.
         environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} if self.has_peer else {}
+        environment |= one_gpu()
         return Spec(f"jslm {name}".strip(), "jslm", _LANES + module, sys.executable, values, environment)
 
     def peer(self, name: str, module: str, *, python: str = "", **values: Any) -> Spec:
         """A lane of something else, in the peers' interpreter unless told otherwise."""
         return Spec(name, "peer", _LANES + module, python or self.peer_python, values, peer_environment())
+
+
+def one_gpu() -> dict[str, str]:
+    """What shows a process the first of its GPUs alone: lanes and peaks are those of one device."""
+    return {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]}
 
 
 def peer_environment() -> Mapping[str, str]:
@@ -50,4 +56,5 @@ def peer_environment() -> Mapping[str, str]:
     return {
         "HF_HUB_OFFLINE": "1",
         "TORCHINDUCTOR_CACHE_DIR": os.environ.get("TORCHINDUCTOR_CACHE_DIR", str(Path(cache, "jslm", "inductor"))),
+        **one_gpu(),
     }

@@ -135,8 +135,20 @@ def test_narrow_types_use_a_float32_softmax() -> None:
         ({"head_dim": 264}, jnp.bfloat16, "gpu", "xla"),
         ({"head_dim": 256}, jnp.bfloat16, "gpu", "cudnn"),
         ({"attention": "xla"}, jnp.bfloat16, "gpu", "xla"),
-        ({"attention": "cudnn"}, jnp.float32, "cpu", "cudnn"),
+        ({"attention": "cudnn"}, jnp.float32, "cpu", "blocked"),
+        ({"attention": "cudnn"}, jnp.bfloat16, "tpu", "splash"),
+        ({"attention": "cudnn"}, jnp.float32, "gpu", "cudnn"),
     ],
 )
 def test_choice_of_implementation(keys: dict[str, Any], dtype: Any, backend: str, chosen: str) -> None:
-    assert choose_attention(ModelConfig.model_validate({"head_dim": 64} | keys), jnp.dtype(dtype), backend) == chosen
+    config = ModelConfig.model_validate({"head_dim": 64} | keys)
+    assert choose_attention(config, jnp.dtype(dtype), backend, 9.0) == chosen
+
+
+@pytest.mark.parametrize(
+    ("capability", "head_dim", "chosen"),
+    [(7.5, 64, "xla"), (8.0, 128, "cudnn"), (8.9, 136, "xla"), (9.0, 136, "cudnn"), (10.0, 256, "cudnn")],
+)
+def test_older_gpus_get_what_they_can_run(capability: float, head_dim: int, chosen: str) -> None:
+    config = ModelConfig.model_validate({"head_dim": head_dim})
+    assert choose_attention(config, jnp.dtype(jnp.bfloat16), "gpu", capability) == chosen

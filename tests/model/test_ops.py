@@ -43,10 +43,10 @@ def test_linear_accumulates_the_kernel_gradient_in_float32() -> None:
     """4,096 ones and a small rest: bfloat16 sums would lose the rest."""
     x = jnp.ones((4096, 1), jnp.bfloat16)
     kernel = jnp.ones((1, 1), jnp.float32)
-    rows = jnp.where(jnp.arange(4096) % 2 == 0, 1.0, 1 / 64)[:, None].astype(jnp.bfloat16)
+    rows = jnp.where(jnp.arange(4096) % 2 == 0, 1.0, 1 / 256)[:, None].astype(jnp.bfloat16)
     (d_x, d_kernel) = jax.vjp(linear, x, kernel)[1](rows)
     assert (d_x.dtype, d_kernel.dtype) == (jnp.bfloat16, jnp.float32)
-    np.testing.assert_array_equal(d_kernel, [[2048 + 2048 / 64]])
+    np.testing.assert_array_equal(d_kernel, [[2048 + 2048 / 256]])
 
 
 @pytest.mark.parametrize("center", [True, False], ids=["layernorm", "rmsnorm"])

@@ -193,3 +193,11 @@ def test_flops_against_the_trace_and_against_xla() -> None:
     costs = single.cost_analysis()
     assert counted.flops == pytest.approx(costs["flops"], rel=0.02)
     assert counted.bytes == pytest.approx(costs["bytes accessed"], rel=0.02)
+
+
+def test_a_product_for_one_platform_counts_there_alone() -> None:
+    def twice_on_cpus(x: jax.Array) -> jax.Array:
+        return jax.lax.platform_dependent(x, cpu=lambda x: x @ x @ x, default=lambda x: x @ x)
+
+    traced = jax.jit(twice_on_cpus).trace(jnp.ones((8, 8)))
+    assert [count_flops(traced, name) for name in ("cpu", "gpu", "tpu")] == [4 * 8**3, 2 * 8**3, 2 * 8**3]

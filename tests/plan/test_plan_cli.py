@@ -123,8 +123,11 @@ def test_text_says_all_kinds(tiny: Path) -> None:
 
 def test_search_ranks_what_was_compiled(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--config", str(tiny), *TINY, "--topology", "cpu", "--search", "--tries", "3"]) == 0
-    text = capsys.readouterr().out
-    assert "3 tried, 3 fit. The first: mesh.data=1" in text
+    assert "3 tried, 3 fit. The first: mesh.data=1" in capsys.readouterr().out
+    assert main(["--config", str(tiny), *TINY, "--topology", "cpu", "--search", "--tries", "3", "--json"]) == 0
+    seconds = [plan["roofline"]["seconds"] for plan in json.loads(capsys.readouterr().out)]
+    assert len(set(seconds)) > 1
+    assert seconds == sorted(seconds)
 
 
 @pytest.mark.parametrize("arguments", [["--tries", "0"], ["--decode-batch", "-1"]])

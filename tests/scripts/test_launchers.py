@@ -100,7 +100,8 @@ def test_job_has_a_process_a_gpu() -> None:
     wanted = {"--nodes=2", "--ntasks-per-node=8", "--gpus-per-node=8", "--time=4:00:00", "--account=ours"}
     assert wanted | {"--signal=TERM@120", "--requeue", "--cpus-per-task=8"} <= set(command)
     wrapped = command[-1].removeprefix("--wrap=")
-    assert shlex.split(wrapped) == ["srun", "--kill-on-bad-exit=1", ".venv/bin/python", "-m", *TRAIN[1:]]
+    started = ["srun", "--cpus-per-task=8", "--kill-on-bad-exit=1", ".venv/bin/python", "-m"]
+    assert shlex.split(wrapped) == [*started, *TRAIN[1:]]
 
 
 @pytest.mark.parametrize(

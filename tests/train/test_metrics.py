@@ -204,6 +204,14 @@ def test_a_terminal_line_says_it_all() -> None:
     )
 
 
+def test_a_device_without_a_known_peak_has_no_mfu() -> None:
+    stream, clock = Stream(terminal=True), Clock()
+    with Progress(5000, stream=stream, clock=clock, width=120) as progress:
+        progress.update(1200, {**TRAINING, "mfu": None})
+    assert "MFU" not in stream.getvalue()
+    assert "loss 1.234" in stream.getvalue()
+
+
 @pytest.mark.parametrize("width", [1, 5, 20, 40, 60, 80, 100, 200])
 def test_a_terminal_line_fits(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
