@@ -23,7 +23,7 @@ from jslm.parallel import make_mesh
 from jslm.run_folder import RunFolder
 from jslm.tokenizer import load_tokenizer
 from jslm.train import loop, train
-from jslm.train.setup import load_initial, prepare_data
+from jslm.train.setup import load_initial, prepare_data, resolve_config
 
 MakeConfig = Callable[..., Config]
 
@@ -151,7 +151,8 @@ def test_init_from_a_run_with_averages_starts_from_them(make_config: MakeConfig)
         "second", tokenizer=tokenizer, train={"init_from": first.run_dir, "init_checkpoint": "8", "steps": 4}
     )
     store = CheckpointStore(Path(first.run_dir, "checkpoints"))
-    found = jax.tree.leaves(load_initial(second, prepare_data(second)))
+    data = prepare_data(second)
+    found = jax.tree.leaves(load_initial(resolve_config(second, data), data))
     for one, other in zip(found, jax.tree.leaves(store.load_part(8, "ema")), strict=True):
         np.testing.assert_array_equal(one, other)
     raw = jax.tree.leaves(store.load_part(8, "params"))
