@@ -64,7 +64,7 @@ def main() -> int:
     stages.run("export", lambda: jslm("convert", "export", work / "sft", model, "--format", "safetensors"))
     stages.run(f"evaluate {args.limit or 'all'}", lambda: evaluate(work, model, args.limit))
     figures = {"stages": stages.done, "total_seconds": sum(stage["wall_s"] for stage in stages.done.values())}
-    figures |= json.loads((work / "quality.json").read_text("utf-8")) | {"file_mb": model.stat().st_size / 1e6}
+    figures |= json.loads(quality_file(work, args.limit).read_text("utf-8")) | {"file_mb": model.stat().st_size / 1e6}
     (work / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
     print(json.dumps({key: value for key, value in figures.items() if key != "mistakes"}, indent=2))
     return 0
@@ -160,7 +160,12 @@ def evaluate(work: Path, model: Path, limit: int) -> None:
     natural = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     report = json.loads((work / "evaluation.json").read_text("utf-8"))
     quality = {"natural": json.loads(natural), "rewriting": report["runs"][0]}
-    (work / "quality.json").write_text(json.dumps(quality, indent=2) + "\n", "utf-8")
+    quality_file(work, limit).write_text(json.dumps(quality, indent=2) + "\n", "utf-8")
+
+
+def quality_file(work: Path, limit: int) -> Path:
+    """Where the figures of the first `limit` pairs of each file are, or of all (0)."""
+    return work / f"quality-{limit or 'all'}.json"
 
 
 def natural_quality(model: str) -> dict[str, Any]:
