@@ -16,7 +16,7 @@ from jaxtyping import Array
 from jslm.config import Config
 from jslm.data.loader import batch_names
 from jslm.model import IGNORED, Params, loss_sums, stack_conditions
-from jslm.parallel import batch_sharding, replicated
+from jslm.parallel import batch_sharding, place_rows, replicated
 
 EvalStep = Callable[[Params, dict[str, Array]], dict[str, Array]]
 
@@ -82,7 +82,6 @@ def evaluate_loss(step: EvalStep, params: Params, batches: Iterable[Mapping[str,
     """Sums the step over this process's share of each batch (NumPy `[rows, context]`), all devices together."""
     nats, tokens, byte_count = 0.0, 0, 0
     pending: dict[str, Array] | None = None
-    sharding = batch_sharding(mesh)
 
     def collect(sums: dict[str, Array] | None) -> None:
         nonlocal nats, tokens, byte_count
@@ -95,8 +94,7 @@ def evaluate_loss(step: EvalStep, params: Params, batches: Iterable[Mapping[str,
             )
 
     for batch in batches:
-        placed = {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}
-        sums = step(params, placed)
+        sums = step(params, place_rows(batch, mesh))
         # Read one batch late, so that the device always has the next one queued.
         collect(pending)
         pending = sums

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from jslm.config import ModelConfig
 from jslm.errors import JslmError
 from jslm.model import Params, apply_decoder, logits_from_hidden
-from jslm.model.loss import chunk_length
+from jslm.model.loss import chunk_length, split_positions
 from jslm.sample import LanguageModel
 
 BATCH_TOKENS = 8192
@@ -156,8 +156,6 @@ def _token_scores(
     if chunk == length:
         return score((hidden, targets))
 
-    def split(x: Array) -> Array:
-        return jnp.moveaxis(x.reshape(batch, length // chunk, chunk, *x.shape[2:]), 1, 0)
-
-    logprobs, likeliest = jax.lax.map(score, (split(hidden), split(targets)))
+    pieces = split_positions(hidden, chunk), split_positions(targets, chunk)
+    logprobs, likeliest = jax.lax.map(score, pieces)
     return tuple(jnp.moveaxis(x, 0, 1).reshape(batch, length) for x in (logprobs, likeliest))  # type: ignore[return-value]

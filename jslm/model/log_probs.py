@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from jslm.config import ModelConfig
 from jslm.model.decoder import Params, apply_decoder, head_table
-from jslm.model.loss import IGNORED, chunk_length
+from jslm.model.loss import IGNORED, chunk_length, split_positions
 from jslm.parallel import constrain
 
 
@@ -51,13 +51,11 @@ def summed_log_probs(
     if chunk == length:
         return one(hidden, head, targets)
 
-    def split(x: Array) -> Array:
-        return jnp.moveaxis(x.reshape(batch, length // chunk, chunk, *x.shape[2:]), 1, 0)
-
     def step(total: Array, piece: tuple[Array, Array]) -> tuple[Array, None]:
         return total + one(piece[0], head, piece[1]), None
 
-    total, _ = jax.lax.scan(step, jnp.zeros(batch, jnp.float32), (split(hidden), split(targets)))
+    pieces = split_positions(hidden, chunk), split_positions(targets, chunk)
+    total, _ = jax.lax.scan(step, jnp.zeros(batch, jnp.float32), pieces)
     return total
 
 

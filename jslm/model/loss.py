@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from jslm.model.ops import contract_rows, fusion_boundary
 from jslm.parallel import constrain
@@ -22,6 +22,12 @@ def chunk_length(batch: int, length: int, padded_vocab: int, asked: int = 0) -> 
     limit = asked or _CHUNK_BYTES // (4 * padded_vocab)
     per_row = max(1, limit // batch)
     return max(divisor for divisor in range(1, length + 1) if length % divisor == 0 and divisor <= per_row)
+
+
+def split_positions(x: Shaped[Array, "batch length *rest"], chunk: int) -> Shaped[Array, "chunks batch chunk *rest"]:
+    """The positions in chunks, chunks first, as `jax.lax.scan` and `map` take them."""
+    batch, length, *rest = x.shape
+    return jnp.moveaxis(x.reshape(batch, length // chunk, chunk, *rest), 1, 0)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5, 6))
@@ -78,7 +84,7 @@ def _chunks(
     *,
     with_gradients: bool,
 ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    batch, length, _ = hidden.shape
+    length = hidden.shape[1]
     weights = head.astype(hidden.dtype)
     one = functools.partial(
         _one_chunk,
@@ -92,16 +98,14 @@ def _chunks(
         losses, d_hidden, d_head = one(hidden, targets)
         return losses, (d_hidden, d_head)
 
-    def split(x: Array) -> Array:
-        return jnp.moveaxis(x.reshape(batch, length // chunk, chunk, *x.shape[2:]), 1, 0)
-
     def step(carry: tuple[Array, Array, Array], piece: tuple[Array, Array]) -> tuple[tuple[Array, Array, Array], Array]:
         (objective, loss), d_hidden, d_head = one(*piece)
         return (carry[0] + objective, carry[1] + loss, carry[2] + d_head), d_hidden
 
     zero = jnp.zeros((), jnp.float32)
     d_head = jnp.zeros(head.shape if with_gradients else (), jnp.float32)
-    (objective, loss, d_head), d_pieces = jax.lax.scan(step, (zero, zero, d_head), (split(hidden), split(targets)))
+    pieces = split_positions(hidden, chunk), split_positions(targets, chunk)
+    (objective, loss, d_head), d_pieces = jax.lax.scan(step, (zero, zero, d_head), pieces)
     d_hidden = jnp.moveaxis(d_pieces, 0, 1).reshape(hidden.shape) if with_gradients else d_pieces
     return (objective, loss), (d_hidden, d_head)
 

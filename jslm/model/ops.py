@@ -54,12 +54,29 @@ def _linear_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]
 def _linear_backward(residuals: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
     x, kernel = residuals
     dy = fusion_boundary(dy)
-    dx = jnp.dot(dy, kernel.astype(dy.dtype).T)
+    dx = _times_transposed(dy, kernel.astype(dy.dtype))
     d_kernel = contract_rows(x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1]))
     return dx, d_kernel.astype(kernel.dtype)
 
 
 linear.defvjp(_linear_forward, _linear_backward)
+
+
+def _times_transposed(dy: Float[Array, "*batch d_out"], kernel: Float[Array, "d_in d_out"]) -> Array:
+    """dy kernel^T in dy's type. With a transposed right operand the CPU's fast 16-bit products give float32 only; for a
+    16-bit result XLA takes a kernel that is four times as slow."""
+
+    def wide(dy: Array, kernel: Array) -> Array:
+        dims = (((dy.ndim - 1,), (1,)), ((), ()))
+        return jax.lax.dot_general(dy, kernel, dims, preferred_element_type=jnp.float32).astype(dy.dtype)
+
+    def plain(dy: Array, kernel: Array) -> Array:
+        return jnp.dot(dy, kernel.T)
+
+    if dy.dtype.itemsize > 2:
+        return plain(dy, kernel)
+    y: Array = jax.lax.platform_dependent(dy, kernel, cpu=wide, default=plain)
+    return y
 
 
 def linear_by_rows(
@@ -123,7 +140,9 @@ def transpose_matrices(x: Float[Array, "batch rows columns"]) -> Float[Array, "b
         return jnp.swapaxes(x, 1, 2)
     batch, _, columns = x.shape
     identity = jnp.broadcast_to(jnp.eye(columns, dtype=x.dtype), (batch, columns, columns))
-    return jax.lax.dot_general(identity, x, (((2,), (2,)), ((0,), (0,))))
+    dims = (((2,), (2,)), ((0,), (0,)))
+    # In float32: see _times_transposed.
+    return jax.lax.dot_general(identity, x, dims, preferred_element_type=jnp.float32).astype(x.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -142,9 +161,9 @@ def _normalize_forward(
     x: Array, scale: Array, eps: float, center: bool
 ) -> tuple[Array, tuple[Array, Array, Array, Array]]:
     y = x.astype(jnp.float32)
-    mean = jnp.mean(y, axis=-1, keepdims=True) if center else jnp.zeros((*y.shape[:-1], 1), jnp.float32)
+    mean = row_sums(y) / y.shape[-1] if center else jnp.zeros((*y.shape[:-1], 1), jnp.float32)
     y = y - mean if center else y
-    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + eps)
+    inverse = jax.lax.rsqrt(row_sums(jnp.square(y)) / y.shape[-1] + eps)
     out = (y * inverse * _as_row(scale, x)).astype(x.dtype)
     return out, (x, scale, mean, inverse)
 
@@ -156,9 +175,9 @@ def _normalize_backward(
     dy = fusion_boundary(dy).astype(jnp.float32)
     normal = (x.astype(jnp.float32) - mean) * inverse if center else x.astype(jnp.float32) * inverse
     d_normal = dy * _as_row(scale, dy)
-    d_x = d_normal - normal * jnp.mean(d_normal * normal, axis=-1, keepdims=True)
+    d_x = d_normal - normal * (row_sums(d_normal * normal) / x.shape[-1])
     if center:
-        d_x = d_x - jnp.mean(d_normal, axis=-1, keepdims=True)
+        d_x = d_x - row_sums(d_normal) / x.shape[-1]
     return (d_x * inverse).astype(x.dtype), sum_rows(dy * normal)
 
 
@@ -177,6 +196,25 @@ def _add_vector_backward(vector: Array, dy: Array) -> tuple[Array, Array]:
 
 
 add_vector.defvjp(lambda x, vector: (add_vector(x, vector), vector), _add_vector_backward)
+
+
+def row_sums(x: Float[Array, "*batch width"]) -> Float[Array, "*batch 1"]:
+    """The sum over the last axis, in x's type.
+
+    On CPUs a product with ones: XLA computes its own again where a fusion
+    uses it, once for each part of a row.
+    """
+
+    def as_product(x: Array) -> Array:
+        return jnp.dot(x.reshape(-1, x.shape[-1]), jnp.ones((x.shape[-1], 1), x.dtype)).reshape(*x.shape[:-1], 1)
+
+    def directly(x: Array) -> Array:
+        return jnp.sum(x, axis=-1, keepdims=True)
+
+    if x.size // x.shape[-1] < _FEW_TOKENS:
+        return directly(x)
+    y: Array = jax.lax.platform_dependent(x, cpu=as_product, default=directly)
+    return y
 
 
 def sum_rows(x: Float[Array, "*batch width"]) -> Float[Array, " width"]:

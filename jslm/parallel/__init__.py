@@ -2,22 +2,19 @@
 
 from jslm.parallel.devices import describe_devices, known_kind, peak_flops
 from jslm.parallel.mesh import (
-    AXIS_RULES,
-    MESH_AXES,
     batch_sharding,
     check_mesh_fits,
     constrain,
     eval_batch_size,
     make_mesh,
     partition_spec,
+    place_rows,
     replicated,
     tree_shardings,
 )
 from jslm.parallel.startup import start_jax
 
 __all__ = [
-    "AXIS_RULES",
-    "MESH_AXES",
     "batch_sharding",
     "check_mesh_fits",
     "constrain",
@@ -27,6 +24,7 @@ __all__ = [
     "make_mesh",
     "partition_spec",
     "peak_flops",
+    "place_rows",
     "replicated",
     "start_jax",
     "tree_shardings",

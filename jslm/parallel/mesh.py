@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -101,3 +101,9 @@ def batch_sharding(mesh: Mesh, accumulation: bool = False) -> NamedSharding:
     """The sharding of `[batch, length]` token arrays (`[micro, batch, length]` with `accumulation`)."""
     axes = ("batch", "length")
     return NamedSharding(mesh, partition_spec((None, *axes) if accumulation else axes))
+
+
+def place_rows(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """A process's `[rows, ...]` arrays as global ones, whose rows the mesh splits."""
+    sharding = batch_sharding(mesh)
+    return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}

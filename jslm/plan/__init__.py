@@ -6,36 +6,24 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jslm.plan.estimate import DecodePlan, Plan, Roofline, make_plan, with_settings
+    from jslm.plan.estimate import make_plan, with_settings
     from jslm.plan.fit import compile_step, device_memory, largest_micro_batch
-    from jslm.plan.program import Memory
-    from jslm.plan.search import search_plans
     from jslm.plan.show import size
 
 __all__ = [
-    "DecodePlan",
-    "Memory",
-    "Plan",
-    "Roofline",
     "compile_step",
     "device_memory",
     "largest_micro_batch",
     "make_plan",
-    "search_plans",
     "size",
     "with_settings",
 ]
 
 _MODULES = {
-    "DecodePlan": "estimate",
-    "Memory": "program",
-    "Plan": "estimate",
-    "Roofline": "estimate",
     "compile_step": "fit",
     "device_memory": "fit",
     "largest_micro_batch": "fit",
     "make_plan": "estimate",
-    "search_plans": "search",
     "size": "show",
     "with_settings": "estimate",
 }

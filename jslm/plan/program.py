@@ -69,7 +69,7 @@ def compile_train(config: Config, mesh: Mesh, dtype: jnp.dtype) -> TrainProgram:
     platform = mesh.devices.flat[0].platform
     attention = choose_attention(config.model, dtype, platform)
     config = config.model_copy(update={"model": config.model.model_copy(update={"attention": attention})})
-    optimizer = make_optimizer(config.optimizer, _ANY_STEPS)
+    optimizer = make_optimizer(config.optimizer, _ANY_STEPS, dtype)
     with jax.set_mesh(mesh):
         state = abstract_state(config, optimizer, mesh, dtype)
         batch = _abstract_batch(config, mesh)

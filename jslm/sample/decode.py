@@ -45,7 +45,12 @@ def prefill_length(tokens: int, context: int) -> int:
 
 def cache_slots(tokens: int, longest_prefill: int, context: int) -> int:
     """Cache slots for rows that grow to `tokens`."""
-    return max(min(-(-tokens // _SLOTS_STEP) * _SLOTS_STEP, context), longest_prefill)
+    return max(min(round_slots(tokens), context), longest_prefill)
+
+
+def round_slots(tokens: int) -> int:
+    """Up to a multiple of 64, so that few programs are compiled."""
+    return -(-tokens // _SLOTS_STEP) * _SLOTS_STEP
 
 
 @functools.partial(jax.jit, static_argnames=("slots", "config", "dtype"))

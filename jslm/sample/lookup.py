@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from jslm.config import ModelConfig
 from jslm.model import Cache, Params, apply_cached, logits_from_hidden
-from jslm.sample.decode import prefill, prefill_length
+from jslm.sample.decode import prefill, prefill_length, round_slots
 from jslm.sample.row import Row, push_tokens
 from jslm.sample.samplers import likeliest_tokens
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 DRAFT_TOKENS = 7
 # Longer common endings tell nothing more about what comes next.
 _LONGEST_MATCH = 8
-_SLOTS_STEP = 64
 
 
 class Draft(NamedTuple):
@@ -61,7 +60,7 @@ def write_greedy(model: LanguageModel, rows: Sequence[Row], *, draft: int = DRAF
     length = 96 if 64 < longest <= 96 <= length else length
     grown = max(length, min(room, context), *(len(row.ids) + row.left for row in rows))
     # A round writes all its guesses and the token after them, even past a row's end.
-    slots = -(-(grown + draft + 1) // _SLOTS_STEP) * _SLOTS_STEP
+    slots = round_slots(grown + draft + 1)
     tokens = np.zeros((len(rows), slots), np.int32)
     for row_tokens, row in zip(tokens, rows, strict=True):
         row_tokens[: len(row.ids)] = row.ids

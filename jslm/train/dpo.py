@@ -14,14 +14,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from jslm.config import Config, DpoConfig
 from jslm.data.loader import batch_names
 from jslm.model import IGNORED, Params, row_log_probs, stack_conditions
-from jslm.parallel import batch_sharding, replicated
+from jslm.parallel import batch_sharding, place_rows, replicated
 
 Batch = dict[str, Array]
 # Sums over pairs.
@@ -115,7 +114,7 @@ def evaluate_preferences(
     totals = dict.fromkeys((*SUMS, "pairs"), 0.0)
     pending: Sums = {}
     for batch in batches:
-        sums = step(params, place_pairs(batch, mesh))
+        sums = step(params, place_rows(batch, mesh))
         # Read one batch late, so that the device always has the next one queued.
         _add(totals, pending)
         pending = sums
@@ -127,9 +126,3 @@ def evaluate_preferences(
 def _add(totals: dict[str, float], sums: Sums) -> None:
     for name, value in jax.device_get(sums).items():
         totals[name] += float(value)
-
-
-def place_pairs(batch: Mapping[str, np.ndarray], mesh: Mesh) -> Batch:
-    """A process's `[pairs, ...]` arrays as global ones on the mesh."""
-    sharding = batch_sharding(mesh)
-    return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}

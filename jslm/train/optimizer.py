@@ -7,8 +7,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
 from jslm.config import OptimizerConfig
+
+# Jordan 2024: an odd polynomial that takes singular values from 0 to 1 to about 0.7 to 1.2 in five rounds.
+_NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+_NEWTON_SCHULZ_ROUNDS = 5
+_MUON_MOMENTUM = 0.95
 
 
 def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
@@ -33,8 +40,8 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
     return optax.join_schedules([optax.linear_schedule(1 / (warmup + 1), 1.0, warmup), after], [warmup])
 
 
-def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """The whole chain, for parameter trees of `jslm.model` (layers stacked on axis 0).
+def make_optimizer(config: OptimizerConfig, steps: int, dtype: DTypeLike = jnp.float32) -> optax.GradientTransformation:
+    """The whole chain, for parameter trees of `jslm.model` (layers stacked on axis 0); `dtype` is the compute type.
 
     AdamW: Loshchilov & Hutter 2019; decay on matrices and embeddings only. Muon: Jordan 2024, with the update scaled to
     AdamW's RMS of 0.2 (Liu et al. 2025, "Muon is Scalable", section 2.2), so that one learning rate serves both.
@@ -55,9 +62,10 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
     )
     if config.name == "adamw":
         return optax.chain(clip, adamw)
+    fast = jnp.bfloat16 if jnp.dtype(dtype) == jnp.bfloat16 else jnp.float32
     muon = optax.chain(
-        optax.contrib.scale_by_muon(weight_dimension_numbers=_muon_dimensions),
-        optax.stateless(_scale_to_adamw_rms),
+        optax.trace(_MUON_MOMENTUM, nesterov=True),
+        optax.stateless(lambda updates, _: jax.tree.map(lambda leaf: _adamw_rms(orthogonalize(leaf, fast)), updates)),
         optax.add_decayed_weights(config.weight_decay),
         optax.scale_by_learning_rate(rate(config.muon_learning_rate or config.learning_rate)),
     )
@@ -80,15 +88,25 @@ def muon_labels(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(label, params)
 
 
-def _muon_dimensions(params: Any) -> Any:
-    # Kernels are [layers, in, out]: axis 0 is a batch of matrices, each orthogonalised by itself.
-    dimensions = optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)
-    return jax.tree.map(lambda leaf: dimensions if jnp.ndim(leaf) == 3 else None, params)
+def orthogonalize(matrices: Float[Array, "layers m n"], dtype: DTypeLike = jnp.float32) -> Float[Array, "layers m n"]:
+    """Each matrix with its singular values made nearly 1 (0.7 to 1.2), in float32; zeros stay zeros.
+
+    Jordan 2024, "Muon": Newton-Schulz rounds, whose products are in `dtype`. bfloat16, with which Muon was published,
+    moves an entry by about a hundredth of the largest and takes half the time.
+    """
+    a, b, c = _NEWTON_SCHULZ
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = jnp.swapaxes(matrices, 1, 2) if tall else matrices
+    x = (x / (jnp.linalg.norm(x, axis=(1, 2), keepdims=True) + 1e-8)).astype(dtype)
+    for _ in range(_NEWTON_SCHULZ_ROUNDS):
+        gram = jnp.einsum("lij,lkj->lik", x, x)
+        x = a * x + jnp.einsum("lij,ljk->lik", b * gram + c * jnp.einsum("lij,ljk->lik", gram, gram), x)
+    return (jnp.swapaxes(x, 1, 2) if tall else x).astype(jnp.float32)
 
 
-def _scale_to_adamw_rms(updates: Any, _: Any) -> Any:
+def _adamw_rms(update: Array) -> Array:
     # An orthogonal [in, out] update has RMS 1 / sqrt(max(in, out)).
-    return jax.tree.map(lambda leaf: leaf * (0.2 * max(leaf.shape[-2:]) ** 0.5), updates)
+    return update * (0.2 * max(update.shape[-2:]) ** 0.5)
 
 
 def _leaf_name(path: Any) -> str:

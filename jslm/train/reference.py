@@ -33,8 +33,8 @@ from jslm.data.token_file import SPLITS, Split, TokenFile
 from jslm.errors import JslmError
 from jslm.files import whole_file
 from jslm.model import Params
-from jslm.parallel import batch_sharding, eval_batch_size, replicated
-from jslm.train.dpo import answer_log_probs, place_pairs
+from jslm.parallel import batch_sharding, eval_batch_size, place_rows, replicated
+from jslm.train.dpo import answer_log_probs
 
 _log = logging.getLogger("jslm")
 
@@ -127,7 +127,7 @@ def _compute(
         length, size = config.model.context_length, eval_batch_size(config)
         batches = eval_batches(file, length, size, 0, *rows, "preferences", config.model.conditions)
         # Small arrays: all of them may be under way at once.
-        parts = [step(params, place_pairs(batch, mesh)) for batch in batches]
+        parts = [step(params, place_rows(batch, mesh)) for batch in batches]
         count = count_examples(file, length, "preferences")
         return np.concatenate([np.zeros((0, 2), np.float32), *(np.asarray(part) for part in parts)])[:count]
 

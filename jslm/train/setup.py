@@ -180,7 +180,7 @@ def build(config: Config, data: PreparedData, folder: RunFolder) -> Setup:
         stages=[(stage.context, round(stage.until * steps)) for stage in config.train.curriculum],
         conditions=config.model.conditions,
     )
-    optimizer = make_optimizer(config.optimizer, steps)
+    optimizer = make_optimizer(config.optimizer, steps, dtype)
     store = CheckpointStore(folder.checkpoints, config.checkpoint.keep)
     position = Position()
     reference = None

@@ -12,7 +12,7 @@ import pytest
 
 from jslm.config import ModelConfig, OptimizerConfig
 from jslm.model import Params, init_params
-from jslm.train.optimizer import is_matrix, make_optimizer, make_schedule, muon_labels
+from jslm.train.optimizer import is_matrix, make_optimizer, make_schedule, muon_labels, orthogonalize
 
 MODEL = ModelConfig(
     n_layers=2, d_model=16, n_heads=2, d_ff=48, context_length=8, vocab_size=20, norm="layernorm", position="learned",
@@ -171,3 +171,21 @@ def test_muon_rate_defaults_to_the_other(params: Params, grads: Params) -> None:
     both = updates(config(name="muon", muon_learning_rate=0.01), params, grads)
     for path, update in alone.items():
         np.testing.assert_array_equal(update, both[path])
+
+
+@pytest.mark.parametrize(("m", "n"), [(24, 24), (24, 60), (60, 24)])
+def test_orthogonalize_nears_the_polar_factor(m: int, n: int) -> None:
+    """U V^T of the singular value decomposition, for singular values from 0.05 to 1; bfloat16 is a rounded float32."""
+    rng = np.random.default_rng(0)
+    left, _, right = np.linalg.svd(rng.normal(size=(3, m, n)), full_matrices=False)
+    matrices = jnp.asarray(left * np.geomspace(1.0, 0.05, min(m, n)) @ right, jnp.float32)
+    found = np.asarray(orthogonalize(matrices))
+    singular = np.linalg.svd(found, compute_uv=False)
+    assert singular.min() > 0.65
+    assert singular.max() < 1.25
+    # The same singular vectors: U^T X V is diagonal.
+    diagonal = np.swapaxes(left, 1, 2) @ found @ np.swapaxes(right, 1, 2)
+    assert np.abs(diagonal - diagonal * np.eye(min(m, n))).max() < 1e-4
+    rounded = np.asarray(orthogonalize(matrices, jnp.bfloat16))
+    assert 0 < np.abs(rounded - found).max() < 0.05
+    assert not np.any(orthogonalize(jnp.zeros((2, m, n))))
