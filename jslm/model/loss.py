@@ -122,23 +122,22 @@ def _one_chunk(
 ) -> tuple[tuple[Array, Array], Array, Array]:
     logits = _contract(hidden, weights, 2, 1, jnp.float32)
     logits = constrain(logits, "batch", "length", "vocab")
-    capped = softcap * jnp.tanh(logits / softcap) if softcap else logits
-    ids = jax.lax.broadcasted_iota(jnp.int32, (1, 1, weights.shape[0]), 2)
-    masked = jnp.where(ids < vocab_size, capped, -jnp.inf)
+    padded = weights.shape[0]
+    ids = jax.lax.broadcasted_iota(jnp.int32, (1, 1, padded), 2)
+    capped = _cap(logits, softcap)
+    masked = capped if padded == vocab_size else jnp.where(ids < vocab_size, capped, -jnp.inf)
     top = jax.lax.stop_gradient(jnp.max(masked, axis=-1, keepdims=True))
-    exponentials = jnp.exp(masked - top)
-    total = jnp.sum(exponentials, axis=-1, keepdims=True)
-    log_z = (jnp.log(total) + top)[..., 0]
-    is_target = ids == targets[..., None]
-    target_logit = jnp.sum(jnp.where(is_target, capped, 0.0), axis=-1)
+    log_z = (jnp.log(jnp.sum(jnp.exp(masked - top), axis=-1, keepdims=True)) + top)[..., 0]
+    target_logit = _cap(_pick(logits, targets), softcap)
     counted = targets != IGNORED
     loss = jnp.sum(jnp.where(counted, log_z - target_logit, 0.0))
     objective = loss + z_loss * jnp.sum(jnp.where(counted, jnp.square(log_z), 0.0)) if z_loss else loss
     if not with_gradients:
         nothing = jnp.zeros((), jnp.float32)
         return (objective, loss), nothing, nothing
-    share = exponentials / total
-    d_logits = share - is_target
+    # Exponentials once more: cheaper than to write those of the sum and read them again.
+    share = jnp.exp(masked - log_z[..., None])
+    d_logits = share - (ids == targets[..., None])
     if z_loss:
         d_logits = d_logits + 2 * z_loss * log_z[..., None] * share
     if softcap:
@@ -148,6 +147,24 @@ def _one_chunk(
     d_hidden = _contract(d_logits, weights, 2, 0, hidden.dtype)
     d_head = contract_rows(*(x.reshape(-1, x.shape[-1]) for x in (d_logits, hidden)))
     return (objective, loss), d_hidden, d_head
+
+
+def _cap(logits: Array, softcap: float) -> Array:
+    return softcap * jnp.tanh(logits / softcap) if softcap else logits
+
+
+def _pick(logits: Array, targets: Array) -> Array:
+    """Each position's logit of its target; anything where the target is -1. A sum where the vocabulary may be split."""
+
+    def directly(logits: Array, targets: Array) -> Array:
+        return jnp.take_along_axis(logits, jnp.maximum(targets, 0)[..., None], axis=-1)[..., 0]
+
+    def as_sum(logits: Array, targets: Array) -> Array:
+        ids = jax.lax.broadcasted_iota(jnp.int32, (1, 1, logits.shape[-1]), 2)
+        return jnp.sum(jnp.where(ids == targets[..., None], logits, 0.0), axis=-1)
+
+    y: Array = jax.lax.platform_dependent(logits, targets, cpu=directly, default=as_sum)
+    return y
 
 
 def _contract(a: Array, b: Array, a_axis: int, b_axis: int, dtype: Any) -> Array:
