@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 
-from jslm.model.ops import contract_rows, fusion_boundary
+from jslm.model.ops import contract, contract_rows, fusion_boundary
 from jslm.parallel import constrain
 
 IGNORED = -1
@@ -120,7 +119,8 @@ def _one_chunk(
     z_loss: float,
     with_gradients: bool,
 ) -> tuple[tuple[Array, Array], Array, Array]:
-    logits = _contract(hidden, weights, 2, 1, jnp.float32)
+    dims = (((2,), (1,)), ((), ()))
+    logits = jax.lax.dot_general(hidden, weights, dims, preferred_element_type=jnp.float32)
     logits = constrain(logits, "batch", "length", "vocab")
     padded = weights.shape[0]
     ids = jax.lax.broadcasted_iota(jnp.int32, (1, 1, padded), 2)
@@ -144,7 +144,7 @@ def _one_chunk(
         d_logits = d_logits * (1 - jnp.square(capped / softcap))
     d_logits = jnp.where(counted[..., None], d_logits, 0.0).astype(hidden.dtype)
     d_logits = fusion_boundary(d_logits)
-    d_hidden = _contract(d_logits, weights, 2, 0, hidden.dtype)
+    d_hidden = contract(d_logits, weights, 0)
     d_head = contract_rows(*(x.reshape(-1, x.shape[-1]) for x in (d_logits, hidden)))
     return (objective, loss), d_hidden, d_head
 
@@ -165,8 +165,3 @@ def _pick(logits: Array, targets: Array) -> Array:
 
     y: Array = jax.lax.platform_dependent(logits, targets, cpu=directly, default=as_sum)
     return y
-
-
-def _contract(a: Array, b: Array, a_axis: int, b_axis: int, dtype: Any) -> Array:
-    dims = (((a_axis,), (b_axis,)), ((), ()))
-    return jax.lax.dot_general(a, b, dims, preferred_element_type=dtype)

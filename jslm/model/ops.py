@@ -44,7 +44,7 @@ def _bits(x: Array, dtype: DTypeLike) -> Array:
 @jax.custom_vjp
 def linear(x: Float[Array, "*batch d_in"], kernel: Float[Array, "d_in d_out"]) -> Float[Array, "*batch d_out"]:
     """x @ kernel in x's type; the kernel's gradient is accumulated in float32 and has the kernel's own type."""
-    return jnp.dot(x, kernel.astype(x.dtype))
+    return contract(x, kernel.astype(x.dtype), 0)
 
 
 def _linear_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
@@ -54,7 +54,7 @@ def _linear_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]
 def _linear_backward(residuals: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
     x, kernel = residuals
     dy = fusion_boundary(dy)
-    dx = _times_transposed(dy, kernel.astype(dy.dtype))
+    dx = contract(dy, kernel.astype(dy.dtype), 1)
     d_kernel = contract_rows(x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1]))
     return dx, d_kernel.astype(kernel.dtype)
 
@@ -62,20 +62,23 @@ def _linear_backward(residuals: tuple[Array, Array], dy: Array) -> tuple[Array, 
 linear.defvjp(_linear_forward, _linear_backward)
 
 
-def _times_transposed(dy: Float[Array, "*batch d_out"], kernel: Float[Array, "d_in d_out"]) -> Array:
-    """dy kernel^T in dy's type. With a transposed right operand the CPU's fast 16-bit products give float32 only; for a
-    16-bit result XLA takes a kernel that is four times as slow."""
+def contract(a: Float[Array, "*batch k"], b: Float[Array, "..."], axis: int) -> Float[Array, "*batch n"]:
+    """a's last axis with that `axis` of the matrix b, in a's type.
 
-    def wide(dy: Array, kernel: Array) -> Array:
-        dims = (((dy.ndim - 1,), (1,)), ((), ()))
-        return jax.lax.dot_general(dy, kernel, dims, preferred_element_type=jnp.float32).astype(dy.dtype)
+    16-bit products on CPUs are rounded from float32 by a step of their own: XLA's for a 16-bit result are four times as
+    slow with a transposed b (axis 1), and twice with more terms than results.
+    """
+    dims = (((a.ndim - 1,), (axis,)), ((), ()))
 
-    def plain(dy: Array, kernel: Array) -> Array:
-        return jnp.dot(dy, kernel.T)
+    def rounded(a: Array, b: Array) -> Array:
+        return jax.lax.dot_general(a, b, dims, preferred_element_type=jnp.float32).astype(a.dtype)
 
-    if dy.dtype.itemsize > 2:
-        return plain(dy, kernel)
-    y: Array = jax.lax.platform_dependent(dy, kernel, cpu=wide, default=plain)
+    def plain(a: Array, b: Array) -> Array:
+        return jax.lax.dot_general(a, b, dims)
+
+    if a.dtype.itemsize > 2 or (axis == 0 and b.shape[0] <= b.shape[1]):
+        return plain(a, b)
+    y: Array = jax.lax.platform_dependent(a, b, cpu=rounded, default=plain)
     return y
 
 
@@ -141,7 +144,7 @@ def transpose_matrices(x: Float[Array, "batch rows columns"]) -> Float[Array, "b
     batch, _, columns = x.shape
     identity = jnp.broadcast_to(jnp.eye(columns, dtype=x.dtype), (batch, columns, columns))
     dims = (((2,), (2,)), ((0,), (0,)))
-    # In float32: see _times_transposed.
+    # In float32, as in `contract`.
     return jax.lax.dot_general(identity, x, dims, preferred_element_type=jnp.float32).astype(x.dtype)
 
 

@@ -18,7 +18,13 @@ def run(variant: str, seed: int, loss: float) -> dict[str, Any]:
 
 
 def test_the_table_is_sorted_and_compares_with_the_base() -> None:
-    runs = [run("base", 0, 2.0), run("base", 1, 2.2), run("better", 0, 1.9), run("better", 1, 2.0), run("worse", 0, 3.0)]
+    runs = [
+        run("base", 0, 2.0),
+        run("base", 1, 2.2),
+        run("better", 0, 1.9),
+        run("better", 1, 2.0),
+        run("worse", 0, 3.0),
+    ]
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in ablate.table(runs).splitlines()[2:]]
     assert [row[0] for row in rows] == ["better", "base", "worse"]
     assert rows[0][1:] == ["100", "250", "1.950", "1.900 to 2.000 (2)", "-0.150"]
