@@ -83,9 +83,9 @@ def apply_decoder(
         return y, None
 
     layers = params["layers"]
-    if isinstance(layers, tuple):
-        for index, layer_params in enumerate(layers):
-            x, _ = layer(x, (layer_params, jnp.int32(index)))
+    if isinstance(layers, tuple) or _unroll(config) == config.n_layers:
+        for index, layer_params in enumerate(unstack_layers(params)["layers"]):
+            x, _ = _remat(layer, config)(x, (layer_params, jnp.int32(index)))
     else:
         steps = (layers, jnp.arange(config.n_layers, dtype=jnp.int32))
         x, _ = jax.lax.scan(_remat(layer, config), x, steps, unroll=_unroll(config))

@@ -20,6 +20,8 @@ EXPECTED = {
     "rewriter_char_sft": (98, 1_790_400),
     "movie_scripts": (50257, 51_213_824),
     "tinystories_1m": (2048, 1_447_168),
+    "tinystories_5m": (4096, 5_475_584),
+    "tinystories_5m_fast": (4096, 6_524_160),
     "lillm_39m": (8192, 39_596_544),
     "books_40m": (50257, 44_909_056),
     "books_124m": (50257, 124_439_808),
