@@ -33,7 +33,8 @@ VARIANTS: dict[str, list[str]] = {
     "soft-cap": ["model.logit_softcap=30"],
     "untied": ["model.tie_embeddings=false"],
     "muon, wsd": [*MUON, *WSD],
-    "fast": [*MUON, *WSD, *RELU2, "model.tie_embeddings=false"],
+    "fast": [*WSD, *RELU2, "model.tie_embeddings=false"],
+    "fast, muon": [*MUON, *WSD, *RELU2, "model.tie_embeddings=false"],
 }
 TIMED_STEPS = 36
 
