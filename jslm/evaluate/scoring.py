@@ -151,7 +151,10 @@ def _token_scores(
     def score(piece: tuple[Array, Array]) -> tuple[Array, Array]:
         logits = logits_from_hidden(params, piece[0], config)
         chosen = jnp.take_along_axis(logits, piece[1][..., None], axis=-1)[..., 0]
-        return chosen - jax.nn.logsumexp(logits, axis=-1), jnp.argmax(logits, axis=-1) == piece[1]
+        top = jnp.max(logits, axis=-1)
+        # Not less a logsumexp, which loses the small losses of tokens that are nearly certain.
+        logprobs = (chosen - top) - jnp.log(jnp.sum(jnp.exp(logits - top[..., None]), axis=-1))
+        return logprobs, jnp.argmax(logits, axis=-1) == piece[1]
 
     if chunk == length:
         return score((hidden, targets))

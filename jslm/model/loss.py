@@ -127,10 +127,12 @@ def _one_chunk(
     capped = _cap(logits, softcap)
     masked = capped if padded == vocab_size else jnp.where(ids < vocab_size, capped, -jnp.inf)
     top = jax.lax.stop_gradient(jnp.max(masked, axis=-1, keepdims=True))
-    log_z = (jnp.log(jnp.sum(jnp.exp(masked - top), axis=-1, keepdims=True)) + top)[..., 0]
+    log_total = jnp.log(jnp.sum(jnp.exp(masked - top), axis=-1))
+    log_z = log_total + top[..., 0]
     target_logit = _cap(_pick(logits, targets), softcap)
     counted = targets != IGNORED
-    loss = jnp.sum(jnp.where(counted, log_z - target_logit, 0.0))
+    # Not log_z - target_logit, which loses the small losses of tokens that are nearly certain.
+    loss = jnp.sum(jnp.where(counted, log_total + (top[..., 0] - target_logit), 0.0))
     objective = loss + z_loss * jnp.sum(jnp.where(counted, jnp.square(log_z), 0.0)) if z_loss else loss
     if not with_gradients:
         nothing = jnp.zeros((), jnp.float32)
