@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from jslm.config import ModelConfig
 from jslm.errors import JslmError
 from jslm.model import Params, apply_decoder, logits_from_hidden
-from jslm.model.loss import chunk_length, split_positions
+from jslm.model.loss import chunk_length, split_positions, target_log_probs
 from jslm.sample import LanguageModel
 
 BATCH_TOKENS = 8192
@@ -150,11 +150,7 @@ def _token_scores(
 
     def score(piece: tuple[Array, Array]) -> tuple[Array, Array]:
         logits = logits_from_hidden(params, piece[0], config)
-        chosen = jnp.take_along_axis(logits, piece[1][..., None], axis=-1)[..., 0]
-        top = jnp.max(logits, axis=-1)
-        # Not less a logsumexp, which loses the small losses of tokens that are nearly certain.
-        logprobs = (chosen - top) - jnp.log(jnp.sum(jnp.exp(logits - top[..., None]), axis=-1))
-        return logprobs, jnp.argmax(logits, axis=-1) == piece[1]
+        return target_log_probs(logits, piece[1]), jnp.argmax(logits, axis=-1) == piece[1]
 
     if chunk == length:
         return score((hidden, targets))

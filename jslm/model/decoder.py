@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int
 from jslm.config import ModelConfig
 from jslm.model.attention import Implementation, choose_attention
 from jslm.model.layers import Block, LayerCache, Norm
-from jslm.model.loss import chunk_length, fused_cross_entropy
+from jslm.model.loss import cap_logits, chunk_length, fused_cross_entropy
 from jslm.model.ops import linear_by_rows
 from jslm.model.rope import default_positions, rotary_tables, segment_positions
 from jslm.parallel import constrain
@@ -82,13 +82,13 @@ def apply_decoder(
         y, _ = block.apply({"params": layer_params}, x, tables, segments=segments, rngs=rngs)
         return y, None
 
-    layers = params["layers"]
+    layers, step = params["layers"], _remat(layer, config)
     if isinstance(layers, tuple) or _unroll(config) == config.n_layers:
         for index, layer_params in enumerate(unstack_layers(params)["layers"]):
-            x, _ = _remat(layer, config)(x, (layer_params, jnp.int32(index)))
+            x, _ = step(x, (layer_params, jnp.int32(index)))
     else:
         steps = (layers, jnp.arange(config.n_layers, dtype=jnp.int32))
-        x, _ = jax.lax.scan(_remat(layer, config), x, steps, unroll=_unroll(config))
+        x, _ = jax.lax.scan(step, x, steps, unroll=_unroll(config))
     return _final_norm(params, x, config)
 
 
@@ -138,7 +138,7 @@ def logits_from_hidden(
     else:
         kernel = head["kernel"] if "kernel" in head else head_table(params)[: config.vocab_size].T
         logits = jnp.einsum("btd,dv->btv", hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32)
-    return config.logit_softcap * jnp.tanh(logits / config.logit_softcap) if config.logit_softcap else logits
+    return cap_logits(logits, config.logit_softcap)
 
 
 def loss_sums(

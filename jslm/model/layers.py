@@ -124,9 +124,9 @@ class MLP(nn.Module):
         up = Linear(c.hidden_dim, ("embed", "mlp"), c.initial_std, c.mlp_bias, name="up")(x)
         if c.is_gated:
             gate = Linear(c.hidden_dim, ("embed", "mlp"), c.initial_std, c.mlp_bias, name="gate")(x)
-            hidden = recomputed(functools.partial(_gated, c.activation))(gate, up)
+            hidden = recomputed(lambda gate, up: _activate(c.activation, gate) * up)(gate, up)
         else:
-            hidden = recomputed(functools.partial(_plain, c.activation))(up)
+            hidden = recomputed(functools.partial(_activate, c.activation))(up)
         hidden = constrain(hidden, "batch", "length", "mlp")
         return Linear(c.d_model, ("mlp", "embed"), residual_std(c), c.mlp_bias, name="down")(hidden)
 
@@ -169,16 +169,6 @@ def residual_std(config: ModelConfig) -> float:
 
 def _residual(x: Array) -> Array:
     return fusion_boundary(constrain(x, "batch", "length", "activation_embed"))
-
-
-def _gated(name: str, gate: Array, up: Array) -> Array:
-    # In float32: on CPUs each step of 16-bit arithmetic is widened and rounded again.
-    y: Array = _activate(name, gate.astype(jnp.float32)) * up.astype(jnp.float32)
-    return y.astype(up.dtype)
-
-
-def _plain(name: str, up: Array) -> Array:
-    return _activate(name, up.astype(jnp.float32)).astype(up.dtype)
 
 
 def _activate(name: str, x: Array) -> Array:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from jslm.config import ModelConfig
 from jslm.model.decoder import Params, apply_decoder, head_table
-from jslm.model.loss import IGNORED, chunk_length, split_positions
+from jslm.model.loss import IGNORED, cap_logits, chunk_length, split_positions, target_log_probs
 from jslm.parallel import constrain
 
 
@@ -64,8 +64,6 @@ def _one_chunk(hidden: Array, head: Array, targets: Array, *, vocab_size: int, s
     weights = head.astype(hidden.dtype)
     logits = jnp.einsum("btd,vd->btv", hidden, weights, preferred_element_type=jnp.float32)
     logits = constrain(logits, "batch", "length", "vocab")
-    capped = softcap * jnp.tanh(logits / softcap) if softcap else logits
     ids = jax.lax.broadcasted_iota(jnp.int32, (1, 1, weights.shape[0]), 2)
-    log_z = jax.nn.logsumexp(jnp.where(ids < vocab_size, capped, -jnp.inf), axis=-1)
-    target_logit = jnp.sum(jnp.where(ids == targets[..., None], capped, 0.0), axis=-1)
-    return jnp.sum(jnp.where(targets != IGNORED, target_logit - log_z, 0.0), axis=-1)
+    masked = jnp.where(ids < vocab_size, cap_logits(logits, softcap), -jnp.inf)
+    return jnp.sum(jnp.where(targets != IGNORED, target_log_probs(masked, targets), 0.0), axis=-1)

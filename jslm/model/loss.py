@@ -124,12 +124,12 @@ def _one_chunk(
     logits = constrain(logits, "batch", "length", "vocab")
     padded = weights.shape[0]
     ids = jax.lax.broadcasted_iota(jnp.int32, (1, 1, padded), 2)
-    capped = _cap(logits, softcap)
+    capped = cap_logits(logits, softcap)
     masked = capped if padded == vocab_size else jnp.where(ids < vocab_size, capped, -jnp.inf)
     top = jax.lax.stop_gradient(jnp.max(masked, axis=-1, keepdims=True))
     log_total = jnp.log(jnp.sum(jnp.exp(masked - top), axis=-1))
     log_z = log_total + top[..., 0]
-    target_logit = _cap(_pick(logits, targets), softcap)
+    target_logit = cap_logits(_pick(logits, targets), softcap)
     counted = targets != IGNORED
     # Not log_z - target_logit, which loses the small losses of tokens that are nearly certain.
     loss = jnp.sum(jnp.where(counted, log_total + (top[..., 0] - target_logit), 0.0))
@@ -151,8 +151,20 @@ def _one_chunk(
     return (objective, loss), d_hidden, d_head
 
 
-def _cap(logits: Array, softcap: float) -> Array:
+def cap_logits(logits: Float[Array, "*any"], softcap: float) -> Float[Array, "*any"]:
+    """`softcap * tanh(logits / softcap)`; unchanged where `softcap` is 0."""
     return softcap * jnp.tanh(logits / softcap) if softcap else logits
+
+
+def target_log_probs(
+    logits: Float[Array, "batch length vocab"], targets: Int[Array, "batch length"]
+) -> Float[Array, "batch length"]:
+    """log softmax(logits) at each position's target; anything where the target is -1.
+
+    The largest logit goes first: a difference to logsumexp loses the small losses of tokens that are nearly certain.
+    """
+    top = jax.lax.stop_gradient(jnp.max(logits, axis=-1))
+    return (_pick(logits, targets) - top) - jnp.log(jnp.sum(jnp.exp(logits - top[..., None]), axis=-1))
 
 
 def _pick(logits: Array, targets: Array) -> Array:

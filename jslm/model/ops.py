@@ -62,7 +62,7 @@ def _linear_backward(residuals: tuple[Array, Array], dy: Array) -> tuple[Array, 
 linear.defvjp(_linear_forward, _linear_backward)
 
 
-def contract(a: Float[Array, "*batch k"], b: Float[Array, "..."], axis: int) -> Float[Array, "*batch n"]:
+def contract(a: Float[Array, "*batch k"], b: Float[Array, "rows columns"], axis: int) -> Float[Array, "*batch n"]:
     """a's last axis with that `axis` of the matrix b, in a's type.
 
     16-bit products on CPUs are rounded from float32 by a step of their own: XLA's for a 16-bit result are four times as
@@ -103,18 +103,22 @@ def linear_by_rows(
 
 
 def recomputed(function: Callable[..., Array]) -> Callable[..., Array]:
-    """`function` of element-wise arithmetic, whose gradient keeps its arguments and computes the rest again: on CPUs
-    that costs less than writing and reading what lies between."""
+    """`function` of element-wise arithmetic in float32, rounded to its first argument's type. Its gradient keeps the
+    arguments and computes the rest again: on CPUs that costs less than writing and reading what lies between, and so
+    does float32, as each step of 16-bit arithmetic is widened and rounded again."""
+
+    def widened(*arguments: Array) -> Array:
+        return function(*(x.astype(jnp.float32) for x in arguments)).astype(arguments[0].dtype)
 
     @jax.custom_vjp
     def apply(*arguments: Array) -> Array:
-        return function(*arguments)
+        return widened(*arguments)
 
     def backward(arguments: tuple[Array, ...], dy: Array) -> tuple[Array, ...]:
-        gradients: tuple[Array, ...] = jax.vjp(function, *arguments)[1](dy)
+        gradients: tuple[Array, ...] = jax.vjp(widened, *arguments)[1](dy)
         return gradients
 
-    apply.defvjp(lambda *arguments: (function(*arguments), arguments), backward)
+    apply.defvjp(lambda *arguments: (widened(*arguments), arguments), backward)
     return apply
 
 

@@ -61,8 +61,8 @@ def _by_halves(x: Array, cos: Array, sin: Array) -> Array:
 def _by_product(x: Array, cos: Array, sin: Array) -> Array:
     """On CPUs: the pairs' partners by a product with -1, 0 and 1, so that no row is cut into short halves."""
     half = x.shape[-1] // 2
-    turn = jnp.kron(jnp.array([[0, 1], [-1, 0]], x.dtype), jnp.eye(half, dtype=x.dtype))
-    partners = contract(x, turn, 0).astype(jnp.float32)
+    turn = np.kron([[0, 1], [-1, 0]], np.eye(half))
+    partners = contract(x, jnp.asarray(turn, x.dtype), 0).astype(jnp.float32)
     cos, sin = (jnp.concatenate([table, table], axis=-1) for table in (cos, sin))
     return (x.astype(jnp.float32) * cos + partners * sin).astype(x.dtype)
 
