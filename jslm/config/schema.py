@@ -287,7 +287,9 @@ class TrainConfig(Section):
     dpo: DpoConfig = Field(default_factory=lambda: DpoConfig(), description="Preferences.")
     init_checkpoint: str = Field("best", description="Which of its checkpoints: `best`, `latest`, or a step.")
     loss_chunk: NonNegative = Field(
-        0, description="Tokens a cross-entropy chunk. 0: chosen so that logits stay under about 64 MB a device."
+        0,
+        description="Tokens a cross-entropy chunk. 0: chosen so that logits stay under about 64 MB a device, on CPUs "
+        "under 16 MB or 1,024 tokens.",
     )
     profile: bool = Field(False, description="Write a JAX profiler trace of a few steps to `profile/`.")
     report: bool = Field(True, description="Write `report.html` at the end.")

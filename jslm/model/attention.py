@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jslm.config import ModelConfig
 from jslm.model.blocked import blocked_attention
 from jslm.model.splash import splash_attention, splash_refusal
+from jslm.parallel import mesh_platform
 
 Implementation = Literal["xla", "cudnn", "splash", "blocked"]
 _log = logging.getLogger("jslm")
@@ -29,7 +30,7 @@ def choose_attention(
     128, and no attention dropout. A run that names one of the two opens on other devices too. CPUs have
     `blocked_attention`, but XLA's where attention drops out.
     """
-    backend = backend or _platform()
+    backend = backend or mesh_platform()
     if config.attention == "xla" or (config.attention == "cudnn" and backend == "gpu"):
         return config.attention
     if backend == "tpu":
@@ -52,13 +53,6 @@ def choose_attention(
     if config.dropout:
         return _chosen("xla", "cuDNN flash attention is used without dropout only")
     return _chosen("cudnn", "flash attention fits the shapes")
-
-
-def _platform() -> str:
-    """That of the mesh in context, whose devices need not be this process's (`jslm.plan`), else the default one."""
-    mesh = jax.sharding.get_abstract_mesh()
-    device = None if mesh.empty else mesh.abstract_device
-    return device.platform if device and device.platform else jax.default_backend()
 
 
 def _compute_capability() -> float:
@@ -118,7 +112,7 @@ def cached_attention(
     """Attention of queries at `positions` over a cache whose slot j holds position j; later slots are not seen."""
     slots = jnp.arange(k.shape[2], dtype=positions.dtype)
     mask = slots[None, None, :] <= positions[:, :, None]
-    if q.shape[1] * q.shape[2] == k.shape[1] and q.dtype.itemsize == 2 and _platform() == "cpu":
+    if q.shape[1] * q.shape[2] == k.shape[1] and q.dtype.itemsize == 2 and mesh_platform() == "cpu":
         # A CPU's 16-bit products are for two rows and more; for one they would widen the cache first.
         return grouped_attention(jnp.repeat(q, 2, axis=2), k, v, mask)[:, :, ::2]
     return grouped_attention(q, k, v, mask)

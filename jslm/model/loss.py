@@ -9,16 +9,20 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 
 from jslm.model.ops import contract, contract_rows, fusion_boundary
-from jslm.parallel import constrain
+from jslm.parallel import constrain, mesh_platform
 
 IGNORED = -1
 _CHUNK_BYTES = 64 * 2**20
+# What caches of CPUs hold, and rows enough to read the table for.
+_CPU_CHUNK_BYTES, _CPU_CHUNK_TOKENS = 16 * 2**20, 1024
 
 
 def chunk_length(batch: int, length: int, padded_vocab: int, asked: int = 0) -> int:
     """Positions of each sequence in one chunk: the largest divisor of `length` whose float32 logits stay under 64 MB
-    (or `asked` tokens over the batch)."""
+    (or `asked` tokens over the batch); on CPUs under 16 MB, but no fewer than 1,024 tokens for that."""
     limit = asked or _CHUNK_BYTES // (4 * padded_vocab)
+    if not asked and mesh_platform() == "cpu":
+        limit = min(limit, max(_CPU_CHUNK_TOKENS, _CPU_CHUNK_BYTES // (4 * padded_vocab)))
     per_row = max(1, limit // batch)
     return max(divisor for divisor in range(1, length + 1) if length % divisor == 0 and divisor <= per_row)
 

@@ -77,6 +77,13 @@ def partition_spec(axes: Sequence[str | None]) -> PartitionSpec:
     return PartitionSpec(*(AXIS_RULES[axis] for axis in axes))
 
 
+def mesh_platform() -> str:
+    """That of the mesh in context, whose devices need not be this process's (`jslm.plan`), else the default one."""
+    mesh = jax.sharding.get_abstract_mesh()
+    device = None if mesh.empty else mesh.abstract_device
+    return device.platform if device and device.platform else jax.default_backend()
+
+
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     """States how `x` is sharded, by logical axis names; does nothing outside a mesh of several devices."""
     mesh = jax.sharding.get_abstract_mesh()

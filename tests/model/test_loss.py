@@ -138,6 +138,10 @@ def test_narrow_types_stay_near(dtype: Any, tolerance: float) -> None:
         (4, 12, 128, 16, 4),
         (4, 12, 128, 1, 1),
         (4096, 7, 200_000, 0, 1),
+        # CPUs: 16 MiB / (4 * 4,096) = 1,024 tokens; at 8,192 that is 512, but 1,024 is the least.
+        (16, 256, 4096, 0, 64),
+        (4, 512, 8192, 0, 256),
+        (4, 512, 8192, 2048, 512),
     ],
 )
 def test_chunk_length(batch: int, length: int, padded: int, asked: int, chunk: int) -> None:
