@@ -109,13 +109,15 @@ def cached_attention(
     v: Float[Array, "batch kv_heads slots head_dim"],
     positions: Int[Array, "batch length"],
 ) -> Float[Array, "batch length heads head_dim"]:
-    """Attention of queries at `positions` over a cache whose slot j holds position j; later slots are not seen."""
+    """Attention of queries at `positions` over a cache whose slot j holds position j; later slots are not seen. In the
+    cache's type, which may be wider than the queries'."""
     slots = jnp.arange(k.shape[2], dtype=positions.dtype)
     mask = slots[None, None, :] <= positions[:, :, None]
-    if q.shape[1] * q.shape[2] == k.shape[1] and q.dtype.itemsize == 2 and mesh_platform() == "cpu":
+    rows = q.astype(k.dtype)
+    if q.shape[1] * q.shape[2] == k.shape[1] and k.dtype.itemsize == 2 and mesh_platform() == "cpu":
         # A CPU's 16-bit products are for two rows and more; for one they would widen the cache first.
-        return grouped_attention(jnp.repeat(q, 2, axis=2), k, v, mask)[:, :, ::2]
-    return grouped_attention(q, k, v, mask)
+        return grouped_attention(jnp.repeat(rows, 2, axis=2), k, v, mask)[:, :, ::2].astype(q.dtype)
+    return grouped_attention(rows, k, v, mask).astype(q.dtype)
 
 
 def grouped_attention(

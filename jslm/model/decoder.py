@@ -21,9 +21,9 @@ from jslm.config import ModelConfig
 from jslm.model.attention import Implementation, choose_attention
 from jslm.model.layers import Block, LayerCache, Norm
 from jslm.model.loss import cap_logits, chunk_length, fused_cross_entropy
-from jslm.model.ops import linear_by_rows
+from jslm.model.ops import fusion_boundary, linear_by_rows
 from jslm.model.rope import default_positions, rotary_tables, segment_positions
-from jslm.parallel import constrain
+from jslm.parallel import constrain, mesh_platform
 
 Params = dict[str, Any]
 Cache = tuple[LayerCache, ...]
@@ -120,8 +120,12 @@ def apply_cached(
 
 
 def init_cache(config: ModelConfig, batch: int, slots: int, dtype: DTypeLike = jnp.float32) -> Cache:
-    """An empty cache: per layer, keys and values `[batch, kv_heads, slots, head_dim]`."""
+    """An empty cache: per layer, keys and values `[batch, kv_heads, slots, head_dim]`.
+
+    CPUs keep those of a single row in float32 for any `dtype`: they would copy 16-bit ones for each token.
+    """
     shape = (batch, config.kv_heads, slots, config.dim_per_head)
+    dtype = jnp.float32 if batch == 1 and mesh_platform() == "cpu" else dtype
     return tuple({name: jnp.zeros(shape, dtype) for name in ("k", "v")} for _ in range(config.n_layers))
 
 
@@ -134,7 +138,8 @@ def logits_from_hidden(
     """
     head = params.get("head", {})
     if "rows" in head:
-        logits = linear_by_rows(hidden, head["rows"], jnp.float32)
+        # Kept as rows: what reads logits would else read them by columns, as the product has them.
+        logits = fusion_boundary(linear_by_rows(hidden, head["rows"], jnp.float32))
     else:
         kernel = head["kernel"] if "kernel" in head else head_table(params)[: config.vocab_size].T
         logits = jnp.einsum("btd,dv->btv", hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32)
