@@ -138,14 +138,31 @@ def test_narrow_types_stay_near(dtype: Any, tolerance: float) -> None:
         (4, 12, 128, 16, 4),
         (4, 12, 128, 1, 1),
         (4096, 7, 200_000, 0, 1),
-        # CPUs: 16 MiB / (4 * 4,096) = 1,024 tokens; at 8,192 that is 512, but 1,024 is the least.
-        (16, 256, 4096, 0, 64),
-        (4, 512, 8192, 0, 256),
-        (4, 512, 8192, 2048, 512),
     ],
 )
-def test_chunk_length(batch: int, length: int, padded: int, asked: int, chunk: int) -> None:
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_chunk_length(
+    monkeypatch: pytest.MonkeyPatch, platform: str, batch: int, length: int, padded: int, asked: int, chunk: int
+) -> None:
+    monkeypatch.setattr("jslm.model.loss.mesh_platform", lambda: platform)
     assert chunk_length(batch, length, padded, asked) == chunk
+
+
+@pytest.mark.parametrize(
+    ("batch", "length", "padded", "asked", "on_cpu", "elsewhere"),
+    [
+        # 16 MiB / (4 * 4,096) = 1,024 tokens; at 8,192 that is 512, but 1,024 is the least.
+        (16, 256, 4096, 0, 64, 256),
+        (4, 512, 8192, 0, 256, 512),
+        (4, 512, 8192, 2048, 512, 512),
+    ],
+)
+def test_chunks_on_cpus_fit_their_caches(
+    monkeypatch: pytest.MonkeyPatch, batch: int, length: int, padded: int, asked: int, on_cpu: int, elsewhere: int
+) -> None:
+    for platform, chunk in (("cpu", on_cpu), ("gpu", elsewhere), ("tpu", elsewhere)):
+        monkeypatch.setattr("jslm.model.loss.mesh_platform", lambda platform=platform: platform)
+        assert chunk_length(batch, length, padded, asked) == chunk
 
 
 def test_loss_sums_chunks_alike_and_starts_at_a_guess() -> None:
