@@ -43,8 +43,9 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
 def make_optimizer(config: OptimizerConfig, steps: int, dtype: DTypeLike = jnp.float32) -> optax.GradientTransformation:
     """The whole chain, for parameter trees of `jslm.model` (layers stacked on axis 0); `dtype` is the compute type.
 
-    AdamW: Loshchilov & Hutter 2019; decay on matrices and embeddings only. Muon: Jordan 2024, with the update scaled to
-    AdamW's RMS of 0.2 (Liu et al. 2025, "Muon is Scalable", section 2.2), so that one learning rate serves both.
+    AdamW: Loshchilov & Hutter 2019; decay on matrices (those of adapters too) and embeddings only. Muon: Jordan 2024,
+    with the update scaled to AdamW's RMS of 0.2 (Liu et al. 2025, "Muon is Scalable", section 2.2), so that one
+    learning rate serves both.
     """
     schedule = make_schedule(config, steps)
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
@@ -73,10 +74,14 @@ def make_optimizer(config: OptimizerConfig, steps: int, dtype: DTypeLike = jnp.f
 
 
 def is_matrix(params: Any) -> Any:
-    """True for each kernel and embedding table, False for biases and norm scales."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: _leaf_name(path) in ("kernel", "tokens", "positions"), params
-    )
+    """True for each kernel, embedding table and factor of an adapter, False for biases and norm scales."""
+
+    def decides(path: Any, _: Any) -> bool:
+        # Tables of conditions are named by the user.
+        names = [part.key for part in path]
+        return names[-1] in ("kernel", "tokens", "positions", "a", "b") or "conditions" in names[:-1]
+
+    return jax.tree_util.tree_map_with_path(decides, params)
 
 
 def muon_labels(params: Any) -> Any:

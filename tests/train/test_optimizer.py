@@ -10,8 +10,8 @@ import numpy as np
 import optax
 import pytest
 
-from jslm.config import ModelConfig, OptimizerConfig
-from jslm.model import Params, init_params
+from jslm.config import LoraConfig, ModelConfig, OptimizerConfig
+from jslm.model import Params, init_adapters, init_params
 from jslm.train.optimizer import is_matrix, make_optimizer, make_schedule, muon_labels, orthogonalize
 
 MODEL = ModelConfig(
@@ -94,6 +94,22 @@ def test_decay_is_on_matrices_alone(name: str, params: Params) -> None:
     for path in decayed:
         rate = 0.02 if name == "muon" and path.endswith("kernel") else 0.01
         np.testing.assert_allclose(found[path], -rate * 0.1 * values[path], rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_decay_reaches_adapters_and_conditions(name: str) -> None:
+    """Factors are matrices, tables of conditions are embeddings, whatever the user calls them."""
+    named = ModelConfig.model_validate(
+        MODEL.model_dump() | {"conditions": [{"name": "bias", "labels": ["x", "y"]}], "norm": "rmsnorm"}
+    )
+    start = init_params(named, jax.random.key(0))
+    adapters = init_adapters(start, LoraConfig(rank=2), jax.random.key(0))
+    for tree in (start, adapters):
+        values = jax.tree.map(lambda leaf: leaf + 0.5, tree)
+        found = updates(config(name=name, weight_decay=0.1), values, jax.tree.map(jnp.zeros_like, values))
+        for path, update in found.items():
+            matrix = path.endswith(("kernel", "tokens", "positions", "/a", "/b")) or path.startswith("embed/conditions")
+            np.testing.assert_allclose(update, -0.01 * 0.1 * by_path(values)[path] * matrix, rtol=1e-4, err_msg=path)
 
 
 def test_adamw_equals_its_formula(params: Params, grads: Params) -> None:
