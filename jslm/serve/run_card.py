@@ -24,14 +24,16 @@ def read_curves(path: Path) -> dict[str, list[tuple[int, float]]]:
     """The losses of a run's `metrics.jsonl`, thinned to some hundred points; empty where there is none."""
     curves: dict[str, dict[int, float]] = {"train": {}, "val": {}}
     try:
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
+        lines = path.read_bytes().split(b"\n")
+    except OSError:
         lines = []
     for line in lines:
         try:
             found = json.loads(line)
-        except ValueError:
-            # The last line of a run that is being written.
+        except (ValueError, RecursionError):
+            # The last line of a run that is being written, or one that a crash spoilt.
+            continue
+        if not isinstance(found, dict) or not isinstance(found.get("step"), int):
             continue
         for name, points in curves.items():
             loss = found.get(f"{name}/loss")

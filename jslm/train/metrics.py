@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import sys
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from jslm.train.tensorboard import TensorBoard
 
 METRICS_FILE = "metrics.jsonl"
+_log = logging.getLogger("jslm")
 
 Values = Mapping[str, SupportsFloat | None]
 
@@ -33,10 +35,8 @@ class MetricsLog:
     def __init__(self, run_dir: Path, *, tensorboard: bool, resume_step: int | None) -> None:
         """Opens the log, keeping the lines of steps up to `resume_step`; with None the run starts anew.
 
-        Lines of later steps come from a run that was killed after its last checkpoint and will be written again.
-
-        Raises:
-            JslmError: a line other than a torn last one is not a JSON object with a step.
+        Lines of later steps come from a run that was killed after its last checkpoint and will be written again. Lines
+        that a kill or a crash spoilt are cut out, with a warning that counts them and names the first.
         """
         run_dir.mkdir(parents=True, exist_ok=True)
         path = run_dir / METRICS_FILE
@@ -87,10 +87,10 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a `metrics.jsonl`, in file order; a last line torn by a kill is left out.
+    """The lines of a `metrics.jsonl`, in file order, without spoilt ones, of which a warning tells.
 
     Raises:
-        JslmError: the file is absent, or a line other than the last is not a JSON object with a step.
+        JslmError: the file is absent.
     """
     if not path.exists():
         raise JslmError(f"{path}: no such file; expected the {METRICS_FILE} of a run folder")
@@ -264,23 +264,32 @@ def format_clock(seconds: float) -> str:
 
 
 def _parse(path: Path) -> list[dict[str, Any]]:
-    lines = path.read_bytes().split(b"\n")
-    parsed = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            entry = None
-        if isinstance(entry, dict) and isinstance(entry.get("step"), int):
-            parsed.append(entry)
-        elif any(rest.strip() for rest in lines[number:]):
-            raise JslmError(
-                f"{path}:{number}: found {line[:60].decode(errors='replace')!r}, expected a JSON object with a step; "
-                "delete the line"
-            )
-    return parsed
+    lines = [(number, line) for number, line in enumerate(path.read_bytes().split(b"\n"), start=1) if line.strip()]
+    entries = [_entry(line) for _, line in lines]
+    spoilt = [line for line, entry in zip(lines, entries, strict=True) if entry is None]
+    if spoilt:
+        number, line = spoilt[0]
+        where = "at its end" if all(entry is None for entry in entries[-len(spoilt) :]) else "not only at its end"
+        _log.warning(
+            "%s:%d: found %r, expected a JSON object with a step and numbers; %s left out (%s)",
+            path,
+            number,
+            line[:60].decode(errors="replace"),
+            "this line is" if len(spoilt) == 1 else f"{len(spoilt):,} such lines are",
+            where,
+        )
+    return [entry for entry in entries if entry is not None]
+
+
+def _entry(line: bytes) -> dict[str, Any] | None:
+    """A line's values; None where a kill, a crash of the machine or another program spoilt it."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict) or not isinstance(found.get("step"), int):
+        return None
+    return found if all(value is None or isinstance(value, int | float) for value in found.values()) else None
 
 
 def _number(value: SupportsFloat | None) -> float | int | None:

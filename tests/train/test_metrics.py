@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from tensorboardX.proto.event_pb2 import Event
 
 from jslm.errors import JslmError
+from jslm.serve.run_card import read_curves
 from jslm.train.metrics import (
     MetricsLog,
     Progress,
@@ -137,12 +138,38 @@ def test_a_kill_at_any_byte_leaves_a_file_to_resume_from(
     assert steps(run_dir) == [*survivors, kept + 1, kept + 2]
 
 
-@pytest.mark.parametrize("bad", ['{"step": 2, "x"', "[1]", '{"loss": 1.0}', '{"step": "2"}'])
-def test_a_spoilt_line_in_the_middle_is_named(tmp_path: Path, bad: str) -> None:
+@pytest.mark.parametrize("bad", ['{"step": 2, "x"', "[1]", '{"loss": 1.0}', '{"step": "2"}', '{"step": 2, "x": "y"}'])
+def test_a_spoilt_line_in_the_middle_is_named(tmp_path: Path, bad: str, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text(f'{{"step": 1}}\n{bad}\n{{"step": 3}}\n')
-    with pytest.raises(JslmError, match=r"metrics\.jsonl:2: found .* expected a JSON object with a step"):
-        read_metrics(path)
+    assert read_metrics(path) == [{"step": 1}, {"step": 3}]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path}:2: found {bad!r}, expected a JSON object with a step and numbers; this line is left out "
+        "(not only at its end)"
+    ]
+
+
+def test_garbage_of_several_lines_at_the_end_is_cut_off_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What a crash of the machine leaves: blocks of another file, which have newlines of their own."""
+    write_steps(tmp_path, 1, 4, None)
+    path = tmp_path / "metrics.jsonl"
+    with path.open("ab") as file:
+        file.write(b"\x00\xff\n\n[[\xfe\n" + b"[" * 100_000 + b"\n{")
+    write_steps(tmp_path, 4, 6, 3)
+    (record,) = caplog.records
+    assert f"{path}:5: found " in record.getMessage()
+    assert record.getMessage().endswith("4 such lines are left out (at its end)")
+    assert steps(tmp_path) == [1, 2, 3, 4, 5, 6]
+
+
+def test_the_server_passes_over_spoilt_lines(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(
+        b'{"step": 1, "val/loss": 2.5}\n[1]\n\xff\n7\n{"val/loss": 1.0}\n{"step": 3, "val/loss": 1.5}\n{"st'
+    )
+    assert read_curves(path)["val"] == [(1, 2.5), (3, 1.5)]
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
