@@ -9,6 +9,7 @@ from typing import Any, Self
 from jslm.data.documents import Document
 
 EXCERPT_CHARACTERS = 160
+SHOWN_SOURCES = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,3 +109,40 @@ class DropReport:
             yield f"dropped, {reason}: {dropped.items:,}, {dropped.characters:,} character(s)"
             for example in dropped.examples:
                 yield f"  {example.source}: {example.detail}: {example.excerpt}"
+
+
+@dataclass(slots=True)
+class LostSources:
+    """Files, or members of archives, whose every document was dropped: how many, and the first by name and reason.
+
+    Documents come file by file; `name`, `kept` and `detail` are of the file under way.
+    """
+
+    count: int = 0
+    first: list[str] = field(default_factory=list)
+    name: str = ""
+    kept: bool = True
+    detail: str = ""
+
+    def see(self, source: str, verdict: Verdict | None) -> None:
+        """Counts a document of `source`: None where it stays."""
+        if source != self.name:
+            self.close()
+            self.name, self.kept = source, False
+        self.kept |= verdict is None
+        self.detail = verdict.detail if verdict else ""
+
+    def close(self) -> None:
+        """The file under way is at its end."""
+        if not self.kept:
+            self.count += 1
+            if len(self.first) < SHOWN_SOURCES:
+                self.first.append(f"{self.name} ({self.detail})")
+        self.name, self.kept = "", True
+
+    def line(self) -> str:
+        """What to say of them; empty where there are none."""
+        if not self.count:
+            return ""
+        more = f" and {self.count - len(self.first):,} more" if self.count > len(self.first) else ""
+        return f"data.dedup: nothing is left of {', '.join(self.first)}{more}"

@@ -89,6 +89,7 @@ def _read(config: DataConfig, on_bad: OnBad, work: WorkFolder, workers: Workers,
             part.flush_if_full()
     finally:
         progress.close()
+    tally.lost.close()
     part.flush(is_last=True)
 
 
@@ -171,6 +172,7 @@ def _take(batch: _Batch, cleaned: _Cleaned, config: DataConfig, index: DocumentI
     size = 0
     for document, found in cleaned.kept:
         verdict = index.add(found, document.source)
+        tally.lost.see(document.source, verdict)
         if report is not None:
             report.see(document)
             if verdict is None:

@@ -107,6 +107,8 @@ def _prepare(config: Config, folder: Path, log: Log) -> PreparedData:
     counts = Counts(tally.documents, tally.characters, tally.utf8_bytes)
     plan = plan_split(config.data, counts)
     log(f"read {counts.documents:,} document(s), {counts.utf8_bytes / 1e6:,.2f} MB; split by {plan.by}")
+    if lost := tally.lost.line():
+        log(lost)
 
     def pieces() -> Iterator[Piece]:
         return with_copies(lambda: plan.apply(corpus.documents()), config.data.augment)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 from jslm.data.documents import Document
-from jslm.data.dropped import DropReport
+from jslm.data.dropped import DropReport, LostSources
 from jslm.errors import JslmError
 from jslm.prepare.removed import Removed
 
@@ -27,7 +27,7 @@ class Tally:
     """What has been read, kept, dropped and skipped up to the end of a part.
 
     `entry` and `index` say where reading goes on: with which entry of `resolve_sources`, after how many documents.
-    `reports` are by stage of selection: `filters`, `dedup`, `lines`.
+    `reports` are by stage of selection: `filters`, `dedup`, `lines`; `lost` are the files that `dedup` took whole.
     """
 
     entry: int = 0
@@ -40,6 +40,7 @@ class Tally:
     skipped: int = 0
     skipped_first: list[str] = field(default_factory=list)
     reports: dict[str, DropReport] = field(default_factory=dict)
+    lost: LostSources = field(default_factory=LostSources)
     labels: list[list[str]] = field(default_factory=list)
 
     def keep(self, document: Document) -> int:
@@ -74,7 +75,7 @@ class Tally:
     def from_json(cls, fields: dict[str, Any]) -> Self:
         """The tally that `to_json` made these of."""
         reports = {stage: DropReport.from_json(report) for stage, report in fields["reports"].items()}
-        return cls(**{**fields, "reports": reports})
+        return cls(**{**fields, "reports": reports, "lost": LostSources(**fields.get("lost", {}))})
 
 
 def write_text_part(file: BinaryIO, tally: Tally, documents: Sequence[Document]) -> None:

@@ -121,6 +121,30 @@ def test_nothing_left_is_said(tmp_path: Path) -> None:
         prepare(make_config(tmp_path, filters=FilterConfig(min_characters=10_000)), log=silent)
 
 
+def test_files_that_go_whole_are_named_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second edition, as `train` meets it: it shows no summary, and a book that is gone must not go unsaid."""
+    books = tmp_path / "books"
+    books.mkdir()
+    first, other, *_ = make_texts()
+    for name, text in {"a.txt": first, "b.txt": other, "c.txt": f"{first} and more", "d.txt": other.upper()}.items():
+        (books / name).write_text(text, "utf-8")
+    # Of this one a document stays.
+    (books / "e.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in (first, "new " * 60)))
+    config = make_config(tmp_path, dedup=DedupConfig(exact=True, near=0.8))
+    config = config.model_copy(update={"data": config.data.model_copy(update={"source": str(books)})})
+    monkeypatch.setattr(corpus, "PART_BYTES", 100)
+    monkeypatch.setattr(corpus, "BATCH_CHARACTERS", 100)
+    said: list[str] = []
+    ensure_prepared(config, log=said.append)
+    wanted = (
+        f"data.dedup: nothing is left of {books}/c.txt (at least 0.8 like {books}/a.txt), {books}/d.txt "
+        "(equal to a document before it)"
+    )
+    assert [line for line in said if "data.dedup" in line] == [wanted]
+    ensure_prepared(config, log=said.append)
+    assert said.count(wanted) == 1
+
+
 def test_the_licence_is_kept(tmp_path: Path) -> None:
     assert prepare(make_config(tmp_path, licence="CC0-1.0"), log=silent).meta["licence"] == "CC0-1.0"
 
