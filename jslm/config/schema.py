@@ -278,7 +278,11 @@ class TrainConfig(Section):
     log_every: Positive = Field(10, description="Steps between lines of metrics.")
     early_stopping: NonNegative = Field(0, description="Stop after this many validations without a new best. 0: never.")
     z_loss: float = Field(0.0, ge=0.0, description="Weight of `log(Z)^2` (PaLM), which keeps logits from drifting.")
-    ema_decay: Fraction = Field(0.0, description="Decay of an exponential moving average of parameters. 0: off.")
+    ema_decay: Fraction = Field(
+        0.0,
+        description="Decay of an exponential moving average of parameters, which validation, samples and exports then "
+        "use. After n updates it is no more than (1 + n) / (10 + n), so that short runs are averaged well too. 0: off.",
+    )
     max_bad_steps: Positive = Field(
         20, description="Stop after this many non-finite steps in a row; each is skipped and counted."
     )

@@ -118,7 +118,7 @@ def make_train_step(
             "bad_in_a_row": jnp.where(good, 0, state["bad_in_a_row"] + 1),
         }
         if "ema" in state:
-            decay = train.ema_decay
+            decay = averaging_decay(train.ema_decay, state["step"] - state["bad_steps"])
             averaged = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state["ema"], new_state["params"])
             new_state["ema"] = keep(averaged, state["ema"])
         if "loss_scale" in state:
@@ -141,6 +141,16 @@ def make_train_step(
     return jax.jit(
         step, in_shardings=(shardings, batch_in), out_shardings=(shardings, replicated(mesh)), donate_argnums=0
     )
+
+
+def averaging_decay(limit: float, updates: Int[Array, ""]) -> Float[Array, ""]:
+    """The share of the old average after so many updates: `limit`, or (1 + n) / (10 + n) while that is less.
+
+    So the average is of about the last tenth of a run until `limit` is a shorter memory, and what training started from
+    is soon forgotten, as a constant decay of 0.999 does only after some thousands of updates (the warm-up of
+    TensorFlow's `ExponentialMovingAverage`, `num_updates`).
+    """
+    return jnp.minimum(limit, (1.0 + updates) / (10.0 + updates))
 
 
 def _apply_if(good: Array, function: Callable[..., Any], *before: Any) -> Any:

@@ -186,13 +186,50 @@ def test_float16_gradients_are_those_of_float32(plain: Any) -> None:
 
 
 def test_average_of_parameters() -> None:
-    run = Run(train={"ema_decay": 0.75})
+    """Warmed up by the updates that were made: a skipped step averages nothing and counts for nothing."""
+    run = Run(train={"ema_decay": 0.3})
     average = run.snapshot()["params"]
-    for number in range(3):
+    decays = [0.1, 2 / 11, 0.25, 0.3, 0.3]
+    for number, decay in enumerate(decays):
+        if number == 2:
+            kept = run.snapshot()
+            run.poison(np.nan)
+            assert run.step(make_batch(99))["bad_steps"] == 1
+            assert_equal(run.state["ema"], kept["ema"])
+            run.state["params"] = jax.tree.map(jnp.asarray, kept["params"])
         run.step(make_batch(number))
-        average = jax.tree.map(lambda old, new: 0.75 * old + 0.25 * np.asarray(new), average, run.state["params"])
-    assert_equal(run.state["ema"], average, rtol=1e-5, atol=1e-7)
+        new = run.snapshot()["params"]
+        average = jax.tree.map(lambda old, leaf, d=decay: d * old + (1 - d) * leaf, average, new)
+    assert_equal(run.state["ema"], average, rtol=1e-5, atol=1e-6)
     assert "ema" not in Run().state
+
+
+def test_a_short_run_is_not_averaged_with_its_start() -> None:
+    """With 0.999 throughout, the average of 20 steps would be the start's loss to within a hundredth of the way."""
+    run = Run(train={"ema_decay": 0.999})
+    batch = make_batch()
+
+    def loss(params: Any) -> float:
+        arrays = jax.tree.map(jnp.asarray, batch)
+        return float(loss_sums(params, arrays["inputs"], arrays["targets"], run.config.model)[0]) / (BATCH * CONTEXT)
+
+    start = loss(run.state["params"])
+    for _ in range(20):
+        run.step(batch)
+    end, averaged = loss(run.state["params"]), loss(run.state["ema"])
+    assert start - end > 0.5
+    assert start - averaged > 0.8 * (start - end)
+
+
+def test_an_average_of_before_the_warm_up_is_gone_on_with() -> None:
+    """Its state has the same arrays; where it has not forgotten its start yet, it does so now."""
+    run = Run(train={"ema_decay": 0.999})
+    run.state["step"] = jnp.int32(300)
+    start = run.snapshot()["ema"]
+    run.step(make_batch())
+    new = run.snapshot()["params"]
+    wanted = jax.tree.map(lambda old, leaf: (301 * old + 9 * leaf) / 310, start, new)
+    assert_equal(run.state["ema"], wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_dropout_differs_by_step_and_by_seed() -> None:
