@@ -234,6 +234,15 @@ class DataConfig(Section):
     )
     augment: AugmentConfig = Field(default_factory=lambda: AugmentConfig(), description="Altered copies.")
 
+    @model_validator(mode="after")
+    def _check(self) -> DataConfig:
+        for key in ("separator", "template", "prompt_end"):
+            if "\r" in (found := getattr(self, key)):
+                raise ValueError(
+                    f"data.{key} = {found!r} has a carriage return, and text is read with line feeds alone; write \\n"
+                )
+        return self
+
     @property
     def sources(self) -> tuple[str, ...]:
         """`source` as a tuple of the non-empty entries."""

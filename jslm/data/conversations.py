@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from jslm.data.as_read import as_read
 from jslm.errors import JslmError
 
 Message = Mapping[str, str]
@@ -31,7 +32,7 @@ def conversation_text(value: Any) -> str:
                 raise JslmError(f"messages[{number}].{key} {found}; expected a text")
         if not _ROLE.fullmatch(message["role"]):
             raise JslmError(f"messages[{number}].role = {message['role']!r}; expected a word such as user, assistant")
-        messages.append({"role": message["role"], "content": message["content"]})
+        messages.append({"role": message["role"], "content": as_read(message["content"])})
     if all(message["role"] != "assistant" for message in messages):
         raise JslmError("no message is of the role assistant: there is nothing to learn; drop the record")
     return json.dumps(messages, ensure_ascii=False)

@@ -36,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--split", metavar="NAME", help="loss over train or val of the run's prepared data")
     parser.add_argument("--data", default="", metavar="DIR", help="folder of the prepared data (default: the run's)")
     parser.add_argument(
-        "--text", action="append", default=[], metavar="FILE", help="loss over a UTF-8 text file; repeatable"
+        "--text", action="append", default=[], metavar="FILE", help="loss over a text, read as in training; repeatable"
     )
     parser.add_argument(
         "--tasks", action="append", default=[], metavar="NAME[=FILE]", help="tasks, with commas; repeatable (see below)"

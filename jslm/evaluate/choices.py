@@ -48,11 +48,12 @@ def likelihoods(
 def encode_pair(model: LanguageModel, context: str, continuation: str) -> tuple[list[int], int]:
     """Ids of both, after the start of a document where sampling puts one, and the index of the continuation's first.
 
-    Raises JslmError where the continuation is empty.
+    Both are read as `LanguageModel.as_read` has it. Raises JslmError where the continuation is empty.
     """
     if not continuation:
         raise JslmError(f"nothing to score after {context[-40:]!r}; expected a continuation")
     tokenizer = model.tokenizer
+    context, continuation = model.as_read(context), model.as_read(continuation)
     # "word" + " next" is how most tokenizers cut, and "word " + "next" is not.
     kept = context.rstrip()
     continuation = context[len(kept) :] + continuation

@@ -63,9 +63,8 @@ def evaluate_run(
             record["losses"][what] = _timed_loss(loss, timed)
     for text in plan.texts:
         with _Timed(record["name"], f"loss of {text}") as timed:
-            loss = text_loss(
-                model, read_text(text), stride=plan.stride, batch_tokens=plan.batch_tokens, where=str(text)
-            )
+            documents = read_text(text, config.data)
+            loss = text_loss(model, documents, stride=plan.stride, batch_tokens=plan.batch_tokens, where=str(text))
         record["losses"][str(text)] = _timed_loss(loss, timed)
     for task, questions in plan.tasks.items():
         with _Timed(record["name"], f"{task}: {len(questions):,} items"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,13 +14,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jslm.data import TokenFile, open_tokens
+from jslm.config import DataConfig
+from jslm.data import Document, TokenFile, open_tokens
+from jslm.data.documents import InputFile, clean_document
+from jslm.data.readers import read_file
 from jslm.data.token_file import SPLITS, Split
 from jslm.errors import JslmError
 from jslm.evaluate.loss import LossResult
 from jslm.evaluate.scoring import BATCH_TOKENS, Window, cover, score_windows, start_ids
 from jslm.sample import LanguageModel
 from jslm.tokenizer import Tokenizer
+
+_log = logging.getLogger("jslm")
 
 
 @dataclass(frozen=True)
@@ -55,22 +61,29 @@ class TextLoss(LossResult):
 
 
 def text_loss(
-    model: LanguageModel, text: str, *, stride: int = 0, batch_tokens: int = BATCH_TOKENS, where: str = "text"
+    model: LanguageModel,
+    text: str | Sequence[str],
+    *,
+    stride: int = 0,
+    batch_tokens: int = BATCH_TOKENS,
+    where: str = "text",
 ) -> TextLoss:
-    """The loss of `text` as one document, from its first token on, which follows the start of a document.
+    """The loss of `text`, a document or several, each from its first token on, which follows the start of a document.
 
-    `stride` is how many new tokens a window of the model's context asks for, by default half the context; the context
-    itself gives disjoint windows. Characters that the tokenizer has never seen are read as its unknown one, and counted
-    in the result. Raises JslmError for an empty text and a stride outside 1 to the context.
+    It is read as `LanguageModel.as_read` has it, and bytes and characters are those of what is read: the figures are
+    the same however a file writes its line breaks. `stride` is how many new tokens a window of the model's context
+    asks for, by default half the context; the context itself gives disjoint windows. Characters that the tokenizer has
+    never seen are read as its unknown one, and counted in the result. Raises JslmError for an empty text and a stride
+    outside 1 to the context.
     """
-    ids = np.asarray(model.tokenizer.encode_batch([text])[0], np.int64)
-    if not ids.size:
+    texts = [model.as_read(each) for each in ([text] if isinstance(text, str) else text)]
+    documents = [np.asarray(ids, np.int64) for ids in model.tokenizer.encode_batch(texts)]
+    if not any(ids.size for ids in documents):
         raise JslmError(f"{where}: empty; expected text to measure the model on")
-    unknown = set(model.tokenizer.unknown_characters(text))
-    nats, tokens, context, stride = _sum(model, [ids], stride, batch_tokens)
-    return TextLoss(
-        nats, tokens, len(text.encode()), len(text), context, stride, 1, sum(map(text.count, unknown)) if unknown else 0
-    )
+    unknown = sum(each.count(character) for each in texts for character in model.tokenizer.unknown_characters(each))
+    nats, tokens, context, stride = _sum(model, [ids for ids in documents if ids.size], stride, batch_tokens)
+    utf8_bytes = sum(len(each.encode("utf-8", "surrogatepass")) for each in texts)
+    return TextLoss(nats, tokens, utf8_bytes, sum(map(len, texts)), context, stride, len(texts), unknown)
 
 
 def split_loss(
@@ -107,17 +120,32 @@ def split_loss(
     return TextLoss(nats, tokens, byte_count, characters, context, stride, len(file.offsets) - 1)
 
 
-def read_text(path: str | Path) -> str:
-    """A UTF-8 file as it is, line breaks included. Raises JslmError where it is absent, empty or not UTF-8."""
-    try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise JslmError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise JslmError(f"{path}: not UTF-8 text (byte {error.start:,}); convert it, for instance with iconv") from None
-    if not text:
+def read_text(path: str | Path, data: DataConfig | None = None) -> list[str]:
+    """The documents of a text file as a corpus of these settings would have them: the readers and cleaners of training.
+
+    Of `data`, `separator` and `cleaners` count; what the latter change of the size is said on the log. Raises JslmError
+    where the file is absent, empty, no text, or nothing of it is left.
+    """
+    data = data or DataConfig()
+    # The encoding is this file's, and how records were read has no bearing on a text.
+    config = DataConfig(format="text", separator=data.separator, cleaners=data.cleaners)
+    before, after = 0, []
+    for text, source in read_file(InputFile(str(path), 0), config):
+        before += len(text)
+        cleaned = clean_document(Document(text, source), config).text
+        if cleaned and not cleaned.isspace():
+            after.append(cleaned)
+    if not before:
         raise JslmError(f"{path}: empty; expected text")
-    return text
+    names = ", ".join(data.cleaners)
+    if not after:
+        raise JslmError(
+            f"{path}: nothing is left of its {before:,} characters"
+            + (f" after data.cleaners ({names}) of the model; data.cleaners=[] reads it as it is" if names else "")
+        )
+    if (left := sum(map(len, after))) != before and names:
+        _log.info("%s: read as in training, %s: %s of %s characters", path, names, f"{left:,}", f"{before:,}")
+    return after
 
 
 def _sum(

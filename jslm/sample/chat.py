@@ -33,6 +33,7 @@ class Chat:
 
     def prompt_ids(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """What the model reads before it answers, as in training. Raises JslmError where the template refuses."""
+        messages = [{**message, "content": self._model.as_read(message["content"])} for message in messages]
         return self._template.prompt_ids(messages, starts_document=self._starts) or [self._model.tokenizer.bos_id]
 
     @property

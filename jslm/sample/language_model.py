@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float32, Key
 
 from jslm.config import Config, MeshConfig
+from jslm.data.as_read import as_read
 from jslm.errors import JslmError
 from jslm.model import Params, compute_dtype, decoding_params, unstack_layers
 from jslm.parallel import make_mesh
@@ -222,10 +223,14 @@ class LanguageModel:
             logits = all_logits(self.weights, padded, config=self.config.model, dtype=self.dtype)
         return np.asarray(logits)[:, :length]
 
+    def as_read(self, text: str) -> str:
+        """A text as the model reads it, which is as its training data had it: see `jslm.data.as_read`."""
+        return as_read(text, self.config.data.cleaners)
+
     def row(self, prompt: str, sample: int, options: Options) -> Row:
         """The row of one sample, before its first token. Raises JslmError where its prompt does not fit."""
         tokenizer, context = self.tokenizer, self.config.model.context_length
-        ids = tokenizer.encode(prompt)
+        ids = tokenizer.encode(self.as_read(prompt))
         if len(ids) > context - 1 and not (options.sliding_window and context > 1):
             raise JslmError(
                 f"prompt is {len(ids)} tokens, the context of this model is {context}; "
@@ -246,7 +251,7 @@ class LanguageModel:
         return row
 
     def _warn_of_unknown(self, prompt: str) -> None:
-        if unknown := self.tokenizer.unknown_characters(prompt):
+        if unknown := self.tokenizer.unknown_characters(self.as_read(prompt)):
             shown = ", ".join(map(repr, unknown[:10])) + (", ..." if len(unknown) > 10 else "")
             _log.warning("prompt: the tokenizer has never seen %s; the model reads an unknown character there", shown)
 

@@ -20,6 +20,8 @@ _CHANGEABLE = (
     "model.rope_scaling.",
     "model.dtype",
     "model.attention",
+    # How a text that is evaluated is read, and the characters of prompts.
+    "data.cleaners",
     "sample.",
 )
 _log = logging.getLogger("jslm")

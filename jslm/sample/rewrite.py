@@ -91,7 +91,7 @@ class _Work:
 
     def tokens(self, sentence: str) -> int:
         """Of its prompt."""
-        return len(self.model.tokenizer.encode(rewrite_prompt(self.model.config.data, sentence)))
+        return len(self.model.tokenizer.encode(self.model.as_read(rewrite_prompt(self.model.config.data, sentence))))
 
     def write(self, sentences: list[str]) -> list[Row]:
         """A finished row a sentence."""
@@ -135,7 +135,7 @@ def _rewrites(work: _Work, sentences: Iterable[str]) -> Iterator[Rewrite]:
                 _log.warning(
                     "%s %d: %d tokens, the context of this model is %d; left unchanged", where, number, tokens, context
                 )
-            elif unknown := work.model.tokenizer.unknown_characters(core):
+            elif unknown := work.model.tokenizer.unknown_characters(work.model.as_read(core)):
                 shown = ", ".join(map(repr, unknown[:10])) + (", ..." if len(unknown) > 10 else "")
                 _log.warning("%s %d: the tokenizer has never seen %s; left unchanged", where, number, shown)
             elif (end := _prompt_end(work.model.config.data)) in core:

@@ -47,7 +47,7 @@ class _Answer:
             raise ApiError(400, "max_tokens = 0 without echo asks for nothing", param="max_tokens")
         self._body = body
         self._served = served
-        self._prompts = _prompts(body)
+        self._prompts = _prompts(body, served)
         self._id = f"cmpl-{uuid.uuid4().hex}"
         self._created = int(time.time())
 
@@ -128,13 +128,14 @@ class _Answer:
         }
 
 
-def _prompts(body: CompletionRequest) -> list[str] | list[list[int]]:
+def _prompts(body: CompletionRequest, served: ServedModel) -> list[str] | list[list[int]]:
+    """The prompts as the model reads them: `echo` and the offsets of its tokens are about the same text."""
     prompt = body.prompt
     if isinstance(prompt, str):
-        return [prompt]
+        return [served.model.as_read(prompt)]
     if isinstance(prompt[0], int):
         return [prompt]
-    return prompt
+    return [served.model.as_read(each) if isinstance(each, str) else each for each in prompt]
 
 
 def _moved(tokens: Sequence[Token], by: int) -> list[Token]:

@@ -67,6 +67,7 @@ class ServedModel:
         """The row of a prompt: text as jslm.sample reads it, or ids as they are. Raises ApiError where it is too long
         or has an id outside the vocabulary."""
         if isinstance(prompt, str):
+            prompt = self.model.as_read(prompt)
             self.check_length(prompt)
             try:
                 row = self.model.row(prompt, number, options)
@@ -114,7 +115,7 @@ class ServedModel:
                 row = self.row(prompt, number, options)
                 lead = 0
                 if scores_prompt and isinstance(prompt, str):
-                    lead = len(row.ids) - len(self.model.tokenizer.encode(prompt))
+                    lead = len(row.ids) - len(self.model.tokenizer.encode(self.model.as_read(prompt)))
                 found.append(Sample(row, options, scores_prompt=scores_prompt, lead=lead, labels=labels, **more))
         return found
 

@@ -124,6 +124,7 @@ def test_impossible_combination_names_the_file(toml: Path) -> None:
     [
         ("[data]\nstride = 8\npacking = 'documents'", "data.stride = 8 is for data.packing = 'windows'"),
         ("[data]\nstride = 300", "data.stride = 300 is over model.context_length = 256"),
+        ('[data]\nseparator = "\\r\\n"', r"data.separator = '\r\n' has a carriage return, and text is read"),
         ("[data]\nmixture = [{dir = 'a'}]\ndir = 'b'", "data.mixture is in place of data.source and data.dir"),
         ("[data]\nmixture = [{dir = 'a'}]\nsource = 'b'", "data.mixture is in place of data.source and data.dir"),
         ("[data]\nmixture = [{dir = 'a'}, {dir = 'a/'}]", "data.mixture: 'a' is there twice"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 from pathlib import Path
@@ -10,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jslm.config import DataConfig
+from jslm.data.as_read import as_read
+from jslm.data.cleaners import CLEANERS
 from jslm.data.documents import input_size, parse_stories, read_documents
 from jslm.data.readers import text as text_reader
 from jslm.errors import JslmError
@@ -33,6 +36,30 @@ def test_a_text_file_is_one_document_with_only_its_newlines_changed(tmp_path: Pa
     (document,) = read_documents(DataConfig(source=str(path)))
     assert document.text == "  Où\nça?\nLà. \ufeff\t\n\n"
     assert (document.source, document.bits) == (str(path), None)
+
+
+@given(st.text(st.sampled_from("aé\u0301\u00a0\u200b\u2028😀\ufeff\r\n "), max_size=20))
+def test_a_stretch_of_text_is_read_as_a_file_of_it_is(text: str) -> None:
+    decoded = "".join(text_reader.decode(io.BytesIO(text.encode()), "a.txt"))
+    assert as_read(text) == decoded.lstrip("\ufeff") == as_read(as_read(text))
+    cleaned = as_read(text, ["normalize"])
+    # But for white space, which a prompt may begin and end with.
+    assert cleaned.split() == CLEANERS["normalize"](decoded).text.split()
+    assert as_read(cleaned, ["normalize"]) == cleaned
+
+
+def test_records_are_read_with_the_line_breaks_of_files(tmp_path: Path) -> None:
+    said = [{"role": "user", "content": "e\r\nf"}, {"role": "assistant", "content": "g\rh"}]
+    record = {"text": "a\r\nb", "rejected": "c\rd", "messages": said}
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps(record), "utf-8")
+    assert texts(path) == ["a\nb"]
+    assert texts(path, template="{text}\t{rejected}") == ["a\nb\tc\nd"]
+    settings = {"template": "\t{text}", "prompt_end": "\t", "rejected": "rejected"}
+    (document,) = read_documents(DataConfig(source=str(path), **settings))
+    assert (document.text, document.rejected) == ("\ta\nb", "c\nd")
+    (conversation,) = texts(path, messages="messages")
+    assert [message["content"] for message in json.loads(conversation)] == ["e\nf", "g\nh"]
 
 
 @given(st.text(st.sampled_from("aé😀\r\n"), max_size=40), st.integers(1, 7))
@@ -84,11 +111,11 @@ def test_a_file_named_twice_is_read_once(tmp_path: Path) -> None:
     assert input_size(config) == (1, 2001)
 
 
-def test_jsonl_is_a_document_a_line_kept_as_it_is(tmp_path: Path) -> None:
+def test_jsonl_is_a_document_a_line_with_only_its_newlines_changed(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     lines = [json.dumps({"body": text}) for text in ("one\r\n", " zwei ü\u2028", "😀")]
     path.write_bytes(("\ufeff" + "\r\n\n".join(lines)).encode())
-    assert texts(path, text_field="body") == ["one\r\n", " zwei ü\u2028", "😀"]
+    assert texts(path, text_field="body") == ["one\n", " zwei ü\u2028", "😀"]
     assert texts(path, format="text")[0].startswith('{"body"')
 
 

@@ -200,13 +200,48 @@ def test_bad_input(model: LanguageModel, data: Path, tmp_path: Path, make_model:
         split_loss(make_model(CharTokenizer(set("abc"))), data, "val")
     for name, content, message in (
         ("empty.txt", b"", "empty; expected text"),
-        ("latin.txt", b"caf\xe9", r"not UTF-8 text \(byte 3\)"),
+        ("blank.txt", b" \r\n", "nothing is left of its 2 characters$"),
+        ("binary.txt", b"caf\xe9\x00", "not text that can be read: not UTF-8"),
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(JslmError, match=rf"{name}: {message}"):
             read_text(tmp_path / name)
     with pytest.raises(JslmError, match=r"absent.txt: cannot be read: No such file"):
         read_text(tmp_path / "absent.txt")
+
+
+@pytest.mark.parametrize("break_", ["\r\n", "\r"])
+def test_a_text_is_measured_as_training_reads_it(
+    model: LanguageModel, make_model: Callable[..., LanguageModel], tmp_path: Path, break_: str
+) -> None:
+    text = "The dog saw\nthe café,\n\nand then the cat.\n" * 3
+    expected = text_loss(model, text)
+    path = tmp_path / "text.txt"
+    path.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", break_).encode())
+    assert text_loss(model, read_text(path)) == text_loss(model, text.replace("\n", break_)) == expected
+    path.write_bytes(text.replace("\n", break_).encode("cp1252"))
+    assert text_loss(model, read_text(path)) == expected
+    assert expected.bytes == len(text.encode())
+
+
+def test_a_text_goes_through_the_cleaners_and_separator_of_the_model(
+    make_model: Callable[..., LanguageModel], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = make_model(data={"cleaners": ["emphasis", "normalize"], "separator": "<|sep|>"})
+    path = tmp_path / "text.txt"
+    path.write_text("A _cafe\u0301_.  \n\n\n\nA cat. <|sep|>\nTwo.\n<|sep|>", "utf-8", newline="\r\n")
+    with caplog.at_level("INFO"):
+        documents = read_text(path, model.config.data)
+    assert documents == ["A café.\n\nA cat.", "Two."]
+    assert "text.txt: read as in training, emphasis, normalize: 19 of 26 characters" in caplog.text
+    found = text_loss(model, documents)
+    assert (found.documents, found.bytes, found.tokens) == (2, 20, 20)
+    assert found.nats == pytest.approx(sum(text_loss(model, each).nats for each in documents), rel=1e-6)
+    path.write_text("\u200b\u200b", "utf-8")
+    with pytest.raises(JslmError, match=r"nothing is left of its 2 .* \(emphasis, normalize\) of the model; data.clea"):
+        read_text(path, model.config.data)
+    # The advice.
+    assert read_text(path) == ["\u200b\u200b"]
 
 
 def test_logits_that_are_not_finite_are_an_error(

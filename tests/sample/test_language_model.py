@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import functools
 import logging
 import os
@@ -19,7 +20,7 @@ import jslm.sample.language_model as language_model
 from jslm.config import ModelConfig
 from jslm.errors import JslmError
 from jslm.model import Params, apply_decoder, logits_from_hidden
-from jslm.sample import LanguageModel
+from jslm.sample import LanguageModel, resolve_options
 from jslm.tokenizer import ByteTokenizer, CharTokenizer
 
 CONTEXT = 64
@@ -55,6 +56,18 @@ def naive_greedy(model: LanguageModel, ids: list[int], count: int, window: bool 
 
 def start(text: str) -> list[int]:
     return [EOT, *text.encode()]
+
+
+def test_prompts_are_read_as_the_training_data_was(model: LanguageModel) -> None:
+    options = resolve_options(model.config.sample)
+    assert model.row("\ufeffa\r\nb\rc ", 0, options).ids == start("a\nb\nc ")
+    assert model.generate("a\r\nb", seed=3) == model.generate("a\nb", seed=3)
+    data = model.config.data.model_copy(update={"cleaners": ["normalize"]})
+    normalized = copy.copy(model)
+    normalized.config = model.config.model_copy(update={"data": data})
+    # Composed, without the zero-width space; what a prompt ends with stays.
+    assert normalized.row("cafe\u0301\u200b\u00a0\n ", 0, options).ids == start("café \n ")
+    assert model.row("cafe\u0301 ", 0, options).ids == start("cafe\u0301 ")
 
 
 def test_greedy_is_the_argmax_of_the_full_forward(model: LanguageModel) -> None:

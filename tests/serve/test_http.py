@@ -32,6 +32,14 @@ def test_completion_is_what_generate_writes(site: Any, bytes_model: LanguageMode
     assert (answer.json["object"], answer.json["model"]) == ("text_completion", "bytes")
 
 
+def test_line_breaks_of_a_prompt_are_read_as_in_training(site: Any) -> None:
+    body = {"seed": 5, "max_tokens": 5, "echo": True, "logprobs": 1}
+    answers = [site.complete(prompt=prompt, **body).json for prompt in ("a\nb", "a\r\nb", ["a\rb"])]
+    assert answers[0]["choices"] == answers[1]["choices"] == answers[2]["choices"]
+    assert answers[1]["choices"][0]["text"].startswith("a\nb")
+    assert answers[1]["usage"]["prompt_tokens"] == answers[0]["usage"]["prompt_tokens"]
+
+
 def test_without_a_seed_texts_differ(site: Any) -> None:
     texts = {site.complete(prompt="a", max_tokens=20).json["choices"][0]["text"] for _ in range(3)}
     assert len(texts) == 3

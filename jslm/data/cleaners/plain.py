@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 
+from jslm.data.as_read import plain_characters, without_control
 from jslm.data.cleaners.base import Cleaned, Tally
 from jslm.data.readers.markup import html_to_text
 from jslm.data.readers.problems import need
 
-# Control characters but tab and LF, and characters without width or meaning of their own. Zero-width joiners stay:
-# Persian, Hindi and emoji need them. Form feeds and the like are white space, and become line breaks.
-_CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u200b\u2060\ufeff\ufffe\uffff]")
-_LINE_BREAK = re.compile("\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
-_SPACE = re.compile("[\xa0\u2000-\u200a\u202f\u205f\u3000]")
 _LINE_END = re.compile(r"(?<![ \t])[ \t]++(?=\n|\Z)")
 _BLANK_LINES = re.compile(r"\n{3,}")
 # Typists put two spaces behind a sentence. More of them, or elsewhere, may line up a table.
@@ -32,12 +27,10 @@ def normalize(text: str) -> Cleaned:
     Indentation and runs of spaces inside lines stay: tables and verse need them.
     """
     removed = Tally()
-    if not text.isascii():
-        composed = unicodedata.normalize("NFC", text)
-        removed.add("composed characters", len(text) - len(composed))
-        text = _SPACE.sub(" ", composed)
-    text = _LINE_BREAK.sub("\n", text)
-    text = removed.cut(_CONTROL, "control characters", text)
+    printable = without_control(text)
+    removed.add("control characters", len(text) - len(printable))
+    text = plain_characters(printable)
+    removed.add("composed characters", len(printable) - printable.count("\r\n") - len(text))
     length = len(text)
     # Looking for what the patterns need is much quicker than the patterns.
     if " \n" in text or "\t\n" in text:

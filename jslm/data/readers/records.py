@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 
 from jslm.config import DataConfig
+from jslm.data.as_read import as_read
 from jslm.data.chat import splitter
 from jslm.data.conversations import conversation_text
 from jslm.data.pairs import border, template_parts
@@ -85,6 +86,7 @@ class Columns:
             text = record[self.names[0]]
             if not isinstance(text, str):
                 raise JslmError(f"{where}: key {self.names[0]!r} holds {type(text).__name__}; expected a string")
+            text = as_read(text)
         else:
             pieces = [
                 literal + (_part(record[name], name, where) if name is not None else "")
@@ -275,7 +277,7 @@ def _part(value: Any, name: str, where: str) -> str:
     if value is None:
         return ""
     if isinstance(value, (str, int, float)):
-        return str(value)
+        return as_read(str(value))
     raise JslmError(f"{where}: key {name!r} holds {type(value).__name__}; a template takes text and numbers")
 
 
