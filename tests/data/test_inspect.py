@@ -225,7 +225,7 @@ def test_escape_sequences_are_shown_and_not_obeyed() -> None:
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = prepared(tmp_path / "run" / "data", TRAIN, [])
     html = tmp_path / "page.html"
-    # The folder of the run does as well as the one in it.
+    # A folder around the data does as well.
     assert main(["inspect", str(tmp_path / "run"), "--html", str(html), "--context-length", "16"]) == 0
     out = capsys.readouterr().out
     assert f"{folder}: byte of 257 entries" in out
@@ -240,6 +240,71 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert out.count("--- row") == 1
 
 
+def test_a_token_is_shown_as_it_is_spelled(tmp_path: Path) -> None:
+    lines = list(fact_lines(collect_facts(prepared(tmp_path, ["aaa"], []), frequent=1), color=False))
+    assert "             3  75.00%       97 'a'" in lines
+
+
+def run_folder(path: Path, config: str) -> Path:
+    path.mkdir(parents=True)
+    (path / "config.toml").write_text(config, "utf-8")
+    return path
+
+
+def test_a_run_shows_what_it_was_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = 'seed = 7\ndata.packing = "documents"\nmodel.context_length = 12\n'
+    prepared(Path("prepared", "mine"), TRAIN, [])
+    run = run_folder(Path("runs", "mine"), settings + 'data.dir = "prepared/mine"\n')
+    assert main(["inspect", str(run)]) == 0
+    out = capsys.readouterr().out
+    assert "prepared/mine: byte of 257 entries" in out
+    # As the run has them, where nothing is said.
+    assert re.findall(r"data.packing = .*", out) == ["data.packing = documents, 2 row(s) of 12"]
+    assert main(["inspect", "prepared/mine", "--seed", "7", "--packing", "documents", "--context-length", "12"]) == 0
+    assert capsys.readouterr().out == out
+    # A run that holds its data, and was moved since.
+    prepared(Path("runs", "old", "data"), TRAIN, [])
+    Path("runs", "old", "config.toml").write_text('run_dir = "runs/elsewhere"\n', "utf-8")
+    assert main(["inspect", "runs/old", "--context-length", "5"]) == 0
+    assert "runs/old/data: byte" in (out := capsys.readouterr().out)
+    assert "2 row(s) of 5" in out
+
+
+def test_a_run_on_a_mixture_shows_each_corpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("one", "two"):
+        prepared(Path(name), TRAIN, [])
+    run = run_folder(Path("run"), 'data.mixture = [{dir = "one", weight = 1}, {dir = "two", weight = 3}]\n')
+    assert main(["inspect", str(run)]) == 0
+    out = capsys.readouterr().out
+    assert [line.split(":")[0] for line in out.splitlines() if "fingerprint" in line] == ["one", "two"]
+    assert main(["inspect", str(run), "--html", "page.html"]) == 2
+    assert "trained on 2; give one of their folders: one, two" in capsys.readouterr().err
+    assert main(["inspect", "two", "--html", "page.html"]) == 0
+
+
+def test_a_run_whose_data_is_gone_says_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    prepared(Path("kept"), TRAIN, [])
+    run = run_folder(Path("run"), 'data.dir = "kept"\n')
+    Path("below").mkdir()
+    monkeypatch.chdir("below")
+    assert main(["inspect", f"../{run}"]) == 2
+    error = capsys.readouterr().err
+    assert "../run: its data was prepared in kept, and there is none there, seen from" in error
+    # Both ways out that it names.
+    assert main(["inspect", "../kept"]) == 0
+    monkeypatch.chdir(tmp_path)
+    assert main(["inspect", "run"]) == 0
+
+
 def test_a_corpus_of_one_token_has_no_batch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(prepared(tmp_path, [""], []))]) == 0
     assert "--- row" not in capsys.readouterr().out
@@ -250,7 +315,7 @@ def test_a_corpus_of_one_token_has_no_batch(tmp_path: Path, capsys: pytest.Captu
     ("arguments", "message"),
     [
         (["inspect", "nowhere"], "nowhere: no such folder"),
-        (["inspect", "."], "holds no prepared data; run python -m jslm.prepare"),
+        (["inspect", "."], "neither prepared data (no meta.json) nor a run (no config.toml)"),
         (["inspect", "file"], "file: is a file; give the folder"),
         (["inspect", "good", "--rows", "0"], "--rows 0; expected 1 or more"),
         (["inspect", "cut"], "train.bin: expected 130 bytes, found 60"),

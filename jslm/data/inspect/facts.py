@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
+from jslm.config import Config, load_config
 from jslm.data.token_file import META_NAME, SPLITS, Split, TokenFile, open_tokens, verify
 from jslm.errors import JslmError
 from jslm.tokenizer import Tokenizer, load_tokenizer
 
 TOKENIZER_NAME = "tokenizer.json"
+RUN_CONFIG = "config.toml"
+_EXPECTED = f"give the folder that python -m jslm.prepare wrote, with {META_NAME}, or that of a run"
 # Tokens counted at a time, so that a file of any size takes the memory of this many.
 _CHUNK = 1 << 22
 # A novel need not be decoded whole for its first lines.
@@ -84,31 +87,52 @@ class FolderFacts:
     splits: list[SplitFacts]
 
 
+def prepared_folders(folder: str | Path) -> tuple[list[Path], Config | None]:
+    """The prepared folders that `folder` stands for, and the run's config where it is the folder of a run.
+
+    A run has one folder of data, or those of its mixture: beside its config, or where `data.dir` says, seen from the
+    current folder. Raises JslmError: no such folder, a file, neither prepared data nor a run, a run whose data is not
+    there.
+    """
+    path = Path(folder)
+    if not path.exists():
+        raise JslmError(f"{path}: no such folder; {_EXPECTED}")
+    if not path.is_dir():
+        raise JslmError(f"{path}: is a file; {_EXPECTED}")
+    if (path / META_NAME).exists():
+        return [path], None
+    inside = path / "data"
+    if not (path / RUN_CONFIG).is_file():
+        if (inside / META_NAME).exists():
+            return [inside], None
+        raise JslmError(f"{path}: neither prepared data (no {META_NAME}) nor a run (no {RUN_CONFIG}); {_EXPECTED}")
+    config = load_config(path / RUN_CONFIG)
+    named = [corpus.dir for corpus in config.data.mixture] or [config.data.dir]
+    # Without data.dir the data is in the run's folder, which may be another by now than run_dir says.
+    folders = [Path(name) if name else inside for name in named]
+    for found in folders:
+        if not (found / META_NAME).is_file():
+            raise JslmError(
+                f"{path}: its data was prepared in {found}, and there is none there, seen from {Path.cwd()}; go to the "
+                "folder where it was trained, or give the folder where its data is now, with meta.json"
+            )
+    return folders, config
+
+
 def collect_facts(folder: str | Path, *, frequent: int = 20, samples: int = 3, seed: int = 0) -> FolderFacts:
-    """Counts what is in a prepared folder, or in the `data` folder of a run.
+    """Counts what is in a prepared folder.
 
     `frequent` tokens and `samples` documents a split are listed; `seed` chooses the documents. Memory: a few megabytes
     and 8 bytes a document.
 
     Raises JslmError: no prepared data, damaged or missing files, another tokenizer than the tokens were made with.
     """
-    path = _data_folder(Path(folder))
+    path = Path(folder)
     meta = verify(path, check_sha=False)
     tokenizer = load_tokenizer(path / TOKENIZER_NAME)
     verify(path, tokenizer.fingerprint, check_sha=False)
     splits = [_split_facts(path, split, tokenizer, frequent, samples, seed) for split in SPLITS]
     return FolderFacts(path, meta, tokenizer, splits)
-
-
-def _data_folder(folder: Path) -> Path:
-    if not folder.exists():
-        raise JslmError(
-            f"{folder}: no such folder; give the folder that python -m jslm.prepare wrote, with {META_NAME}"
-        )
-    if not folder.is_dir():
-        raise JslmError(f"{folder}: is a file; give the folder that python -m jslm.prepare wrote, with {META_NAME}")
-    inside = folder / "data"
-    return inside if not (folder / META_NAME).exists() and (inside / META_NAME).exists() else folder
 
 
 def _split_facts(

@@ -76,7 +76,8 @@ def _split_lines(split: SplitFacts, tokenizer: Tokenizer, color: bool) -> Iterat
     yield ""
     yield _paint(f"{split.split}: most frequent tokens", _BOLD, color)
     for entry in split.frequent:
-        yield f"{entry.count:>14,} {entry.count / split.tokens:>7.2%} {entry.token:>8} {'{visible(entry.spelling)}'}"
+        spelling = f"'{visible(entry.spelling)}'"
+        yield f"{entry.count:>14,} {entry.count / split.tokens:>7.2%} {entry.token:>8} {spelling}"
     for sample in split.samples:
         yield ""
         yield _paint(f"{split.split}: document {sample.number:,}, {sample.tokens:,} token(s)", _BOLD, color)
