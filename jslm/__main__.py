@@ -19,6 +19,7 @@ VERBS = {
     "evaluate": "loss, bits per byte, benchmarks, rewriting and samples of models, side by side",
     "sweep": "many runs of one config with some keys changed",
     "convert": "models in from other programs, and out to them",
+    "configs": "the presets and recipes that come with jslm, for --config",
     "config": "the reference of every configuration key",
 }
 

@@ -27,7 +27,11 @@ _LESS_MEMORY = {
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds `--config FILE`, positional `section.key=value` overrides, `--print-config` and `--debug`."""
     parser.add_argument(
-        "--config", required=True, metavar="FILE", help="TOML file of the run, such as configs/quickstart.toml"
+        "--config",
+        required=True,
+        metavar="FILE",
+        help="TOML file of the run, or the name of a preset that comes with jslm, such as quickstart (jslm configs "
+        "lists them)",
     )
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that override the file's")
     parser.add_argument("--print-config", action="store_true", help="print the resolved config as TOML and stop")

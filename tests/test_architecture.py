@@ -14,14 +14,14 @@ MAX_LINES = 450
 
 # A part may import itself and parts of a lower layer; parts of one layer don't know of each other.
 LAYERS = (
-    {"errors"},
+    {"errors", "installation"},
     {"config", "files"},
     {"tokenizer", "parallel"},
     {"model"},
     {"data", "checkpoint"},
     {"run_folder"},
     {"cli"},
-    {"prepare", "train", "sample", "evaluate", "convert", "plan", "serve", "sweep"},
+    {"prepare", "train", "sample", "evaluate", "convert", "plan", "serve", "sweep", "configs"},
 )
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
 VERBS = LAYERS[-1]

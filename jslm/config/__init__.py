@@ -17,6 +17,7 @@ from jslm.config.load import (
     load_config,
     parse_overrides,
 )
+from jslm.config.presets import describe, preset_files
 from jslm.config.schema import (
     CheckpointConfig,
     ConditionConfig,
@@ -54,6 +55,8 @@ __all__ = [
     "apply_overrides",
     "config_from_dict",
     "config_to_toml",
+    "describe",
     "load_config",
     "parse_overrides",
+    "preset_files",
 ]

@@ -12,6 +12,7 @@ from typing import Any, TypeGuard, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from jslm.config.presets import find_config, preset_files
 from jslm.config.schema import Config
 from jslm.errors import JslmError
 
@@ -21,10 +22,11 @@ _ITEM = re.compile(r"\[\d+\]")
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     """Reads a TOML file, applies `section.key=value` overrides, and validates.
 
+    Where `path` is no file, it may name a preset that comes with jslm, as `quickstart`, or a recipe, as `data/books`.
     Raises JslmError naming the file and the key: unreadable file, bad TOML, unknown key (with the nearest known one),
     wrong type, impossible combination.
     """
-    path, overrides = Path(path), list(overrides)
+    path, overrides = find_config(path), list(overrides)
     try:
         # utf-8-sig: some editors on Windows begin a file with a byte-order mark, which TOML does not allow.
         values = tomllib.loads(path.read_text("utf-8-sig"))
@@ -212,8 +214,15 @@ def _leaf_types() -> dict[str, Any]:
 
 
 def _nearby(path: Path) -> str:
-    if not path.parent.is_dir():
-        return ""
-    names = [p.name for p in path.parent.glob("*.toml")]
+    presets = preset_files()
+    for name, file in presets.items():
+        # configs/quickstart.toml, as the documentation has it, away from the repository.
+        if path.parts[-2:] == file.parts[-2:]:
+            return f"; that of jslm is --config {name}"
+    if not path.suffix:
+        close = difflib.get_close_matches(str(path), presets, n=1)
+        advice = f"did you mean {close[0]}?" if close else "jslm configs lists them"
+        return f", nor a preset of jslm; {advice}"
+    names = [p.name for p in path.parent.glob("*.toml")] if path.parent.is_dir() else []
     close = difflib.get_close_matches(path.name, names, n=1)
     return f"; did you mean {path.parent / close[0]}?" if close else ""

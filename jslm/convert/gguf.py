@@ -16,6 +16,7 @@ from jslm.convert.bundle import Bundle, Format
 from jslm.convert.gguf_header import MAGIC, ArrayLength, Header, read_header
 from jslm.errors import JslmError
 from jslm.files import whole_file
+from jslm.installation import install_command
 
 if TYPE_CHECKING:
     from gguf import GGMLQuantizationType, GGUFWriter
@@ -73,7 +74,7 @@ def write(bundle: Bundle, path: Path, dtype: str) -> None:
     try:
         from gguf import GGMLQuantizationType, GGUFWriter, quantize
     except ImportError:
-        raise JslmError("writing GGUF needs the package gguf: pip install 'jslm[convert]'") from None
+        raise JslmError(f"writing GGUF needs the package gguf: {install_command('convert')}") from None
     from jslm.convert.gguf_model import choose_architecture, model_tensors, write_hyperparameters
     from jslm.convert.gguf_vocabulary import write_vocabulary
 

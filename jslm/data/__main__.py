@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--step", type=int, default=0, metavar="N", help="which batch (default 0, the first)")
     parser.add_argument("--samples", type=int, default=3, metavar="N", help="sample documents a split (default 3)")
     parser.add_argument("--tokens", type=int, default=20, metavar="N", help="frequent tokens a split (default 20)")
-    parser.add_argument("--seed", type=int, metavar="N", help="of the samples and of the batch (default: the run's, or 0)")
+    parser.add_argument("--seed", type=int, metavar="N", help="of samples and batch (default: the run's, or 0)")
     add_debug_argument(parser)
     return parser
 

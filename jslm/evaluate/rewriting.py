@@ -15,6 +15,7 @@ from jslm.config import DataConfig
 from jslm.data.pairs import shown_prompt
 from jslm.errors import JslmError
 from jslm.evaluate.questions import read_records, text_of
+from jslm.installation import install_command
 
 if TYPE_CHECKING:
     from jslm.sample import LanguageModel
@@ -54,7 +55,7 @@ def read_pairs(path: Path) -> list[RewritePair]:
 def require_sacrebleu() -> None:
     """Raises JslmError where sacrebleu is not installed."""
     if importlib.util.find_spec("sacrebleu") is None:
-        raise JslmError("rewriting is measured with sacrebleu; install it: pip install 'jslm[eval]'")
+        raise JslmError(f"rewriting is measured with sacrebleu; install it: {install_command('eval')}")
 
 
 def rewrite_quality(model: LanguageModel, pairs: Sequence[RewritePair]) -> dict[str, Any]:

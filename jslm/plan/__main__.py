@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
         "--topology",
         required=True,
         metavar="NAME",
-        help="a TPU slice of up to 512 chips (v5e:2x4, v5p:2x2x1, v6e:16x16; needs jslm[plan]), or cpu, or gpu",
+        help="a TPU slice of up to 512 chips (v5e:2x4, v5p:2x2x1, v6e:16x16; needs the extra plan), or cpu, or gpu",
     )
     parser.add_argument(
         "--search", action="store_true", help="try meshes, micro-batches and remat policies; print the best few"

@@ -9,6 +9,7 @@ import re
 import jax
 
 from jslm.errors import JslmError
+from jslm.installation import install_command
 
 _CHIPS = ("v5e", "v5p", "v6e")
 _MOST_CHIPS = 512
@@ -53,11 +54,11 @@ def topology_devices(text: str) -> list[jax.Device]:
             return list(jax.devices(text))
         except RuntimeError:
             raise JslmError(
-                f"--topology {text}: JAX finds no such device here; install jslm[cuda13] on a machine with a GPU, or "
-                "plan for another topology"
+                f"--topology {text}: JAX finds no such device here; plan for another topology, or, on a machine with "
+                f"a GPU, {install_command('cuda13')}"
             ) from None
     if importlib.util.find_spec("libtpu") is None:
-        raise JslmError(f"--topology {text}: needs the TPU compiler (libtpu); install it with pip install 'jslm[plan]'")
+        raise JslmError(f"--topology {text}: needs the TPU compiler (libtpu); install it: {install_command('plan')}")
     for name, value in _LIBTPU.items():
         os.environ.setdefault(name, value)
     from jax.experimental import topologies

@@ -9,6 +9,7 @@ from typing import Any
 
 import jslm
 from jslm.errors import JslmError
+from jslm.installation import install_command
 
 CONNECT_SECONDS = 20
 
@@ -28,7 +29,7 @@ def open_cluster(
     except ImportError:
         raise JslmError(
             f"prepare.executor = {address!r} needs the package distributed, which is not installed: "
-            "pip install 'jslm[dask]'"
+            f"{install_command('dask')}"
         ) from None
     try:
         client = distributed.Client(address, timeout=CONNECT_SECONDS, set_as_default=False)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from jslm.cli import add_debug_argument, run_verb
 from jslm.errors import JslmError
+from jslm.installation import install_command
 from jslm.serve.limits import Limits
 
 _KEY_VARIABLE = "JSLM_SERVE_KEY"
@@ -62,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(args: argparse.Namespace) -> int:
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        raise JslmError(f"serving needs {', '.join(missing)}: pip install 'jslm[serve]'")
+        raise JslmError(f"serving needs {', '.join(missing)}: {install_command('serve')}")
     if not 0 <= args.port < 2**16:
         raise JslmError(f"--port {args.port}: expected 0 to 65535")
     # Written so that a NaN fails too.

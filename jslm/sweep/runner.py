@@ -15,6 +15,7 @@ from typing import Any
 from jslm.config import Config, apply_overrides, config_to_toml, load_config
 from jslm.errors import JslmError
 from jslm.files import write_text
+from jslm.installation import install_command
 from jslm.run_folder import RunFolder
 from jslm.sweep.report import write_report
 from jslm.sweep.space import Trial
@@ -135,7 +136,7 @@ def _run_all(commands: Sequence[tuple[str, list[str]]], folder: Path, executor: 
     try:
         import distributed
     except ImportError:
-        raise JslmError(f"--executor {executor} needs the package distributed: pip install 'jslm[dask]'") from None
+        raise JslmError(f"--executor {executor} needs the package distributed: {install_command('dask')}") from None
     try:
         client = distributed.Client(executor, timeout=20, set_as_default=False)
     except (OSError, ValueError) as error:

@@ -9,9 +9,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jslm.config import Config, apply_overrides, config_from_dict, config_to_toml, load_config, parse_overrides
+from jslm.config import (
+    Config,
+    apply_overrides,
+    config_from_dict,
+    config_to_toml,
+    describe,
+    load_config,
+    parse_overrides,
+    preset_files,
+)
 from jslm.config.load import sections
 from jslm.errors import JslmError
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -24,7 +35,7 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
-def error_of(path: Path, *overrides: str) -> str:
+def error_of(path: str | Path, *overrides: str) -> str:
     with pytest.raises(JslmError) as caught:
         load_config(path, overrides)
     message = str(caught.value)
@@ -187,6 +198,29 @@ def test_missing_file_suggests_a_neighbour(toml: Path) -> None:
     )
     assert error_of(toml.with_name("zzzzzzzzz.toml")).endswith(": no such config file")
     assert error_of(toml.parent / "absent" / "run.toml").endswith(": no such config file")
+
+
+def test_a_preset_goes_by_its_name_in_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_config("quickstart") == load_config(ROOT / "configs" / "quickstart.toml")
+    assert load_config("data/books", ["seed=3"]).data.dir == "data/books/gpt2"
+    assert error_of("configs/quickstart.toml") == (
+        "configs/quickstart.toml: no such config file; that of jslm is --config quickstart"
+    )
+    assert error_of("data/books/recipe.toml").endswith("; that of jslm is --config data/books")
+    assert error_of("quikstart") == "quikstart: no such config file, nor a preset of jslm; did you mean quickstart?"
+    assert error_of("zzzzzz") == "zzzzzz: no such config file, nor a preset of jslm; jslm configs lists them"
+    # A file of one's own is meant where there is one; a folder is not.
+    (tmp_path / "quickstart").mkdir()
+    assert load_config("quickstart").data.source == "stories:16MB"
+    (tmp_path / "quickstart").rmdir()
+    write(tmp_path / "quickstart", "seed = 9")
+    assert load_config("quickstart") == Config(seed=9)
+
+
+def test_every_preset_says_what_it_is_for() -> None:
+    said = {name: describe(file) for name, file in preset_files().items()}
+    assert {name: text for name, text in said.items() if not 10 < len(text) < 140} == {}
 
 
 # Overrides

@@ -176,7 +176,7 @@ def test_fingerprints_travel_between_processes() -> None:
 
 def test_without_the_library_one_line_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "rensa", None)
-    with pytest.raises(JslmError, match=r"data\.dedup\.near needs the package rensa.*pip install 'jslm\[data\]'"):
+    with pytest.raises(JslmError, match=r"data\.dedup\.near needs the package rensa.*pip install -e '/.*\[data\]'"):
         list(deduplicate(texts("a"), DedupConfig(near=0.8), DropReport()))
     assert list(deduplicate(texts("a"), DedupConfig(exact=True), DropReport())) == texts("a")
 

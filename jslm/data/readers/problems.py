@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from jslm.errors import JslmError
+from jslm.installation import install_command
 
 # Called for each unreadable file or record; where it returns, reading goes on behind the record or with the next file.
 OnBad = Callable[[JslmError], None]
@@ -24,4 +25,4 @@ def need(module: str, what: str, package: str = "") -> ModuleType:
         return importlib.import_module(module)
     except ImportError:
         name = package or module.split(".")[0]
-        raise JslmError(f"{what} needs the package {name}, which is not installed: pip install 'jslm[data]'") from None
+        raise JslmError(f"{what} needs the package {name}, which is not installed: {install_command('data')}") from None

@@ -1,0 +1,1 @@
+"""The verb `jslm configs`: the presets and recipes that come with jslm."""
