@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jslm.config import Config, config_to_toml, load_config
+from jslm.console import set_up_logging
 from jslm.errors import JslmError
 
 USER_ERROR = 2
@@ -62,8 +63,7 @@ def run_verb(
     args = parser.parse_intermixed_args(argv)
     if argv is None:
         _use_huge_pages()
-    logging.basicConfig(format="%(name)s: %(levelname)s: %(message)s", level=logging.WARNING)
-    logging.getLogger("jslm").setLevel(logging.INFO)
+    set_up_logging()
     # Orbax and Grain report routine work through absl's logger, and with a traceback what they then raise.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     try:

@@ -14,7 +14,7 @@ MAX_LINES = 450
 
 # A part may import itself and parts of a lower layer; parts of one layer don't know of each other.
 LAYERS = (
-    {"errors", "installation"},
+    {"errors", "installation", "console"},
     {"config", "files"},
     {"tokenizer", "parallel"},
     {"model"},
@@ -28,7 +28,7 @@ VERBS = LAYERS[-1]
 # The package itself hands out `jslm.load`, and `__main__` files are command lines: they stand above everything.
 ABOVE_ALL = {"jslm", "jslm.__main__"}
 
-ONE_DOOR = ("orbax", "grain", "tensorboardX")
+ONE_DOOR = ("orbax", "grain", "tensorboardX", "tqdm")
 FORBIDDEN_TO_MODEL = ("optax", "tokenizers", "tiktoken", "jslm.tokenizer", "jslm.data", *ONE_DOOR)
 
 

@@ -218,7 +218,7 @@ def _nearby(path: Path) -> str:
     for name, file in presets.items():
         # configs/quickstart.toml, as the documentation has it, away from the repository.
         if path.parts[-2:] == file.parts[-2:]:
-            return f"; that of jslm is --config {name}"
+            return f"; that of jslm goes by the name {name}"
     if not path.suffix:
         close = difflib.get_close_matches(str(path), presets, n=1)
         advice = f"did you mean {close[0]}?" if close else "jslm configs lists them"

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from jslm.cli import add_debug_argument, run_verb
+from jslm.console import format_seconds
 
 _USAGE = """usage: jslm convert import SRC RUN_DIR [--format NAME]
        jslm convert export RUN_DIR DST --format NAME [--dtype TYPE] [--checkpoint WHICH] [--ema | --no-ema]
@@ -102,7 +103,8 @@ def _import(args: argparse.Namespace) -> int:
     started = time.perf_counter()
     import_model(args.source, args.run_dir, format=args.format)
     _print_fields(inspect_model(args.run_dir))
-    print(f"{args.run_dir}: imported in {time.perf_counter() - started:.1f} s; try: jslm sample --run {args.run_dir}")
+    seconds = format_seconds(time.perf_counter() - started)
+    print(f"{args.run_dir}: imported in {seconds}; try: jslm sample --run {args.run_dir}")
     return 0
 
 

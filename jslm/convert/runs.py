@@ -37,9 +37,9 @@ def load_model(path: str | Path, *, checkpoint: str = "best", ema: bool | None =
     if format == "auto" and path.is_dir() and not (path / "config.json").is_file():
         raise JslmError(f"{path}: not a run folder: it has no config.toml; nor a Hugging Face one: no config.json")
     if checkpoint not in ("best", "latest"):
-        raise JslmError(f"--checkpoint {checkpoint}: {path} holds one set of weights; leave it out")
+        raise JslmError(f"checkpoint {checkpoint}: {path} holds one set of weights; leave it out")
     if ema:
-        raise JslmError(f"--ema: {path} holds one set of weights; leave it out")
+        raise JslmError(f"ema: {path} holds one set of weights; leave it out")
     chosen = choose_format(path, format)
     if chosen.read is None:
         raise JslmError(

@@ -32,6 +32,7 @@ from jslm.errors import JslmError
 
 FORMAT_VERSION = 1
 META_NAME = "meta.json"
+_AGAIN = "python -m jslm.prepare --config CONFIG --force"
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = ("train", "val")
 NO_LABEL = -1
@@ -78,14 +79,10 @@ def read_meta(folder: str | Path) -> dict[str, Any]:
     except OSError as error:
         raise JslmError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise JslmError(
-            f"{path}: damaged ({type(error).__name__}: {error}); prepare again: "
-            "python -m jslm.prepare --config CONFIG --force"
-        ) from None
+        raise JslmError(f"{path}: damaged ({type(error).__name__}: {error}); prepare again: {_AGAIN}") from None
     if version != FORMAT_VERSION:
         raise JslmError(
-            f"{path}: format_version is {version!r}; this jslm reads {FORMAT_VERSION}; prepare again: "
-            "python -m jslm.prepare --config CONFIG --force"
+            f"{path}: format_version is {version!r}; this jslm reads {FORMAT_VERSION}; prepare again: {_AGAIN}"
         )
     return dict(meta)
 
@@ -118,7 +115,7 @@ def verify(folder: str | Path, tokenizer_fingerprint: str | None = None, check_s
     if tokenizer_fingerprint is not None and tokenizer_fingerprint != expected:
         raise JslmError(
             f"{folder / META_NAME}: the tokens were made with tokenizer {expected}, but the tokenizer in use is "
-            f"{tokenizer_fingerprint}; use the matching one, or prepare again with --force"
+            f"{tokenizer_fingerprint}; use the matching one, or prepare again: {_AGAIN}"
         )
     for split in SPLITS:
         _check_sizes(folder, split, meta)
@@ -378,9 +375,7 @@ class _SplitWriter:
 
 def _dtype(meta: Mapping[str, Any]) -> np.dtype[Any]:
     if meta["dtype"] not in ("uint16", "uint32"):
-        raise JslmError(
-            f"{META_NAME}: dtype = {meta['dtype']!r}; expected uint16 or uint32; prepare again with --force"
-        )
+        raise JslmError(f"{META_NAME}: dtype = {meta['dtype']!r}; expected uint16 or uint32; prepare again: {_AGAIN}")
     return np.dtype(meta["dtype"]).newbyteorder("<")
 
 
@@ -405,7 +400,7 @@ def _check_sizes(folder: Path, split: Split, meta: Mapping[str, Any]) -> None:
             found = (folder / name).stat().st_size
         except OSError as error:
             raise JslmError(
-                f"{folder / name}: {error.strerror}, though {META_NAME} names it; prepare again with --force"
+                f"{folder / name}: {error.strerror}, though {META_NAME} names it; prepare again: {_AGAIN}"
             ) from None
         if found != expected:
             raise _damaged(folder / name, f"{expected:,} bytes", f"{found:,}")
@@ -420,7 +415,7 @@ def _check_prompts(folder: Path, split: Split, offsets: NDArray[np.uint64], expe
 def _damaged(path: Path, expected: str, found: str) -> JslmError:
     return JslmError(
         f"{path}: expected {expected}, found {found}: the file was changed or cut short after it was made; "
-        "prepare again: python -m jslm.prepare --config CONFIG --force"
+        f"prepare again: {_AGAIN}"
     )
 
 

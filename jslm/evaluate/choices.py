@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jslm.console import Bar
 from jslm.errors import JslmError
 from jslm.evaluate.questions import Question
 from jslm.evaluate.scoring import BATCH_TOKENS, Window, score_windows, start_ids, windows_of
@@ -38,10 +39,12 @@ def likelihoods(
         windows += windows_of(ids, first, model.config.model.context_length, count - 1)
     logprobs, tokens = np.zeros(count), np.zeros(count, np.int64)
     greedy = np.ones(count, bool)
-    for scored in score_windows(model, windows, batch_tokens=batch_tokens):
-        logprobs[scored.owner] += np.sum(scored.logprobs, dtype=np.float64)
-        tokens[scored.owner] += scored.logprobs.size
-        greedy[scored.owner] &= bool(np.all(scored.likeliest))
+    with Bar("scoring", len(windows), "answers") as bar:
+        for scored in score_windows(model, windows, batch_tokens=batch_tokens):
+            logprobs[scored.owner] += np.sum(scored.logprobs, dtype=np.float64)
+            tokens[scored.owner] += scored.logprobs.size
+            greedy[scored.owner] &= bool(np.all(scored.likeliest))
+            bar.add()
     return [Likelihood(*values) for values in zip(logprobs.tolist(), tokens.tolist(), greedy.tolist(), strict=True)]
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from jslm.config import DataConfig
+from jslm.console import Bar
 from jslm.data.pairs import shown_prompt
 from jslm.errors import JslmError
 from jslm.evaluate.questions import read_records, text_of
@@ -64,13 +65,15 @@ def rewrite_quality(model: LanguageModel, pairs: Sequence[RewritePair]) -> dict[
     Raises JslmError for a prompt longer than the model's context, or without a field of the run's `data.template`.
     """
     found = []
-    for start in range(0, len(pairs), _BATCH):
-        batch = pairs[start : start + _BATCH]
-        longest = max(len(model.tokenizer.encode(pair.completion)) for pair in batch)
-        room = 2 * longest + _SLACK_TOKENS
-        prompts = [_prompt(model.config.data, pair) for pair in batch]
-        results = model.generate_results(prompts, greedy=True, max_new_tokens=room)
-        found += [result.text.strip() for result in results]
+    with Bar("rewriting", len(pairs), "pairs") as bar:
+        for start in range(0, len(pairs), _BATCH):
+            batch = pairs[start : start + _BATCH]
+            longest = max(len(model.tokenizer.encode(pair.completion)) for pair in batch)
+            room = 2 * longest + _SLACK_TOKENS
+            prompts = [_prompt(model.config.data, pair) for pair in batch]
+            results = model.generate_results(prompts, greedy=True, max_new_tokens=room)
+            found += [result.text.strip() for result in results]
+            bar.add(len(batch))
     return compare_rewrites(pairs, found)
 
 

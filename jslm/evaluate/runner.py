@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jslm.checkpoint import CheckpointStore
+from jslm.console import format_seconds
 from jslm.data import TokenFile, open_tokens
 from jslm.data.token_file import META_NAME
 from jslm.errors import JslmError
@@ -35,6 +36,7 @@ def evaluate_run(
     Raises JslmError where the model, its data or a file of the plan can't be read.
     """
     model = load(path, checkpoint=checkpoint, overrides=overrides)
+    model.sliding_name = ""
     config, tokenizer = model.config, model.tokenizer
     record: dict[str, Any] = {
         "name": name or str(path),
@@ -126,4 +128,4 @@ class _Timed:
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
         self.seconds = time.perf_counter() - self._started
         if kind is None:
-            _log.info("%s, %.1f s", self._what, self.seconds)
+            _log.info("%s, %s", self._what, format_seconds(self.seconds))

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from jslm.config import DataConfig, FilterConfig
+from jslm.console import Bar
 from jslm.data.dedup import DocumentIndex, Fingerprint, count_lines, fingerprint, remove_repeated_lines
 from jslm.data.documents import Document, check_settings, clean_document, read_entry, resolve_sources
 from jslm.data.dropped import DropReport
 from jslm.data.filters import judge
 from jslm.data.readers.problems import OnBad
 from jslm.errors import JslmError
-from jslm.prepare.progress import Progress
 from jslm.prepare.removed import Removed, add_removed
 from jslm.prepare.tasks import Task, Workers, run_tasks
 from jslm.prepare.text_parts import Tally, read_tally, read_text_part, write_text_part
@@ -80,15 +80,12 @@ def _read(config: DataConfig, on_bad: OnBad, work: WorkFolder, workers: Workers,
         for document in Corpus(done).documents() if done else ():
             index.add(fingerprint(document.text, config.dedup), document.source)
     part = _Part(work, _READ, len(done), tally)
-    progress = Progress("reading", input_bytes, log, tally.utf8_bytes)
-    try:
+    with Bar("reading", input_bytes, "MB", before=tally.utf8_bytes, scale=1e6) as bar:
         # A pool is worth its start only where there is something to do to the documents.
         tasks = _batches(config, on_bad, tally.entry, tally.index)
         for batch, cleaned in run_tasks(_clean, config, tasks, workers if _has_work(config) else Workers()):
-            progress.add(_take(batch, cleaned, config, index, part))
+            bar.add(_take(batch, cleaned, config, index, part))
             part.flush_if_full()
-    finally:
-        progress.close()
     tally.lost.close()
     part.flush(is_last=True)
 

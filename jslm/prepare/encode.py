@@ -14,9 +14,9 @@ from typing import Any, BinaryIO, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from jslm.console import Bar
 from jslm.data.pairs import Part
 from jslm.data.token_file import NO_LABEL, SPLITS, Split, TokenWriter, token_dtype
-from jslm.prepare.progress import Progress
 from jslm.prepare.split import Piece
 from jslm.prepare.tasks import Task, Workers, run_tasks
 from jslm.prepare.work import WorkFolder
@@ -88,21 +88,18 @@ def encode_corpus(
     before = sum(sum(tally.utf8_bytes.values()) for tally in tallies)
     if before:
         log(f"going on after {before / 1e6:,.1f} MB that an interrupted run has tokenised")
-    progress = Progress("tokenising", utf8_bytes, log, before)
     n_tasks = tallies[-1].tasks if tallies else 0
     part = _Part(tokenizer, n_tasks, mask, labels)
     number = len(done)
-    try:
+    with Bar("tokenising", utf8_bytes, "MB", before=before, scale=1e6) as bar:
         tasks = islice(_tasks(pieces, tokenizer, split), n_tasks, None)
         for chunks, encoded in run_tasks(encode_texts, tokenizer.to_json(), tasks, workers):
-            progress.add(part.add(chunks, encoded))
+            bar.add(part.add(chunks, encoded))
             if part.size >= PART_CHARACTERS:
                 work.write(work.part(kind, number).name, part.write)
                 part, number = _Part(tokenizer, part.tally.tasks, mask, labels), number + 1
         if part.size:
             work.write(work.part(kind, number).name, part.write)
-    finally:
-        progress.close()
 
 
 def add_parts(work: WorkFolder, writer: TokenWriter, kind: str = TOKENS) -> int:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jslm
 from jslm.config import Config
+from jslm.console import say
 from jslm.data.augment import with_copies
 from jslm.data.chat import TEMPLATE_NAME, check_tokens, splitter, template_source
 from jslm.data.documents import InputFile, input_size, resolve_sources
@@ -40,7 +40,7 @@ Log = Callable[[str], None]
 
 def log_to_stderr(message: str) -> None:
     """Prints a line to stderr."""
-    print(message, file=sys.stderr, flush=True)
+    say(message)
 
 
 def ensure_prepared(config: Config, *, log: Log = log_to_stderr) -> PreparedData:
@@ -90,7 +90,7 @@ def prepare(config: Config, *, force: bool = False, log: Log = log_to_stderr) ->
         if not force and (folder / META_NAME).exists():
             prepared = open_prepared(config, folder)
             remove_work(folder)
-            log(f"{folder}: already prepared; --force makes it again")
+            log(f"{folder}: already prepared; jslm prepare --force makes it again")
             return prepared
         return _prepare(config, folder, log)
 

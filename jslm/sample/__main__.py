@@ -122,6 +122,8 @@ def _run(args: argparse.Namespace) -> int:
     from jslm.sample.loading import load
 
     model: LanguageModel = load(args.run, checkpoint=args.checkpoint, overrides=args.overrides)
+    # A conversation forgets its beginning instead.
+    model.sliding_name = "" if args.chat else "--sliding-window"
     if args.condition:
         model = model.with_conditions(_conditions(args.condition))
     if args.rewrite is not None:

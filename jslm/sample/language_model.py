@@ -93,6 +93,8 @@ class LanguageModel:
             self.params = _cast(unstack_layers(jax.device_put(params, device)), self.dtype)
             self.weights = decoding_params(self.params, config.model, device.platform)
         self._warned = False
+        # What messages call the way past the context: a verb has its own name for it, or none.
+        self.sliding_name = "sliding_window=True"
 
     def generate(
         self, prompt: str | Sequence[str], **arguments: Unpack[Arguments]
@@ -234,7 +236,7 @@ class LanguageModel:
         if len(ids) > context - 1 and not (options.sliding_window and context > 1):
             raise JslmError(
                 f"prompt is {len(ids)} tokens, the context of this model is {context}; "
-                "shorten it or use --sliding-window (sliding_window=True)"
+                "shorten it" + (f" or use {self.sliding_name}" if self.sliding_name else "")
             )
         starts = self.ends_documents and options.document_start and (tokenizer.adds_bos or not ids)
         if starts and len(ids) + 1 < context:
@@ -325,11 +327,11 @@ class LanguageModel:
         if cut and not self._warned:
             self._warned = True
             _log.warning(
-                "the context of %d tokens was full after %d new tokens, before max_new_tokens = %d; "
-                "--sliding-window (sliding_window=True) writes on",
+                "the context of %d tokens was full after %d new tokens, before max_new_tokens = %d%s",
                 context,
                 len(cut[0].tokens),
                 options.max_new_tokens,
+                f"; {self.sliding_name} writes on" if self.sliding_name else "",
             )
 
     def _prefill(self, rows: list[Row], slots: int, plan: Plan) -> DecodeState:

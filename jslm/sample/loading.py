@@ -63,7 +63,7 @@ def changed_config(trained: Config, overrides: Sequence[str]) -> Config:
     if context > before and config.model.position == "learned":
         raise JslmError(
             f"model.context_length = {context}: this model has learned positions for {before} tokens and no more; "
-            "use --sliding-window for longer texts"
+            "leave model.context_length as it is; for longer texts jslm sample has --sliding-window"
         )
     scaling = config.model.rope_scaling
     if (

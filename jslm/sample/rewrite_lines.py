@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from jslm.console import format_seconds
 from jslm.errors import JslmError
 from jslm.sample.language_model import LanguageModel
 from jslm.sample.options import RewriteArguments
@@ -31,7 +32,7 @@ def print_rewrites(model: LanguageModel, files: Sequence[str], arguments: Rewrit
             characters += len(rewrite.output)
     seconds = time.perf_counter() - started
     print(
-        f"{changed:,} of {count:,} lines changed, {characters:,} characters in {seconds:.2f} s "
+        f"{changed:,} of {count:,} lines changed, {characters:,} characters in {format_seconds(seconds)} "
         f"({count / seconds:,.1f} lines/s)",
         file=sys.stderr,
     )

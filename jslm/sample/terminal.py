@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 
+from jslm.console import format_seconds
 from jslm.errors import JslmError
 from jslm.sample.language_model import LanguageModel
 from jslm.sample.options import Arguments
@@ -67,7 +68,8 @@ def print_speed(model: LanguageModel) -> None:
     """Prints tokens a second of decoding to stderr; compiling and reading prompts do not count."""
     if model.decode_seconds:
         rate = model.decode_tokens / model.decode_seconds
-        print(f"{model.decode_tokens:,} tokens in {model.decode_seconds:.2f} s ({rate:,.0f} tokens/s)", file=sys.stderr)
+        seconds = format_seconds(model.decode_seconds)
+        print(f"{model.decode_tokens:,} tokens in {seconds} ({rate:,.0f} tokens/s)", file=sys.stderr)
 
 
 def _emphasised(prompt: str) -> str:

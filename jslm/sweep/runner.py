@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jslm.config import Config, apply_overrides, config_to_toml, load_config
+from jslm.console import format_clock
 from jslm.errors import JslmError
 from jslm.files import write_text
 from jslm.installation import install_command
@@ -75,9 +76,10 @@ def run_sweep(
         result = read_result(folder, names[name], error)
         if not error and metric not in result.figures:
             raise JslmError(f"--metric {metric}: no such figure in run.json; there are {', '.join(result.figures)}")
-        left = (time.perf_counter() - started) / done * (len(commands) - done)
+        seconds = (time.perf_counter() - started) / done * (len(commands) - done)
+        left = f" · {format_clock(seconds)} left" if done < len(commands) else ""
         shown = error or f"{metric} {_shown(result.figures.get(metric))}"
-        log(f"{name} ({' '.join(names[name].overrides)}): {shown} · {done}/{len(commands)} · {left / 60:.0f} min left")
+        log(f"{name} ({' '.join(names[name].overrides)}): {shown} · {done}/{len(commands)}{left}")
         write_report(folder, [read_result(folder, trial) for trial in trials], metric)
     results = [read_result(folder, trial) for trial in trials]
     write_report(folder, results, metric)

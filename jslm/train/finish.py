@@ -172,13 +172,15 @@ def host_params(setup: Setup) -> Params:
 
 
 def _language_model(setup: Setup, params: Params) -> LanguageModel:
-    return LanguageModel(
+    model = LanguageModel(
         setup.config,
         params,
         setup.data.tokenizer,
         dtype=setup.dtype,
         ends_documents=bool(setup.data.meta["end_of_text"]),
     )
+    model.sliding_name = ""
+    return model
 
 
 def _version(package: str) -> str | None:

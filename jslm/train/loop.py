@@ -7,7 +7,6 @@ import dataclasses
 import logging
 import math
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jslm.config import Config
+from jslm.console import say
 from jslm.data.loader import count_examples, eval_batches, packing_of
 from jslm.errors import JslmError
 from jslm.evaluate import LossResult, evaluate_loss, make_eval_step
@@ -140,6 +140,9 @@ class _Loop:
             finally:
                 setup.loader.close()
                 setup.store.wait()
+            if self.progress is not None:
+                # What follows is no step: the last state stands above it.
+                self.progress.close()
             if status != "interrupted":
                 finish_run(setup, self.folder, self.info, status, self._final_result(), self.log, self.progress)
         if status == "interrupted":
@@ -315,7 +318,7 @@ class _Loop:
 
     def _say(self, text: str) -> None:
         if self.first:
-            print(text, file=sys.stderr, flush=True)
+            say(text)
 
 
 def _every(interval: int, step: int) -> bool:

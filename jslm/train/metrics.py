@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -14,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self, SupportsFloat, TextIO
 
+from jslm.console import TERMINAL_SECONDS, Line, format_clock, is_terminal, say
 from jslm.errors import JslmError
 from jslm.files import write_text
 
@@ -98,10 +98,10 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 class Progress:
-    """How far a run is: one line rewritten in place on a terminal, else a plain line about every two seconds.
+    """How far a run is: a bar rewritten in place on a terminal, else a plain line about every two seconds.
 
     Takes the same keys as `MetricsLog.write`, and remembers the last of each, so a training line shows the last
-    validation too. A context manager: leaving it shows the last state.
+    validation too. A context manager: leaving it leaves the last state, with the time that the steps took.
     """
 
     def __init__(
@@ -116,16 +116,14 @@ class Progress:
         self._total = total_steps
         self._stream = sys.stderr if stream is None else stream
         self._clock = clock
-        self._width = width
-        self._terminal = self._stream.isatty() and os.environ.get("TERM") != "dumb"
-        self._color = self._terminal and not os.environ.get("NO_COLOR")
-        self._interval = 0.1 if self._terminal else 2.0
+        self._terminal = is_terminal(self._stream)
+        self._line = Line(total_steps, self._stream, width)
+        self._interval = TERMINAL_SECONDS if self._terminal else 2.0
         self._separator = " · " if _can_encode(self._stream, "·") else " | "
         self._values: dict[str, float] = {}
         self._step = 0
         self._first: tuple[float, int] | None = None
         self._shown_at = -math.inf
-        self._pending = False
 
     def update(self, step: int, values: Values) -> None:
         """Takes in the measurements of a step, and shows them unless the last showing was a moment ago."""
@@ -134,24 +132,23 @@ class Progress:
             self._first = (now, step)
         self._step = step
         self._values |= {key: float("nan") if value is None else float(value) for key, value in values.items()}
-        self._pending = True
-        if now - self._shown_at >= self._interval:
-            self._show(now)
+        # The last step is shown by `close`, which knows that nothing is left.
+        if now - self._shown_at >= self._interval and step < self._total:
+            self._shown_at = now
+            if self._terminal:
+                self._line.show(step, self._fields(self._left(now)), self._separator)
+            else:
+                self._print(self._left(now))
 
     def message(self, text: str) -> None:
-        """Prints a line of its own, above the progress line on a terminal."""
-        self._stream.write(("\r\x1b[2K" if self._terminal else "") + text + "\n")
-        if self._terminal and self._first is not None:
-            self._show(self._clock())
-        self._stream.flush()
+        """Prints a line of its own, above the bar on a terminal."""
+        say(text, self._stream)
 
     def close(self) -> None:
-        """Shows the last state if it has not been shown, and leaves the line; a second call does nothing."""
-        if self._pending:
-            self._show(self._clock())
-        if self._terminal and self._first is not None:
-            self._stream.write("\n")
-            self._stream.flush()
+        """Leaves the last state in place of the bar; a second call does nothing."""
+        self._line.clear()
+        if self._first is not None:
+            self._print(f"in {format_clock(self._clock() - self._first[0])}")
         self._first = None
 
     def __enter__(self) -> Self:
@@ -162,20 +159,10 @@ class Progress:
     ) -> None:
         self.close()
 
-    def _show(self, now: float) -> None:
-        self._shown_at = now
-        self._pending = False
-        fields = self._fields(now)
-        if self._terminal:
-            # The last column stays empty: writing to it wraps on some terminals.
-            texts = _fit(fields, self._separator, self._columns() - 1)
-            separator = f"\x1b[2m{self._separator}\x1b[0m" if self._color else self._separator
-            self._stream.write("\r\x1b[2K" + separator.join(texts))
-        else:
-            self._stream.write(self._separator.join(text for _, text in fields) + "\n")
-        self._stream.flush()
+    def _print(self, seconds: str) -> None:
+        say(self._separator.join(text for _, text in self._fields(seconds)), self._stream)
 
-    def _fields(self, now: float) -> list[tuple[int, str]]:
+    def _fields(self, seconds: str) -> list[tuple[int, str]]:
         """(rank, text) in reading order; the highest ranks are the first to go on a narrow terminal."""
         values = self._values
         fields = [(0, f"step {self._step:,}/{self._total:,}")]
@@ -194,25 +181,15 @@ class Progress:
             fields.append((4, format_rate(values["tokens_per_s"], "tok")))
         if math.isfinite(values.get("mfu", math.nan)):
             fields.append((6, f"MFU {values['mfu']:.0%}"))
-        left = self._seconds_left(now)
-        if left is not None:
-            fields.append((2, f"{format_clock(left)} left"))
+        if seconds:
+            fields.append((2, seconds))
         return fields
 
-    def _seconds_left(self, now: float) -> float | None:
+    def _left(self, now: float) -> str:
         if self._first is None or self._step <= self._first[1]:
-            return None
+            return ""
         started, first_step = self._first
-        return (now - started) / (self._step - first_step) * max(0, self._total - self._step)
-
-    def _columns(self) -> int:
-        if self._width is not None:
-            return self._width
-        try:
-            # Some pseudo-terminals say they are 0 wide.
-            return os.get_terminal_size(self._stream.fileno()).columns or 80
-        except (OSError, ValueError):
-            return 80
+        return f"{format_clock((now - started) / (self._step - first_step) * (self._total - self._step))} left"
 
 
 def format_count(value: float) -> str:
@@ -253,16 +230,6 @@ def format_duration(seconds: float) -> str:
     return f"{whole} s"
 
 
-def format_clock(seconds: float) -> str:
-    """A span of time as on a clock: 02:31, 1:02:31, 1d 03:00:09."""
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    days, hour = divmod(hours, 24)
-    if days:
-        return f"{days}d {hour:02}:{minute:02}:{second:02}"
-    return f"{hour}:{minute:02}:{second:02}" if hour else f"{minute:02}:{second:02}"
-
-
 def _parse(path: Path) -> list[dict[str, Any]]:
     lines = [(number, line) for number, line in enumerate(path.read_bytes().split(b"\n"), start=1) if line.strip()]
     entries = [_entry(line) for _, line in lines]
@@ -299,13 +266,6 @@ def _number(value: SupportsFloat | None) -> float | int | None:
         return int(value)
     number = float(value)
     return number if math.isfinite(number) else None
-
-
-def _fit(fields: list[tuple[int, str]], separator: str, columns: int) -> list[str]:
-    while len(fields) > 1 and len(separator.join(text for _, text in fields)) > columns:
-        fields.remove(max(fields))
-    texts = [text for _, text in fields]
-    return texts if len(texts) > 1 else [texts[0][: max(0, columns)]]
 
 
 def _can_encode(stream: TextIO, text: str) -> bool:

@@ -27,6 +27,7 @@ from jaxtyping import Float32
 
 from jslm.checkpoint import flatten_tree
 from jslm.config import Config
+from jslm.console import Bar
 from jslm.data.loader import batch_names, count_examples, eval_batches
 from jslm.data.preferences import REJECTED
 from jslm.data.token_file import SPLITS, Split, TokenFile
@@ -129,7 +130,12 @@ def _compute(
         # Small arrays: all of them may be under way at once.
         parts = [step(params, place_rows(batch, mesh)) for batch in batches]
         count = count_examples(file, length, "preferences")
-        return np.concatenate([np.zeros((0, 2), np.float32), *(np.asarray(part) for part in parts)])[:count]
+        answers = [np.zeros((0, 2), np.float32)]
+        with Bar("reference model", count, "pairs") as bar:
+            for part in parts:
+                answers.append(np.asarray(part))
+                bar.add(len(answers[-1]))
+        return np.concatenate(answers)[:count]
 
     found: dict[Split, list[Float32[np.ndarray, "pairs 2"]]] = {
         split: [of_file(file) for file in files[split]] for split in SPLITS

@@ -205,9 +205,9 @@ def test_a_preset_goes_by_its_name_in_any_folder(tmp_path: Path, monkeypatch: py
     assert load_config("quickstart") == load_config(ROOT / "configs" / "quickstart.toml")
     assert load_config("data/books", ["seed=3"]).data.dir == "data/books/gpt2"
     assert error_of("configs/quickstart.toml") == (
-        "configs/quickstart.toml: no such config file; that of jslm is --config quickstart"
+        "configs/quickstart.toml: no such config file; that of jslm goes by the name quickstart"
     )
-    assert error_of("data/books/recipe.toml").endswith("; that of jslm is --config data/books")
+    assert error_of("data/books/recipe.toml").endswith("; that of jslm goes by the name data/books")
     assert error_of("quikstart") == "quikstart: no such config file, nor a preset of jslm; did you mean quickstart?"
     assert error_of("zzzzzz") == "zzzzzz: no such config file, nor a preset of jslm; jslm configs lists them"
     # A file of one's own is meant where there is one; a folder is not.

@@ -207,7 +207,7 @@ def test_full_context_ends_the_sample_with_one_warning(make_model: MakeModel, ca
     assert [result.finish_reason for result in results] == ["length"] * 2
     assert [record.getMessage() for record in caplog.records] == [
         "the context of 64 tokens was full after 60 new tokens, before max_new_tokens = 1000; "
-        "--sliding-window (sliding_window=True) writes on"
+        "sliding_window=True writes on"
     ]
 
 
