@@ -13,10 +13,14 @@ from jslm.files import write_text
 
 REPORT, FIGURES, CHART = "evaluation.md", "evaluation.json", "comparison.svg"
 Record = Mapping[str, Any]
+_LOSS = "Loss on "
 
 
 class Metric(NamedTuple):
-    """One figure of one model. `better`: 1 for more, -1 for less, 0 for neither; `drawn`: whether it has a chart."""
+    """One figure of one model. `better`: 1 for more, -1 for less, 0 for neither; `drawn`: whether it has a chart.
+
+    `basis` names what it was measured on, where that can differ from model to model: figures of one basis compare.
+    """
 
     section: str
     label: str
@@ -26,6 +30,7 @@ class Metric(NamedTuple):
     drawn: bool = False
     error: float = 0.0
     chance: float = 0.0
+    basis: str = ""
 
 
 def write_reports(report: Mapping[str, Any], folder: str | Path) -> list[Path]:
@@ -48,7 +53,7 @@ def as_json(report: Mapping[str, Any]) -> str:
 
 
 def markdown(report: Mapping[str, Any], *, with_chart: bool = False) -> str:
-    """The report for people: a table a section, a column a model, the best figure of several in bold."""
+    """The report for people: a table a section, a column a model, in bold the best figure of several that compare."""
     runs: list[Record] = list(report["runs"])
     names = [_cell(run["name"]) for run in runs]
     lines = ["# Evaluation", "", f"jslm {report['jslm']}, {report['date']}, {report['device']}.", ""]
@@ -79,9 +84,12 @@ def chart(report: Mapping[str, Any]) -> str:
     for key in dict.fromkeys(key for column in columns for key in column):
         found = [column.get(key) for column in columns]
         one = next(metric for metric in found if metric is not None)
+        # Bars side by side would compare what does not.
+        if not _compare(found):
+            continue
         panels.append(
             Panel(
-                title=f"{one.label}: {Path(one.section.removeprefix('Loss on ')).name}",
+                title=f"{one.label}: {Path(one.section.removeprefix(_LOSS)).name}",
                 hint="higher is better" if one.better > 0 else "lower is better",
                 values=[math.nan if metric is None else metric.value for metric in found],
                 labels=["" if metric is None else _number(metric) for metric in found],
@@ -95,9 +103,10 @@ def chart(report: Mapping[str, Any]) -> str:
 def metrics(run: Record) -> Iterator[Metric]:
     """All figures of a model's record, in the order of the report."""
     for text, loss in run["losses"].items():
-        section = f"Loss on {text}"
-        yield Metric(section, "bits per byte", loss["bits_per_byte"], better=-1, drawn=True)
-        yield Metric(section, "bits per character", loss["bits_per_character"], better=-1)
+        section = f"{_LOSS}{text}"
+        basis = f"{loss['text_sha256']}, {loss.get('unknown_characters', 0)} unknown"
+        yield Metric(section, "bits per byte", loss["bits_per_byte"], better=-1, drawn=True, basis=basis)
+        yield Metric(section, "bits per character", loss["bits_per_character"])
         yield Metric(section, "loss (nats a token)", loss["loss"])
         yield Metric(section, "perplexity (a token)", loss["perplexity"])
         for key in ("tokens", "bytes", "characters", "documents", "context", "stride", "unknown_characters"):
@@ -121,7 +130,7 @@ def metrics(run: Record) -> Iterator[Metric]:
     for file, record in run.get("rewriting", {}).items():
         yield from _rewriting(f"Rewriting {Path(file).name}", record)
     if "samples" in run:
-        yield from _samples(run["samples"])
+        yield from _samples(run["samples"], run["tokenizer"]["fingerprint"])
     if "stories" in run:
         yield Metric("Stories", "sound", run["stories"]["passed"] / run["stories"]["of"], "share", 1, True)
         for problem, count in run["stories"]["problems"].items():
@@ -140,7 +149,7 @@ def _rewriting(section: str, record: Record) -> Iterator[Metric]:
         yield Metric(section, f"{category}: chrF", part["chrf"], better=1)
 
 
-def _samples(record: Record) -> Iterator[Metric]:
+def _samples(record: Record, fingerprint: str) -> Iterator[Metric]:
     section = "Samples"
     for order, value in record["distinct"].items():
         yield Metric(section, f"distinct-{order}", value, "share", 0)
@@ -150,10 +159,14 @@ def _samples(record: Record) -> Iterator[Metric]:
     yield Metric(section, "samples", record["samples"], "count")
     copies = record.get("copies")
     if copies:
-        yield Metric(section, "longest copy (tokens)", copies["longest_tokens"], "count", -1, True)
-        yield Metric(section, "longest copy (characters)", copies["longest_characters"], "count", -1)
-        yield Metric(section, "median longest copy (tokens)", copies["median_tokens"], better=-1)
-        yield Metric(section, "longest copy, mean share of a sample", copies["mean_share"], "share", -1)
+        basis = f"{copies['training_sha256']} in tokens of {fingerprint}"
+        for label, key, kind, drawn in (
+            ("longest copy (tokens)", "longest_tokens", "count", True),
+            ("longest copy (characters)", "longest_characters", "count", False),
+            ("median longest copy (tokens)", "median_tokens", "number", False),
+            ("longest copy, mean share of a sample", "mean_share", "share", False),
+        ):
+            yield Metric(section, label, copies[key], kind, -1, drawn, basis=basis)
         if "held_out" in copies:
             yield Metric(section, "held-out text: longest copy (tokens)", copies["held_out"]["longest_tokens"], "count")
             yield Metric(section, "held-out text: median longest copy", copies["held_out"]["median_tokens"])
@@ -173,19 +186,32 @@ def _model_rows(runs: Sequence[Record]) -> list[list[str]]:
 
 
 def _notes(section: str, runs: Sequence[Record]) -> list[str]:
-    if section.startswith("Loss"):
+    if section.startswith(_LOSS):
+        text = section.removeprefix(_LOSS)
         note = (
             "Each token is predicted once, the first after the start of a document, in windows of the context, each a "
             "stride after the one before; end-of-text tokens count as tokens of no bytes."
         )
-        if len({run["tokenizer"]["fingerprint"] for run in runs}) > 1:
-            note += " The tokenizers differ: compare bits per byte, not loss and perplexity."
+        measured = [metric for run in runs for metric in metrics(run) if metric.section == section and metric.better]
+        if len(measured) > 1 and _compare(measured):
+            note += " All models were measured on the same text: the fewest bits per byte are in bold."
+            if len({run["tokenizer"]["fingerprint"] for run in runs}) > 1:
+                note += " The tokenizers differ: loss and perplexity, which are a token's, do not compare."
+        elif len({run["losses"][text]["text_sha256"] for run in runs if text in run["losses"]}) > 1:
+            remedy = "`--text FILE` measures all on one" if " split" in text else "their cleaners or line breaks differ"
+            note += f" The models read different texts, and no figure here compares them: {remedy}."
+        elif len(measured) > 1:
+            note += " Tokenizers do not know all characters of the text, and leave them out: no figure here compares."
         return [note, ""]
     if section == "Samples":
         found = [run["samples"]["copies"] for run in runs if "copies" in run.get("samples", {})]
         if found:
             least = found[0]["least_tokens"]
-            return [f"Copies are runs of {least} tokens or more that stand in the training data word for word.", ""]
+            note = f"Copies are runs of {least} tokens or more that stand in the training data word for word."
+            bases = {metric.basis for run in runs for metric in metrics(run) if metric.section == section}
+            if len(bases - {""}) > 1:
+                note += " They compare between models of one corpus and one tokenizer, which these are not."
+            return [note, ""]
     return []
 
 
@@ -203,7 +229,7 @@ def _mistakes(run: Record) -> list[str]:
 def _figures(found: Sequence[Metric | None]) -> list[str]:
     present = [metric for metric in found if metric is not None]
     best = math.nan
-    if len(present) > 1 and present[0].better and len({metric.value for metric in present}) > 1:
+    if len(present) > 1 and present[0].better and _compare(present) and len({metric.value for metric in present}) > 1:
         best = (max if present[0].better > 0 else min)(metric.value for metric in present)
     cells = []
     for metric in found:
@@ -212,6 +238,10 @@ def _figures(found: Sequence[Metric | None]) -> list[str]:
             text += f" ± {100 * metric.error:.1f}"
         cells.append(f"**{text}**" if metric is not None and metric.value == best else text)
     return cells
+
+
+def _compare(found: Sequence[Metric | None]) -> bool:
+    return len({metric.basis for metric in found if metric is not None}) == 1
 
 
 def _number(metric: Metric) -> str:

@@ -33,8 +33,8 @@ def sample_quality(
     `distinct`: different n-grams of words over all, in all samples together (Li et al. 2016), for n = 1 to 4.
     `repetition`: share of a sample's 4-grams that it had before, on average (Welleck et al. 2020, "seq-rep-4").
     `ended`: share that came to an end by themselves. Words are what white space separates. With the `training` tokens,
-    `copies` says how long the longest runs are that stand there word for word, and, with `held_out` tokens, how long
-    those of as many pieces of real text as long are, for comparison.
+    `copies` says how long the longest runs are that stand there word for word, and which file that is; with `held_out`
+    tokens also how long those of as many pieces of real text as long are, for comparison.
     """
     results = model.generate_results("", num_samples=count, seed=seed)
     words = [result.text.split() for result in results]
@@ -50,6 +50,7 @@ def sample_quality(
         samples = [result.tokens for result in results]
         copies = longest_copies(samples, training.tokens, least=LEAST_COPY)
         record["copies"] = _lengths(copies) | _longest(model, samples, copies)
+        record["copies"]["training_sha256"] = training.meta["train"]["sha256"]
         if held_out is not None and len(held_out.tokens):
             pieces = _pieces(held_out, [len(sample) for sample in samples])
             record["copies"]["held_out"] = _lengths(longest_copies(pieces, training.tokens, least=LEAST_COPY))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
 import logging
 import math
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jslm.config import DataConfig
+from jslm.console import Bar
 from jslm.data import Document, TokenFile, open_tokens
 from jslm.data.documents import InputFile, clean_document
 from jslm.data.readers import read_file
@@ -30,11 +32,15 @@ _log = logging.getLogger("jslm")
 
 @dataclass(frozen=True)
 class TextLoss(LossResult):
-    """Sums over all tokens of a text, and how it was cut: windows of `context` tokens, each `stride` after the last."""
+    """Sums over all tokens of a text, and how it was cut: windows of `context` tokens, each `stride` after the last.
+
+    `text_sha256` is the digest of the text as the model read it: figures of one digest compare.
+    """
 
     characters: int
     context: int
     stride: int
+    text_sha256: str
     documents: int = 1
     unknown_characters: int = 0
 
@@ -56,6 +62,7 @@ class TextLoss(LossResult):
             "documents": self.documents,
             "context": self.context,
             "stride": self.stride,
+            "text_sha256": self.text_sha256,
             **({"unknown_characters": self.unknown_characters} if self.unknown_characters else {}),
         }
 
@@ -82,8 +89,9 @@ def text_loss(
         raise JslmError(f"{where}: empty; expected text to measure the model on")
     unknown = sum(each.count(character) for each in texts for character in model.tokenizer.unknown_characters(each))
     nats, tokens, context, stride = _sum(model, [ids for ids in documents if ids.size], stride, batch_tokens)
-    utf8_bytes = sum(len(each.encode("utf-8", "surrogatepass")) for each in texts)
-    return TextLoss(nats, tokens, utf8_bytes, sum(map(len, texts)), context, stride, len(texts), unknown)
+    raw = "".join(texts).encode("utf-8", "surrogatepass")
+    digest = hashlib.sha256(raw).hexdigest()
+    return TextLoss(nats, tokens, len(raw), sum(map(len, texts)), context, stride, digest, len(texts), unknown)
 
 
 def split_loss(
@@ -117,7 +125,9 @@ def split_loss(
         counted = counted if file.learned is None else file.tokens[file.learned > 0]
     nats, tokens, context, stride = _sum(model, documents, stride, batch_tokens, prompts, masks)
     byte_count, characters = _text_sizes(model.tokenizer, counted)
-    return TextLoss(nats, tokens, byte_count, characters, context, stride, len(file.offsets) - 1)
+    # Where prompts don't count, they are a part of the question all the same.
+    digest = text_digest(model.tokenizer, [file.tokens] if counted is file.tokens else [file.tokens, counted])
+    return TextLoss(nats, tokens, byte_count, characters, context, stride, digest, len(file.offsets) - 1)
 
 
 def read_text(path: str | Path, data: DataConfig | None = None) -> list[str]:
@@ -179,10 +189,12 @@ def _sum(
                     yield dataclasses.replace(window, owner=owner)
 
     nats, tokens = 0.0, 0
-    for scored in score_windows(model, windows(), batch_tokens=batch_tokens):
-        logprobs = scored.logprobs if masks is None else scored.logprobs[asked.pop(scored.owner)]
-        nats -= float(np.sum(logprobs, dtype=np.float64))
-        tokens += logprobs.size
+    with Bar("scoring", sum(map(len, documents)) - sum(prompts or ()), "tokens") as bar:
+        for scored in score_windows(model, windows(), batch_tokens=batch_tokens):
+            bar.add(scored.logprobs.size)
+            logprobs = scored.logprobs if masks is None else scored.logprobs[asked.pop(scored.owner)]
+            nats -= float(np.sum(logprobs, dtype=np.float64))
+            tokens += logprobs.size
     return nats, tokens, context, stride
 
 
@@ -219,3 +231,19 @@ def _text_sizes(tokenizer: Tokenizer, tokens: NDArray[Any]) -> tuple[int, int]:
     # A character has one byte that does not continue another, so that characters cut between tokens count once.
     starts = {token: sum(byte & 0xC0 != 0x80 for byte in tokenizer.decode_bytes([token])) for token in used}
     return int(counts @ lengths), sum(int(counts[token]) * number for token, number in starts.items())
+
+
+def text_digest(tokenizer: Tokenizer, streams: Sequence[NDArray[Any]]) -> str:
+    """SHA-256 of the text that the tokens stand for, the same with every tokenizer; special tokens stand for none."""
+    lengths = tokenizer.token_bytes()
+    spellings: dict[int, bytes] = {}
+    digest = hashlib.sha256()
+    for number, tokens in enumerate(streams):
+        digest.update(b"\xff" * number)
+        for start in range(0, len(tokens), 1 << 20):
+            ids = np.asarray(tokens[start : start + (1 << 20)]).astype(np.int64)
+            for token in np.unique(ids).tolist():
+                if token not in spellings:
+                    spellings[token] = tokenizer.decode_bytes([token]) if lengths[token] else b""
+            digest.update(b"".join(map(spellings.__getitem__, ids.tolist())))
+    return digest.hexdigest()

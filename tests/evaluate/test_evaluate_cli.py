@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import subprocess
@@ -9,14 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from jslm.evaluate import Plan, evaluate_run
 from jslm.evaluate.__main__ import main
 from jslm.evaluate.chart import Panel, bars
 from jslm.evaluate.report import as_json, chart, markdown
-from jslm.evaluate.text_loss import split_loss, text_loss
+from jslm.evaluate.text_loss import split_loss, text_digest, text_loss
 from jslm.sample import load
+from jslm.tokenizer import ByteTokenizer, CharTokenizer
 
 
 @pytest.fixture(autouse=True)
@@ -91,8 +94,9 @@ def test_several_models_side_by_side(run: Path, files: Path, capsys: pytest.Capt
     assert "![bars of the main figures of each model](comparison.svg)" in (files / "out/evaluation.md").read_text()
 
 
-def record(name: str, bits: float, accuracy: float, fingerprint: str = "f") -> dict[str, Any]:
-    loss = {"bits_per_byte": bits, "bits_per_character": bits, "loss": 1.0, "perplexity": float("inf"), "tokens": 9}
+def record(name: str, bits: float, accuracy: float, fingerprint: str = "f", text: str = "t") -> dict[str, Any]:
+    loss = {"bits_per_byte": bits, "bits_per_character": bits, "loss": bits, "perplexity": float("inf"), "tokens": 9}
+    loss["text_sha256"] = text  # type: ignore[assignment]
     task = {"items": 100, "accuracy": accuracy, "stderr": 0.05, "accuracy_normalized": accuracy, "chance": 0.25}
     return {
         "name": name, "source": name, "parameters": 10, "context_length": 8, "dtype": "float32",
@@ -108,11 +112,64 @@ def test_the_best_of_each_row_is_bold() -> None:
     assert "| bits per byte | 1.5000 | **1.2000** |" in page
     assert "| accuracy, a character | **30.0% ± 4.6** | 20.0% ± 4.0 |" in page
     assert "| perplexity (a token) | inf | inf |" in page
-    assert "The tokenizers differ: compare bits per byte" in page
+    assert "on the same text: the fewest bits per byte are in bold. The tokenizers differ: loss and perplexity" in page
+    # The same figures a token and a character: the one that holds for all tokenizers is marked.
+    assert "| loss (nats a token) | 1.5000 | 1.2000 |" in page
     assert json.loads(as_json(report))["runs"][0]["losses"]["t"]["perplexity"] is None
     runs[1]["tasks"] = {}
     assert "| accuracy | 30.0% ± 5.0 |  |" in markdown(report)
     assert ElementTree.fromstring(chart(report)) is not None
+
+
+def test_different_texts_have_no_winner() -> None:
+    runs = [record("a", 1.5, 0.3), record("b", 1.2, 0.2, text="u")]
+    report = {"jslm": "0", "date": "today", "device": "cpu", "runs": runs}
+    page = markdown(report)
+    assert "| bits per byte | 1.5000 | 1.2000 |" in page
+    assert "different texts, and no figure here compares them: their cleaners or line breaks differ." in page
+    for run in runs:
+        run["losses"] = {"val split": run["losses"]["t"]}
+    assert "compares them: `--text FILE` measures all on one." in markdown(report)
+    for run in runs:
+        run["losses"] = {"t": run["losses"]["val split"]}
+    assert "| accuracy, a character | **30.0% ± 4.6** | 20.0% ± 4.0 |" in page
+    assert "bits per byte" not in chart(report)
+    # A model that leaves out characters has fewer to tell.
+    runs[1]["losses"]["t"] |= {"text_sha256": "t", "unknown_characters": 3}
+    page = markdown(report)
+    assert "| bits per byte | 1.5000 | 1.2000 |" in page
+    assert "Tokenizers do not know all characters of the text" in page
+    # One model has nothing to be compared with.
+    assert "compare" not in markdown(report | {"runs": runs[:1]})
+
+
+def test_copies_compare_in_one_corpus_and_tokenizer() -> None:
+    copies = {"longest_tokens": 9, "longest_characters": 30, "median_tokens": 8, "mean_share": 0.1, "least_tokens": 8}
+    samples = {"distinct": {"1": 0.5}, "repetition": 0.1, "ended": 1.0, "mean_tokens": 5.0, "samples": 2}
+    runs = [record("a", 1.5, 0.3), record("b", 1.5, 0.3)]
+    for run, longest, training in zip(runs, (9, 8), ("x", "x"), strict=True):
+        run["samples"] = samples | {"copies": copies | {"longest_tokens": longest, "training_sha256": training}}
+    report = {"jslm": "0", "date": "today", "device": "cpu", "runs": runs}
+    assert "| longest copy (tokens) | 9 | **8** |" in markdown(report)
+    runs[1]["tokenizer"] = {**runs[1]["tokenizer"], "fingerprint": "g"}
+    page = markdown(report)
+    assert "| longest copy (tokens) | 9 | 8 |" in page
+    assert "They compare between models of one corpus and one tokenizer, which these are not." in page
+
+
+def test_texts_are_told_apart_whatever_tokenizer_reads_them(data: Path, run: Path) -> None:
+    """The same text in other tokens has the same digest, another text another, with prompts and without."""
+    text = "The dog saw the café."
+    bytewise, chars = ByteTokenizer(), CharTokenizer.train([text])
+    streams = [np.array([*one.encode(text), one.eot_id]) for one in (bytewise, chars)]
+    assert len(streams[0]) != len(streams[1])
+    digests = [text_digest(one, [ids]) for one, ids in zip((bytewise, chars), streams, strict=True)]
+    assert digests[0] == digests[1] == hashlib.sha256(text.encode()).hexdigest()
+    assert text_digest(bytewise, [streams[0][1:]]) != digests[0]
+    assert text_digest(bytewise, [streams[0], streams[0][3:]]) != digests[0]
+    model = load(run)
+    assert text_loss(model, text).text_sha256 == digests[0]
+    assert split_loss(model, data, "val").text_sha256 != split_loss(model, data, "train").text_sha256
 
 
 def test_bars_are_in_proportion() -> None:
