@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Self, TextIO
 
 _BAR_COLUMNS = 16
+_LEAST_FOR_BAR = 49
 # Seconds between two showings, on a terminal and in a log.
 TERMINAL_SECONDS, PLAIN_SECONDS = 0.1, 10.0
 _REMEMBERED = 1000
@@ -45,9 +46,14 @@ class Line:
 
     def show(self, done: float, fields: Sequence[tuple[int, str]], separator: str = ", ") -> None:
         """Shows (rank, text) in order, the bar after the first; what has no room goes, the highest ranks first."""
+        # The last column stays empty: writing to it wraps on some terminals.
         columns = self._columns() - 1
-        texts = fit(fields, separator, columns)
+        # The bar goes before any text on a narrow terminal, and the less telling texts before it elsewhere.
+        texts = fit(fields, separator, columns - (_BAR_COLUMNS + 1 if columns >= _LEAST_FOR_BAR else 0))
         used = len(separator.join(texts))
+        if not used:
+            self.clear()
+            return
         has_bar = used + _BAR_COLUMNS + 1 <= columns and done <= self._total
         joined = [text.replace("{", "{{").replace("}", "}}") for text in texts]
         if has_bar:
@@ -91,13 +97,18 @@ class Bar:
         *,
         before: float = 0,
         scale: float = 1.0,
+        log: Callable[[str], None] | None = None,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`total` is in what `add` counts, shown over `scale` in `unit`; an earlier run has done `before` of it."""
+        """`total` is in what `add` counts, shown over `scale` in `unit`; an earlier run has done `before` of it.
+
+        `log` takes the plain lines where they are not for stderr.
+        """
         self._title, self._total, self._unit, self._scale = title, total, unit, scale
         self._stream = sys.stderr if stream is None else stream
         self._clock = clock
+        self._log = log or (lambda text: say(text, self._stream))
         self._is_terminal = is_terminal(self._stream)
         self._line = Line(total, self._stream)
         self._started = self._shown = clock()
@@ -114,7 +125,7 @@ class Bar:
         if self._is_terminal:
             self._line.show(self._done, fields)
         else:
-            say(", ".join(text for _, text in fields), self._stream)
+            self._log(", ".join(text for _, text in fields))
 
     def close(self) -> None:
         """Takes the bar away; a second call does nothing."""

@@ -81,6 +81,17 @@ def test_a_log_has_plain_lines_now_and_then() -> None:
     ]
 
 
+def test_plain_lines_go_where_they_are_asked_for() -> None:
+    stream, clock = Stream(terminal=False), Clock()
+    lines: list[str] = []
+    with Bar("tokenising", 100e6, "MB", scale=1e6, log=lines.append, stream=stream, clock=clock) as bar:
+        for seconds in (4, 6, 1):
+            clock.now += seconds
+            bar.add(10e6)
+    assert lines == ["tokenising: 20.0 of 100.0 MB, 2.0 MB/s, 00:40 left"]
+    assert stream.getvalue() == ""
+
+
 def test_more_than_the_total_has_no_bar() -> None:
     stream, clock = Stream(terminal=True), Clock()
     with Bar("reading", 10, "MB", stream=stream, clock=clock) as bar:

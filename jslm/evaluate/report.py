@@ -198,7 +198,11 @@ def _notes(section: str, runs: Sequence[Record]) -> list[str]:
             if len({run["tokenizer"]["fingerprint"] for run in runs}) > 1:
                 note += " The tokenizers differ: loss and perplexity, which are a token's, do not compare."
         elif len({run["losses"][text]["text_sha256"] for run in runs if text in run["losses"]}) > 1:
-            remedy = "`--text FILE` measures all on one" if " split" in text else "their cleaners or line breaks differ"
+            remedy = (
+                "`--text FILE` measures all on one"
+                if text.startswith(("val split", "train split"))
+                else "their cleaners or line breaks differ"
+            )
             note += f" The models read different texts, and no figure here compares them: {remedy}."
         elif len(measured) > 1:
             note += " Tokenizers do not know all characters of the text, and leave them out: no figure here compares."

@@ -80,7 +80,7 @@ def _read(config: DataConfig, on_bad: OnBad, work: WorkFolder, workers: Workers,
         for document in Corpus(done).documents() if done else ():
             index.add(fingerprint(document.text, config.dedup), document.source)
     part = _Part(work, _READ, len(done), tally)
-    with Bar("reading", input_bytes, "MB", before=tally.utf8_bytes, scale=1e6) as bar:
+    with Bar("reading", input_bytes, "MB", before=tally.utf8_bytes, scale=1e6, log=log) as bar:
         # A pool is worth its start only where there is something to do to the documents.
         tasks = _batches(config, on_bad, tally.entry, tally.index)
         for batch, cleaned in run_tasks(_clean, config, tasks, workers if _has_work(config) else Workers()):

@@ -91,7 +91,7 @@ def encode_corpus(
     n_tasks = tallies[-1].tasks if tallies else 0
     part = _Part(tokenizer, n_tasks, mask, labels)
     number = len(done)
-    with Bar("tokenising", utf8_bytes, "MB", before=before, scale=1e6) as bar:
+    with Bar("tokenising", utf8_bytes, "MB", before=before, scale=1e6, log=log) as bar:
         tasks = islice(_tasks(pieces, tokenizer, split), n_tasks, None)
         for chunks, encoded in run_tasks(encode_texts, tokenizer.to_json(), tasks, workers):
             bar.add(part.add(chunks, encoded))

@@ -23,7 +23,6 @@ from jslm.prepare import encode as encoding
 from jslm.prepare.__main__ import main
 from jslm.prepare.encode import cut_text
 from jslm.prepare.lock import folder_lock
-from jslm.prepare.progress import Progress
 from jslm.prepare.split import Counts, Piece, plan_split
 from jslm.prepare.summary import summary
 from jslm.tokenizer import build_tokenizer
@@ -408,17 +407,6 @@ def test_a_second_process_waits_and_then_uses_the_files(tmp_path: Path) -> None:
     verify(ensure_prepared(config, log=log).dir)
     holder.join(100)
     assert "another process is preparing it; waiting" in lines[0]
-
-
-def test_progress_is_a_plain_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = iter([0.0, 4.0, 10.0, 11.0])
-    monkeypatch.setattr("jslm.prepare.progress.time.monotonic", lambda: next(now))
-    lines: list[str] = []
-    progress = Progress("tokenising", 100_000_000, lines.append)
-    for _ in range(3):
-        progress.add(10_000_000)
-    progress.close()
-    assert lines == ["tokenising: 20.0 of 100.0 MB, 2.0 MB/s, 0:40 left"]
 
 
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -172,6 +172,20 @@ def test_prompt_is_echoed_and_continued(run: Path, letters: LanguageModel, capsy
     assert err.endswith(" tokens/s)\n")
 
 
+def test_a_full_context_is_told_with_the_flag_of_the_mode(
+    run: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--run", str(run), "--prompt", "abc", "--max-new-tokens", "1000"]) == 0
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert warning.endswith("before max_new_tokens = 1000; --sliding-window writes on")
+    # The advice is followed.
+    caplog.clear()
+    assert main(["--run", str(run), "--prompt", "abc", "--max-new-tokens", "100", "--sliding-window"]) == 0
+    assert [record for record in caplog.records if record.levelno == logging.WARNING] == []
+    assert main(["--run", str(run), "--prompt", "a" * 70]) == 2
+    assert "shorten it or use --sliding-window" in capsys.readouterr().err
+
+
 def test_several_samples_stand_under_rules(
     run: Path, letters: LanguageModel, capsys: pytest.CaptureFixture[str]
 ) -> None:
