@@ -1,7 +1,7 @@
 """jslm: raw text in, a small language model out.
 
 `jslm.load(path)` opens a run folder (or one exported file) as a `LanguageModel`; everything else is a verb:
-`python -m jslm.prepare`, `jslm.train`, `jslm.sample`. Importing this package imports no heavy library.
+`jslm prepare`, `jslm train`, `jslm sample`. Importing this package imports no heavy library.
 """
 
 from __future__ import annotations

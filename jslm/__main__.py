@@ -1,4 +1,4 @@
-"""`jslm <verb>`: the same as `python -m jslm.<verb>`."""
+"""`jslm <verb>`; `python -m jslm.<verb>` is the same."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import jslm
 
 VERBS = {
     "prepare": "text files to token files",
-    "data": "what is in prepared data: jslm data inspect",
+    "data": "what is in prepared data (jslm data inspect), and corpora that jslm writes itself",
     "train": "token files to a model, with checkpoints, metrics and a report",
     "sample": "text from a trained model",
     "plan": "what a run will take: memory, time and accelerator-hours, on machines that are not here",
@@ -45,10 +45,14 @@ def main(argv: list[str] | None = None) -> int:
         print(f"jslm: {verb} is not a verb; did you mean {nearest}? (jslm --help lists them)", file=sys.stderr)
         return 2
     verb_main = cast(
-        Callable[[list[str]], int],
+        Callable[[list[str] | None], int],
         importlib.import_module(f"jslm.{verb}.__main__").main,
     )
-    return verb_main(rest)
+    if argv is not None:
+        return verb_main(rest)
+    # The process's own command line, and not a call from Python: a verb may start it again, with other settings.
+    sys.argv = [f"{sys.argv[0]} {verb}", *rest]
+    return verb_main(None)
 
 
 def _usage() -> str:

@@ -73,13 +73,13 @@ def run_verb(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        print(f"\njslm.{verb}: interrupted", file=sys.stderr)
+        print(f"\njslm {verb}: interrupted", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
         if args.debug:
             raise
         status, message = describe_error(error, verb)
-        print(f"jslm.{verb}: error: {message}", file=sys.stderr)
+        print(f"jslm {verb}: error: {message}", file=sys.stderr)
         return status
 
 

@@ -80,7 +80,7 @@ class RunFolder:
     def read_config(self) -> Config:
         """The resolved config of the run. Raises JslmError where this is not a run folder."""
         if not self.path.exists():
-            raise JslmError(f"{self.path}: no such run folder; train one with python -m jslm.train --config FILE")
+            raise JslmError(f"{self.path}: no such run folder; train one with jslm train --config FILE")
         if not self.config.is_file():
             raise JslmError(f"{self.path}: not a run folder: it has no config.toml")
         return load_config(self.config)

@@ -216,7 +216,7 @@ def _server(run: str, arguments: list[str]) -> Iterator[tuple[str, int]]:
         line = next((line for line in process.stderr if "http://" in line), "")
         if not line:
             raise SystemExit("the server did not start")
-        url = line.split("jslm.serve: ")[1].split()[0]
+        url = line.split("jslm serve: ")[1].split()[0]
         deadline = time.monotonic() + _START_SECONDS
         while True:
             try:

@@ -5,7 +5,8 @@ set -euo pipefail
 usage() {
     cat <<'TEXT'
 usage: scripts/slurm.sh [options] -- ARGUMENTS
-  runs `python -m ARGUMENTS` in a job, such as: scripts/slurm.sh --gpus 8 -- jslm.train --config configs/gpt2_124m.toml
+  runs ARGUMENTS with the environment's Python in a job, such as:
+    scripts/slurm.sh --gpus 8 -- jslm train --config configs/gpt2_124m.toml
 options
   --nodes N         nodes (default 1)
   --gpus N          GPUs of each node (default 1)
@@ -49,7 +50,7 @@ while (($#)); do
         *) fail "unknown argument $1 (--help lists what there is; what goes to jslm comes after --)" ;;
     esac
 done
-(($#)) || fail "what to run is missing: it comes after --, such as: -- jslm.train --config FILE"
+(($#)) || fail "what to run is missing: it comes after --, such as: -- jslm train --config FILE"
 if ! $dry_run; then
     command -v sbatch >/dev/null || fail "sbatch is not here; run this on a login node of the cluster"
     [[ -x $venv/bin/python ]] || fail "$venv/bin/python is not there; make it with scripts/bootstrap.sh --extras cuda13,data"

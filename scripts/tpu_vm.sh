@@ -8,7 +8,7 @@ usage() {
 usage: scripts/tpu_vm.sh COMMAND --name NAME --zone ZONE [options] [-- ARGUMENTS]
   create   ask for the slice and wait until it is there (--type; --spot is cheaper and may be taken away)
   setup    copy this checkout's last commit to every worker and install it there (again after a change)
-  run      run `python -m ARGUMENTS` on every worker, and wait
+  run      run ARGUMENTS, such as jslm train --config FILE, on every worker, and wait
   delete   give the slice back; what is on its disks is lost
 options
   --name NAME      what the slice is called
@@ -89,7 +89,7 @@ if [[ $command == create ]]; then
     esac
     [[ $type =~ -[0-9]+$ ]] || fail "--type $type: expected a size at the end, such as v5litepod-8"
 fi
-if [[ $command == run && $# -eq 0 ]]; then fail "run needs what to run after --, such as: -- jslm.train --config FILE"; fi
+if [[ $command == run && $# -eq 0 ]]; then fail "run needs what to run after --, such as: -- jslm train --config FILE"; fi
 $dry_run || command -v gcloud >/dev/null || fail "gcloud is not installed: https://cloud.google.com/sdk/docs/install"
 
 case $command in

@@ -97,7 +97,7 @@ def fail(capfd: pytest.CaptureFixture[str]) -> Fail:
 
 
 def one_line(out: str, err: str, verb: str) -> str:
-    start = f"jslm.{verb}: error: "
+    start = f"jslm {verb}: error: "
     assert out == ""
     assert err.startswith(start), err
     assert err.count("\n") == 1, err
@@ -314,7 +314,7 @@ def test_full_disk_while_training(tensorboard: str, pages: int, config_file: Pat
     kept = {path.name for path in (small_disk / "run" / "checkpoints").iterdir()}
     done = run_command(config_file, *keys, "checkpoint.every=10")
     assert done.returncode == 2, done.stderr
-    assert last_line(done.stderr).startswith("jslm.train: error: ")
+    assert last_line(done.stderr).startswith("jslm train: error: ")
     assert "space" in last_line(done.stderr)
     assert kept <= {path.name for path in (small_disk / "run" / "checkpoints").iterdir()}
     ballast.unlink()
@@ -334,7 +334,7 @@ def test_full_disk_while_preparing(config_file: Path, small_disk: Path, capfd: p
     arguments = ["--config", str(config_file), f"data.dir={small_disk / 'data'}"]
     assert prepare_main(arguments) == 2
     message = last_line(capfd.readouterr().err)
-    assert message.startswith(f"jslm.prepare: error: {small_disk / 'data'}")
+    assert message.startswith(f"jslm prepare: error: {small_disk / 'data'}")
     assert "no space left" in message.lower()
     assert not list((small_disk / "data").glob("*.bin"))
     ballast.unlink()

@@ -1,4 +1,4 @@
-"""`python -m jslm.config`: the reference of every configuration key, as Markdown."""
+"""`jslm config`: the reference of every configuration key, as Markdown."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _run(args: argparse.Namespace) -> int:
         args.write.write_text(text, "utf-8")
     elif args.check is not None:
         if args.check.read_text("utf-8") != text:
-            raise JslmError(f"{args.check}: not what the schema says; run python -m jslm.config --write {args.check}")
+            raise JslmError(f"{args.check}: not what the schema says; run jslm config --write {args.check}")
     else:
         print(text, end="")
     return 0

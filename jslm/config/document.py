@@ -18,7 +18,7 @@ HEADER = """\
 <!-- Generated from jslm/config/ by `make docs`; edit the descriptions there, not here. -->
 
 A run is one TOML file. Every key has the default below; a file holds only what differs, and the command line can
-override any key: `python -m jslm.train --config configs/quickstart.toml train.steps=500`.
+override any key: `jslm train --config configs/quickstart.toml train.steps=500`.
 An unknown key or a value of the wrong type is an error.
 """
 TYPE_NAMES = {str: "string", int: "integer", float: "number", bool: "boolean"}

@@ -1,5 +1,5 @@
 """What a run is: one frozen pydantic model a section. Each field's description is its only documentation;
-`docs/config.md` is generated from here and from `data_schema` (`python -m jslm.config`)."""
+`docs/config.md` is generated from here and from `data_schema` (`jslm config`)."""
 
 from __future__ import annotations
 
@@ -313,7 +313,7 @@ class CheckpointConfig(Section):
 
 
 class SampleConfig(Section):
-    """Text written during training, and the defaults of `python -m jslm.sample` for this run."""
+    """Text written during training, and the defaults of `jslm sample` for this run."""
 
     every: NonNegative = Field(0, description="Steps between samples. 0: at each validation. They go to `samples.md`.")
     prompts: list[str] = Field(default_factory=lambda: [""], description="Prompts; an empty one starts a document.")

@@ -1,4 +1,4 @@
-"""`python -m jslm.configs [NAME]`."""
+"""`jslm configs [NAME]`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m jslm.convert import SRC RUN_DIR`, `export RUN_DIR DST --format ...`, `inspect FILE`."""
+"""`jslm convert import SRC RUN_DIR`, `export RUN_DIR DST --format ...`, `inspect FILE`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0 if arguments else 2
     action, *rest = arguments
     if action not in actions:
-        print(f"jslm.convert: error: {action}: expected import, export or inspect", file=sys.stderr)
+        print(f"jslm convert: error: {action}: expected import, export or inspect", file=sys.stderr)
         return 2
     parser, body = actions[action]
     return run_verb("convert", parser(), rest, body)

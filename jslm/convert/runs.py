@@ -33,7 +33,7 @@ def load_model(path: str | Path, *, checkpoint: str = "best", ema: bool | None =
     if format == "auto" and is_run_folder(path):
         return read_run(path, checkpoint=checkpoint, ema=ema)
     if not path.exists():
-        raise JslmError(f"{path}: no such run folder or model file; train one with python -m jslm.train --config FILE")
+        raise JslmError(f"{path}: no such run folder or model file; train one with jslm train --config FILE")
     if format == "auto" and path.is_dir() and not (path / "config.json").is_file():
         raise JslmError(f"{path}: not a run folder: it has no config.toml; nor a Hugging Face one: no config.json")
     if checkpoint not in ("best", "latest"):

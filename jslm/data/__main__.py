@@ -1,8 +1,9 @@
-"""`python -m jslm.data inspect FOLDER [--html FILE] [--batch]`."""
+"""`jslm data inspect FOLDER [--html FILE] [--batch]`."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import io
 import logging
 import os
@@ -20,8 +21,17 @@ if TYPE_CHECKING:
 log = logging.getLogger("jslm")
 
 
+# Corpora that jslm writes itself: their commands have arguments of their own.
+_WRITERS = {"stories": "stories", "rewrite": "rewrite", "chat-examples": "chat_examples"}
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Shows what is in a folder of token files; returns the exit status."""
+    """Shows what is in a folder of token files, or writes a generated corpus; returns the exit status."""
+    first, *rest = [*(sys.argv[1:] if argv is None else argv), ""]
+    if first in _WRITERS:
+        module = importlib.import_module(f"jslm.data.{_WRITERS[first]}.__main__")
+        status: int = module.main(rest[:-1])
+        return status
     return run_verb("data", _parser(), argv, _run)
 
 
@@ -30,10 +40,11 @@ def _parser() -> argparse.ArgumentParser:
         prog="jslm data",
         description="Shows a prepared folder, or what a run was trained on: documents, tokens, bytes per token, "
         "lengths, frequent tokens, sample documents, and a batch as training gets it, with what is never in the loss "
-        "and where documents end. Packing, context and seed are those of the run, unless given here.",
+        "and where documents end. Packing, context and seed are those of the run, unless given here. Other commands "
+        f"write corpora: {', '.join(f'jslm data {name} --help' for name in _WRITERS)}.",
     )
     parser.add_argument("command", choices=["inspect"], help="what to do")
-    parser.add_argument("folder", metavar="FOLDER", help="folder that jslm.prepare wrote, or that of a run")
+    parser.add_argument("folder", metavar="FOLDER", help="folder that jslm prepare wrote, or that of a run")
     parser.add_argument("--html", metavar="FILE", help="write it all as one page, too")
     parser.add_argument("--batch", action="store_true", help="show the batch alone")
     parser.add_argument(

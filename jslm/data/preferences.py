@@ -42,7 +42,7 @@ def open_rejected(token_file: TokenFile) -> TokenFile:
     if found != known[split] or len(rejected.offsets) != len(token_file.offsets):
         raise JslmError(
             f"{rejected.path}: expected the answers with SHA-256 {known[split]}, found {found}: they belong to other "
-            "pairs; prepare again: python -m jslm.prepare --config CONFIG --force"
+            "pairs; prepare again: jslm prepare --config CONFIG --force"
         )
     return rejected
 

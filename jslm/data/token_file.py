@@ -32,7 +32,7 @@ from jslm.errors import JslmError
 
 FORMAT_VERSION = 1
 META_NAME = "meta.json"
-_AGAIN = "python -m jslm.prepare --config CONFIG --force"
+_AGAIN = "jslm prepare --config CONFIG --force"
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = ("train", "val")
 NO_LABEL = -1
@@ -74,7 +74,7 @@ def read_meta(folder: str | Path) -> dict[str, Any]:
             _ = meta["dtype"], meta["tokenizer"]["fingerprint"]
     except FileNotFoundError:
         raise JslmError(
-            f"{path}: not found: {folder} holds no prepared data; run python -m jslm.prepare --config CONFIG"
+            f"{path}: not found: {folder} holds no prepared data; run jslm prepare --config CONFIG"
         ) from None
     except OSError as error:
         raise JslmError(f"{path}: cannot be read: {error.strerror}") from None

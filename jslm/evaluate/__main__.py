@@ -1,4 +1,4 @@
-"""`python -m jslm.evaluate --run DIR [--split val] [--text FILE] [--tasks ...] [--json]`."""
+"""`jslm evaluate --run DIR [--split val] [--text FILE] [--tasks ...] [--json]`."""
 
 from __future__ import annotations
 

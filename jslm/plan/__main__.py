@@ -1,4 +1,4 @@
-"""`python -m jslm.plan --config FILE --topology v5e:2x4 [section.key=value ...]`."""
+"""`jslm plan --config FILE --topology v5e:2x4 [section.key=value ...]`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m jslm.prepare --config configs/mine.toml [section.key=value ...] [--force | --preview N]`."""
+"""`jslm prepare --config configs/mine.toml [section.key=value ...] [--force | --preview N]`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jslm.cli import add_config_arguments, config_from_args, run_verb
 def main(argv: list[str] | None = None) -> int:
     """Prepares the token files of a config and prints what is in them; returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m jslm.prepare",
+        prog="jslm prepare",
         description="Turn the text of data.source into a tokenizer and token files in data.dir.",
     )
     add_config_arguments(parser)

@@ -94,7 +94,7 @@ def _check_inputs(config: Config, folder: Path, meta: dict[str, Any]) -> None:
 
 
 def _remedy(folder: Path) -> str:
-    again = "prepare again (python -m jslm.prepare --config CONFIG --force)"
+    again = "prepare again (jslm prepare --config CONFIG --force)"
     return f"{again}, or set data.dir to another folder than {folder}"
 
 

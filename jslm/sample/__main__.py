@@ -1,4 +1,4 @@
-"""`python -m jslm.sample --run DIR [--prompt TEXT]`."""
+"""`jslm sample --run DIR [--prompt TEXT]`."""
 
 from __future__ import annotations
 

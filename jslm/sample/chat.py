@@ -99,7 +99,7 @@ def converse(model: LanguageModel, arguments: Arguments, *, as_json: bool, lines
         except JslmError as error:
             if not is_terminal:
                 raise
-            print(f"jslm.sample: {error}", file=sys.stderr)
+            print(f"jslm sample: {error}", file=sys.stderr)
             continue
         answer = _print_answer(pieces, is_silent=as_json)
         messages = [*kept, {"role": "assistant", "content": answer}]

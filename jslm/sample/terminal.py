@@ -59,7 +59,7 @@ def converse(model: LanguageModel, arguments: Arguments, *, as_json: bool) -> No
             else:
                 print_stream(model, prompt, turn_arguments)
         except JslmError as error:
-            print(f"jslm.sample: {error}", file=sys.stderr)
+            print(f"jslm sample: {error}", file=sys.stderr)
         except KeyboardInterrupt:
             print(file=sys.stderr)
 

@@ -1,4 +1,4 @@
-"""`python -m jslm.serve --run DIR|FILE [--run ...]`."""
+"""`jslm serve --run DIR|FILE [--run ...]`."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def serve(app: Starlette, listener: socket.socket, *, drain_seconds: float) -> i
     server = Server(app, drain_seconds)
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
-    print(f"jslm.serve: http://{shown}:{port} (ready when /ready says so)", file=sys.stderr, flush=True)
+    print(f"jslm serve: http://{shown}:{port} (ready when /ready says so)", file=sys.stderr, flush=True)
     # uvicorn raises the signal again once all is done; here an orderly end is a success.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)

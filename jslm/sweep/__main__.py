@@ -1,4 +1,4 @@
-"""`python -m jslm.sweep --config FILE --dir DIR --grid section.key=V1,V2 ...`."""
+"""`jslm sweep --config FILE --dir DIR --grid section.key=V1,V2 ...`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m jslm.train --config FILE [section.key=value ...]`."""
+"""`jslm train --config FILE [section.key=value ...]`."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def _explanation(config: Config, error: Exception) -> str:
     lower = [f"train.micro_batch (now {rows}, or 'auto' for what fits)"] if rows > 1 else ["model.context_length"]
     lower += ["set model.remat = 'full'"] if config.model.remat != "full" else ["raise mesh.fsdp"]
     topology = jax.default_backend() if jax.default_backend() in ("cpu", "gpu") else _slice_of(jax.devices()[0])
-    search = f"python -m jslm.plan --config {RunFolder(config.run_dir).config} --topology {topology} --search"
+    search = f"jslm plan --config {RunFolder(config.run_dir).config} --topology {topology} --search"
     return (
         f"out of memory on {describe_devices()}{asked}{_estimate(config)}; lower {', or '.join(lower)}; "
         f"{search} finds what fits"

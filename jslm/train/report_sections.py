@@ -107,7 +107,7 @@ def parameters(run: Run) -> str:
 def usage(run: Run) -> str:
     """How to sample from the run."""
     prompt = next((prompt for _, prompt, _ in reversed(run.samples) if prompt.isprintable() and prompt), "")
-    command = f"python -m jslm.sample --run {shlex.quote(str(run.folder))}"
+    command = f"jslm sample --run {shlex.quote(str(run.folder))}"
     command += f" --prompt {shlex.quote(prompt)}" if prompt else ""
     return _section("Write with this model", f"<pre>{escape(command)}</pre>")
 

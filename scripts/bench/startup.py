@@ -94,7 +94,7 @@ def _first_step(size: str, folder: Path, run: Path, environment: Mapping[str, st
             if seconds is None and metrics.exists() and metrics.stat().st_size:
                 seconds = time.perf_counter() - started
             if time.perf_counter() - started > _PATIENCE:
-                raise RuntimeError(f"jslm.train: no first step within {_PATIENCE:.0f} s")
+                raise RuntimeError(f"jslm train: no first step within {_PATIENCE:.0f} s")
             time.sleep(0.005)
         _check(process)
     finally:

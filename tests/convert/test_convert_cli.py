@@ -1,4 +1,4 @@
-"""`python -m jslm.convert` as a user types it."""
+"""`jslm convert` as a user types it."""
 
 from __future__ import annotations
 

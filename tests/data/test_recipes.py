@@ -90,11 +90,11 @@ def test_recipe_says_what_it_is(name: str) -> None:
 def test_commands_of_the_readme_are_right(name: str) -> None:
     blocks = re.findall(r"^```sh\n(.*?)^```", readme(name), re.MULTILINE | re.DOTALL)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
-    commands = [shlex.split(line) for line in lines if line.startswith("python -m jslm.")]
-    assert ["python", "-m", "jslm.prepare", "--config", f"data/{name}/recipe.toml"] in commands
+    commands = [shlex.split(line) for line in lines if line.startswith("jslm ")]
+    assert ["jslm", "prepare", "--config", f"data/{name}/recipe.toml"] in commands
     for command in commands:
-        verb, arguments = command[2], command[3:]
-        assert (ROOT / Path(*verb.split("."), "__main__.py")).exists(), verb
+        verb, arguments = command[1], command[2:]
+        assert (ROOT / "jslm" / verb / "__main__.py").exists(), verb
         if "--config" in arguments:
             parser = make_parser()
             parsed = parser.parse_intermixed_args(arguments)

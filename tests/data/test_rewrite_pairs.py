@@ -705,7 +705,7 @@ def test_recipe_gives_the_files_it_promises(tmp_path: Path) -> None:
     names = ("text", "train", "wide", "tokenized", "plain", "val", "verb", "noun")
     assert list(digests) == [f"{name}.jsonl" for name in names]
     for name, digest in digests.items():
-        (command,) = re.findall(rf"^python -m jslm.data.rewrite (.*) --out data/rewrite/{name}$", readme, re.MULTILINE)
+        (command,) = re.findall(rf"^jslm data rewrite (.*) --out data/rewrite/{name}$", readme, re.MULTILINE)
         assert main([*command.split(), "--out", str(tmp_path / name)]) == 0
         data = (tmp_path / name).read_bytes()
         lines = data.count(b"\n")

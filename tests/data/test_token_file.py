@@ -100,7 +100,7 @@ def test_dying_between_the_moves_leaves_no_meta(tmp_path: Path, monkeypatch: pyt
         write(tmp_path)
     assert "meta.json" not in names(tmp_path)
     assert not [name for name in names(tmp_path) if name.startswith(".partial")]
-    with pytest.raises(JslmError, match=r"holds no prepared data; run python -m jslm\.prepare"):
+    with pytest.raises(JslmError, match=r"holds no prepared data; run jslm prepare"):
         read_meta(tmp_path)
 
 

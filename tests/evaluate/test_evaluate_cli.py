@@ -217,7 +217,7 @@ def test_bad_input_is_one_line(
     said = capsys.readouterr()
     assert said.out == ""
     [line] = [line for line in said.err.splitlines() if "INFO" not in line]
-    assert line.startswith("jslm.evaluate: error: ")
+    assert line.startswith("jslm evaluate: error: ")
     assert message in line
 
 

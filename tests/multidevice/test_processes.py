@@ -66,7 +66,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Group:
-    """`python -m jslm.train` in `count` processes that know of each other."""
+    """`jslm train` in `count` processes that know of each other."""
 
     def __init__(self, folder: Path, name: str, count: int, *overrides: str, devices: int = 1) -> None:
         self.run_dir = folder / name

@@ -76,7 +76,7 @@ def test_absent_gpu_is_one_line(tiny: Path, capsys: pytest.CaptureFixture[str]) 
         topology_devices("gpu")
     except JslmError:
         assert main(["--config", str(tiny), *TINY, "--topology", "gpu"]) == 2
-        assert capsys.readouterr().err.startswith("jslm.plan: error: --topology gpu: JAX finds no such device")
+        assert capsys.readouterr().err.startswith("jslm plan: error: --topology gpu: JAX finds no such device")
     else:
         pytest.skip("a GPU is here")
 

@@ -420,7 +420,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert out[3].endswith(f"in {tmp_path / 'run' / 'data'}")
     assert main([*arguments, "tokenizer.kind=char"]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("jslm.prepare: error: ")
+    assert error.startswith("jslm prepare: error: ")
     assert error.count("\n") == 1
     assert main([*arguments, "tokenizer.kind=char", "--force"]) == 0
     assert main([*arguments, "--print-config"]) == 0

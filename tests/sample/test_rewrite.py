@@ -222,7 +222,7 @@ def test_bad_bytes_are_told_after_the_lines_before_them(
     assert main(["--run", run, "--rewrite", str(file)]) == 2
     out, err = capsys.readouterr()
     assert out == f"{REWRITTEN}\n"
-    assert err.splitlines()[-1] == f"jslm.sample: error: {file}: line 2: not UTF-8 text (byte 3 of the line)"
+    assert err.splitlines()[-1] == f"jslm sample: error: {file}: line 2: not UTF-8 text (byte 3 of the line)"
 
 
 @pytest.mark.parametrize(

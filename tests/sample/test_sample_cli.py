@@ -242,7 +242,7 @@ def test_conversation_at_a_terminal(
     out, err = capsys.readouterr()
     first, second = (str(letters.generate("abc", max_new_tokens=12, seed=seed)) for seed in (0, 2))
     assert out == f"> abc{first}\n> > abc{second}\n> "
-    assert "jslm.sample: prompt is 99 tokens" in err
+    assert "jslm sample: prompt is 99 tokens" in err
 
 
 def test_interrupt_ends_a_sample_cleanly(
@@ -277,7 +277,7 @@ def test_errors_are_one_line(run: Path, arguments: list[str], message: str, caps
     assert main(["--run", str(run), *arguments]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith("jslm.sample: error: ")
+    assert err.startswith("jslm sample: error: ")
     assert message in err
     assert err.count("\n") == 1
 

@@ -181,7 +181,7 @@ def test_a_bad_start_is_one_line(
     assert main([*port, *(names.get(argument, argument) for argument in arguments)]) == 2
     error = capsys.readouterr().err.strip()
     assert error.count("\n") == 0
-    assert error.startswith("jslm.serve: error: ")
+    assert error.startswith("jslm serve: error: ")
     assert message in error
 
 

@@ -53,7 +53,7 @@ def make_config(text_file: Path, tmp_path: Path) -> Callable[..., Config]:
 
 
 class Process:
-    """`python -m jslm.train --config FILE` in a process of its own."""
+    """`jslm train --config FILE` in a process of its own."""
 
     def __init__(self, config_file: Path) -> None:
         self.config_file = config_file

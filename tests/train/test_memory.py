@@ -56,7 +56,7 @@ def test_step_without_memory_says_what_to_lower_and_what_plan_estimates(
     assert re.match(r"jslm\.train: error: out of memory on CPU, \d+ cores \(asked for \d+ bytes\);", said)
     assert re.search(r"a step takes an estimated [\d.]+ GB a device \([\d.]+ kB of them weights and optimizer\)", said)
     assert "lower train.micro_batch (now 4096, or 'auto' for what fits), or set model.remat = 'full'" in said
-    assert f"python -m jslm.plan --config {tmp_path / 'run' / 'config.toml'} --topology cpu --search" in said
+    assert f"jslm plan --config {tmp_path / 'run' / 'config.toml'} --topology cpu --search" in said
     # The same run fits with a part of the rows at once.
     done = limited(3, "jslm.train", "--config", str(path), "train.micro_batch=64")
     assert done.returncode == 0, done.stderr
@@ -71,7 +71,7 @@ def test_sampling_without_memory_is_one_line(make_config: MakeConfig) -> None:
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     said = done.stderr.strip().split("\n")[-1]
-    assert said.startswith("jslm.sample: error: out of memory (")
+    assert said.startswith("jslm sample: error: out of memory (")
     assert said.endswith("; give fewer prompts or --num-samples at once, or a shorter --max-new-tokens")
 
 

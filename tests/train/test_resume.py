@@ -136,7 +136,7 @@ def test_two_runs_in_one_folder(start: Callable[..., Any], reap: list[subprocess
     assert second.returncode == 2
     assert second.stdout == ""
     assert second.stderr == (
-        f"jslm.train: error: run_dir = {run_dir}: another training process is using this folder; "
+        f"jslm train: error: run_dir = {run_dir}: another training process is using this folder; "
         "wait for it, or choose another run_dir\n"
     )
     before = logged_step(run_dir)

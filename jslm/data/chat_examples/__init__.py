@@ -1,7 +1,7 @@
 """Small conversations without end: what a tiny model learns to chat and to follow instructions from.
 
-python -m jslm.data.chat_examples --count 10 --seed 1
-python -m jslm.data.chat_examples --count 20000 --out chat.jsonl
+jslm data chat-examples --count 10 --seed 1
+jslm data chat-examples --count 20000 --out chat.jsonl
 """
 
 from __future__ import annotations

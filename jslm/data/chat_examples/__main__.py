@@ -13,12 +13,12 @@ from jslm.errors import JslmError
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status, 2 for bad input."""
-    parser = argparse.ArgumentParser(prog="python -m jslm.data.chat_examples", description=__doc__)
+    parser = argparse.ArgumentParser(prog="jslm data chat-examples", description=__doc__)
     parser.add_argument("--count", type=int, default=10, help="conversations (default 10)")
     parser.add_argument("--seed", type=int, default=0, help="seed; the same conversations on every Python version")
     parser.add_argument("--out", metavar="FILE.jsonl", help="file (default: stdout)")
     add_debug_argument(parser)
-    return run_verb("data.chat_examples", parser, argv, _body)
+    return run_verb("data chat-examples", parser, argv, _body)
 
 
 def _body(options: argparse.Namespace) -> int:

@@ -18,7 +18,7 @@ from jslm.tokenizer import Tokenizer, load_tokenizer
 
 TOKENIZER_NAME = "tokenizer.json"
 RUN_CONFIG = "config.toml"
-_EXPECTED = f"give the folder that python -m jslm.prepare wrote, with {META_NAME}, or that of a run"
+_EXPECTED = f"give the folder that jslm prepare wrote, with {META_NAME}, or that of a run"
 # Tokens counted at a time, so that a file of any size takes the memory of this many.
 _CHUNK = 1 << 22
 # A novel need not be decoded whole for its first lines.
@@ -167,7 +167,7 @@ def _count_tokens(file: TokenFile, vocab_size: int) -> Int64[np.ndarray, " vocab
         if len(found) > vocab_size:
             raise JslmError(
                 f"{file.path}: holds id {len(found) - 1:,}, but the tokenizer has {vocab_size:,} entries: the file is "
-                "damaged; prepare again: python -m jslm.prepare --config CONFIG --force"
+                "damaged; prepare again: jslm prepare --config CONFIG --force"
             )
         counts += found
     return counts

@@ -1,9 +1,9 @@
 """Passive and active English sentence pairs, without end: what a sentence rewriter learns from and is measured on.
 
-python -m jslm.data.rewrite --count 10 --seed 1
-python -m jslm.data.rewrite --count 400000 --out train.jsonl
-python -m jslm.data.rewrite --count 5000 --split verb --out held_out_verbs.jsonl
-python -m jslm.data.rewrite --text 10 --out text.jsonl
+jslm data rewrite --count 10 --seed 1
+jslm data rewrite --count 400000 --out train.jsonl
+jslm data rewrite --count 5000 --split verb --out held_out_verbs.jsonl
+jslm data rewrite --text 10 --out text.jsonl
 """
 
 from __future__ import annotations

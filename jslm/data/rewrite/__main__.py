@@ -14,7 +14,7 @@ from jslm.errors import JslmError
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status, 2 for bad input."""
-    parser = argparse.ArgumentParser(prog="python -m jslm.data.rewrite", description=__doc__)
+    parser = argparse.ArgumentParser(prog="jslm data rewrite", description=__doc__)
     parser.add_argument("--count", type=int, default=10, help="pairs (default 10)")
     parser.add_argument("--seed", type=int, default=0, help="seed; the same pairs on every Python version")
     parser.add_argument(
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
         "--out", help="file: .jsonl (prompt, completion, category, style, domain) or .tsv (two columns)"
     )
     add_debug_argument(parser)
-    return run_verb("data.rewrite", parser, argv, _body)
+    return run_verb("data rewrite", parser, argv, _body)
 
 
 def _body(options: argparse.Namespace) -> int:

@@ -1,7 +1,7 @@
 """Short children's stories whose exact probability is known: the corpus of `make quickstart`.
 
-    python -m jslm.data.stories --count 3 --seed 1
-    python -m jslm.data.stories --megabytes 20 --out stories.jsonl
+    jslm data stories --count 3 --seed 1
+    jslm data stories --megabytes 20 --out stories.jsonl
 
 A model trained on them can be held against the truth: its bits per byte against the grammar's entropy, its samples
 against `check_story`.

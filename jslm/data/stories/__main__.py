@@ -7,33 +7,34 @@ import json
 import random
 import sys
 
+from jslm.cli import add_debug_argument, run_verb
 from jslm.data.stories import generate_stories, generate_story
 from jslm.errors import JslmError
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status, 2 for bad input."""
-    parser = argparse.ArgumentParser(prog="python -m jslm.data.stories", description=__doc__)
+    parser = argparse.ArgumentParser(prog="jslm data stories", description=__doc__)
     parser.add_argument("--count", type=int, default=3, help="stories to print (default 3)")
     parser.add_argument("--seed", type=int, default=0, help="seed; the same stories on every Python version")
     parser.add_argument("--megabytes", type=float, help="write this much text (10**6 bytes each) to --out instead")
     parser.add_argument("--out", help='JSONL file: {"text": ..., "bits": ...} a line')
-    options = parser.parse_args(argv)
-    try:
-        if (options.megabytes is None) != (options.out is None):
-            raise JslmError("--megabytes and --out: found one without the other; give both to write a corpus")
-        if options.seed < 0:
-            raise JslmError(f"--seed = {options.seed}; expected 0 or more")
-        if options.count < 1:
-            raise JslmError(f"--count = {options.count}; expected 1 or more")
-        if options.out is None:
-            rng = random.Random(options.seed)
-            print("\n\n* * *\n\n".join(generate_story(rng).text for _ in range(options.count)))
-        else:
-            _write(options.megabytes, options.seed, options.out)
-    except JslmError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    add_debug_argument(parser)
+    return run_verb("data stories", parser, argv, _body)
+
+
+def _body(options: argparse.Namespace) -> int:
+    if (options.megabytes is None) != (options.out is None):
+        raise JslmError("--megabytes and --out: found one without the other; give both to write a corpus")
+    if options.seed < 0:
+        raise JslmError(f"--seed = {options.seed}; expected 0 or more")
+    if options.count < 1:
+        raise JslmError(f"--count = {options.count}; expected 1 or more")
+    if options.out is None:
+        rng = random.Random(options.seed)
+        print("\n\n* * *\n\n".join(generate_story(rng).text for _ in range(options.count)))
+    else:
+        _write(options.megabytes, options.seed, options.out)
     return 0
 
 
