@@ -317,7 +317,8 @@ TEXT = st.text(
 def test_toml_round_trip(tmp_path_factory: pytest.TempPathFactory, text: str, texts: list[str], rate: float) -> None:
     values = {
         "run_dir": text,
-        "data": {"separator": text, "source": texts},
+        # A carriage return is refused there: text is read with line feeds alone.
+        "data": {"separator": text.replace("\r", ""), "source": texts},
         "sample": {"prompts": texts},
         "optimizer": {"learning_rate": rate},
     }
