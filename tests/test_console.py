@@ -17,7 +17,7 @@ from jslm.console import Bar, ConsoleHandler, Line, format_clock, format_seconds
 class Stream(io.StringIO):
     """A terminal of utf-8, or a file."""
 
-    encoding = "utf-8"  # type: ignore[assignment]
+    encoding = "utf-8"
 
     def __init__(self, terminal: bool) -> None:
         super().__init__()

@@ -193,7 +193,7 @@ def test_prompt_that_fills_the_context_is_an_error(model: LanguageModel) -> None
     assert result.tokens == naive_greedy(model, [120] * 63, 1), "no room for the token that starts a document"
     for generate in (model.generate, model.stream):
         with pytest.raises(
-            JslmError, match="prompt is 64 tokens, the context of this model is 64; shorten it or use --sl"
+            JslmError, match="prompt is 64 tokens, the context of this model is 64; shorten it or use sl"
         ):
             generate("x" * 64)
 
@@ -209,6 +209,17 @@ def test_full_context_ends_the_sample_with_one_warning(make_model: MakeModel, ca
         "the context of 64 tokens was full after 60 new tokens, before max_new_tokens = 1000; "
         "sliding_window=True writes on"
     ]
+    # Where a verb has no way past the context, none is named.
+    caplog.clear()
+    model = make_model()
+    model.sliding_name = ""
+    with caplog.at_level(logging.WARNING, "jslm"):
+        model.generate("abc", greedy=True, max_new_tokens=1000)
+    assert [record.getMessage() for record in caplog.records] == [
+        "the context of 64 tokens was full after 60 new tokens, before max_new_tokens = 1000"
+    ]
+    with pytest.raises(JslmError, match=r"; shorten it$"):
+        model.generate("x" * 64)
 
 
 def test_context_of_one_token_is_an_error(make_model: MakeModel) -> None:
