@@ -53,7 +53,7 @@ def test_step_without_memory_says_what_to_lower_and_what_plan_estimates(
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     said = done.stderr.strip().split("\n")[-1]
-    assert re.match(r"jslm\.train: error: out of memory on CPU, \d+ cores \(asked for \d+ bytes\);", said)
+    assert re.match(r"jslm train: error: out of memory on CPU, \d+ cores \(asked for \d+ bytes\);", said)
     assert re.search(r"a step takes an estimated [\d.]+ GB a device \([\d.]+ kB of them weights and optimizer\)", said)
     assert "lower train.micro_batch (now 4096, or 'auto' for what fits), or set model.remat = 'full'" in said
     assert f"jslm plan --config {tmp_path / 'run' / 'config.toml'} --topology cpu --search" in said
