@@ -67,7 +67,7 @@ def test_bad_topology(topology: str, said: str) -> None:
 def test_absent_compiler_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "libtpu" else find(name))
-    with pytest.raises(JslmError, match=r"needs the TPU compiler \(libtpu\).*jslm\[plan\]"):
+    with pytest.raises(JslmError, match=r"needs the TPU compiler \(libtpu\).*pip install .*\[plan\]"):
         topology_devices("v5e:2x4")
 
 
