@@ -109,6 +109,13 @@ class FilterConfig(Section):
         "is 0.2.",
     )
 
+    max_dropped: float = Field(
+        0.5,
+        ge=0.0,
+        le=1.0,
+        description="Share of the documents that one of the filters may drop; over it, `prepare` stops. 1: any number.",
+    )
+
     @model_validator(mode="after")
     def _check(self) -> FilterConfig:
         if self.max_characters and self.max_characters < self.min_characters:
@@ -174,6 +181,13 @@ class DataConfig(Section):
         "`unwrap`: hard-wrapped lines become paragraphs, verse, tables and dialogue stay; `emphasis`: `_italics_` "
         "lose their marks; `screenplay`: scripts without page furniture, spaces folded; `html`: markup becomes text; "
         "`mojibake`: text decoded wrongly is mended (ftfy); `normalize`: Unicode NFC, control characters, white space.",
+    )
+    max_emptied: float = Field(
+        0.1,
+        ge=0.0,
+        le=1.0,
+        description="Share of the documents of which one of the cleaners may leave nothing; over it, `prepare` "
+        "stops and names them: the cleaner is not for such texts. 1: any number.",
     )
     dedup: DedupConfig = Field(default_factory=lambda: DedupConfig(), description="Duplicates.")
     filters: FilterConfig = Field(default_factory=lambda: FilterConfig(), description="Which documents are kept.")

@@ -33,7 +33,8 @@ __all__ = [
 class Document:
     """One text, and where it came from; `bits` is its information content where a generator knows it.
 
-    `removed` says how many characters each cleaner took out, by what they were. `labels` are those of
+    `removed` says how many characters each cleaner took out, by what they were, and `gutted` which share those took
+    that took over half. `labels` are those of
     `data.conditions`, in their order (empty: none). `rejected` is the answer that `data.rejected` names.
     """
 
@@ -41,6 +42,7 @@ class Document:
     source: str
     bits: float | None = None
     removed: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    gutted: Mapping[str, float] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
     rejected: str | None = None
 
@@ -109,8 +111,8 @@ def clean_document(document: Document, config: DataConfig) -> Document:
     """The document after `data.cleaners`, with what they removed; generated stories come clean already."""
     if not config.cleaners or document.bits is not None:
         return document
-    text, removed = apply_cleaners(document.text, config.cleaners)
-    return replace(document, text=text, removed=removed)
+    text, removed, gutted = apply_cleaners(document.text, config.cleaners)
+    return replace(document, text=text, removed=removed, gutted=gutted)
 
 
 def resolve_sources(config: DataConfig) -> list[InputFile | StoriesSource]:

@@ -112,6 +112,31 @@ class DropReport:
 
 
 @dataclass(slots=True)
+class Gutted:
+    """Documents of which one cleaner took over half: how many, how many wholly, and the first by name and share."""
+
+    documents: int = 0
+    emptied: int = 0
+    first: list[str] = field(default_factory=list)
+
+    def see(self, source: str, share: float) -> None:
+        """Counts a document that lost `share`, in (0.5, 1], of its characters."""
+        self.documents += 1
+        self.emptied += share == 1
+        if len(self.first) < SHOWN_SOURCES:
+            self.first.append(f"{source} ({share:.0%})")
+
+    def line(self, cleaner: str) -> str:
+        """What to say of them."""
+        more = f" and {self.documents - len(self.first):,} more" if self.documents > len(self.first) else ""
+        wholly = f", all of {self.emptied:,}" if self.emptied else ""
+        return (
+            f"cleaner {cleaner}: removes over half of {self.documents:,} document(s){wholly}: "
+            f"{', '.join(self.first)}{more}"
+        )
+
+
+@dataclass(slots=True)
 class LostSources:
     """Files, or members of archives, whose every document was dropped: how many, and the first by name and reason.
 

@@ -18,7 +18,9 @@ TOKENIZER_NAME = "tokenizer.json"
 # Where the text is and how the loader cuts the tokens: the files are the same.
 _TEMPLATE = "data.chat_template"
 _GONE = " (not there)"
-_NOT_IN_FILES = {"dir", "source", "about", "licence", "packing", "stride", "mixture"}
+_NOT_IN_FILES = {"dir", "source", "about", "licence", "packing", "stride", "mixture", "max_emptied"}
+# Whether there are files at all.
+_LIMITS = {"data.filters.max_dropped"}
 
 
 @dataclass(frozen=True)
@@ -128,4 +130,4 @@ def _data_settings(data: DataConfig) -> dict[str, Any]:
     for key, value in values.items():
         inner = {f".{name}": item for name, item in value.items()} if isinstance(value, dict) else {"": value}
         settings |= {f"data.{key}{name}": item for name, item in inner.items()}
-    return settings
+    return {key: value for key, value in settings.items() if key not in _LIMITS}

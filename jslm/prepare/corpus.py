@@ -10,7 +10,7 @@ from jslm.config import DataConfig, FilterConfig
 from jslm.console import Bar
 from jslm.data.dedup import DocumentIndex, Fingerprint, count_lines, fingerprint, remove_repeated_lines
 from jslm.data.documents import Document, check_settings, clean_document, read_entry, resolve_sources
-from jslm.data.dropped import DropReport
+from jslm.data.dropped import DropReport, Gutted
 from jslm.data.filters import judge
 from jslm.data.readers.problems import OnBad
 from jslm.errors import JslmError
@@ -52,7 +52,8 @@ def read_corpus(
     repeated lines; the outcome is the same for any `workers`. `on_bad` is told of what cannot be read. Memory: the
     documents under way, of which at most one is a long one, a part, and what `deduplicate` says.
 
-    Raises JslmError: see `read_documents`; nothing that is kept.
+    Raises JslmError: see `read_documents`; nothing that is kept; more than `data.max_emptied` that a cleaner
+    empties, or `data.filters.max_dropped` that a filter drops.
     """
     final = _KEPT if config.dedup.removes_lines else _READ
     if not _is_complete(work, final):
@@ -65,7 +66,28 @@ def read_corpus(
     corpus = Corpus(work.parts(final))
     if not corpus.tally.documents:
         raise JslmError(_nothing(config, corpus.tally))
+    _check_losses(config, corpus.tally)
     return corpus
+
+
+def _check_losses(config: DataConfig, tally: Tally) -> None:
+    """Raises JslmError where a cleaner left nothing of too many documents, or a filter dropped too many."""
+    for cleaner, gutted in tally.gutted.items():
+        if gutted.emptied > config.max_emptied * tally.cleaned:
+            raise JslmError(
+                f"data.cleaners: {cleaner} leaves nothing of {gutted.emptied:,} of {tally.cleaned:,} document(s), "
+                f"among {', '.join(gutted.first)}; look at them with --preview and leave it out of data.cleaners, or "
+                f"set data.max_emptied (found {config.max_emptied:g}), as in data.max_emptied=1, to go on without them"
+            )
+    report = tally.reports["filters"]
+    for reason, dropped in report.reasons.items():
+        if dropped.items > config.filters.max_dropped * report.documents_seen:
+            found = dropped.examples[0]
+            raise JslmError(
+                f"data.filters.{reason} drops {dropped.items:,} of {report.documents_seen:,} document(s), such as "
+                f"{found.source} ({found.detail}); loosen it, or set data.filters.max_dropped (found "
+                f"{config.filters.max_dropped:g}), as in data.filters.max_dropped=1, to go on without them"
+            )
 
 
 def _read(config: DataConfig, on_bad: OnBad, work: WorkFolder, workers: Workers, input_bytes: int, log: Log) -> None:
@@ -103,7 +125,9 @@ class _Batch:
 class _Cleaned:
     """The documents of a batch that are left, and what became of the others."""
 
+    seen: int = 0
     kept: list[tuple[Document, Fingerprint]] = field(default_factory=list)
+    gutted: list[tuple[str, str, float]] = field(default_factory=list)
     removed: Removed = field(default_factory=dict)
     filtered: DropReport = field(default_factory=DropReport)
 
@@ -141,7 +165,11 @@ def _clean(config: DataConfig, documents: list[Document]) -> _Cleaned:
     """What a worker does: all that needs one document alone."""
     result = _Cleaned()
     for raw in documents:
+        if not raw.text or raw.text.isspace():
+            continue
         document = clean_document(raw, config)
+        result.seen += 1
+        result.gutted += [(cleaner, raw.source, share) for cleaner, share in document.gutted.items()]
         if not document.text or document.text.isspace():
             continue
         add_removed(result.removed, document)
@@ -149,7 +177,7 @@ def _clean(config: DataConfig, documents: list[Document]) -> _Cleaned:
         verdict = judge(document.text, config.filters)
         if verdict is None:
             result.filtered.keep(document)
-            result.kept.append((replace(document, removed={}), fingerprint(document.text, config.dedup)))
+            result.kept.append((replace(document, removed={}, gutted={}), fingerprint(document.text, config.dedup)))
         else:
             result.filtered.drop(verdict.reason, document.source, document.text, verdict.detail)
     return result
@@ -164,6 +192,9 @@ def _take(batch: _Batch, cleaned: _Cleaned, config: DataConfig, index: DocumentI
         into = tally.removed.setdefault(cleaner, {})
         for what, characters in parts.items():
             into[what] = into.get(what, 0) + characters
+    tally.cleaned += cleaned.seen
+    for cleaner, source, share in cleaned.gutted:
+        tally.gutted.setdefault(cleaner, Gutted()).see(source, share)
     tally.reports["filters"].merge(cleaned.filtered)
     report = tally.reports.get("dedup")
     size = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from jslm.tokenizer import Tokenizer, build_tokenizer, load_tokenizer
 # Starting processes costs about what tokenising this much does.
 MIN_PARALLEL_BYTES = 2_000_000
 # What an earlier version has left is not gone on from.
-_WORK_VERSION = 1
+_WORK_VERSION = 2
 _SHOWN_SKIPPED = 10
 _HASH_BLOCK = 1 << 20
 Log = Callable[[str], None]
@@ -107,6 +108,8 @@ def _prepare(config: Config, folder: Path, log: Log) -> PreparedData:
     counts = Counts(tally.documents, tally.characters, tally.utf8_bytes)
     plan = plan_split(config.data, counts)
     log(f"read {counts.documents:,} document(s), {counts.utf8_bytes / 1e6:,.2f} MB; split by {plan.by}")
+    for cleaner, gutted in tally.gutted.items():
+        log(gutted.line(cleaner))
     if lost := tally.lost.line():
         log(lost)
 
@@ -151,6 +154,7 @@ def _prepare(config: Config, folder: Path, log: Log) -> PreparedData:
                 "end_of_text": plan.end_of_text,
                 "settings": settings_of(config),
                 "removed": tally.removed,
+                "gutted": {cleaner: asdict(gutted) for cleaner, gutted in tally.gutted.items()},
                 "dropped": {stage: report.to_json() for stage, report in tally.reports.items()},
                 "skipped": {"count": tally.skipped, "first": tally.skipped_first},
                 "unknown_characters": unknown,

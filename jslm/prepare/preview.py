@@ -46,6 +46,7 @@ def _show(number: int, before: Document, after: Document, config: DataConfig, co
         + ("" if after.text.strip() else " (nothing is left: it will be passed over)")
     )
     yield from removed_lines(after.removed, list(config.cleaners))
+    yield from (f"cleaner {cleaner}: removes {share:.0%} of this document" for cleaner, share in after.gutted.items())
     for title, left, right in _excerpts(before.text, after.text):
         yield f"--- before, {title} ".ljust(column, "-") + "-+-" + f" after, {title} ".ljust(column, "-")
         rows = zip_longest(_wrap(left, column, title), _wrap(right, column, title), fillvalue="")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jslm.data.dropped import DropReport
+from jslm.data.dropped import DropReport, Gutted
 from jslm.data.token_file import META_NAME, SPLITS
 from jslm.prepare.check import PreparedData
 from jslm.prepare.removed import removed_lines
@@ -28,6 +28,7 @@ def summary(prepared: PreparedData) -> str:
         f"vocabulary {tokenizer['vocab_size']:,} ({tokenizer['kind']}); split by {meta['split']}; in {prepared.dir}"
     )
     lines += removed_lines(meta.get("removed", {}), meta["settings"].get("data.cleaners", []))
+    lines += [Gutted(**fields).line(cleaner) for cleaner, fields in meta.get("gutted", {}).items()]
     for stage, fields in meta.get("dropped", {}).items():
         report = DropReport.from_json(fields)
         if stage != "filters" or report.reasons:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 from jslm.data.documents import Document
-from jslm.data.dropped import DropReport, LostSources
+from jslm.data.dropped import DropReport, Gutted, LostSources
 from jslm.errors import JslmError
 from jslm.prepare.removed import Removed
 
@@ -27,6 +27,7 @@ class Tally:
     """What has been read, kept, dropped and skipped up to the end of a part.
 
     `entry` and `index` say where reading goes on: with which entry of `resolve_sources`, after how many documents.
+    `cleaned` are the documents that were not blank, `gutted` those of which a cleaner took over half, by its name.
     `reports` are by stage of selection: `filters`, `dedup`, `lines`; `lost` are the files that `dedup` took whole.
     """
 
@@ -36,7 +37,9 @@ class Tally:
     documents: int = 0
     characters: int = 0
     utf8_bytes: int = 0
+    cleaned: int = 0
     removed: Removed = field(default_factory=dict)
+    gutted: dict[str, Gutted] = field(default_factory=dict)
     skipped: int = 0
     skipped_first: list[str] = field(default_factory=list)
     reports: dict[str, DropReport] = field(default_factory=dict)
@@ -75,7 +78,8 @@ class Tally:
     def from_json(cls, fields: dict[str, Any]) -> Self:
         """The tally that `to_json` made these of."""
         reports = {stage: DropReport.from_json(report) for stage, report in fields["reports"].items()}
-        return cls(**{**fields, "reports": reports, "lost": LostSources(**fields.get("lost", {}))})
+        gutted = {cleaner: Gutted(**found) for cleaner, found in fields["gutted"].items()}
+        return cls(**{**fields, "reports": reports, "gutted": gutted, "lost": LostSources(**fields.get("lost", {}))})
 
 
 def write_text_part(file: BinaryIO, tally: Tally, documents: Sequence[Document]) -> None:

@@ -28,9 +28,12 @@ def test_cleaners_run_in_their_order_and_say_what_they_removed() -> None:
     assert apply_cleaners(text, ["emphasis", "normalize"]) == (
         "A word here.\n\nB.",
         {"emphasis": {"marks": 2}, "normalize": {"control characters": 1, "white space": 5}},
+        {},
     )
     assert apply_cleaners("<p>a</p>", ["normalize", "html"])[0] == "a"
-    assert apply_cleaners("plain", list(CLEANERS)) == ("plain", {})
+    assert apply_cleaners("plain", list(CLEANERS)) == ("plain", {}, {})
+    assert apply_cleaners("a [Illustration: bc]", ["html", "gutenberg", "page_numbers"])[2] == {}
+    assert apply_cleaners("<b>a</b>", ["html"])[2] == {"html": pytest.approx(1 - 1 / 8)}
 
 
 @pytest.mark.parametrize("name", CLEANERS)
@@ -86,6 +89,73 @@ def test_books_one_after_the_other_are_all_kept() -> None:
 def test_a_file_with_both_kinds_of_start_has_one_book() -> None:
     both = SMALL_PRINT.partition("\n\n\n")[0] + "\n\nTitle: A Day\n\n" + MODERN[MODERN.index("*** START") :]
     assert clean("gutenberg", both.format(BODY)) == BODY
+
+
+OLD_HEADER = (
+    "The Project Gutenberg Etext of A Day, by A. B.\n#2 in our series by A. B.\n\n"
+    "Copyright laws are changing all over the world. Be sure to check\n"
+    "the laws for your country before redistributing these files!!!\n\n"
+    "**Welcome To The World of Free Plain Vanilla Electronic Texts**\n\nTitle: A Day\n\nAuthor: A. B.\n\n"
+    "Release Date: May, 2002  [Etext #1]\n\nEdition: 10\n\n"
+)
+PRINT_BELOW = (
+    "\nMore information about this book is at the top of this file.\n\n"
+    "We are now trying to release all our etexts one year in advance\nof the official release dates.\n\n"
+    "***START**THE SMALL PRINT!**FOR PUBLIC DOMAIN ETEXTS**START***\n"
+    'Why is this "Small Print!" statement here?  You know: lawyers.\n\n'
+    "*END THE SMALL PRINT! FOR PUBLIC DOMAIN ETEXTS*Ver.02/11/02*END*\n\n"
+)
+ENDS = (
+    "",
+    "End of Project Gutenberg Etext of A Day, by A. B.",
+    "End of the Project Gutenberg EBook of A Day",
+    "The End of the Project Gutenberg etext of A Day",
+    "*** END OF THE COPYRIGHTED PROJECT GUTENBERG EBOOK A DAY ***",
+    "Fin de Project Gutenberg Etext de Le Jour, par A. B.",
+    "Fin du Projet Gutenberg : Le Jour",
+    "Fin de Proyecto Gutenberg: El día",
+    'Ende dieses Project Gutenberg Etextes "Ein Tag".',
+    "Ende dieses Projekt Gutenberg Etextes Ein Tag, von A. B.",
+    "Ende des Projekt Gutenberg EBooks Ein Tag",
+    "Einde van het Project Gutenberg eboek van Een dag",
+    "Fine di questo Etext del Progetto Gutenberg",
+    "Fim do Projecto Gutenberg: Um dia",
+    "Slut på Project Gutenbergs En dag",
+    "Project Gutenbergin julkaiseman teoksen loppu",
+)
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("body", [BODY, f"{BODY}\n\n" * 300])
+def test_a_small_print_at_the_end_ends_the_book(end: str, body: str) -> None:
+    body = body.strip()
+    framed = f"{OLD_HEADER}{body}\n\n{end}\n\n{PRINT_BELOW}"
+    assert clean("gutenberg", framed) == body
+    started = framed.replace("Edition: 10\n", "*** START OF THE PROJECT GUTENBERG EBOOK, A DAY ***\n")
+    assert clean("gutenberg", started) == body
+    # The same above and below: the files of the next years.
+    assert clean("gutenberg", f"{OLD_HEADER}{PRINT_BELOW}{body}\n\n{end}") == body
+
+
+def test_a_small_print_between_two_files_loses_neither() -> None:
+    body = f"{BODY}\n\n" * 20
+    text = f"{OLD_HEADER}{body}{PRINT_BELOW}{MODERN.format('Second.')}{OLD_HEADER}{PRINT_BELOW}Third book, no end."
+    assert clean("gutenberg", text) == f"{body.strip()}\n\n\nSecond.\n\n\nThird book, no end."
+
+
+def test_lines_of_a_book_that_name_the_project_end_nothing() -> None:
+    mentions = "Fine work, said the man of Project Gutenberg.\n\nEnd of story: there is Project Gutenberg."
+    many = f"{BODY}\n\n" * 20
+    text = f"{many}{mentions}\n\n{many}".strip()
+    assert clean("gutenberg", f"{MODERN.format(text)}") == text
+
+
+def test_a_book_where_a_header_should_be_is_kept() -> None:
+    body = "A line of the book that goes on and on, and says nothing of its maker.\n\n" * 100
+    start, end = (f"*** {word} OF THE PROJECT GUTENBERG EBOOK A DAY ***\n\n" for word in ("START", "END"))
+    assert (
+        clean("gutenberg", f"{body}{start}{BODY}\n\n{end}{body}") == f"{body.strip()}\n\n\n{BODY}\n\n\n{body.strip()}"
+    )
 
 
 def test_without_marks_the_paragraphs_that_name_it_go() -> None:

@@ -226,3 +226,58 @@ def test_the_three_stories_files_together(assets: Path, tmp_path: Path) -> None:
     assert report.documents_seen > 4000
     assert sum(gone.items for gone in report.reasons.values()) > 0
     assert prepared.tokenizer.vocab_size == 2048
+
+
+PLAIN = "It was a day, and a day it was."
+FRAMED = "*** START OF THE PROJECT GUTENBERG EBOOK ***\n"
+
+
+def cleaned_config(folder: Path, texts: list[str], **data: Any) -> Config:
+    """A text file a document."""
+    for number, text in enumerate(texts):
+        (folder / f"t{number:02}.txt").write_text(text)
+    return Config(
+        run_dir=str(folder / "run"),
+        data=DataConfig(source=str(folder / "*.txt"), cleaners=["gutenberg"], **data),
+        tokenizer=TokenizerConfig(kind="byte"),
+        prepare=PrepareConfig(workers=1),
+    )
+
+
+def test_a_cleaner_that_empties_too_many_documents_stops_the_preparation(tmp_path: Path) -> None:
+    texts = [FRAMED, *[PLAIN] * 8]
+    config = cleaned_config(tmp_path, texts)
+    with pytest.raises(JslmError) as caught:
+        prepare(config, log=silent)
+    assert "data.cleaners: gutenberg leaves nothing of 1 of 9 document(s), among " in str(caught.value)
+    assert "t00.txt (100%); look at them" in str(caught.value)
+    # The advice, and what was read until then is not read again.
+    said: list[str] = []
+    told = config.model_copy(update={"data": config.data.model_copy(update={"max_emptied": 1.0})})
+    prepared = prepare(told, log=said.append)
+    assert prepared.meta["gutted"]["gutenberg"]["emptied"] == 1
+    line = f"cleaner gutenberg: removes over half of 1 document(s), all of 1: {tmp_path / 't00.txt'} (100%)"
+    assert line in said
+    assert line in summary(prepared).splitlines()
+    assert not any("starting over" in message for message in said)
+    # The limit is about the making of the files, not about what is in them.
+    ensure_prepared(config, log=silent)
+
+
+def test_a_tenth_that_a_cleaner_empties_is_counted_and_let_go(tmp_path: Path) -> None:
+    texts = [FRAMED, f"{FRAMED}{PLAIN}", *[PLAIN] * 8]
+    prepared = prepare(cleaned_config(tmp_path, texts), log=silent)
+    found = prepared.meta["gutted"]["gutenberg"]
+    assert (found["documents"], found["emptied"]) == (2, 1)
+    assert found["first"][1] == f"{tmp_path / 't01.txt'} (62%)"
+    assert prepared.meta["train"]["documents"] + prepared.meta["val"]["documents"] == 9
+
+
+def test_a_filter_that_drops_most_documents_stops_the_preparation(tmp_path: Path) -> None:
+    filters = FilterConfig(min_characters=100)
+    with pytest.raises(
+        JslmError, match=r"data.filters.min_characters drops 6 of 10 document\(s\), such as .*t00.txt \(5 c"
+    ):
+        prepare(cleaned_config(tmp_path, ["short"] * 6 + [PLAIN * 9] * 4, filters=filters), log=silent)
+    for more in (FilterConfig(min_characters=100, max_dropped=1.0), FilterConfig(min_characters=1)):
+        assert prepare(cleaned_config(tmp_path, [], filters=more), force=True, log=silent).meta["train"]["documents"]

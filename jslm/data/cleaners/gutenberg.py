@@ -5,25 +5,9 @@ from __future__ import annotations
 import re
 
 from jslm.data.cleaners.base import Cleaned, Tally
+from jslm.data.cleaners.gutenberg_frame import find_books
 
-# Every kind of line that ends a header ("start") or a book ("end"), from 1990 to today; titles run over several lines.
-_MARKS = re.compile(
-    r"""^[ \t]*(?:
-        (?P<start>
-            \*{3}[ ]?START[ ]OF[ ](?:TH(?:E|IS)[ ])?PROJECT[ ]GUTENBERG[^*]{0,400}\*{3}[^\n]*
-          | \*?END[* ]+THE[ ]SMALL[ ]PRINT![^\n]*
-        )
-      | (?P<end>
-            \*{3}[ ]?END[ ]OF[ ](?:TH(?:E|IS)[ ])?PROJECT[ ]GUTENBERG[^\n]*
-          | [*<]*[ ]?(?:This[ ]is[ ]the[ ])?End[ ]of[ ](?:th(?:e|is)[ ])?Project[ ]Gutenberg[^\n]*
-          | \*{3}[ ]?START:[ ]FULL[ ]LICENSE[^\n]*
-        )
-    )(?:\n|\Z)""",
-    re.MULTILINE | re.VERBOSE | re.IGNORECASE,
-)
-_NAME = re.compile(r"Project[ \n]Gutenberg", re.IGNORECASE)
-# Between the small print and the modern line, where a file has both, stands no book.
-_BETWEEN_STARTS = 5000
+_NAME = re.compile(r"Pro(?:[jy]e[ck]?t\w{0,3}|getto)[ \n-]Gutenberg", re.IGNORECASE)
 # How far from the beginning credits and notes are looked for, and notes from the end, in characters.
 _HEAD = 8000
 _HEAD_PARAGRAPHS = 20
@@ -83,36 +67,11 @@ def gutenberg(text: str) -> Cleaned:
     if not _NAME.search(text):
         return Cleaned(text)
     books = []
-    for book in _books(text, removed):
+    for book in find_books(text, removed):
         book = removed.cut(_BRACKETED_NOTE, "transcriber's notes", book)
         book = _strip_head(_strip_tail(book, removed), removed)
         books.append(_strip_illustrations(book, removed))
     return Cleaned("\n\n\n".join(filter(None, books)), removed)
-
-
-def _books(text: str, removed: Tally) -> list[str]:
-    """What stands between a header and a footer."""
-    marks = list(_MARKS.finditer(text))
-    books: list[str] = []
-    # Where the current book begins; None outside of books. Without a start mark the header is left to _strip_head.
-    begin: int | None = None if marks and marks[0]["start"] else 0
-    outside = 0
-    for mark in marks:
-        if mark["start"]:
-            if begin is not None and mark.start() - begin > _BETWEEN_STARTS:
-                books.append(text[begin : mark.start()])
-            else:
-                removed.add("header", mark.start() - (outside if begin is None else begin))
-            removed.add("header", len(mark[0]))
-            begin = mark.end()
-        elif begin is not None:
-            books.append(text[begin : mark.start()])
-            begin, outside = None, mark.start()
-    if begin is not None:
-        books.append(text[begin:])
-    else:
-        removed.add("footer", len(text) - outside)
-    return books
 
 
 def _strip_head(book: str, removed: Tally) -> str:
