@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from jslm.config import DataConfig
@@ -26,6 +26,7 @@ __all__ = [
     "read_entry",
     "read_raw_documents",
     "resolve_sources",
+    "size_of",
 ]
 
 
@@ -127,7 +128,11 @@ def resolve_sources(config: DataConfig) -> list[InputFile | StoriesSource]:
 
 def input_size(config: DataConfig) -> tuple[int, int]:
     """Number and total bytes of the input files as they are stored (generated stories: their size, and no file)."""
-    entries = resolve_sources(config)
+    return size_of(resolve_sources(config))
+
+
+def size_of(entries: Sequence[InputFile | StoriesSource]) -> tuple[int, int]:
+    """`input_size` of what `resolve_sources` gave."""
     files = [entry for entry in entries if isinstance(entry, InputFile)]
     generated = sum(int(entry.megabytes * 1e6) for entry in entries if isinstance(entry, StoriesSource))
     return len(files), sum(file.size for file in files) + generated

@@ -1,4 +1,4 @@
-"""`jslm prepare --config configs/mine.toml [section.key=value ...] [--force | --preview N]`."""
+"""`jslm prepare --config configs/mine.toml [section.key=value ...] [--force | --check | --preview N]`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from jslm.cli import add_config_arguments, config_from_args, run_verb
+from jslm.errors import JslmError
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -16,6 +17,11 @@ def main(argv: list[str] | None = None) -> int:
     )
     add_config_arguments(parser)
     parser.add_argument("--force", action="store_true", help="make the files again even if they are there")
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="make nothing: read the files that are there, and data.source, and say whether all is as it was",
+    )
     parser.add_argument(
         "--preview",
         type=int,
@@ -35,6 +41,13 @@ def _run(args: argparse.Namespace) -> int:
 
         for line in preview(config.data, args.preview):
             print(line)
+        return 0
+    if args.check:
+        if args.force:
+            raise JslmError("--check makes nothing, and --force makes all again; leave out one of the two")
+        from jslm.prepare.pipeline import check_prepared
+
+        print(f"{check_prepared(config).dir}: the files and their sources are as they were when they were prepared")
         return 0
     from jslm.prepare.pipeline import prepare
     from jslm.prepare.summary import summary

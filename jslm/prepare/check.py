@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jslm.config import Config, DataConfig
 from jslm.data.chat import template_source
-from jslm.data.documents import input_size
+from jslm.data.documents import InputFile, resolve_sources, size_of
 from jslm.data.token_file import META_NAME, read_meta
 from jslm.errors import JslmError
+from jslm.prepare.freshness import INPUTS_NAME, difference, newer_than, read_inputs, recorded_files
 from jslm.tokenizer import Tokenizer, load_tokenizer
+
+_log = logging.getLogger("jslm")
 
 TOKENIZER_NAME = "tokenizer.json"
 # Where the text is and how the loader cuts the tokens: the files are the same.
@@ -32,8 +36,11 @@ class PreparedData:
     meta: dict[str, Any]
 
 
-def open_prepared(config: Config, folder: Path) -> PreparedData:
-    """What is in `folder`; raises JslmError as `ensure_prepared` does."""
+def open_prepared(config: Config, folder: Path, *, rehash: bool = False) -> PreparedData:
+    """What is in `folder`; raises JslmError as `ensure_prepared` does.
+
+    `rehash`: sources are compared by their content, and have to be there.
+    """
     meta = read_meta(folder)
     path = folder / TOKENIZER_NAME
     if not path.exists():
@@ -45,6 +52,8 @@ def open_prepared(config: Config, folder: Path) -> PreparedData:
             f"{path}: fingerprint {tokenizer.fingerprint} found, {expected} expected by {META_NAME}; {_remedy(folder)}"
         )
     _check_settings(config, folder, meta)
+    if config.data.sources:
+        _check_inputs(config, folder, meta, rehash)
     return PreparedData(folder, tokenizer, meta)
 
 
@@ -75,24 +84,50 @@ def _check_settings(config: Config, folder: Path, meta: dict[str, Any]) -> None:
                 f"{folder / META_NAME}: made with tokenizer {meta['tokenizer']['fingerprint']}, but tokenizer.path = "
                 f"{tokenizer_path!r} is {found}; {_remedy(folder)}"
             )
-    if has_source:
-        _check_inputs(config, folder, meta)
 
 
-def _check_inputs(config: Config, folder: Path, meta: dict[str, Any]) -> None:
+def _check_inputs(config: Config, folder: Path, meta: dict[str, Any], rehash: bool) -> None:
     """Files edited since then mean stale tokens; files that are gone can't be read anyway, nor what came by a pipe."""
     if "-" in config.data.sources:
+        if rehash:
+            raise JslmError("data.source = '-': what came by a pipe is not there any more; it can't be compared")
         return
     try:
-        found = input_size(config.data)
+        entries = resolve_sources(config.data)
     except JslmError:
+        if rehash:
+            raise
         return
+    files = [entry for entry in entries if isinstance(entry, InputFile)]
+    found = size_of(entries)
     expected = meta.get("input_files"), meta.get("input_bytes")
-    if found != expected:
+    changed = difference(folder, files, rehash=rehash)
+    if found != expected or changed:
         raise JslmError(
             f"{folder / META_NAME}: made from {expected[0]} file(s) of {expected[1]:,} bytes, but data.source now has "
-            f"{found[0]} of {found[1]:,}; {_remedy(folder)}"
+            f"{found[0]} of {found[1]:,}{f': {changed}' if changed else ''}; {_remedy(folder)}"
         )
+    if read_inputs(folder) is not None:
+        return
+    if rehash:
+        raise JslmError(
+            f"{folder / INPUTS_NAME}: not there, as in data that earlier versions of jslm prepared: what the "
+            f"sources were like is not known; {_remedy(folder)}"
+        )
+    if name := newer_than(folder, files):
+        _log.warning(
+            "%s: made before %s was changed, by a version of jslm that did not note what it read; if its text is "
+            "another, %s",
+            folder,
+            name,
+            _remedy(folder),
+        )
+
+
+def stale_corpus(folder: Path) -> str:
+    """Which source of a corpus that other settings prepared was changed since; empty where none was, or it is gone."""
+    files = recorded_files(folder)
+    return difference(folder, files) if files else ""
 
 
 def _remedy(folder: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -14,14 +13,15 @@ from jslm.config import Config
 from jslm.console import say
 from jslm.data.augment import with_copies
 from jslm.data.chat import TEMPLATE_NAME, check_tokens, splitter, template_source
-from jslm.data.documents import InputFile, input_size, resolve_sources
+from jslm.data.documents import InputFile, resolve_sources, size_of
 from jslm.data.readers.problems import OnBad, stop
-from jslm.data.token_file import META_NAME, TokenWriter, remove_partial
+from jslm.data.token_file import META_NAME, TokenWriter, remove_partial, verify
 from jslm.errors import JslmError
 from jslm.prepare import encode
 from jslm.prepare.check import TOKENIZER_NAME, PreparedData, open_prepared, settings_of
 from jslm.prepare.corpus import Corpus, read_corpus
 from jslm.prepare.encode import add_parts, encode_corpus
+from jslm.prepare.freshness import INPUTS_NAME, Seen, changed_meanwhile, look, save_inputs
 from jslm.prepare.lock import folder_lock
 from jslm.prepare.preferences import REJECTED, encode_rejected, remove_rejected, write_rejected
 from jslm.prepare.sample import compare_with_gpt2, training_texts
@@ -35,7 +35,6 @@ MIN_PARALLEL_BYTES = 2_000_000
 # What an earlier version has left is not gone on from.
 _WORK_VERSION = 2
 _SHOWN_SKIPPED = 10
-_HASH_BLOCK = 1 << 20
 Log = Callable[[str], None]
 
 
@@ -48,13 +47,26 @@ def ensure_prepared(config: Config, *, log: Log = log_to_stderr) -> PreparedData
     """The prepared data in `config.data_dir`, made now where it is absent.
 
     Raises JslmError where what is there was made with other settings, from other input files or with another tokenizer,
-    saying which; `data.source` may be empty or gone once the files are made. File contents are not read: see
-    `jslm.data.verify`.
+    saying which; `data.source` may be empty or gone once the files are made. Sources are read again only where their
+    size and times may lie (see `freshness`), token files not at all: see `check_prepared`.
     """
     folder = Path(config.data_dir)
     if (folder / META_NAME).exists():
         return open_prepared(config, folder)
     return prepare(config, log=log)
+
+
+def check_prepared(config: Config) -> PreparedData:
+    """The prepared data in `config.data_dir`, with the whole of its files and of its sources read and compared.
+
+    Raises JslmError as `ensure_prepared` and `jslm.data.verify`, and where there is no data or a source is gone.
+    """
+    folder = Path(config.data_dir)
+    prepared = open_prepared(config, folder, rehash=True)
+    verify(folder, prepared.tokenizer.fingerprint)
+    if REJECTED in prepared.meta:
+        verify(folder / REJECTED, prepared.tokenizer.fingerprint)
+    return prepared
 
 
 def prepare(config: Config, *, force: bool = False, log: Log = log_to_stderr) -> PreparedData:
@@ -97,13 +109,18 @@ def prepare(config: Config, *, force: bool = False, log: Log = log_to_stderr) ->
 
 
 def _prepare(config: Config, folder: Path, log: Log) -> PreparedData:
-    input_files, input_bytes = input_size(config.data)
+    entries = resolve_sources(config.data)
+    input_files, input_bytes = size_of(entries)
+    inputs = look([entry for entry in entries if isinstance(entry, InputFile)])
     if config.data.messages:
         known = load_tokenizer(config.tokenizer.path).special_tokens if config.tokenizer.path else {}
         check_tokens(config.data.chat_template, [*known, *config.tokenizer.special_tokens])
-    work = WorkFolder(folder, _work_key(config), log)
+    generated = [str(entry) for entry in entries if not isinstance(entry, InputFile)]
+    work = WorkFolder(folder, _work_key(config, inputs, generated), log)
     workers = _workers(config, input_bytes)
     corpus = read_corpus(config.data, _on_bad(config, log), work, workers, input_bytes, log)
+    if changed := changed_meanwhile(inputs):
+        raise JslmError(f"{changed}: changed while it was read; run the same command again")
     tally = corpus.tally
     counts = Counts(tally.documents, tally.characters, tally.utf8_bytes)
     plan = plan_split(config.data, counts)
@@ -138,7 +155,8 @@ def _prepare(config: Config, folder: Path, log: Log) -> PreparedData:
         if unknown:
             log(f"{unknown:,} character(s) of the text are not in {config.tokenizer.path}; they became unknown tokens")
         tokenizer.save(writer.partial / TOKENIZER_NAME)
-        extra_files = [TOKENIZER_NAME]
+        save_inputs(writer.partial / INPUTS_NAME, inputs)
+        extra_files = [TOKENIZER_NAME, INPUTS_NAME]
         if config.data.messages:
             (writer.partial / TEMPLATE_NAME).write_text(template_source(config.data.chat_template), "utf-8")
             extra_files.append(TEMPLATE_NAME)
@@ -201,31 +219,15 @@ def _tokenizer(
     return tokenizer
 
 
-def _work_key(config: Config) -> dict[str, Any]:
-    """All that decides what is in the parts: settings, code, and the input files by size and time of change."""
+def _work_key(config: Config, inputs: list[Seen], generated: list[str]) -> dict[str, Any]:
+    """All that decides what is in the parts: settings, code, and the input files by their content."""
     tokenizer_file = config.tokenizer.path
     return {
         "version": [_WORK_VERSION, jslm.__version__, encode.CHUNK_CHARACTERS, encode.PART_CHARACTERS],
         "settings": settings_of(config),
         "tokenizer": load_tokenizer(tokenizer_file).fingerprint if tokenizer_file else "",
-        "inputs": [
-            _identity(entry) if isinstance(entry, InputFile) else str(entry) for entry in resolve_sources(config.data)
-        ],
+        "inputs": [*(seen.identity for seen in inputs), *generated],
     }
-
-
-def _identity(file: InputFile) -> list[Any]:
-    if file.name == "-":
-        digest = hashlib.sha256()
-        with file.open() as stream:
-            while block := stream.read(_HASH_BLOCK):
-                digest.update(block)
-        return [file.name, digest.hexdigest()]
-    try:
-        return [file.name, file.size, Path(file.name).stat().st_mtime_ns]
-    except OSError:
-        # Elsewhere: what a server says of a file's age can't be relied on.
-        return [file.name, file.size]
 
 
 def _on_bad(config: Config, log: Log) -> OnBad:

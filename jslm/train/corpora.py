@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from jslm.data.chat import find_template
 from jslm.data.preferences import REJECTED
 from jslm.data.token_file import Split, TokenFile, open_tokens, read_meta, verify
 from jslm.errors import JslmError
-from jslm.prepare import PreparedData, ensure_prepared
+from jslm.prepare import PreparedData, ensure_prepared, stale_corpus
+
+log = logging.getLogger("jslm")
 
 _COUNTS = ("tokens", "documents", "bytes", "characters")
 
@@ -26,6 +29,11 @@ def open_prepared(config: Config) -> PreparedData:
     if not config.data.mixture:
         return ensure_prepared(config)
     folders = corpus_folders(config)
+    for folder in folders:
+        if changed := stale_corpus(folder):
+            log.warning(
+                "data.mixture: %s: since it was prepared, %s; prepare it again with its own config", folder, changed
+            )
     metas = [read_meta(folder) for folder in folders]
     prints = [meta["tokenizer"]["fingerprint"] for meta in metas]
     tokenizer_file = str(folders[0] / "tokenizer.json")

@@ -65,7 +65,7 @@ def test_folders_globs_and_files_of_a_file_system_elsewhere() -> None:
     assert texts("memory://corpus/**/*.parquet") == ["C", "D"]
     assert texts(["memory://corpus/b.jsonl.gz", "memory://corpus/a.txt", "memory://corpus"]) == ["B", "A", "C", "D"]
     files, size = input_size(DataConfig(source="memory://corpus"))
-    assert (files, size) == (3, sum(size for _, size in find_remote("memory://corpus")))
+    assert (files, size) == (3, sum(size for _, size, _ in find_remote("memory://corpus")))
     (document,) = read_documents(DataConfig(source="memory://corpus/a.txt"))
     assert document.source == "memory:///corpus/a.txt"
 

@@ -270,7 +270,7 @@ def test_a_tenth_that_a_cleaner_empties_is_counted_and_let_go(tmp_path: Path) ->
     found = prepared.meta["gutted"]["gutenberg"]
     assert (found["documents"], found["emptied"]) == (2, 1)
     assert found["first"][1] == f"{tmp_path / 't01.txt'} (62%)"
-    assert prepared.meta["train"]["documents"] + prepared.meta["val"]["documents"] == 9
+    assert prepared.meta["dropped"]["filters"]["documents_seen"] == 9
 
 
 def test_a_filter_that_drops_most_documents_stops_the_preparation(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, TypeVar, cast
 from urllib.parse import urlsplit
@@ -17,6 +17,8 @@ _DATASET = re.compile(r"hf-dataset:(?P<id>[\w.-]+(?:/[\w.-]+)?)(?:/(?P<config>[\
 # The Hub converts every dataset to Parquet files on this branch, as CONFIG/SPLIT/0000.parquet.
 _PARQUET_BRANCH = "refs/convert/parquet"
 _BLOCK_BYTES = 4 << 20
+# As fsspec's file systems name it: the web, S3, Google, the Hugging Face Hub. Times are not among them.
+_VERSION_KEYS = ("ETag", "etag", "Content-MD5", "Digest", "md5Hash", "generation", "blob_id")
 T = TypeVar("T")
 
 
@@ -30,8 +32,9 @@ def remote_file_name(address: str) -> str:
     return urlsplit(address).path if address.lower().startswith(("http://", "https://")) else address
 
 
-def find_remote(source: str) -> list[tuple[str, int]]:
-    """Addresses and sizes (0: not said) of the files that an address, a folder or glob elsewhere or a dataset id names.
+def find_remote(source: str) -> list[tuple[str, int, str]]:
+    """Address, size (0: not said) and version ("": not said) of the files that an address, a folder or glob elsewhere
+    or a dataset id names.
 
     Raises JslmError: nothing there, no way there, a protocol that is unknown or whose package is absent.
     """
@@ -62,7 +65,7 @@ def _file_system(address: str) -> tuple[Any, str]:
     return system, path
 
 
-def _list(system: Any, path: str, source: str) -> list[tuple[str, int]]:
+def _list(system: Any, path: str, source: str) -> list[tuple[str, int, str]]:
     is_web = source.lower().startswith(("http://", "https://"))
     # On the web `?` begins a query.
     if any(sign in path for sign in ("*[" if is_web else "*?[")):
@@ -75,14 +78,21 @@ def _list(system: Any, path: str, source: str) -> list[tuple[str, int]]:
             raise JslmError(f"data.source: folder {source} has no {ENDINGS} file in it")
     else:
         found = [path]
-    return [(str(system.unstrip_protocol(name)), int(system.info(name).get("size") or 0)) for name in sorted(found)]
+    infos = [(str(system.unstrip_protocol(name)), system.info(name)) for name in sorted(found)]
+    return [(name, int(info.get("size") or 0), _version(info)) for name, info in infos]
+
+
+def _version(info: Mapping[str, Any]) -> str:
+    """What the server says that changes with the content; weak ETags promise less."""
+    said = {key: str(info[key]) for key in _VERSION_KEYS if info.get(key)}
+    return " ".join(f"{key}={value}" for key, value in said.items() if not value.startswith("W/"))
 
 
 def _is_hidden(name: str, folder: str) -> bool:
     return any(part.startswith(".") for part in PurePosixPath(name.removeprefix(folder)).parts)
 
 
-def _find_dataset(source: str) -> list[tuple[str, int]]:
+def _find_dataset(source: str) -> list[tuple[str, int, str]]:
     match = _DATASET.fullmatch(source)
     if match is None:
         raise JslmError(

@@ -27,10 +27,14 @@ _MEGABYTES = {"KB": 1e-3, "MB": 1.0, "GB": 1e3}
 
 @dataclass(frozen=True, slots=True)
 class InputFile:
-    """A file to read; `name` is a path, an address or `-`, and `size` its bytes, 0 where a server does not say."""
+    """A file to read; `name` is a path, an address or `-`, and `size` its bytes, 0 where a server does not say.
+
+    `version` is what a server calls this content of an address (an ETag or the like), empty where it says nothing.
+    """
 
     name: str
     size: int
+    version: str = ""
 
     def open(self) -> BinaryIO:
         """The bytes, from the start. Raises OSError, and JslmError for what is not on this machine."""
@@ -85,7 +89,7 @@ def _find(source: str) -> list[InputFile]:
     if source == STANDARD_INPUT:
         return [InputFile(source, _standard_input().stat().st_size)]
     if is_remote(source):
-        return [InputFile(name, size) for name, size in find_remote(source)]
+        return [InputFile(*found) for found in find_remote(source)]
     try:
         return [InputFile(str(path), path.stat().st_size) for path in _find_local(source)]
     except OSError as error:
