@@ -18,6 +18,7 @@ __all__ = [
     "InputFile",
     "OnBad",
     "StoriesSource",
+    "check_document",
     "check_settings",
     "clean_document",
     "input_size",
@@ -36,7 +37,8 @@ class Document:
 
     `removed` says how many characters each cleaner took out, by what they were, and `gutted` which share those took
     that took over half. `labels` are those of
-    `data.conditions`, in their order (empty: none). `rejected` is the answer that `data.rejected` names.
+    `data.conditions`, in their order (empty: none). `rejected` is the answer that `data.rejected` names. `where` is the
+    place of a record in its file.
     """
 
     text: str
@@ -46,6 +48,21 @@ class Document:
     gutted: Mapping[str, float] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
     rejected: str | None = None
+    where: str = ""
+
+    @property
+    def place(self) -> str:
+        """Where it is from, for messages: with the line or row of a record."""
+        return self.where or self.source
+
+
+def check_document(document: Document, config: DataConfig) -> None:
+    """Raises JslmError, with the place, where a pair has lost its prompt's end or its completion on the way."""
+    if config.prompt_end and document.text.strip():
+        try:
+            pair_parts(document.text, config.prompt_end)
+        except JslmError as error:
+            raise JslmError(f"{document.place}: {error}") from None
 
 
 def read_documents(config: DataConfig, on_bad: OnBad = stop) -> Iterator[Document]:
@@ -90,10 +107,10 @@ def read_entry(entry: InputFile | StoriesSource, config: DataConfig, on_bad: OnB
         for story in generate_stories(entry.megabytes, entry.seed):
             yield Document(story.text, name, story.bits)
     else:
-        for text, where in read_file(entry, config, on_bad):
+        for text, source, where in read_file(entry, config, on_bad):
             try:
                 if config.conditions and not isinstance(text, LabelledText):
-                    raise JslmError("data.conditions: no record with labels, but plain text")
+                    raise JslmError("data.conditions: no record with labels, but plain text; give records, as in JSONL")
                 rejected: str | None = getattr(text, "rejected", None)
                 if config.messages and not isinstance(text, LabelledText):
                     raise JslmError("data.messages: no record with messages, but plain text; give records, as in JSONL")
@@ -105,7 +122,8 @@ def read_entry(entry: InputFile | StoriesSource, config: DataConfig, on_bad: OnB
             except JslmError as error:
                 on_bad(JslmError(f"{where}: {error}"))
             else:
-                yield Document(str(text), where, labels=getattr(text, "labels", ()), rejected=rejected)
+                labels = getattr(text, "labels", ())
+                yield Document(str(text), source, labels=labels, rejected=rejected, where=where)
 
 
 def clean_document(document: Document, config: DataConfig) -> Document:

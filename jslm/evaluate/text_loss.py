@@ -140,7 +140,7 @@ def read_text(path: str | Path, data: DataConfig | None = None) -> list[str]:
     # The encoding is this file's, and how records were read has no bearing on a text.
     config = DataConfig(format="text", separator=data.separator, cleaners=data.cleaners)
     before, after = 0, []
-    for text, source in read_file(InputFile(str(path), 0), config):
+    for text, source, _ in read_file(InputFile(str(path), 0), config):
         before += len(text)
         cleaned = clean_document(Document(text, source), config).text
         if cleaned and not cleaned.isspace():

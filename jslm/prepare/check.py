@@ -102,6 +102,8 @@ def _check_inputs(config: Config, folder: Path, meta: dict[str, Any], rehash: bo
     found = size_of(entries)
     expected = meta.get("input_files"), meta.get("input_bytes")
     changed = difference(folder, files, rehash=rehash)
+    if changed and found == expected:
+        raise JslmError(f"{folder / META_NAME}: {changed} since these files were made; {_remedy(folder)}")
     if found != expected or changed:
         raise JslmError(
             f"{folder / META_NAME}: made from {expected[0]} file(s) of {expected[1]:,} bytes, but data.source now has "

@@ -9,11 +9,12 @@ from pathlib import Path
 from jslm.config import DataConfig, FilterConfig
 from jslm.console import Bar
 from jslm.data.dedup import DocumentIndex, Fingerprint, count_lines, fingerprint, remove_repeated_lines
-from jslm.data.documents import Document, check_settings, clean_document, read_entry, resolve_sources
+from jslm.data.documents import Document, check_document, check_settings, clean_document, read_entry, resolve_sources
 from jslm.data.dropped import DropReport, Gutted
 from jslm.data.filters import judge
 from jslm.data.readers.problems import OnBad
 from jslm.errors import JslmError
+from jslm.prepare.literals import find_literals
 from jslm.prepare.removed import Removed, add_removed
 from jslm.prepare.tasks import Task, Workers, run_tasks
 from jslm.prepare.text_parts import Tally, read_tally, read_text_part, write_text_part
@@ -106,6 +107,11 @@ def _read(config: DataConfig, on_bad: OnBad, work: WorkFolder, workers: Workers,
         # A pool is worth its start only where there is something to do to the documents.
         tasks = _batches(config, on_bad, tally.entry, tally.index)
         for batch, cleaned in run_tasks(_clean, config, tasks, workers if _has_work(config) else Workers()):
+            for message in cleaned.bad:
+                on_bad(JslmError(message))
+            tally.skip(cleaned.bad)
+            for literals, place in cleaned.literals:
+                tally.see_literals(literals, place)
             bar.add(_take(batch, cleaned, config, index, part))
             part.flush_if_full()
     tally.lost.close()
@@ -128,6 +134,8 @@ class _Cleaned:
     seen: int = 0
     kept: list[tuple[Document, Fingerprint]] = field(default_factory=list)
     gutted: list[tuple[str, str, float]] = field(default_factory=list)
+    bad: list[str] = field(default_factory=list)
+    literals: list[tuple[dict[str, int], str]] = field(default_factory=list)
     removed: Removed = field(default_factory=dict)
     filtered: DropReport = field(default_factory=DropReport)
 
@@ -169,9 +177,16 @@ def _clean(config: DataConfig, documents: list[Document]) -> _Cleaned:
             continue
         document = clean_document(raw, config)
         result.seen += 1
-        result.gutted += [(cleaner, raw.source, share) for cleaner, share in document.gutted.items()]
+        result.gutted += [(cleaner, raw.place, share) for cleaner, share in document.gutted.items()]
         if not document.text or document.text.isspace():
             continue
+        try:
+            check_document(document, config)
+        except JslmError as error:
+            result.bad.append(str(error))
+            continue
+        if literals := find_literals(document.text, config):
+            result.literals.append((literals, document.place))
         add_removed(result.removed, document)
         result.filtered.see(document)
         verdict = judge(document.text, config.filters)
@@ -260,6 +275,8 @@ def _remove_lines(config: DataConfig, work: WorkFolder, log: Log) -> None:
         for document in remove_repeated_lines(
             read_text_part(read[number]), counts, config.dedup, tally.reports["lines"]
         ):
+            # A line that went may have been the end of the prompt.
+            check_document(document, config)
             part.add(document)
         part.flush(before.is_last)
         last = tally

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from jslm.console import Bar
 from jslm.data.pairs import Part
 from jslm.data.token_file import NO_LABEL, SPLITS, Split, TokenWriter, token_dtype
+from jslm.errors import JslmError
 from jslm.prepare.split import Piece
 from jslm.prepare.tasks import Task, Workers, run_tasks
 from jslm.prepare.work import WorkFolder
@@ -172,7 +173,11 @@ def _tasks(
     chunks: list[Chunk] = []
     size = 0
     for piece in pieces:
-        for chunk in _chunks(piece, tokenizer, split(piece.text)):
+        try:
+            parts = split(piece.text)
+        except JslmError as error:
+            raise JslmError(f"{piece.where}: {error}" if piece.where else str(error)) from None
+        for chunk in _chunks(piece, tokenizer, parts):
             chunks.append(chunk)
             size += len(chunk.text)
             if size >= CHUNK_CHARACTERS:

@@ -26,6 +26,8 @@ from jslm.files import write_text
 INPUTS_NAME = "inputs.json"
 # FAT counts time in two seconds; no file system is coarser.
 GRAIN_NS = 2_000_000_000
+# Hashing less than this takes no time that anyone would notice.
+NOTED_BYTES = 16 << 20
 _HASH_BLOCK = 1 << 20
 _log = logging.getLogger("jslm")
 
@@ -49,7 +51,7 @@ class Seen:
 
 
 def look(files: Sequence[InputFile]) -> list[Seen]:
-    """Each file with a hash of its content, or what a server says of its version. Raises JslmError, OSError."""
+    """Each file with a hash of its content, or what a server says of its version. JslmError where one is gone."""
     return [_look(file) for file in files]
 
 
@@ -80,8 +82,8 @@ def read_inputs(folder: Path) -> list[Seen] | None:
 def difference(folder: Path, files: Sequence[InputFile], *, rehash: bool = False) -> str:
     """How `files` are others than those that `folder` was made of, for people; empty where they are the same.
 
-    `rehash`: by content alone. Files that had to be hashed and are the same are noted, so that the next look is quick
-    again. Raises JslmError for a file that can't be read.
+    `rehash`: by content alone. Where much had to be hashed and is the same, that is noted, so that the next look is
+    quick again. Raises JslmError for a file that can't be read.
     """
     before = read_inputs(folder)
     if before is None:
@@ -98,7 +100,8 @@ def difference(folder: Path, files: Sequence[InputFile], *, rehash: bool = False
         if now is None:
             return f"{file.name} has changed"
         after.append(now)
-    if after != before:
+    hashed = sum(now.size for seen, now in zip(before, after, strict=True) if now != seen)
+    if hashed > NOTED_BYTES:
         # Where data is read only, the next look takes as long.
         with suppress(JslmError):
             save_inputs(folder / INPUTS_NAME, after)
@@ -127,12 +130,13 @@ def newer_than(folder: Path, files: Sequence[InputFile]) -> str:
 
 def _look(file: InputFile) -> Seen:
     at_ns = time.time_ns()
-    if is_remote(file.name):
-        return Seen(file.name, file.size, at_ns, version=file.version, sha256="" if file.version else _hash(file))
-    if file.name == "-":
-        return Seen(file.name, file.size, at_ns, sha256=_hash(file))
-    size, mtime_ns, ctime_ns = _status(file.name)
-    return Seen(file.name, size, at_ns, mtime_ns, ctime_ns, sha256=_hash(file))
+    local = (0, 0) if is_remote(file.name) or file.name == "-" else _status(file.name)[1:]
+    digest = ""
+    if not file.version:
+        # What can't be read is for `prepare.on_bad_document`.
+        with suppress(JslmError):
+            digest = _hash(file)
+    return Seen(file.name, file.size, at_ns, *local, version=file.version, sha256=digest)
 
 
 def _compare(seen: Seen, file: InputFile, rehash: bool) -> Seen | None:
@@ -150,6 +154,8 @@ def _compare(seen: Seen, file: InputFile, rehash: bool) -> Seen | None:
         if not rehash and is_settled and (mtime_ns, ctime_ns) == (seen.mtime_ns, seen.ctime_ns):
             return seen
         now = replace(seen, at_ns=at_ns, mtime_ns=mtime_ns, ctime_ns=ctime_ns)
+        if not seen.sha256 and (mtime_ns, ctime_ns) != (seen.mtime_ns, seen.ctime_ns):
+            return None
     if not seen.sha256:
         return now if file.version == seen.version else None
     return now if _hash(file) == seen.sha256 else None

@@ -22,6 +22,7 @@ from jslm.prepare.check import TOKENIZER_NAME, PreparedData, open_prepared, sett
 from jslm.prepare.corpus import Corpus, read_corpus
 from jslm.prepare.encode import add_parts, encode_corpus
 from jslm.prepare.freshness import INPUTS_NAME, Seen, changed_meanwhile, look, save_inputs
+from jslm.prepare.literals import hints
 from jslm.prepare.lock import folder_lock
 from jslm.prepare.preferences import REJECTED, encode_rejected, remove_rejected, write_rejected
 from jslm.prepare.sample import compare_with_gpt2, training_texts
@@ -35,6 +36,8 @@ MIN_PARALLEL_BYTES = 2_000_000
 # What an earlier version has left is not gone on from.
 _WORK_VERSION = 2
 _SHOWN_SKIPPED = 10
+# A few pages: with less there is nothing to be found in common by what is held out.
+SMALL_BYTES = 10_000
 Log = Callable[[str], None]
 
 
@@ -125,6 +128,8 @@ def _prepare(config: Config, folder: Path, log: Log) -> PreparedData:
     counts = Counts(tally.documents, tally.characters, tally.utf8_bytes)
     plan = plan_split(config.data, counts)
     log(f"read {counts.documents:,} document(s), {counts.utf8_bytes / 1e6:,.2f} MB; split by {plan.by}")
+    for hint in hints(tally.literals, config.data):
+        log(hint)
     for cleaner, gutted in tally.gutted.items():
         log(gutted.line(cleaner))
     if lost := tally.lost.line():
@@ -152,6 +157,11 @@ def _prepare(config: Config, folder: Path, log: Log) -> PreparedData:
     with TokenWriter(folder, tokenizer.vocab_size, conditions=conditions, **masks) as writer:
         unknown += add_parts(work, writer)
         _check_counts(config, writer)
+        if counts.utf8_bytes < SMALL_BYTES:
+            log(
+                f"data.source: {counts.utf8_bytes:,} byte(s) of text are too small to learn from: a model learns them "
+                f"by heart, and nothing else; give at least {SMALL_BYTES:,} (a short book has 200,000)"
+            )
         if unknown:
             log(f"{unknown:,} character(s) of the text are not in {config.tokenizer.path}; they became unknown tokens")
         tokenizer.save(writer.partial / TOKENIZER_NAME)
@@ -199,21 +209,29 @@ def _tokenizer(
     utf8_bytes = corpus.tally.utf8_bytes
     split = splitter(config.data, special_tokens=config.tokenizer.special_tokens)
 
-    def said(text: str) -> str:
+    def said(text: str, where: str) -> str:
         # Conversations are JSON up to here, and special tokens are no text.
-        return "".join(part.text for part in split(text) if not part.is_special) if config.data.messages else text
+        if not config.data.messages:
+            return text
+        try:
+            return "".join(part.text for part in split(text) if not part.is_special)
+        except JslmError as error:
+            raise JslmError(f"{where}: {error}") from None
+
+    def all_said() -> Iterator[str]:
+        return (said(document.text, document.place) for document in corpus.documents())
 
     def texts() -> Iterator[str]:
         # A character vocabulary from a sample would lack the rare ones, and altered copies may have more of them.
         is_sampled = config.tokenizer.kind == "bpe"
-        everything = (text for piece in pieces() for text in (said(piece.text), piece.rejected or ""))
+        everything = (text for piece in pieces() for text in (said(piece.text, piece.where), piece.rejected or ""))
         if is_sampled:
-            return training_texts(map(said, corpus.texts()), config.tokenizer, utf8_bytes)
+            return training_texts(all_said(), config.tokenizer, utf8_bytes)
         return everything
 
     tokenizer = build_tokenizer(config.tokenizer, texts)
     log(f"tokenizer: {tokenizer.kind}, {tokenizer.vocab_size:,} entries")
-    if tokenizer.kind == "bpe" and (line := compare_with_gpt2(tokenizer, map(said, corpus.texts()), utf8_bytes)):
+    if tokenizer.kind == "bpe" and (line := compare_with_gpt2(tokenizer, all_said(), utf8_bytes)):
         log(line)
     work.write(TOKENIZER_NAME, lambda file: file.write(tokenizer.to_json().encode("utf-8")))
     return tokenizer
@@ -260,7 +278,7 @@ def _check_counts(config: Config, writer: TokenWriter) -> None:
     if writer.tokens("train") < 2:
         raise JslmError(
             f"data.source = {source}: {writer.tokens('train')} token(s) are left for training; it needs at least 2: "
-            "give more text or lower data.validation_fraction"
+            f"give more text{' or set data.validation_fraction=0 to hold out none' if fraction else ''}"
         )
     if fraction and writer.tokens("val") < 2:
         raise JslmError(

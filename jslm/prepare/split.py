@@ -28,6 +28,7 @@ class Piece:
     """A document, or the part of one on either side of the cut; `end_of_text` says whether the token closes it.
 
     `rejected` is the answer that was not preferred. A piece that `continues` what stands elsewhere has no token before.
+    `where` is the place it is from, for messages.
     """
 
     text: str
@@ -37,6 +38,7 @@ class Piece:
     labels: tuple[str, ...] = ()
     rejected: str | None = None
     continues: bool = False
+    where: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,8 @@ class SplitPlan:
             split: Split = "train"
             if number == next_held_out:
                 split, next_held_out = "val", next(held_out, -1)
-            yield Piece(document.text, split, self.end_of_text, document.bits, document.labels, document.rejected)
+            labels, rejected, where = document.labels, document.rejected, document.place
+            yield Piece(document.text, split, self.end_of_text, document.bits, labels, rejected, where=where)
 
     def _by_position(self, documents: Iterable[Document]) -> Iterator[Piece]:
         start = 0
@@ -93,9 +96,14 @@ def plan_split(config: DataConfig, counts: Counts) -> SplitPlan:
     if by == "position":
         return SplitPlan("position", end_of_text, cut=int(counts.characters * (1 - fraction)))
     if fraction and counts.documents < 2:
+        needs = "needs at least 2 documents to hold one out, found 1"
+        if config.prompt_end or config.messages:
+            raise JslmError(
+                f"data.source: {needs}; give more records, or set data.validation_fraction=0 to hold out none"
+            )
         raise JslmError(
-            "data.split = 'document' needs at least 2 documents, found 1; use data.split=position, or say with "
-            "data.separator what stands between documents"
+            f"data.split = 'document' {needs}; use data.split=position, say with data.separator what stands between "
+            "the documents of a text file, or set data.validation_fraction=0 to hold out none"
         )
     return SplitPlan("document", end_of_text, held_out=_draw(counts.documents, fraction, config.split_seed))
 

@@ -6,7 +6,7 @@ A part is a line of JSON, the `Tally`, and for each document a line of JSON (sou
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Self
@@ -27,6 +27,7 @@ class Tally:
     """What has been read, kept, dropped and skipped up to the end of a part.
 
     `entry` and `index` say where reading goes on: with which entry of `resolve_sources`, after how many documents.
+    `literals` are the separators that stand in the text, each with its count and first place.
     `cleaned` are the documents that were not blank, `gutted` those of which a cleaner took over half, by its name.
     `reports` are by stage of selection: `filters`, `dedup`, `lines`; `lost` are the files that `dedup` took whole.
     """
@@ -42,6 +43,7 @@ class Tally:
     gutted: dict[str, Gutted] = field(default_factory=dict)
     skipped: int = 0
     skipped_first: list[str] = field(default_factory=list)
+    literals: dict[str, list[Any]] = field(default_factory=dict)
     reports: dict[str, DropReport] = field(default_factory=dict)
     lost: LostSources = field(default_factory=LostSources)
     labels: list[list[str]] = field(default_factory=list)
@@ -57,13 +59,18 @@ class Tally:
                 if len(known) > MAX_LABELS:
                     raise JslmError(
                         f"data.conditions: number {number + 1} has over {MAX_LABELS:,} labels, the last {label[:40]!r} "
-                        f"in {document.source}; name a key with few values"
+                        f"in {document.place}; name a key with few values"
                     )
         size = len(document.text.encode("utf-8", "surrogatepass"))
         self.documents += 1
         self.characters += len(document.text)
         self.utf8_bytes += size
         return size
+
+    def see_literals(self, found: Mapping[str, int], place: str) -> None:
+        """Counts separators of a document."""
+        for literal, count in found.items():
+            self.literals.setdefault(literal, [0, place])[0] += count
 
     def skip(self, messages: Sequence[str]) -> None:
         """Counts files and records that could not be read."""
@@ -88,6 +95,8 @@ def write_text_part(file: BinaryIO, tally: Tally, documents: Sequence[Document])
     for document in documents:
         text = document.text.encode("utf-8", "surrogatepass")
         head: dict[str, Any] = {"source": document.source, "bits": document.bits, "bytes": len(text)}
+        if document.where and document.where != document.source:
+            head["where"] = document.where
         if document.labels:
             head["labels"] = document.labels
         if document.rejected is not None:
@@ -110,7 +119,8 @@ def read_text_part(path: Path) -> Iterator[Document]:
             head = json.loads(line)
             text = file.read(head["bytes"]).decode("utf-8", "surrogatepass")
             labels = tuple(head.get("labels", ()))
-            yield Document(text, head["source"], head["bits"], labels=labels, rejected=head.get("rejected"))
+            rejected, where = head.get("rejected"), head.get("where", "")
+            yield Document(text, head["source"], head["bits"], labels=labels, rejected=rejected, where=where)
 
 
 def _write_line(file: BinaryIO, fields: dict[str, Any]) -> None:

@@ -135,7 +135,9 @@ def _prompts(body: CompletionRequest, served: ServedModel) -> list[str] | list[l
         return [served.model.as_read(prompt)]
     if isinstance(prompt[0], int):
         return [prompt]
-    return [served.model.as_read(each) if isinstance(each, str) else each for each in prompt]
+    if isinstance(prompt[0], list):
+        return prompt
+    return [served.model.as_read(each) for each in prompt]
 
 
 def _moved(tokens: Sequence[Token], by: int) -> list[Token]:

@@ -9,18 +9,19 @@ from typing import BinaryIO
 from jslm.config import DataConfig
 from jslm.data.readers.containers import DAMAGED, format_of, open_plain
 from jslm.data.readers.markup import read_epub, read_html
-from jslm.data.readers.problems import OnBad, stop
+from jslm.data.readers.problems import Found, OnBad, stop
 from jslm.data.readers.records import Columns, read_csv, read_json, read_jsonl, read_parquet
 from jslm.data.readers.remote import remote_file_name
 from jslm.data.readers.sources import InputFile
 from jslm.data.readers.text import decode, known_encoding, split_blocks
 from jslm.errors import JslmError
 
-Reader = Callable[[BinaryIO, str, DataConfig, OnBad], Iterator[str]]
+Reader = Callable[[BinaryIO, str, DataConfig, OnBad], Iterator[Found]]
 
 
-def read_file(file: InputFile, config: DataConfig, on_bad: OnBad = stop) -> Iterator[tuple[str, str]]:
-    """Texts of a file, each with where it is from: the file's name, and the member's inside an archive.
+def read_file(file: InputFile, config: DataConfig, on_bad: OnBad = stop) -> Iterator[tuple[str, str, str]]:
+    """Texts of a file, each with where it is from (the file's name, and the member's inside an archive) and its place
+    there for messages: the same, with the line or row of a record.
 
     `on_bad` is told of each record and file that cannot be read; the default raises. Memory: the largest text, or the
     largest page or book. Raises JslmError: see `on_bad`, and an impossible configuration.
@@ -29,8 +30,8 @@ def read_file(file: InputFile, config: DataConfig, on_bad: OnBad = stop) -> Iter
         with file.open() as stream:
             for plain, name, label in open_plain(stream, remote_file_name(file.name), file.name, on_bad):
                 kind = config.format if config.format != "auto" else format_of(name) or "text"
-                for text in READERS[kind](plain, label, config, on_bad):
-                    yield text, label
+                for text, place in READERS[kind](plain, label, config, on_bad):
+                    yield text, label, place
     except JslmError as error:
         on_bad(error)
     except DAMAGED as error:
@@ -46,13 +47,14 @@ def check_settings(config: DataConfig) -> None:
     Columns(config)
 
 
-def _read_text(stream: BinaryIO, name: str, config: DataConfig, on_bad: OnBad) -> Iterator[str]:
+def _read_text(stream: BinaryIO, name: str, config: DataConfig, on_bad: OnBad) -> Iterator[Found]:
     """The whole file as it is, or what stands between separators."""
     blocks = decode(stream, name, config.encoding)
     if config.separator:
-        yield from split_blocks(blocks, config.separator)
+        for text, line in split_blocks(blocks, config.separator):
+            yield Found(text, f"{name}:{line}")
     else:
-        yield "".join(blocks)
+        yield Found("".join(blocks), name)
 
 
 READERS: dict[str, Reader] = {

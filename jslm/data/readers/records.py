@@ -16,7 +16,7 @@ from jslm.data.chat import splitter
 from jslm.data.conversations import conversation_text
 from jslm.data.pairs import border, template_parts
 from jslm.data.readers.containers import seekable
-from jslm.data.readers.problems import OnBad, need
+from jslm.data.readers.problems import Found, OnBad, need
 from jslm.data.readers.text import decode, split_lines
 from jslm.errors import JslmError
 
@@ -143,14 +143,15 @@ class Columns:
         return JslmError(f"{where}: no key {name!r}; keys found: {keys}; {remedy}")
 
 
-def read_jsonl(stream: BinaryIO, name: str, config: DataConfig, on_bad: OnBad) -> Iterator[str]:
+def read_jsonl(stream: BinaryIO, name: str, config: DataConfig, on_bad: OnBad) -> Iterator[Found]:
     """A text a line; blank lines are passed over."""
     columns = Columns(config)
     for number, line in enumerate(split_lines(decode(stream, name, config.encoding)), start=1):
         if line.isspace():
             continue
+        where = f"{name}:{number}"
         try:
-            yield columns.text(_loads(line, f"{name}:{number}"), f"{name}:{number}")
+            yield Found(columns.text(_loads(line, where), where), where)
         except JslmError as error:
             on_bad(error)
 
@@ -166,12 +167,13 @@ def _loads(line: str, where: str) -> Any:
         raise JslmError(f"{where}: JSON nested too deep; expected one JSON object a line") from None
 
 
-def read_json(stream: BinaryIO, name: str, config: DataConfig, on_bad: OnBad) -> Iterator[str]:
+def read_json(stream: BinaryIO, name: str, config: DataConfig, on_bad: OnBad) -> Iterator[Found]:
     """The objects of an array, or a single object, or objects one after the other. Memory: the largest object."""
     columns = Columns(config)
     for number, (line, value) in enumerate(_values(decode(stream, name, config.encoding), name), start=1):
+        where = f"{name}:{line} (record {number})"
         try:
-            yield columns.text(value, f"{name}:{line} (record {number})")
+            yield Found(columns.text(value, where), where)
         except JslmError as error:
             on_bad(error)
 
@@ -217,20 +219,21 @@ def _values(blocks: Iterator[str], name: str) -> Iterator[tuple[int, Any]]:
         raise JslmError(f"{name}:{line}: not valid JSON: it ends in the middle; expected an array of objects")
 
 
-def read_csv(stream: BinaryIO, name: str, config: DataConfig, on_bad: OnBad, delimiter: str = ",") -> Iterator[str]:
+def read_csv(stream: BinaryIO, name: str, config: DataConfig, on_bad: OnBad, delimiter: str = ",") -> Iterator[Found]:
     """A text a row; the first row names the columns. Quotes as in RFC 4180."""
     columns = Columns(config)
     csv.field_size_limit(_MAX_FIELD)
     rows = csv.reader(split_lines(decode(stream, name, config.encoding)), delimiter=delimiter, strict=True)
     header: list[str] | None = None
     while True:
+        # A field in quotes may hold line breaks: a row is named after its first line.
+        where = f"{name}:{rows.line_num + 1}"
         try:
             row = next(rows, None)
         except csv.Error as error:
             # Where the quotes are wrong, nobody knows where the next row begins.
             on_bad(JslmError(f"{name}:{rows.line_num}: not valid CSV: {error}; the rest of the file can't be read"))
             return
-        where = f"{name}:{rows.line_num}"
         if row is None:
             return
         if header is None:
@@ -243,12 +246,12 @@ def read_csv(stream: BinaryIO, name: str, config: DataConfig, on_bad: OnBad, del
                 on_bad(JslmError(f"{where}: {len(row)} fields found, {len(header)} expected by the header line"))
                 continue
             try:
-                yield columns.text(dict(zip(header, row, strict=True)), where)
+                yield Found(columns.text(dict(zip(header, row, strict=True)), where), where)
             except JslmError as error:
                 on_bad(error)
 
 
-def read_parquet(stream: BinaryIO, name: str, config: DataConfig, on_bad: OnBad) -> Iterator[str]:
+def read_parquet(stream: BinaryIO, name: str, config: DataConfig, on_bad: OnBad) -> Iterator[Found]:
     """A text a row; only the columns that are needed are read, a few hundred rows at a time."""
     pyarrow = need("pyarrow", f"{name}: reading Parquet")
     parquet = need("pyarrow.parquet", f"{name}: reading Parquet")
@@ -265,8 +268,9 @@ def read_parquet(stream: BinaryIO, name: str, config: DataConfig, on_bad: OnBad)
             for batch in table.iter_batches(_PARQUET_ROWS, columns=columns.names):
                 for record in batch.to_pylist():
                     number += 1
+                    where = f"{name} (row {number})"
                     try:
-                        yield columns.text(record, f"{name} (row {number})")
+                        yield Found(columns.text(record, where), where)
                     except JslmError as error:
                         on_bad(error)
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:

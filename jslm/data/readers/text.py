@@ -57,20 +57,30 @@ def decode(stream: BinaryIO, name: str, encoding: str = "auto") -> Iterator[str]
     yield newlines.decode("", final=True)
 
 
-def split_blocks(blocks: Iterator[str], separator: str) -> Iterator[str]:
-    """What stands between separators, without the white space around it; an empty one for a separator at the end."""
+def split_blocks(blocks: Iterator[str], separator: str) -> Iterator[tuple[str, int]]:
+    """What stands between separators, without the white space around it, and the line on which it begins; an empty one
+    for a separator at the end."""
     held: list[str] = []
+    line = 1
     # A separator may straddle two blocks: the end of a block waits for the next one.
     edge = ""
     for block in blocks:
         *documents, rest = (edge + block).split(separator)
         for document in documents:
-            yield "".join((*held, document)).strip()
+            whole = "".join((*held, document))
+            yield whole.strip(), line + _lines_before(whole)
+            line += whole.count("\n") + separator.count("\n")
             held.clear()
         cut = max(0, len(rest) - len(separator) + 1)
         held.append(rest[:cut])
         edge = rest[cut:]
-    yield "".join((*held, edge)).strip()
+    whole = "".join((*held, edge))
+    yield whole.strip(), line + _lines_before(whole)
+
+
+def _lines_before(text: str) -> int:
+    """Line breaks before the first word."""
+    return text.count("\n", 0, len(text) - len(text.lstrip()))
 
 
 def split_lines(blocks: Iterator[str]) -> Iterator[str]:
