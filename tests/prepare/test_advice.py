@@ -19,7 +19,7 @@ from jslm.errors import JslmError
 from jslm.prepare import PreparedData, prepare
 
 silent: Callable[[str], None] = lambda message: None  # noqa: E731
-PAIR = {"template": "{prompt}\t{chosen}", "prompt_end": "\t", "packing": "documents"}
+PAIR: dict[str, Any] = {"template": "{prompt}\t{chosen}", "prompt_end": "\t", "packing": "documents"}
 SAID = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "yes"}]
 
 
