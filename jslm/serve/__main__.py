@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import logging
 import os
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from jslm.serve.limits import Limits
 
 _KEY_VARIABLE = "JSLM_SERVE_KEY"
 _NEEDED = ("starlette", "uvicorn", "prometheus_client", "jinja2")
+_log = logging.getLogger("jslm")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -91,6 +93,13 @@ def _run(args: argparse.Namespace) -> int:
 
         models = open_models(args.run, limits, checkpoint=args.checkpoint, overrides=args.overrides)
         hosts = local_names(listener, args.host)
+        if not hosts and token is None:
+            _log.warning(
+                "--host %s without an API key: whoever reaches this machine may use the server; give --api-key-file "
+                "FILE or set $%s, or leave --host out",
+                args.host,
+                _KEY_VARIABLE,
+            )
         app = create_app(models, limits, token=token, cors_origins=args.cors_origin, hosts=hosts)
         return serve(app, listener, drain_seconds=args.drain_seconds)
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import logging
 import os
 import random
 import signal
@@ -197,3 +198,36 @@ def test_a_damaged_chat_template_is_one_line(run: Path, tmp_path: Path, capsys: 
     (tmp_path / "broken" / "chat_template.jinja").write_text("{% for", "utf-8")
     assert main(["--port", "0", "--run", str(tmp_path / "broken")]) == 2
     assert "broken: chat template: not a chat template in Jinja" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key", "warns"),
+    [
+        (["--host", "0.0.0.0"], None, True),
+        (["--host", "::"], None, True),
+        (["--host", "0.0.0.0"], "a key", False),
+        (["--host", "127.0.0.1"], None, False),
+        ([], None, False),
+    ],
+)
+def test_listening_to_all_without_a_key_warns(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    arguments: list[str],
+    key: str | None,
+    *,
+    warns: bool,
+) -> None:
+    monkeypatch.setattr("jslm.serve.models.open_models", lambda *given, **more: {})
+    monkeypatch.setattr("jslm.serve.app.create_app", lambda *given, **more: None)
+    monkeypatch.setattr("jslm.serve.server.serve", lambda *given, **more: 0)
+    if key is None:
+        monkeypatch.delenv("JSLM_SERVE_KEY", raising=False)
+    else:
+        monkeypatch.setenv("JSLM_SERVE_KEY", key)
+    with caplog.at_level(logging.WARNING, "jslm"):
+        assert main(["--run", "nowhere", "--port", "0", *arguments]) == 0
+    said = [record.getMessage() for record in caplog.records if "without an API key" in record.getMessage()]
+    assert len(said) == warns
+    # What it advises is there, and the cases above show that it helps.
+    assert all(word in line for line in said for word in ("--api-key-file", "JSLM_SERVE_KEY", arguments[1]))
