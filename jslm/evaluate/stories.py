@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 def check_samples(model: LanguageModel, count: int = 100, seed: int = 0) -> dict[str, Any]:
     """Samples `count` stories as the run's `[sample]` section says, from the start of a document, and checks each.
 
-    Returns `{"passed", "of", "problems": {problem: how many stories have it}}`.
+    Returns `{"passed", "of", "problems": {problem: how many stories have it}}`, every problem of every story, the most
+    frequent first.
     """
     # Compiling the grammar takes a moment, and only runs on stories need it.
     from jslm.data.stories import check_story
@@ -24,4 +25,4 @@ def check_samples(model: LanguageModel, count: int = 100, seed: int = 0) -> dict
         found = check_story(str(story).strip())
         passed += not found
         problems.update(set(found))
-    return {"passed": passed, "of": len(stories), "problems": dict(problems.most_common(8))}
+    return {"passed": passed, "of": len(stories), "problems": dict(problems.most_common())}

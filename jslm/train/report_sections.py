@@ -13,6 +13,8 @@ from jslm.train.metrics import format_count, format_duration, format_rate
 from jslm.train.report_charts import Chart, Line, Points, figure
 from jslm.train.report_summary import Info, dig, format_bytes, format_moment, verdict
 
+# Further ones are folded: a model that has learned little makes hundreds, most of them once.
+_SHOWN_PROBLEMS = 8
 _REWARD_STYLES = {"chosen": "val", "rejected": "train"}
 _STATUSES = {"finished": "Finished", "early_stopped": "Stopped early", "interrupted": "Interrupted"}
 
@@ -74,7 +76,12 @@ def story_check(run: Run) -> str:
         return ""
     passed, problems = check.get("passed", 0), check.get("problems") or {}
     said = f"<p>{passed:,} of {of:,} generated stories ({passed / of:.0%}) passed every check.</p>"
-    return _section("Story check", said + _bars("problem", problems, of))
+    ordered = sorted(problems.items(), key=lambda item: -item[1])
+    said += _bars("problem", dict(ordered[:_SHOWN_PROBLEMS]), of)
+    if rest := dict(ordered[_SHOWN_PROBLEMS:]):
+        more = f'<div class="scroll">{_bars("problem", rest, of)}</div>'
+        said += f"<details><summary>{len(rest):,} more problems</summary>{more}</details>"
+    return _section("Story check", said)
 
 
 def data(run: Run) -> str:
@@ -264,6 +271,6 @@ def _bars(name: str, counts: Mapping[str, int], of: int) -> str:
     if not rows:
         return ""
     return (
-        f'<table><thead><tr><th scope="col">{name}</th><th scope="col">count</th><th scope="col">share</th>'
-        f'<th aria-hidden="true"></th></tr></thead><tbody>{rows}</tbody></table>'
+        f'<table class="bars"><thead><tr><th scope="col">{name}</th><th scope="col">count</th>'
+        f'<th scope="col">share</th><th aria-hidden="true"></th></tr></thead><tbody>{rows}</tbody></table>'
     )
