@@ -21,7 +21,7 @@ from jslm.serve.chat_completions import chat_completions
 from jslm.serve.completions import completions
 from jslm.serve.engine import Engine
 from jslm.serve.errors import ApiError
-from jslm.serve.http import Gate
+from jslm.serve.http import IGNORED_HEADER, Gate
 from jslm.serve.limits import Limits
 from jslm.serve.metrics import CONTENT_TYPE, Metrics
 from jslm.serve.models import ServedModel
@@ -64,7 +64,13 @@ def create_app(
         finally:
             await asyncio.to_thread(engine.stop)
 
-    cors = Middleware(CORSMiddleware, allow_origins=list(cors_origins), allow_methods=["*"], allow_headers=["*"])
+    cors = Middleware(
+        CORSMiddleware,
+        allow_origins=list(cors_origins),
+        allow_methods=["*"],
+        allow_headers=["*"],
+        expose_headers=[IGNORED_HEADER],
+    )
     gate = Middleware(Gate, hosts=hosts, token=token, protected=_PROTECTED, count=service.metrics.responded)
     app = Starlette(
         routes=_routes(),
@@ -73,6 +79,8 @@ def create_app(
         lifespan=lifespan,
     )
     app.state.service = service
+    # Those that the log has named.
+    app.state.ignored_fields = set[str]()
     app.state.protected = token is not None
     return app
 
@@ -127,6 +135,7 @@ def _describe(served: ServedModel) -> dict[str, object]:
         "max_tokens": served.new_limit,
         "vocab_size": served.model.config.model.vocab_size,
         "chat": served.chat is not None,
+        "rewrites": served.rewrites,
         "conditions": served.conditions,
         "defaults": sample.model_dump(exclude={"every", "prompts"}),
     }

@@ -111,7 +111,7 @@ class _Answer:
             "content": [
                 {
                     **self._entry(token.token, token.logprob or 0.0),
-                    "top_logprobs": [self._entry(*pair) for pair in token.top[: self._body.top_logprobs or 0]],
+                    "top_logprobs": [self._entry(*pair) for pair in token.top[: self._body.top_logprobs]],
                 }
                 for token in tokens
             ],
@@ -129,12 +129,4 @@ class _Answer:
 
 def _plain(messages: Sequence[Message]) -> list[dict[str, str]]:
     """The messages as a template takes them, the parts of each joined."""
-    return [
-        {
-            "role": message.role,
-            "content": message.content
-            if isinstance(message.content, str)
-            else "".join(part.text for part in message.content),
-        }
-        for message in messages
-    ]
+    return [{"role": message.role, "content": message.text()} for message in messages]

@@ -1,10 +1,12 @@
-"""Between Starlette and the endpoints: bodies within limits, clients that leave, server-sent events, tokens."""
+"""Between Starlette and the endpoints: bodies within limits, what is ignored of them, clients that leave, server-sent
+events, tokens."""
 
 from __future__ import annotations
 
 import asyncio
 import hmac
 import json
+import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from typing import Any, TypeVar
@@ -15,12 +17,20 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from jslm.serve.errors import ApiError
+from jslm.serve.schemas import ignored_fields
 
+IGNORED_HEADER = "X-Ignored-Fields"
 # A client that sends its body slower than this holds a connection for nothing.
 _BODY_SECONDS = 30.0
 # What a stream has after its request's time is over: for the event that says so, and for readers that lag behind.
 _GRACE_SECONDS = 2.0
 _HOST = re.compile(r"(\[(?P<address>[^\]]*)\]|(?P<name>[^:\[\]]*))(:[0-9]*)?")
+_IGNORED = "jslm.ignored"
+_UNPRINTABLE = re.compile(r"[^A-Za-z0-9_.-]")
+# A header has little room, and a log should not grow with what strangers think of.
+_MOST_NAMES, _LONGEST_NAME = 20, 60
+_MOST_LOGGED = 200
+_log = logging.getLogger("jslm")
 Body = TypeVar("Body", bound=BaseModel)
 Result = TypeVar("Result")
 
@@ -30,7 +40,11 @@ class ClientGone(Exception):
 
 
 async def read_body(request: Request, kind: type[Body], most: int) -> Body:
-    """The request's JSON as `kind`. Raises ApiError for anything else, and ClientGone."""
+    """The request's JSON as `kind`. Raises ApiError for anything else, and ClientGone.
+
+    Fields that `kind` does not have are named in the answer's header X-Ignored-Fields, which `Gate` writes, and the
+    first time that one comes in the log.
+    """
     content_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
     # Also keeps web pages of other origins out: a browser asks first before it sends this type.
     if content_type != "application/json":
@@ -42,9 +56,11 @@ async def read_body(request: Request, kind: type[Body], most: int) -> Body:
     except ClientDisconnect:
         raise ClientGone from None
     try:
-        return kind.model_validate_json(raw)
+        body = kind.model_validate_json(raw)
     except ValidationError as error:
-        raise _readable(error) from None
+        raise _readable(error, raw) from None
+    _note_ignored(request, ignored_fields(body))
+    return body
 
 
 def check_token(scope: Scope, token: str) -> None:
@@ -166,6 +182,8 @@ class Gate:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                if ignored := scope.get(_IGNORED):
+                    message["headers"] = [*message["headers"], (IGNORED_HEADER.lower().encode(), ignored.encode())]
             await send(message)
 
         try:
@@ -205,17 +223,36 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
-def _readable(error: ValidationError) -> ApiError:
-    """The first thing that is wrong, by its name."""
+def _note_ignored(request: Request, names: Sequence[str]) -> None:
+    shown = [_UNPRINTABLE.sub("?", name)[:_LONGEST_NAME] for name in names[:_MOST_NAMES]]
+    if not shown:
+        return
+    more = f", and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    request.scope[_IGNORED] = ", ".join(shown) + more
+    logged: set[str] = request.app.state.ignored_fields
+    new = [name for name in shown if name not in logged][: _MOST_LOGGED - len(logged)]
+    if new:
+        logged.update(new)
+        _log.warning(
+            "%s: a request has fields that this server ignores: %s (said once; each answer's header %s has them)",
+            request.url.path,
+            ", ".join(new),
+            IGNORED_HEADER,
+        )
+
+
+def _readable(error: ValidationError, raw: bytes) -> ApiError:
+    """The first thing that is wrong, by its name in the body `raw`."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     if first["type"] == "json_invalid":
         return ApiError(400, f"the body is not JSON: {first['msg'].removeprefix('Invalid JSON: ')}")
-    path = [str(part) for part in first["loc"]]
-    # Names of the alternatives of a union follow the field's own.
-    name = path[0] if path else "body"
-    if first["type"] == "extra_forbidden":
-        shown = ".".join(path)
-        return ApiError(
-            400, f"{shown}: this server does not have that parameter", code="unknown_parameter", param=shown
-        )
-    return ApiError(400, f"{name}: {first['msg']}", param=name)
+    where, value = "", json.loads(raw)
+    for part in first["loc"]:
+        if isinstance(part, int):
+            where += f"[{part}]"
+            value = value[part] if isinstance(value, list) and part < len(value) else None
+        # Where the value is no object, this is no field, but which alternative of a union was tried.
+        elif isinstance(value, dict):
+            where += f".{part}" if where else part
+            value = value.get(part)
+    return ApiError(400, f"{where or 'body'}: {first['msg']}", param=str((*first["loc"], "body")[0]))

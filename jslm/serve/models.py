@@ -38,7 +38,9 @@ class ServedModel:
         config = model.config.model
         self.context = config.context_length
         self.prompt_limit = min(limits.prompt_tokens or self.context - 1, self.context - 1)
-        self.new_limit = limits.new_tokens or self.context
+        self.new_limit = min(limits.new_tokens or self.context, self.context)
+        # What was set is refused past it; past the context a text just ends.
+        self._new_tokens_refused = limits.new_tokens
         self.conditions = {condition.name: condition.labels for condition in config.conditions}
         self._sample_limit = limits.samples
         # A character that a tokenizer does not know may be longer than any piece it has.
@@ -52,12 +54,13 @@ class ServedModel:
         asked = {key: value for key, value in values.items() if value is not None}
         asked.setdefault("seed", secrets.randbits(63))
         asked.setdefault("max_new_tokens", min(self.model.config.sample.max_new_tokens, self.new_limit))
-        if asked["max_new_tokens"] > self.new_limit:
+        if 0 < self._new_tokens_refused < asked["max_new_tokens"]:
             raise ApiError(
                 400,
                 f"max_tokens = {asked['max_new_tokens']}; this server writes at most {self.new_limit} tokens a sample",
                 param="max_tokens",
             )
+        asked["max_new_tokens"] = min(asked["max_new_tokens"], self.context)
         try:
             return resolve_options(self.model.config.sample, **asked)
         except JslmError as error:
@@ -126,6 +129,18 @@ class ServedModel:
             return raw.decode("utf-8")
         except UnicodeDecodeError:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
+
+    @property
+    def rewrites(self) -> bool:
+        """Whether it has learned pairs of which the first is one text: what `jslm sample --rewrite` is for."""
+        data = self.model.config.data
+        if data.messages or not (data.prompt_end or "{completion}" in data.template):
+            return False
+        try:
+            self.rewrite_prompt("")
+        except JslmError:
+            return False
+        return True
 
     def rewrite_prompt(self, sentence: str) -> str:
         """What the model reads before it writes the rewrite of a sentence."""

@@ -17,6 +17,7 @@ from jslm.serve.models import ServedModel
 
 # Arguments of jslm.sample that a request has under the same name.
 _SHARED = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed")
+_SMALLEST_TOP_P = 1e-9
 
 
 class Service:
@@ -43,6 +44,11 @@ class Service:
 def sampling_values(body: BaseModel) -> dict[str, Any]:
     """What a request says of sampling, as arguments of jslm.sample; what it leaves open is not there."""
     found = {name: value for name in _SHARED if (value := getattr(body, name)) is not None}
+    if found.get("top_p") == 0:
+        # The likeliest token reaches any probability, however small.
+        found["top_p"] = _SMALLEST_TOP_P
+    if "seed" in found:
+        found["seed"] %= 2**63
     stop = getattr(body, "stop", None)
     if stop:
         found["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)

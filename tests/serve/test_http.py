@@ -186,11 +186,9 @@ BAD: list[tuple[dict[str, Any], int, str | None, str]] = [
     ({"model": "gpt-4"}, 404, "model", "no model 'gpt-4' here; there are: bytes, letters, chat"),
     ({"temperature": -1}, 400, "temperature", "greater than or equal to 0"),
     ({"temperature": "hot"}, 400, "temperature", "valid number"),
-    ({"top_p": 0}, 400, "top_p", "greater than 0"),
+    ({"top_p": -0.1}, 400, "top_p", "greater than or equal to 0"),
     ({"top_p": float("nan")}, 400, "top_p", ""),
     ({"max_tokens": -1}, 400, "max_tokens", "greater than or equal to 0"),
-    ({"max_tokens": 10**30}, 400, "max_tokens", ""),
-    ({"max_tokens": 65}, 400, "max_tokens", "at most 64 tokens"),
     ({"max_tokens": 0}, 400, "max_tokens", "asks for nothing"),
     ({"max_tokens": True}, 400, "max_tokens", "valid integer"),
     ({"n": 0}, 400, "n", "greater than or equal to 1"),
@@ -203,8 +201,8 @@ BAD: list[tuple[dict[str, Any], int, str | None, str]] = [
     ({"best_of": 2}, 400, "best_of", "takes only n, 1"),
     ({"logit_bias": {"5": 1.0}}, 400, "logit_bias", "does not have it"),
     ({"suffix": "end"}, 400, "suffix", ""),
-    ({"tools": []}, 400, "tools", "does not have that parameter"),
-    ({"stream_options": {"x": 1}}, 400, "stream_options.x", "does not have that parameter"),
+    ({"stream_options": {"include_usage": 3}}, 400, "stream_options", "stream_options.include_usage: "),
+    ({"conditions": {"style": 3}}, 400, "conditions", "conditions.style: "),
 ]
 
 

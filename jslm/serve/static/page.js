@@ -169,6 +169,12 @@ function showTip(span) {
   tip.style.top = `${below + tip.offsetHeight > innerHeight ? box.top - tip.offsetHeight - 6 : below}px`;
 }
 
+function show(span) {
+  $("output").querySelector(".token.shown")?.classList.remove("shown");
+  if (tokens.has(span)) span.classList.add("shown");
+  showTip(span);
+}
+
 function walk(event) {
   // Arrow keys go from token to token for people without a pointer.
   if (event.key !== "ArrowRight" && event.key !== "ArrowLeft") return;
@@ -177,10 +183,8 @@ function walk(event) {
   event.preventDefault();
   const now = all.findIndex((span) => span.classList.contains("shown"));
   const next = Math.max(0, Math.min(all.length - 1, now + (event.key === "ArrowRight" ? 1 : -1)));
-  all[now]?.classList.remove("shown");
-  all[next].classList.add("shown");
   all[next].scrollIntoView({ block: "nearest" });
-  showTip(all[next]);
+  show(all[next]);
   const { token, probability } = tokens.get(all[next]);
   say(`${token}: ${(100 * probability).toFixed(1)} %`);
 }
@@ -302,8 +306,11 @@ function moveTab(event) {
 
 function chooseModel() {
   stop();
-  $("tab-chat").hidden = !model().chat;
-  if (!model().chat && $("tab-chat").getAttribute("aria-selected") === "true") choose($("tab-write"));
+  const able = { "tab-chat": model().chat, "tab-rewrite": model().rewrites };
+  for (const [tab, can] of Object.entries(able)) {
+    $(tab).hidden = !can;
+    if (!can && $(tab).getAttribute("aria-selected") === "true") choose($("tab-write"));
+  }
   useDefaults();
   showConditions();
   clearChatQuietly();
@@ -344,8 +351,12 @@ $("clear").addEventListener("click", clearChat);
 $("defaults").addEventListener("click", useDefaults);
 $("settings").addEventListener("input", showSettings);
 for (const id of ["settings", "key-field"]) $(id).addEventListener("submit", (event) => event.preventDefault());
-$("output").addEventListener("pointerover", (event) => showTip(event.target));
-$("output").addEventListener("pointerleave", () => { $("tip").hidden = true; });
+// A finger does not hover: its tap shows a token until the next one, and hides it where it meets no token.
+const hovers = (event) => event.pointerType !== "touch";
+$("output").addEventListener("pointerover", (event) => { if (hovers(event)) showTip(event.target); });
+$("output").addEventListener("pointerleave", (event) => { if (hovers(event)) $("tip").hidden = true; });
+document.addEventListener("click", (event) => show(event.target));
+document.addEventListener("scroll", () => showTip($("output").querySelector(".token.shown")), { passive: true });
 $("output").addEventListener("keydown", walk);
 $("output").addEventListener("blur", () => { $("tip").hidden = true; });
 onCtrlEnter("prompt", write);
