@@ -139,7 +139,23 @@ def test_stop_and_again(page: Any) -> None:
     assert page.locator("#output .token").count() == 10
 
 
+def tell_that_it_rewrites(page: Any) -> None:
+    """The page again, with a list of models in which this one has learned pairs."""
+
+    def changed(route: Any) -> None:
+        answer = route.fetch()
+        found = answer.json()
+        found["data"][0]["rewrites"] = True
+        route.fulfill(response=answer, json=found)
+
+    page.route("**/v1/models", changed)
+    page.reload()
+    page.locator("#tab-rewrite").wait_for()
+
+
 def test_rewrites_show_their_differences(page: Any) -> None:
+    assert not page.locator("#tab-rewrite").is_visible(), "the model has learned no pairs"
+    tell_that_it_rewrites(page)
     page.click("#tab-rewrite")
     page.fill("#sentences", "<b>bold\n\n<img src=x")
     page.click("#rewrite")
@@ -172,6 +188,7 @@ def test_the_model_is_described(page: Any) -> None:
 
 
 def test_tabs_by_keyboard(page: Any) -> None:
+    tell_that_it_rewrites(page)
     page.locator("#tab-write").focus()
     page.keyboard.press("ArrowRight")
     assert page.locator("#tab-rewrite").get_attribute("aria-selected") == "true"
@@ -191,3 +208,27 @@ def test_errors_are_told(page: Any) -> None:
     page.click("#write")
     page.locator("#problem", has_text="this model takes 2047").wait_for()
     assert page.locator("#write").is_enabled()
+
+
+def test_probabilities_open_by_touch_on_a_phone(page: Any) -> None:
+    phone = page.context.browser.new_context(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
+    touched = phone.new_page()
+    touched.goto(page.url)
+    touched.locator("#model option").first.wait_for(state="attached")
+    greedy(touched, 30)
+    touched.fill("#prompt", "<img src")
+    touched.locator("#write").tap()
+    touched.get_by_text("a second").wait_for()
+    tip = touched.locator("#tip")
+    for number in (3, 12):
+        touched.locator("#output .token").nth(number).tap()
+        assert "%" in tip.text_content()
+        assert tip.is_visible(), "the tip went when the finger did"
+        assert touched.locator("#output .token.shown").count() == 1
+    touched.locator("#prompt").tap()
+    assert not tip.is_visible()
+    for tab in ("write", "chat", "run"):
+        touched.locator(f"#tab-{tab}").tap()
+        widths = touched.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
+        assert widths == [360, 360], tab
+    phone.close()
