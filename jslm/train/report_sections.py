@@ -87,15 +87,20 @@ def story_check(run: Run) -> str:
 def data(run: Run) -> str:
     """What was trained on."""
     splits = dig(run.info, "data") or {}
-    rows = "".join(
-        f'<tr><th scope="row">{name}</th>' + "".join(f"<td>{cell}</td>" for cell in _split_cells(splits[key])) + "</tr>"
+    shown = {
+        name: _split_cells(splits[key])
         for name, key in (("training", "train"), ("validation", "val"))
         if splits.get(key)
-    )
+    }
     sources = splits.get("sources") or []
     html = ""
-    if rows:
-        columns = "".join(f'<th scope="col">{name}</th>' for name in ("", "tokens", "documents", "text", "bytes/token"))
+    if shown:
+        # A split a column: a phone has room for few.
+        columns = "".join(f'<th scope="col">{name}</th>' for name in ("", *shown))
+        rows = "".join(
+            f'<tr><th scope="row">{name}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
+            for name, *cells in zip(("tokens", "documents", "text", "bytes/token"), *shown.values(), strict=True)
+        )
         html += f"<table><thead><tr>{columns}</tr></thead><tbody>{rows}</tbody></table>"
     if sources:
         html += f'<p class="note">From {escape(", ".join(str(source) for source in sources))}.</p>'
@@ -272,5 +277,5 @@ def _bars(name: str, counts: Mapping[str, int], of: int) -> str:
         return ""
     return (
         f'<table class="bars"><thead><tr><th scope="col">{name}</th><th scope="col">count</th>'
-        f'<th scope="col">share</th><th aria-hidden="true"></th></tr></thead><tbody>{rows}</tbody></table>'
+        f'<th scope="col">share</th><th class="bar" aria-hidden="true"></th></tr></thead><tbody>{rows}</tbody></table>'
     )

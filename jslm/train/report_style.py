@@ -63,7 +63,10 @@ blockquote { margin: 0 0 14px; padding: 12px 16px; background: var(--panel); bor
   overflow-wrap: anywhere; font-family: Georgia, "Times New Roman", serif; line-height: 1.6; max-width: 46em; }
 pre { background: var(--panel); border-radius: 6px; padding: 12px 16px; overflow-x: auto; font-size: .85rem;
   line-height: 1.5; margin: 6px 0 12px; font-family: ui-monospace, "SF Mono", Consolas, monospace; }
-@media (max-width: 640px) { .charts { grid-template-columns: 1fr; } svg.broad { display: none; }
+.bars tbody th { overflow-wrap: anywhere; }
+@media (max-width: 640px) { .bars .bar { display: none; } .bars th, .bars td { padding-left: 10px; }
+  .bars th:first-child { padding-left: 0; } .facts td { padding-left: 12px; }
+  .chart table { font-size: .82rem; } .charts { grid-template-columns: 1fr; } svg.broad { display: none; }
   svg.slim { display: block; } main { padding-top: 20px; } }
 @media print { .foot, details { display: none; } }
 """

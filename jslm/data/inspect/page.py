@@ -27,6 +27,15 @@ pre { border: 1px solid var(--line); border-radius: 6px; overflow-wrap: anywhere
 .padding { font-style: italic; } .token:hover { outline: 1px solid var(--bar); }
 .s1 { background: #cfe3f7; } .s2 { background: #fbe3b5; } .s3 { background: #cfeccb; } .s4 { background: #f3d2ea; }
 .s5 { background: #ddd8f6; } .s6 { background: #f8d3c9; }
+.token:focus { outline: 2px solid var(--bar); }
+.token:focus::after { background: var(--paper); border: 1px solid var(--bar); border-radius: 6px; content: attr(title);
+  left: 1rem; bottom: 1rem; max-width: calc(100% - 2rem); color: var(--ink); padding: .3rem .6rem; position: fixed;
+  text-decoration: none; }
+@media (max-width: 40rem) {
+  body { margin: 1rem auto; } td.bar { width: 30%; min-width: 2rem; }
+  td.count { white-space: nowrap; } .scroll table { width: 100%; font-size: .85rem; }
+  th, td { padding-right: .5rem; } .entry { overflow-wrap: anywhere; }
+}
 @media (prefers-color-scheme: dark) {
   :root { --paper: #161618; --ink: #ececea; --soft: #a3a39d; --line: #3a3a3e; --bar: #6f9fd8; }
   .s1 { background: #1f3a55; } .s2 { background: #54421a; } .s3 { background: #234a20; } .s4 { background: #512c47; }
@@ -57,27 +66,37 @@ def page(facts: FolderFacts, batches: Sequence[ShownBatch]) -> str:
 
 
 def _totals(facts: FolderFacts) -> str:
-    rows = "".join(
-        f"<tr><td class=left>{split.split}</td><td>{split.documents:,}</td><td>{split.tokens:,}</td>"
-        f"<td>{split.utf8_bytes / 1e6:,.2f}</td><td>{split.bytes_per_token:.2f}</td>"
-        f"<td>{split.distinct_tokens:,} of {facts.tokenizer.vocab_size:,}</td></tr>"
+    # A split a column: a phone has room for few.
+    columns = [
+        [
+            split.split,
+            f"{split.documents:,}",
+            f"{split.tokens:,}",
+            f"{split.utf8_bytes / 1e6:,.2f}",
+            f"{split.bytes_per_token:.2f}",
+            f"{split.distinct_tokens:,} of {facts.tokenizer.vocab_size:,}",
+        ]
         for split in facts.splits
+    ]
+    names = ("", "documents", "tokens", "MB", "bytes/token", "tokens used")
+    rows = "".join(
+        f"<tr><th class=left>{name}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+        for name, *cells in zip(names, *columns, strict=True)
     )
-    heads = "".join(f"<th>{name}</th>" for name in ("documents", "tokens", "MB", "bytes/token", "tokens used"))
-    return f"<div class=scroll><table><tr><th class=left>split</th>{heads}</tr>{rows}</table></div>"
+    return f"<div class=scroll><table class=totals>{rows}</table></div>"
 
 
 def _split(split: SplitFacts) -> str:
     highest = max(bucket.documents for bucket in split.histogram)
     lengths = "".join(
-        f"<tr><td>{bucket.low:,}-{bucket.high:,}</td><td>{bucket.documents:,}</td>"
+        f"<tr><td class=count>{bucket.low:,}-{bucket.high:,}</td><td>{bucket.documents:,}</td>"
         f"{_bar(bucket.documents, highest)}</tr>"
         for bucket in split.histogram
     )
     most = split.frequent[0].count if split.frequent else 1
     tokens = "".join(
         f"<tr><td>{entry.count:,}</td><td>{entry.count / split.tokens:.2%}</td><td>{entry.token}</td>"
-        f"<td class=left><code>'{_text(entry.spelling)}'</code></td>{_bar(entry.count, most)}</tr>"
+        f"<td class='left entry'><code>'{_text(entry.spelling)}'</code></td>{_bar(entry.count, most)}</tr>"
         for entry in split.frequent
     )
     samples = "".join(
@@ -103,8 +122,8 @@ def _batch(batch: ShownBatch, tokenizer: Tokenizer) -> str:
     apart = " A color a document; they do not see each other." if batch.packing == "documents" else ""
     return (
         f"<h2>batch {batch.step}, data.packing = {batch.packing}, rows of {batch.context_length}</h2>"
-        "<p class=soft>What is struck through has no target and is never in the loss; hold the pointer over a token "
-        f"for its id and its target.{apart}</p>{rows}"
+        "<p class=soft>What is struck through has no target and is never in the loss; hold the pointer over a token, "
+        f"or tap it, for its id and its target.{apart}</p>{rows}"
     )
 
 
@@ -127,7 +146,7 @@ def _token(place: Place, tokenizer: Tokenizer) -> str:
     target = "no target" if place.target is None else f"target {place.target} '{tokenizer.id_to_token(place.target)}'"
     document = f", document {place.segment}" if place.segment else ""
     title = _text(f"position {place.position}{document}, id {place.token}, {target}")
-    return f'<span class="token{color}{masked}" title="{title}">{_text(text)}</span>'
+    return f'<span class="token{color}{masked}" tabindex=-1 title="{title}">{_text(text)}</span>'
 
 
 def _text(text: str) -> str:
