@@ -1,31 +1,37 @@
 """Checkpoints of a run: asynchronous, atomic, verified, newest and best kept. The only module that knows Orbax.
 
 `checkpoints/step_00000500/` is an Orbax checkpoint of a flat `{"params/embed/tokens": array, ...}` dict with the run's
-position, config and tokenizer as its metadata, and a manifest of sizes and CRC-32s, since array files carry none.
+position, config and tokenizer as its metadata, and a manifest of sizes and CRC-32s (`jslm.manifest`), since array files
+carry none. Orbax writes it under another name; it gets its own once the manifest is in it, so that what has the name of
+a checkpoint can be verified.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import math
 import os
 import re
 import shutil
-import zlib
-from collections.abc import Callable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from jslm.errors import JslmError
-from jslm.files import write_text
+from jslm.manifest import check_files, read_manifest, write_manifest
 
-_MANIFEST = "manifest.json"
 _STEP = re.compile(r"step_(\d+)")
+# What a save writes into, and what is being removed: folders under these names are no checkpoints.
+_SAVING, _DROPPED = ".saving", ".dropped"
+# In the metadata of every checkpoint that got its name with a manifest inside; earlier versions wrote it afterwards.
+_HAS_MANIFEST = "has_manifest"
 _log = logging.getLogger("jslm")
 
 
@@ -55,21 +61,55 @@ class CheckpointStore:
     def __init__(self, folder: str | Path, keep: int = 2) -> None:
         self.folder = Path(folder).absolute()
         self.keep = keep
-        self._pending: tuple[int, ocp.AsyncResponse] | None = None
+        self._pending: _Save | None = None
+        # Steps whose every file this object has compared with its manifest.
+        self._whole: set[int] = set()
 
     def steps(self) -> list[int]:
-        """Steps of the finished checkpoints, ascending."""
+        """Steps of the finished checkpoints, ascending. They may be damaged: see `whole_steps`."""
         if not self.folder.is_dir():
             return []
         found = (_STEP.fullmatch(entry.name) for entry in self.folder.iterdir() if entry.is_dir())
         return sorted(int(match[1]) for match in found if match)
+
+    def whole_steps(self) -> list[int]:
+        """Steps of the checkpoints that are whole, ascending; every file of all of them is read.
+
+        Damaged ones are named in a warning and set aside as `step_X.damaged`. Raises JslmError where there are some and
+        none is whole; all is left as it is then.
+        """
+        whole, damaged = [], {}
+        for step in reversed(self.steps()):
+            try:
+                self.verify(step)
+            except JslmError as error:
+                # A training process may have dropped it in the meantime.
+                if self.path(step).is_dir():
+                    damaged[step] = error
+            else:
+                whole.append(step)
+        if damaged and not whole:
+            raise JslmError(
+                f"{damaged[max(damaged)]}; every checkpoint is damaged: put the files back from a copy, or delete "
+                f"{self.folder} to start again"
+            )
+        for step, reason in damaged.items():
+            self._set_aside(step, reason)
+        return whole[::-1]
 
     def path(self, step: int) -> Path:
         """Folder of one checkpoint."""
         return self.folder / f"step_{step:08d}"
 
     def metadata(self, step: int) -> dict[str, Any]:
-        """What `save` was given as metadata. Raises JslmError where it can't be read."""
+        """What `save` was given as metadata. Raises JslmError where it is damaged, whatever the arrays are."""
+        path = self.path(step)
+        if step not in self._whole and (manifest := read_manifest(path)):
+            # Orbax keeps what is no array in small files beside the arrays' folder.
+            check_files(path, manifest, lambda name: "/" not in name)
+        return self._read_metadata(step)
+
+    def _read_metadata(self, step: int) -> dict[str, Any]:
         try:
             found = ocp.metadata(self.path(step)).custom_metadata
         except Exception as error:  # Orbax raises many kinds for damaged files
@@ -78,9 +118,9 @@ class CheckpointStore:
             raise JslmError(f"{self.path(step)}: not a checkpoint of jslm: no metadata")
         return found
 
-    def best_step(self) -> int | None:
-        """The step with the lowest validation loss, or the newest where none was validated."""
-        steps = self.steps()
+    def best_step(self, steps: Sequence[int] | None = None) -> int | None:
+        """Of `steps` (by default all) the one with the lowest validation loss, the newest where none was validated."""
+        steps = self.steps() if steps is None else steps
         losses = {}
         for step in steps:
             try:
@@ -100,13 +140,16 @@ class CheckpointStore:
         self.wait()
         with self._disk_errors(step):
             self.folder.mkdir(parents=True, exist_ok=True)
+            self._whole.discard(step)
             path = self.path(step)
-            if path.exists() and jax.process_index() == 0:
-                shutil.rmtree(path)
+            saving = path.with_name(path.name + _SAVING)
+            if saving.exists() and jax.process_index() == 0:
+                shutil.rmtree(saving)
             flat = flatten_tree(state)
             self._check_space(step, flat)
-            response = ocp.save_async(path, flat, custom_metadata={"step": step, **metadata})
-            self._pending = (step, response)
+            custom = {"step": step, _HAS_MANIFEST: True, **metadata}
+            response = ocp.save_async(saving, flat, custom_metadata=custom)
+            self._pending = _Save(step, response, lambda: _commit(saving, path))
 
     def wait(self) -> None:
         """Blocks until the save in flight is on disk, then drops what is no longer kept. Raises what the save
@@ -114,11 +157,9 @@ class CheckpointStore:
         """
         if self._pending is None:
             return
-        (step, response), self._pending = self._pending, None
-        with self._disk_errors(step):
-            response.result()
-            if jax.process_index() == 0:
-                _write_manifest(self.path(step))
+        save, self._pending = self._pending, None
+        with self._disk_errors(save.step):
+            save.result()
         if jax.process_index() == 0:
             self._drop_old()
 
@@ -144,7 +185,7 @@ class CheckpointStore:
         return jax.tree.unflatten(treedef, [flat[name] for name in wanted])
 
     def load_part(self, step: int, prefix: str, sharding: Any = None) -> dict[str, Any]:
-        """The nested dict of arrays under `prefix` ("params" or "ema") alone; the rest is not read.
+        """The nested dict of arrays under `prefix` ("params" or "ema") alone; the rest is not loaded.
 
         `sharding` is one for all arrays; by default they go to this process's first device.
         """
@@ -167,43 +208,58 @@ class CheckpointStore:
 
         None where there is no checkpoint; JslmError where there are some and none is whole.
         """
+        step = self._newest_whole_everywhere() if jax.process_count() > 1 else self._newest_whole()
+        return None if step is None else (step, restore(step))
+
+    def _newest_whole(self) -> int | None:
+        self._drop_unfinished()
+        return max(self.whole_steps(), default=None)
+
+    def _newest_whole_everywhere(self) -> int | None:
+        """What the first process finds, on all of them: what one sets aside the others would miss."""
+        none, failed = -1, -2
+        step, error = failed, None
         if jax.process_index() == 0:
-            self._drop_unfinished()
-        steps = self.steps()
-        for step in reversed(steps):
             try:
-                self.verify(step)
-                self.metadata(step)
-            except JslmError as error:
-                aside = self.path(step).with_name(self.path(step).name + ".damaged")
-                _log.warning("%s; set aside as %s, the one before is used", error, aside.name)
-                if jax.process_index() == 0:
-                    shutil.rmtree(aside, ignore_errors=True)
-                    os.replace(self.path(step), aside)
-                continue
-            return step, restore(step)
-        if steps:
-            raise JslmError(f"{self.folder}: every checkpoint is damaged; delete the folder to start again")
-        return None
+                newest = self._newest_whole()
+                step = none if newest is None else newest
+            except JslmError as found:
+                error = found
+        step = int(multihost_utils.broadcast_one_to_all(np.int64(step)))
+        if step == failed:
+            raise error or JslmError(f"{self.folder}: every checkpoint is damaged; the first process says how")
+        self._whole |= {step} - {none}
+        return None if step == none else step
 
     def verify(self, step: int) -> None:
-        """Raises JslmError naming the first file that is missing, short, or has another CRC-32 than when written."""
-        path = self.path(step)
-        try:
-            manifest = json.loads((path / _MANIFEST).read_text("utf-8"))
-        except FileNotFoundError:
-            # Killed between Orbax's commit and ours: the checkpoint itself is whole.
+        """Raises JslmError naming the first file that is missing, additional, short, or has another CRC-32 than when
+        written; done once for each step.
+
+        A checkpoint of an earlier version may lack the manifest, which is said: it can't be verified.
+        """
+        if step in self._whole:
             return
-        except (OSError, ValueError) as error:
-            raise JslmError(f"{path / _MANIFEST}: damaged: {_first_line(error)}") from None
-        for name, (size, checksum) in manifest.items():
-            file = path / name
-            if not file.is_file():
-                raise JslmError(f"{file}: missing from the checkpoint")
-            if file.stat().st_size != size:
-                raise JslmError(f"{file}: damaged: {file.stat().st_size:,} bytes, expected {size:,}")
-            if _crc32(file) != checksum:
-                raise JslmError(f"{file}: damaged: its checksum is not the one it was written with")
+        path = self.path(step)
+        manifest = read_manifest(path)
+        if manifest is not None:
+            check_files(path, manifest)
+        elif self._read_metadata(step).get(_HAS_MANIFEST):
+            raise JslmError(f"{path}: damaged: its manifest.json is missing, so the files cannot be verified")
+        else:
+            _log.warning("%s: of an earlier version of jslm, without manifest.json: damage would not be noticed", path)
+        self._whole.add(step)
+
+    def _set_aside(self, step: int, error: JslmError) -> None:
+        path = self.path(step)
+        aside = path.with_name(path.name + ".damaged")
+        where = f"set aside as {aside.name}"
+        try:
+            shutil.rmtree(aside, ignore_errors=True)
+            os.replace(path, aside)
+        except OSError as problem:
+            # A reader may lack the right to rename; what matters is that it isn't used.
+            where = f"left where it is ({problem.strerror})"
+        _log.warning("%s; %s, and the one before is used", error, where)
 
     def _saved_arrays(self, step: int) -> dict[str, Any]:
         try:
@@ -214,20 +270,31 @@ class CheckpointStore:
     def _load(self, step: int, wanted: dict[str, Any]) -> dict[str, Any]:
         try:
             return dict(ocp.load(self.path(step), wanted))
-        except (ValueError, OSError, KeyError, RuntimeError) as error:
-            raise JslmError(f"{self.path(step)}: damaged checkpoint: {_first_line(error)}") from None
+        except Exception as error:  # as above, where there was no manifest to tell before
+            if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error) or "Out of memory" in str(error):
+                raise
+            raise JslmError(
+                f"{self.path(step)}: damaged checkpoint: {_first_line(error)}; delete this folder, and the checkpoint "
+                "before it is used"
+            ) from None
 
     def _drop_old(self) -> None:
-        best = self.best_step()
-        for step in self.steps()[: -self.keep]:
+        steps = self.steps()
+        best = self.best_step(steps)
+        for step in steps[: -self.keep]:
             if step != best:
-                shutil.rmtree(self.path(step), ignore_errors=True)
+                # Renamed first: who reads it meanwhile finds it gone, not damaged.
+                dropped = self.path(step).with_name(self.path(step).name + _DROPPED)
+                with contextlib.suppress(OSError):
+                    os.replace(self.path(step), dropped)
+                    shutil.rmtree(dropped, ignore_errors=True)
         self._drop_unfinished()
 
     def _drop_unfinished(self) -> None:
         """Removes what a killed or failed save left; call it only while no save is in flight."""
-        for leftover in self.folder.glob("*orbax-checkpoint-tmp*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+        for pattern in ("*orbax-checkpoint-tmp*", f"step_*{_SAVING}", f"step_*{_DROPPED}"):
+            for leftover in self.folder.glob(pattern):
+                shutil.rmtree(leftover, ignore_errors=True)
 
     def _check_space(self, step: int, flat: Mapping[str, Any]) -> None:
         # Running into a full disk works too, but Orbax's threads tell of it in tracebacks. Compression saves under a
@@ -256,6 +323,45 @@ class CheckpointStore:
             ) from error
 
 
+class _Save:
+    """A save in flight: a thread waits for Orbax and finishes the checkpoint, while training goes on."""
+
+    def __init__(self, step: int, response: ocp.AsyncResponse, commit: Callable[[], None]) -> None:
+        self.step = step
+        self._response, self._commit = response, commit
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name=f"jslm checkpoint {step}")
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._response.result()
+            if jax.process_index() == 0:
+                self._commit()
+        except BaseException as error:
+            self._error = error
+
+    def result(self) -> None:
+        """Blocks until it is done; raises what went wrong."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+
+def _commit(saving: Path, path: Path) -> None:
+    """Gives what was saved its manifest and then its name: from here on it counts."""
+    write_manifest(saving)
+    if path.exists():
+        # An earlier run's, in whose place this one comes.
+        dropped = path.with_name(path.name + _DROPPED)
+        shutil.rmtree(dropped, ignore_errors=True)
+        os.replace(path, dropped)
+        os.replace(saving, path)
+        shutil.rmtree(dropped, ignore_errors=True)
+    else:
+        os.replace(saving, path)
+
+
 def _name(part: Any) -> str:
     for attribute in ("key", "name", "idx"):
         if hasattr(part, attribute):
@@ -269,17 +375,3 @@ def _shape(leaf: Any) -> str:
 
 def _first_line(error: BaseException) -> str:
     return (str(error) or type(error).__name__).split("\n")[0][:200]
-
-
-def _write_manifest(path: Path) -> None:
-    files = sorted(file for file in path.rglob("*") if file.is_file() and file.name != _MANIFEST)
-    manifest = {str(file.relative_to(path)): (file.stat().st_size, _crc32(file)) for file in files}
-    write_text(path / _MANIFEST, json.dumps(manifest))
-
-
-def _crc32(file: Path) -> int:
-    checksum = 0
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            checksum = zlib.crc32(block, checksum)
-    return checksum

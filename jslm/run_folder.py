@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import json
+import logging
 import math
 import os
 import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,12 @@ from typing import Any
 from jslm.config import Config, config_to_toml, load_config
 from jslm.errors import JslmError
 from jslm.files import write_text
+
+# First line of a run's config, over what follows. A flipped digit would be a setting like any other.
+_CHECKSUM = "# crc32 = "
+_CHECKSUM_LINE = re.compile(rf"{_CHECKSUM}([0-9a-f]{{8}}) of all lines below; delete this one to change them by hand\n")
+_INFO_CHECKSUM = "crc32"
+_log = logging.getLogger("jslm")
 
 
 class RunFolder:
@@ -62,28 +71,74 @@ class RunFolder:
             yield
 
     def write_config(self, config: Config) -> None:
-        """Writes the resolved config, atomically."""
-        write_text(self.config, config_to_toml(config))
+        """Writes the resolved config, atomically, with a checksum of it."""
+        text = config_to_toml(config)
+        line = f"{_CHECKSUM}{_crc32(text):08x} of all lines below; delete this one to change them by hand\n"
+        write_text(self.config, line + text)
 
     def write_info(self, info: dict[str, Any]) -> None:
         """Writes `run.json`: environment, data, result; atomically. A figure that is not finite becomes null."""
-        write_text(self.info, json.dumps(_finite(info), indent=1, allow_nan=False) + "\n")
+        values = {name: value for name, value in _finite(info).items() if name != _INFO_CHECKSUM}
+        values[_INFO_CHECKSUM] = _info_crc32(values)
+        write_text(self.info, json.dumps(values, indent=1, allow_nan=False) + "\n")
 
     def read_info(self) -> dict[str, Any]:
-        """`run.json`, or an empty dict where there is none or it is damaged."""
+        """`run.json`, or an empty dict where there is none, or, which is said, where it is damaged."""
         try:
             found = json.loads(self.info.read_text("utf-8"))
-        except (OSError, ValueError):
+            if not isinstance(found, dict):
+                raise ValueError("no JSON object")
+            expected = found.pop(_INFO_CHECKSUM, None)
+            if expected not in (None, _info_crc32(found)):
+                raise ValueError("its checksum is not the one it was written with")
+        except FileNotFoundError:
             return {}
-        return found if isinstance(found, dict) else {}
+        except (OSError, ValueError, RecursionError) as error:
+            _warn_once(f"{self.info}: damaged ({error}); going on without what it says of this run")
+            return {}
+        return found
 
     def read_config(self) -> Config:
-        """The resolved config of the run. Raises JslmError where this is not a run folder."""
+        """The resolved config of the run. Raises JslmError where this is not a run folder, or it is not as written."""
         if not self.path.exists():
             raise JslmError(f"{self.path}: no such run folder; train one with jslm train --config FILE")
         if not self.config.is_file():
             raise JslmError(f"{self.path}: not a run folder: it has no config.toml")
+        self._check_config()
         return load_config(self.config)
+
+    def _check_config(self) -> None:
+        try:
+            text = self.config.read_bytes().decode("utf-8")
+        except OSError as error:
+            raise JslmError(f"{self.config}: cannot be read ({error.strerror})") from None
+        except UnicodeDecodeError as error:
+            raise JslmError(f"{self.config}: damaged: not UTF-8 text ({error.reason})") from None
+        if not text.strip():
+            raise JslmError(f"{self.config}: damaged: empty; put it back from a copy")
+        if not text.startswith(_CHECKSUM):
+            # Of an earlier version, or written by hand.
+            return
+        line = _CHECKSUM_LINE.match(text)
+        if line is None or int(line[1], 16) != _crc32(text[line.end() :]):
+            raise JslmError(
+                f"{self.config}: edited or damaged: its checksum is not the one it was written with; put it back, or, "
+                "if it was changed by hand, delete its first line"
+            )
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    # Several steps of one command read the same file.
+    _log.warning("%s", message)
+
+
+def _crc32(text: str) -> int:
+    return zlib.crc32(text.encode("utf-8"))
+
+
+def _info_crc32(values: dict[str, Any]) -> int:
+    return _crc32(json.dumps(values, sort_keys=True))
 
 
 def _finite(value: Any) -> Any:

@@ -16,7 +16,7 @@ MAX_LINES = 450
 LAYERS = (
     {"errors", "installation", "console"},
     {"config", "files"},
-    {"tokenizer", "parallel"},
+    {"tokenizer", "parallel", "manifest"},
     {"model"},
     {"data", "checkpoint"},
     {"run_folder"},

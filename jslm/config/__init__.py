@@ -17,6 +17,7 @@ from jslm.config.load import (
     load_config,
     parse_overrides,
 )
+from jslm.config.meaning import Difference, model_differences, start_differences, state_difference
 from jslm.config.presets import describe, preset_files
 from jslm.config.schema import (
     CheckpointConfig,
@@ -40,6 +41,7 @@ __all__ = [
     "Config",
     "DataConfig",
     "DedupConfig",
+    "Difference",
     "DpoConfig",
     "FilterConfig",
     "LoraConfig",
@@ -57,6 +59,9 @@ __all__ = [
     "config_to_toml",
     "describe",
     "load_config",
+    "model_differences",
     "parse_overrides",
     "preset_files",
+    "start_differences",
+    "state_difference",
 ]

@@ -13,9 +13,18 @@ if TYPE_CHECKING:
     from jslm.convert.api import export_model, import_model, inspect_model
     from jslm.convert.bundle import Bundle, Format
     from jslm.convert.formats import known_formats
-    from jslm.convert.runs import load_model
+    from jslm.convert.runs import load_model, open_checkpoint
 
-__all__ = ["Bundle", "Format", "export_model", "import_model", "inspect_model", "known_formats", "load_model"]
+__all__ = [
+    "Bundle",
+    "Format",
+    "export_model",
+    "import_model",
+    "inspect_model",
+    "known_formats",
+    "load_model",
+    "open_checkpoint",
+]
 
 _MODULES = {
     "Bundle": "bundle",
@@ -25,6 +34,7 @@ _MODULES = {
     "import_model": "api",
     "inspect_model": "api",
     "load_model": "runs",
+    "open_checkpoint": "runs",
 }
 
 

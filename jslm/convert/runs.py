@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jslm.checkpoint import CheckpointStore
-from jslm.config import Config
+from jslm.config import Config, config_from_dict, state_difference
 from jslm.convert.bundle import Bundle
 from jslm.convert.formats import choose_format
 from jslm.convert.weights import check_params
@@ -61,8 +61,7 @@ def read_run(path: Path, *, checkpoint: str = "best", ema: bool | None = None) -
     folder = RunFolder(path)
     config = folder.read_config()
     tokenizer = load_tokenizer(folder.tokenizer)
-    store = CheckpointStore(folder.checkpoints)
-    step = resolve_checkpoint(store.steps(), store.best_step(), str(checkpoint), folder.path)
+    store, step = open_checkpoint(folder, str(checkpoint))
     metadata = store.metadata(step)
     found = metadata.get("tokenizer_fingerprint")
     if found != tokenizer.fingerprint:
@@ -70,22 +69,40 @@ def read_run(path: Path, *, checkpoint: str = "best", ema: bool | None = None) -
             f"{folder.tokenizer}: tokenizer {tokenizer.fingerprint}, but {store.path(step)} was trained with {found}; "
             "put back the tokenizer.json that training wrote"
         )
+    _check_config(folder, config, store.path(step), metadata)
     info = folder.read_info()
+    is_imported = info.get("status", "imported" if metadata.get("imported") else "") == "imported"
     # An imported model is one set of weights, whatever its training averaged.
-    averaged = config.train.ema_decay > 0 and info.get("status") != "imported" if ema is None else ema
+    averaged = config.train.ema_decay > 0 and not is_imported if ema is None else ema
     params = store.load_part(step, "ema" if averaged else "params")
-    if config.train.lora.rank and info.get("status") != "imported":
+    if config.train.lora.rank and not is_imported:
         params = merge_adapters(store.load_part(step, "base"), params, config.train.lora)
     check_params(params, param_shapes(config.model), str(store.path(step)), str(folder.config))
     return Bundle(
         config,
         params,
         tokenizer,
-        ends_documents=_ends_documents(info, config),
+        ends_documents=_ends_documents(info, metadata, config),
         figures=_figures(info, step, metadata),
         source=str(path),
-        chat_template=find_template(path),
+        chat_template=_read_template(folder, metadata),
     )
+
+
+def open_checkpoint(folder: RunFolder, asked: str = "best") -> tuple[CheckpointStore, int]:
+    """The run's checkpoints, verified, and the step among them that `asked` names: "best", "latest" or a number.
+
+    Damaged ones are named and set aside, and the best or latest of the others is taken. Raises JslmError where none is
+    whole, there is none, or the one that is asked for by number is damaged or not there.
+    """
+    store = CheckpointStore(folder.checkpoints)
+    steps = store.steps()
+    if asked.isdigit() and int(asked) in steps:
+        # No other will do, and none needs to be read.
+        store.verify(int(asked))
+        return store, int(asked)
+    whole = store.whole_steps()
+    return store, resolve_checkpoint(whole, store.best_step(whole), asked, folder.path)
 
 
 def write_run(bundle: Bundle, path: Path) -> None:
@@ -126,6 +143,9 @@ def write_run(bundle: Bundle, path: Path) -> None:
         store = CheckpointStore(folder.checkpoints)
         metadata = {
             "val_loss": bundle.figures.get("val/loss"),
+            "imported": True,
+            "end_of_text": bundle.ends_documents,
+            "chat_template": bundle.chat_template,
             "config": config.model_dump(mode="json"),
             "tokenizer_fingerprint": bundle.tokenizer.fingerprint,
             "tokenizer": json.loads(bundle.tokenizer.to_json()),
@@ -152,9 +172,37 @@ def _figures(info: dict[str, Any], step: int, metadata: dict[str, Any]) -> dict[
     return {"steps": step, **known} if step else known
 
 
-def _ends_documents(info: dict[str, Any], config: Config) -> bool:
-    """Whether the training data had end-of-text tokens, as `run.json` says; where that is lost, as the config asked."""
+def _ends_documents(info: dict[str, Any], metadata: dict[str, Any], config: Config) -> bool:
+    """Whether the training data had end-of-text tokens: by `run.json`, the checkpoint, or what the config asked for."""
     data = info.get("data")
     if isinstance(data, dict) and isinstance(data.get("end_of_text"), bool):
         return bool(data["end_of_text"])
+    if isinstance(metadata.get("end_of_text"), bool):
+        return bool(metadata["end_of_text"])
     return config.data.end_of_text != "never"
+
+
+def _check_config(folder: RunFolder, config: Config, checkpoint: Path, metadata: dict[str, Any]) -> None:
+    """Raises JslmError where the run's config would make another model of the weights than the one it saved."""
+    saved = metadata.get("config")
+    if not saved:
+        return
+    trained = config_from_dict(saved, f"{checkpoint}: its config")
+    if difference := state_difference(config, trained):
+        key, found, expected = difference
+        raise JslmError(
+            f"{folder.config}: {key} = {found!r}, but {checkpoint} was saved with {expected!r}; put back the "
+            "config.toml that training wrote"
+        )
+
+
+def _read_template(folder: RunFolder, metadata: dict[str, Any]) -> str:
+    """The chat template of the run; none where its file was taken out. Raises JslmError where it is another one."""
+    found = find_template(folder.path)
+    expected = metadata.get("chat_template", "")
+    if found and expected and found != expected:
+        raise JslmError(
+            f"{folder.chat_template}: edited or damaged: not the template that the model was trained with; put it back "
+            "from a copy, or delete it, and the model continues texts"
+        )
+    return found

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jslm.checkpoint import CheckpointStore
 from jslm.console import format_seconds
+from jslm.convert import open_checkpoint
 from jslm.data import TokenFile, open_tokens
 from jslm.data.token_file import META_NAME
 from jslm.errors import JslmError
@@ -20,7 +20,7 @@ from jslm.evaluate.samples import sample_quality
 from jslm.evaluate.stories import check_samples
 from jslm.evaluate.text_loss import TextLoss, read_text, split_loss, text_loss
 from jslm.model import count_parameters
-from jslm.run_folder import RunFolder, resolve_checkpoint
+from jslm.run_folder import RunFolder
 from jslm.sample import LanguageModel, load
 
 __all__ = ["Plan", "evaluate_run"]
@@ -35,13 +35,14 @@ def evaluate_run(
 
     Raises JslmError where the model, its data or a file of the plan can't be read.
     """
-    model = load(path, checkpoint=checkpoint, overrides=overrides)
+    step = _step(path, checkpoint)
+    model = load(path, checkpoint=str(step.get("step", checkpoint)), overrides=overrides)
     model.sliding_name = ""
     config, tokenizer = model.config, model.tokenizer
     record: dict[str, Any] = {
         "name": name or str(path),
         "source": str(path),
-        **_step(path, checkpoint),
+        **step,
         "parameters": count_parameters(config.model)["total"],
         "context_length": config.model.context_length,
         "tokenizer": {
@@ -92,8 +93,7 @@ def _step(path: str | Path, checkpoint: str) -> dict[str, Any]:
     folder = RunFolder(path)
     if not folder.config.is_file():
         return {}
-    store = CheckpointStore(folder.checkpoints)
-    return {"step": resolve_checkpoint(store.steps(), store.best_step(), checkpoint, folder.path)}
+    return {"step": open_checkpoint(folder, checkpoint)[1]}
 
 
 def _open(folder: str | Path, split: str, model: LanguageModel) -> TokenFile | None:

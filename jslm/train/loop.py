@@ -24,7 +24,7 @@ from jslm.files import write_text
 from jslm.model import flops_per_token
 from jslm.parallel import eval_batch_size, peak_flops, start_jax
 from jslm.run_folder import RunFolder
-from jslm.train.corpora import chat_template
+from jslm.train.checks import check_not_imported, check_same_model, process_rows
 from jslm.train.dpo import SUMS, PreferenceResult, evaluate_preferences, make_preference_step
 from jslm.train.finish import finish_run, run_info, step_tokens, validation_values, write_samples
 from jslm.train.memory import explained_out_of_memory, resolve_micro_batch
@@ -34,11 +34,9 @@ from jslm.train.report import drop_samples_after, summary_lines
 from jslm.train.setup import (
     Setup,
     build,
-    check_same_model,
     checkpoint_metadata,
     place_batch,
     prepare_data,
-    process_rows,
     resolve_config,
 )
 from jslm.train.state import model_params
@@ -68,6 +66,7 @@ def train(config: Config) -> TrainOutcome:
     if jax.process_index() == 0:
         folder.create()
     with folder.locked() if jax.process_index() == 0 else contextlib.nullcontext():
+        check_not_imported(folder)
         data = prepare_data(config)
         config = resolve_micro_batch(resolve_config(config, data), folder)
         check_same_model(config, folder, data.tokenizer.fingerprint)
@@ -75,8 +74,8 @@ def train(config: Config) -> TrainOutcome:
             setup = build(config, data, folder)
         if jax.process_index() == 0:
             data.tokenizer.save(folder.tokenizer)
-            if source := chat_template(config):
-                write_text(folder.chat_template, source)
+            if setup.chat_template:
+                write_text(folder.chat_template, setup.chat_template)
             folder.write_config(config)
         with explained_out_of_memory(config), jax.set_mesh(setup.mesh), _stop_signals() as stop:
             return _Loop(setup, folder, stop).run()

@@ -27,9 +27,10 @@ from jslm.model import Params, compute_dtype, param_shapes
 from jslm.parallel import batch_sharding, check_mesh_fits, eval_batch_size, make_mesh
 from jslm.prepare import PreparedData
 from jslm.run_folder import RunFolder
-from jslm.tokenizer import load_tokenizer
+from jslm.train.checks import check_state, process_rows
 from jslm.train.corpora import (
     bytes_per_token,
+    chat_template,
     corpus_weights,
     open_prepared,
     open_splits,
@@ -69,6 +70,7 @@ class Setup:
     bytes_per_token: float
     loader: TrainLoader
     store: CheckpointStore
+    chat_template: str
     state: TrainState
     position: Position
 
@@ -119,45 +121,6 @@ def _conditions(config: Config, data: PreparedData) -> list[dict[str, Any]]:
     return [{"name": name, "labels": labels} for name, labels in found.items() if labels]
 
 
-def check_same_model(config: Config, folder: RunFolder, fingerprint: str) -> None:
-    """Raises JslmError where an existing run folder holds another model or tokenizer; warns of other changes."""
-    # A run that has saved nothing loses nothing by another start.
-    if not folder.config.is_file() or not CheckpointStore(folder.checkpoints).steps():
-        return
-    if folder.read_info().get("status") == "imported":
-        raise JslmError(
-            f"run_dir = {folder.path}: an imported model, which training would overwrite; choose a run_dir of its own, "
-            f"and start from these weights with train.init_from = {str(folder.path)!r}"
-        )
-    before, now = (c.model_dump() for c in (folder.read_config(), config))
-    free = ("dtype", "attention", "remat", "unroll", "dropout", "init_std")
-    for key, value in before["model"].items():
-        if value != now["model"][key] and key not in free:
-            raise JslmError(
-                f"run_dir = {folder.path}: holds a run with model.{key} = {value!r}, and this config has "
-                f"{now['model'][key]!r}; use another run_dir, or the config it was started with"
-            )
-    optimizers = [c["optimizer"]["name"] for c in (before, now)]
-    if optimizers[0] != optimizers[1]:
-        raise JslmError(
-            f"run_dir = {folder.path}: holds a run with optimizer.name = {optimizers[0]!r}, and this config has "
-            f"{optimizers[1]!r}; use another run_dir with train.init_from, or the optimizer it was started with"
-        )
-    if folder.tokenizer.is_file() and load_tokenizer(folder.tokenizer).fingerprint != fingerprint:
-        raise JslmError(
-            f"{folder.tokenizer}: another tokenizer than that of {config.data_dir}; use another run_dir, "
-            "or the data it was started with"
-        )
-    changed = [
-        f"{section}.{key}"
-        for section in ("optimizer", "train", "data", "mesh", "model")
-        for key, value in before[section].items()
-        if value != now[section][key]
-    ]
-    if changed:
-        _log.warning("%s: going on with other settings than before: %s", folder.path, ", ".join(changed))
-
-
 def build(config: Config, data: PreparedData, folder: RunFolder) -> Setup:
     """Mesh, loader and state: from the run's newest whole checkpoint, from `train.init_from`, or fresh."""
     steps = config.train.steps
@@ -198,6 +161,9 @@ def build(config: Config, data: PreparedData, folder: RunFolder) -> Setup:
             loader.set_state(metadata["data"])
             position = Position(**metadata["position"])
             known = metadata.get("reference", "")
+            # The folder's config.toml may have been lost.
+            saved = config_from_dict(metadata["config"], f"{store.path(step)}: its config")
+            check_state(config, saved, f"{store.path(step)}: was saved")
             if metadata["tokenizer_fingerprint"] != data.tokenizer.fingerprint:
                 raise JslmError(
                     f"{store.path(step)}: trained with tokenizer {metadata['tokenizer_fingerprint']}, but {data.dir} "
@@ -220,7 +186,20 @@ def build(config: Config, data: PreparedData, folder: RunFolder) -> Setup:
             state = init_state(config, optimizer, mesh, dtype, params)
     ratio = bytes_per_token(train_tokens, corpus_weights(config))
     return Setup(
-        config, steps, mesh, dtype, optimizer, data, val_tokens, reference, ratio, loader, store, state, position
+        config,
+        steps,
+        mesh,
+        dtype,
+        optimizer,
+        data,
+        val_tokens,
+        reference,
+        ratio,
+        loader,
+        store,
+        chat_template(config),
+        state,
+        position,
     )
 
 
@@ -230,6 +209,8 @@ def checkpoint_metadata(setup: Setup, val_loss: float | None) -> dict[str, Any]:
         "val_loss": val_loss,
         "position": dataclasses.asdict(setup.position),
         "data": setup.loader.get_state(),
+        "end_of_text": bool(setup.data.meta["end_of_text"]),
+        "chat_template": setup.chat_template,
         "config": setup.config.model_dump(mode="json"),
         "tokenizer_fingerprint": setup.data.tokenizer.fingerprint,
         "tokenizer": json.loads((setup.data.dir / "tokenizer.json").read_text("utf-8")),
@@ -267,25 +248,6 @@ def load_initial(config: Config, data: PreparedData) -> Params:
 def _zero_conditions(config: Config) -> Params:
     shapes = param_shapes(config.model)["embed"]["conditions"]
     return {name: jnp.zeros(leaf.shape, leaf.dtype) for name, leaf in shapes.items()}
-
-
-def process_rows(mesh: Mesh, batch_size: int) -> tuple[int, int]:
-    """(index, count): this process loads the index-th of `count` equal blocks of each batch's rows.
-
-    Processes that share rows (a tensor axis over hosts) get the same index. Raises JslmError where its devices' rows
-    are no such block.
-    """
-    shards = mesh.shape["data"] * mesh.shape["fsdp"]
-    placement = batch_sharding(mesh).addressable_devices_indices_map((shards, 1))
-    blocks = {block[0].indices(shards) for block in placement.values() if block is not None}
-    rows = sorted({row for block in blocks for row in range(*block)})
-    count, index = shards // len(rows), rows[0] // len(rows)
-    if shards % len(rows) or rows != list(range(index * len(rows), (index + 1) * len(rows))):
-        raise JslmError(
-            f"mesh: process {jax.process_index()} would hold batch rows {rows} of {shards}, which is not one block; "
-            "let mesh.tensor divide the devices of a host"
-        )
-    return index, count
 
 
 def place_batch(batch: Mapping[str, Any], mesh: Mesh, accumulation: int) -> dict[str, jax.Array]:
