@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from jslm.config import Config, config_to_toml, load_config
+from jslm.config import Config, load_config, said_to_toml
 from jslm.console import set_up_logging
 from jslm.errors import JslmError
 
@@ -48,7 +48,7 @@ def config_from_args(args: argparse.Namespace) -> Config | None:
     """The config that the arguments name; None after printing it for `--print-config`. Raises JslmError."""
     config = load_config(args.config, args.overrides)
     if args.print_config:
-        print(config_to_toml(config), end="")
+        print(said_to_toml(config), end="")
         return None
     return config
 

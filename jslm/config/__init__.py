@@ -16,6 +16,7 @@ from jslm.config.load import (
     config_to_toml,
     load_config,
     parse_overrides,
+    said_to_toml,
 )
 from jslm.config.meaning import Difference, model_differences, start_differences, state_difference
 from jslm.config.presets import describe, preset_files
@@ -62,6 +63,7 @@ __all__ = [
     "model_differences",
     "parse_overrides",
     "preset_files",
+    "said_to_toml",
     "start_differences",
     "state_difference",
 ]

@@ -13,7 +13,7 @@ from typing import Any, TypeGuard, get_args
 from pydantic import BaseModel, ValidationError
 
 from jslm.config.presets import find_config, preset_files
-from jslm.config.schema import Config
+from jslm.config.schema import STARTS, Config
 from jslm.errors import JslmError
 
 _ITEM = re.compile(r"\[\d+\]")
@@ -48,7 +48,7 @@ def config_from_dict(values: Mapping[str, Any], origin: str, *, partial: bool = 
     With `partial`, only the keys and types are judged: cross-field rules may still be met by overrides.
     """
     try:
-        return Config.model_validate(values)
+        return Config.model_validate(values, context={STARTS: _starts_from_a_model(values)})
     except ValidationError as error:
         problems = error.errors(include_url=False)
         if partial:
@@ -58,12 +58,19 @@ def config_from_dict(values: Mapping[str, Any], origin: str, *, partial: bool = 
         raise JslmError(_describe(problems[0], origin)) from None
 
 
+def _starts_from_a_model(values: Mapping[str, Any]) -> bool:
+    train = values.get("train")
+    return isinstance(train, Mapping) and bool(train.get("init_from"))
+
+
 def apply_overrides(config: Config, overrides: Iterable[str]) -> Config:
     """A config with `section.key=value` overrides applied; raises JslmError as `load_config` does."""
     overrides = list(overrides)
     if not overrides:
         return config
-    return config_from_dict(_merge(config.model_dump(), parse_overrides(overrides)), "command line")
+    # What was never said stays so: a run that starts from a model takes it from there.
+    said = config.model_dump(exclude_unset=True)
+    return config_from_dict(_merge(said, parse_overrides(overrides)), "command line")
 
 
 def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
@@ -110,7 +117,25 @@ def _parse_value(key: str, text: str) -> Any:
 
 def config_to_toml(config: BaseModel) -> str:
     """The whole resolved config as TOML; `load_config` reads back an equal one."""
-    return "\n".join(_toml_lines(config.model_dump(), ())) + "\n"
+    return _to_toml(config.model_dump())
+
+
+def said_to_toml(config: Config) -> str:
+    """The config as TOML, less what it leaves to the model of `train.init_from`: that would be said otherwise."""
+    if not config.train.init_from:
+        return config_to_toml(config)
+    values = config.model_dump()
+    values |= {name: getattr(config, name).model_dump(exclude_unset=True) for name in ("model", "tokenizer")}
+    if "chat_template" not in config.data.model_fields_set:
+        del values["data"]["chat_template"]
+    taken = (
+        f"# What [model], [tokenizer] and data.chat_template leave out is that of {json.dumps(config.train.init_from)}"
+    )
+    return f"{taken}\n{_to_toml(values)}"
+
+
+def _to_toml(values: Mapping[str, Any]) -> str:
+    return "\n".join(_toml_lines(values, ())) + "\n"
 
 
 def sections(section: type[BaseModel] = Config, path: str = "") -> Iterator[tuple[str, type[BaseModel]]]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, model_validator
 
 from jslm.config.completion_checks import check_completions
 from jslm.config.data_schema import DataConfig, PrepareConfig, TokenizerConfig
 from jslm.config.preference_checks import check_preferences
 from jslm.config.section import Fraction, NonNegative, Positive, Section, from_list
+
+# In the context of validation: whether the run starts from a model (`train.init_from`), which completes `model`.
+STARTS = "starts_from_a_model"
 
 
 class RopeScalingConfig(Section):
@@ -104,7 +107,10 @@ class ModelConfig(Section):
     )
 
     @model_validator(mode="after")
-    def _check(self) -> ModelConfig:
+    def _check(self, info: ValidationInfo) -> ModelConfig:
+        if info.context and info.context.get(STARTS):
+            # What is left out is not the default then, but the start's: judged when that is known.
+            return self
         if self.head_dim == 0 and self.d_model % self.n_heads:
             raise ValueError(
                 f"model.n_heads = {self.n_heads} does not divide model.d_model = {self.d_model}; "
@@ -286,7 +292,11 @@ class TrainConfig(Section):
     max_bad_steps: Positive = Field(
         20, description="Stop after this many non-finite steps in a row; each is skipped and counted."
     )
-    init_from: str = Field("", description="Run folder or model file whose weights training starts from.")
+    init_from: str = Field(
+        "",
+        description="Run folder or model file whose weights training starts from. What `model`, `tokenizer` and "
+        "`data.chat_template` leave out is taken from it; what they say against it is an error.",
+    )
     lora: LoraConfig = Field(default_factory=lambda: LoraConfig(), description="Low-rank adapters.")
     dpo: DpoConfig = Field(default_factory=lambda: DpoConfig(), description="Preferences.")
     init_checkpoint: str = Field("best", description="Which of its checkpoints: `best`, `latest`, or a step.")
@@ -364,7 +374,9 @@ class Config(Section):
         if (data.conditions or self.model.conditions) and data.packing != "documents":
             key = "data.conditions" if data.conditions else "model.conditions"
             raise ValueError(f"{key} is learned document by document and needs data.packing = 'documents'")
-        if data.stride > context:
+        # A context that is not said is known when the model is that training starts from.
+        knows_context = not self.train.init_from or "context_length" in self.model.model_fields_set
+        if knows_context and data.stride > context:
             raise ValueError(
                 f"data.stride = {data.stride} is over model.context_length = {context}, so text would be skipped; "
                 f"use 1 to {context}"
@@ -381,7 +393,7 @@ class Config(Section):
         length, until = 0, 0.0
         for number, stage in enumerate(self.train.curriculum):
             key = f"train.curriculum[{number}]"
-            if context % stage.context:
+            if knows_context and context % stage.context:
                 raise ValueError(f"{key}.context = {stage.context} does not divide model.context_length = {context}")
             if stage.context <= length or stage.until <= until:
                 raise ValueError(

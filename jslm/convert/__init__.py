@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from jslm.convert.bundle import Bundle, Format
     from jslm.convert.formats import known_formats
     from jslm.convert.runs import load_model, open_checkpoint
+    from jslm.convert.start import with_start
 
 __all__ = [
     "Bundle",
@@ -24,6 +25,7 @@ __all__ = [
     "known_formats",
     "load_model",
     "open_checkpoint",
+    "with_start",
 ]
 
 _MODULES = {
@@ -35,6 +37,7 @@ _MODULES = {
     "inspect_model": "api",
     "load_model": "runs",
     "open_checkpoint": "runs",
+    "with_start": "start",
 }
 
 

@@ -42,12 +42,18 @@ def _run(args: argparse.Namespace) -> int:
     for flag, value, least in (("--tries", args.tries, 1), ("--decode-batch", args.decode_batch, 0)):
         if value < least:
             raise JslmError(f"{flag} {value}: expected a number of {least} or more")
+    from pathlib import Path
+
     import jax
 
+    from jslm.convert import with_start
     from jslm.plan.show import describe_plan, describe_search
     from jslm.plan.topology import check_topology
 
     check_topology(args.topology)
+    if Path(config.train.init_from).exists() or not config.model.model_fields_set:
+        # A config that says its whole model can be planned before there is the one to start from.
+        config = with_start(config, writes=False)
     if args.topology != "gpu":
         # Whatever accelerators are here may be at work, and opening one takes its memory.
         jax.config.update("jax_platforms", "cpu")

@@ -70,6 +70,9 @@ def _check_settings(config: Config, folder: Path, meta: dict[str, Any]) -> None:
             continue
         if key.startswith("tokenizer.") and compares_tokenizer_file:
             continue
+        if key == _TEMPLATE and _digest(wanted[key]) == _digest(made_with.get(key)):
+            # The same template under another name, such as a run's copy of it.
+            continue
         if key == _TEMPLATE and wanted[key].endswith(_GONE) and made_with[key].startswith(config.data.chat_template):
             continue
         if wanted.get(key) != made_with.get(key):
@@ -159,6 +162,10 @@ def _template_identity(name: str) -> str:
     if name.endswith(".jinja") and not Path(name).exists():
         return name + _GONE
     return f"{name} ({hashlib.sha256(template_source(name).encode()).hexdigest()[:12]})"
+
+
+def _digest(identity: Any) -> str:
+    return str(identity).rpartition(" (")[2]
 
 
 def _data_settings(data: DataConfig) -> dict[str, Any]:

@@ -92,6 +92,7 @@ def prepare(config: Config, *, force: bool = False, log: Log = log_to_stderr) ->
         raise JslmError(
             "data.mixture: its corpora are prepared one by one, each with a config of its own; this one trains on them"
         )
+    config = _with_start(config)
     folder = Path(config.data_dir)
     is_there = (folder / META_NAME).exists()
     if not config.data.sources and not is_there:
@@ -111,13 +112,24 @@ def prepare(config: Config, *, force: bool = False, log: Log = log_to_stderr) ->
         return _prepare(config, folder, log)
 
 
+def _with_start(config: Config) -> Config:
+    """A config that says its own tokenizer can be prepared before there is the model to start from."""
+    start = config.train.init_from
+    if not start or (not Path(start).exists() and {"kind", "path"} & config.tokenizer.model_fields_set):
+        return config
+    # Opens models, and so imports JAX.
+    from jslm.convert import with_start
+
+    return with_start(config)
+
+
 def _prepare(config: Config, folder: Path, log: Log) -> PreparedData:
     entries = resolve_sources(config.data)
     input_files, input_bytes = size_of(entries)
-    inputs = look([entry for entry in entries if isinstance(entry, InputFile)])
     if config.data.messages:
         known = load_tokenizer(config.tokenizer.path).special_tokens if config.tokenizer.path else {}
         check_tokens(config.data.chat_template, [*known, *config.tokenizer.special_tokens])
+    inputs = look([entry for entry in entries if isinstance(entry, InputFile)])
     generated = [str(entry) for entry in entries if not isinstance(entry, InputFile)]
     work = WorkFolder(folder, _work_key(config, inputs, generated), log)
     workers = _workers(config, input_bytes)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jslm.config import Config, apply_overrides, config_to_toml, load_config
+from jslm.config import Config, apply_overrides, config_to_toml, load_config, said_to_toml
 from jslm.console import format_clock
 from jslm.errors import JslmError
 from jslm.files import write_text
@@ -66,7 +66,7 @@ def run_sweep(
     for trial in waiting:
         (folder / trial.name).mkdir(parents=True, exist_ok=True)
         path = folder / f"{trial.name}.toml"
-        write_text(path, config_to_toml(configs[trial]))
+        write_text(path, said_to_toml(configs[trial]))
         commands.append((trial.name, [sys.executable, "-m", "jslm.train", "--config", str(path)]))
     started, names = time.perf_counter(), {trial.name: trial for trial in trials}
     for done, (name, error) in enumerate(_run_all(commands, folder, executor), 1):

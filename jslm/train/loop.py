@@ -17,6 +17,7 @@ from jax.experimental import multihost_utils
 
 from jslm.config import Config
 from jslm.console import say
+from jslm.convert import with_start
 from jslm.data.loader import count_examples, eval_batches, packing_of
 from jslm.errors import JslmError
 from jslm.evaluate import LossResult, evaluate_loss, make_eval_step
@@ -67,6 +68,7 @@ def train(config: Config) -> TrainOutcome:
         folder.create()
     with folder.locked() if jax.process_index() == 0 else contextlib.nullcontext():
         check_not_imported(folder)
+        config = with_start(config)
         data = prepare_data(config)
         config = resolve_micro_batch(resolve_config(config, data), folder)
         check_same_model(config, folder, data.tokenizer.fingerprint)

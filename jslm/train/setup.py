@@ -7,7 +7,6 @@ import json
 import logging
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,7 +17,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from jslm.checkpoint import CheckpointStore, flatten_tree
-from jslm.config import Config, config_from_dict
+from jslm.config import Config, config_from_dict, start_differences
 from jslm.convert import load_model
 from jslm.data.loader import TrainLoader, count_examples, make_loader, packing_of
 from jslm.data.token_file import TokenFile
@@ -104,19 +103,13 @@ def resolve_config(config: Config, data: PreparedData) -> Config:
     values = config.model_dump()
     values["model"]["vocab_size"] = vocab_size
     if not config.model.conditions:
-        values["model"]["conditions"] = _conditions(config, data)
+        values["model"]["conditions"] = _conditions(data)
     values["train"]["steps"] = steps
     values["data"] |= pair_format(config)
     return config_from_dict(values, "config")
 
 
-def _conditions(config: Config, data: PreparedData) -> list[dict[str, Any]]:
-    """Those of the run that training starts from, whose labels have their order; else those of the data."""
-    source = Path(config.train.init_from)
-    if config.train.init_from and (source.is_file() or RunFolder(source).config.is_file()):
-        start = load_model(source).config if source.is_file() else RunFolder(source).read_config()
-        if start.model.conditions:
-            return [condition.model_dump() for condition in start.model.conditions]
+def _conditions(data: PreparedData) -> list[dict[str, Any]]:
     found = data.meta.get("conditions") or {}
     return [{"name": name, "labels": labels} for name, labels in found.items() if labels]
 
@@ -224,11 +217,22 @@ def load_initial(config: Config, data: PreparedData) -> Params:
     Raises JslmError where it has another shape or tokenizer.
     """
     source = load_model(config.train.init_from, checkpoint=config.train.init_checkpoint)
+    for key, found, expected in start_differences(config.model, source.config.model):
+        raise JslmError(
+            f"train.init_from = {source.source}: {key} is {expected!r} there and {found!r} in this config; leave it "
+            "out, so that it is taken from there"
+        )
     if source.tokenizer.fingerprint != data.tokenizer.fingerprint:
         saved = RunFolder(config.train.init_from).tokenizer
         raise JslmError(
             f"train.init_from = {source.source}: its tokenizer is not that of {data.dir}; prepare the data with "
             + (f"tokenizer.path = {str(saved)!r}" if saved.is_file() else "that of its run (jslm convert import)")
+        )
+    template = chat_template(config)
+    if source.chat_template and template not in ("", source.chat_template):
+        raise JslmError(
+            f"train.init_from = {source.source}: it was trained with another chat template than {data.dir} was "
+            "prepared with; prepare the data with data.chat_template left out, so that it is taken from there"
         )
     params = source.params
     if config.model.conditions and not source.config.model.conditions:
