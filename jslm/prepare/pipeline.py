@@ -29,7 +29,7 @@ from jslm.prepare.sample import compare_with_gpt2, training_texts
 from jslm.prepare.split import Counts, Piece, plan_split
 from jslm.prepare.tasks import Workers
 from jslm.prepare.work import WorkFolder, remove_work
-from jslm.tokenizer import Tokenizer, build_tokenizer, load_tokenizer
+from jslm.tokenizer import Tokenizer, build_tokenizer, check_tokenizer, load_tokenizer
 
 # Starting processes costs about what tokenising this much does.
 MIN_PARALLEL_BYTES = 2_000_000
@@ -126,9 +126,13 @@ def _with_start(config: Config) -> Config:
 def _prepare(config: Config, folder: Path, log: Log) -> PreparedData:
     entries = resolve_sources(config.data)
     input_files, input_bytes = size_of(entries)
+    # All that can be refused before the text is read.
+    check_tokenizer(config.tokenizer)
     if config.data.messages:
         known = load_tokenizer(config.tokenizer.path).special_tokens if config.tokenizer.path else {}
-        check_tokens(config.data.chat_template, [*known, *config.tokenizer.special_tokens])
+        special_tokens = [*known, *config.tokenizer.special_tokens]
+        check_tokens(config.data.chat_template, special_tokens)
+        splitter(config.data, special_tokens=special_tokens)
     inputs = look([entry for entry in entries if isinstance(entry, InputFile)])
     generated = [str(entry) for entry in entries if not isinstance(entry, InputFile)]
     work = WorkFolder(folder, _work_key(config, inputs, generated), log)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jslm.tokenizer.base import END_OF_TEXT, Tokenizer
     from jslm.tokenizer.bpe import BpeTokenizer
-    from jslm.tokenizer.build import build_tokenizer, load_tokenizer, tokenizer_from_json
+    from jslm.tokenizer.build import build_tokenizer, check_tokenizer, load_tokenizer, tokenizer_from_json
     from jslm.tokenizer.byte import ByteTokenizer
     from jslm.tokenizer.char import UNKNOWN, CharTokenizer
     from jslm.tokenizer.gpt2 import Gpt2Tokenizer
@@ -33,6 +33,7 @@ __all__ = [
     "StreamDecoder",
     "Tokenizer",
     "build_tokenizer",
+    "check_tokenizer",
     "load_tokenizer",
     "tokenizer_from_json",
 ]
@@ -42,6 +43,7 @@ _MODULES = {
     "Tokenizer": "base",
     "BpeTokenizer": "bpe",
     "build_tokenizer": "build",
+    "check_tokenizer": "build",
     "load_tokenizer": "build",
     "tokenizer_from_json": "build",
     "ByteTokenizer": "byte",

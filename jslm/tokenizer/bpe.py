@@ -67,11 +67,7 @@ class BpeTokenizer(Tokenizer):
         special token is bad.
         """
         n_special = len(special_token_ids([END_OF_TEXT], special_tokens, first_id=0))
-        if vocab_size < 256 + n_special:
-            raise JslmError(
-                f"tokenizer.vocab_size = {vocab_size} has no room for the 256 bytes and {n_special} special token(s); "
-                f"use at least {256 + n_special}"
-            )
+        check_vocab_size(vocab_size, n_special)
         n_characters = 0
 
         def pieces() -> Iterator[str]:
@@ -131,6 +127,15 @@ class BpeTokenizer(Tokenizer):
         for left, right in self._merges:
             yield left.encode()
             yield right.encode()
+
+
+def check_vocab_size(vocab_size: int, n_special: int) -> None:
+    """Raises JslmError where it has no room for the 256 bytes and the special tokens."""
+    if vocab_size < 256 + n_special:
+        raise JslmError(
+            f"tokenizer.vocab_size = {vocab_size} has no room for the 256 bytes and {n_special} special token(s); "
+            f"use at least {256 + n_special}"
+        )
 
 
 def _split(text: str) -> list[str]:

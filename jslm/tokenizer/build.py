@@ -10,7 +10,7 @@ from typing import Any
 
 from jslm.config.schema import TokenizerConfig
 from jslm.errors import JslmError
-from jslm.tokenizer.base import FILE_FORMAT, FILE_VERSION, Tokenizer
+from jslm.tokenizer.base import END_OF_TEXT, FILE_FORMAT, FILE_VERSION, Tokenizer, special_token_ids
 
 # The kinds of saved tokenizers; a config can ask for the first four, and the others come with imported models.
 KINDS = ("char", "byte", "bpe", "gpt2", "hf", "sentencepiece")
@@ -39,6 +39,18 @@ def build_tokenizer(config: TokenizerConfig, texts: Callable[[], Iterable[str]])
     from jslm.tokenizer.byte import ByteTokenizer
 
     return ByteTokenizer(config.special_tokens)
+
+
+def check_tokenizer(config: TokenizerConfig) -> None:
+    """Raises JslmError for what `build_tokenizer` would refuse whatever the corpus is."""
+    if config.path or config.kind in ("byte", "gpt2"):
+        build_tokenizer(config, tuple)
+        return
+    count = len(special_token_ids([END_OF_TEXT], config.special_tokens, first_id=0))
+    if config.kind == "bpe":
+        from jslm.tokenizer.bpe import check_vocab_size
+
+        check_vocab_size(config.vocab_size, count)
 
 
 def load_tokenizer(path: str | PathLike[str]) -> Tokenizer:

@@ -1,4 +1,4 @@
-"""Whether a folder holds another run than this one, and which rows are a process's."""
+"""What can be known to be wrong before data is prepared, and whether a folder holds another run than this one."""
 
 from __future__ import annotations
 
@@ -10,11 +10,26 @@ from jax.sharding import Mesh
 from jslm.checkpoint import CheckpointStore
 from jslm.config import Config, state_difference
 from jslm.errors import JslmError
-from jslm.parallel import batch_sharding
+from jslm.model import compute_dtype
+from jslm.parallel import batch_sharding, check_mesh_fits, make_mesh
 from jslm.run_folder import RunFolder
 from jslm.tokenizer import load_tokenizer
 
 _log = logging.getLogger("jslm")
+
+
+def check_before_data(config: Config, folder: RunFolder) -> None:
+    """Raises JslmError for what needs no data to be seen: it would be a pity to prepare it for minutes, and then stop.
+
+    Devices, mesh and batches; the adapters of `train.lora`; another run in `run_dir`. `config` has been through
+    `with_start`, which checks the model to start from.
+    """
+    mesh = make_mesh(config.mesh)
+    check_mesh_fits(config, mesh)
+    process_rows(mesh, config.train.batch_size)
+    compute_dtype(config.model)
+    _check_adapters(config)
+    check_same_model(config, folder)
 
 
 def check_not_imported(folder: RunFolder) -> None:
@@ -86,6 +101,15 @@ def _is_imported(folder: RunFolder) -> bool:
     except JslmError:
         # It will be set aside, or be an error where it is the only one, as that of an imported model is.
         return False
+
+
+def _check_adapters(config: Config) -> None:
+    lora, model = config.train.lora, config.model
+    if lora.rank and not model.is_gated and set(lora.targets) == {"gate"}:
+        raise JslmError(
+            f"train.lora.targets = ['gate'], but a model with model.activation = {model.activation!r} has no gate, so "
+            "nothing would be learned; name other projections, as in ['q', 'v', 'up', 'down']"
+        )
 
 
 def process_rows(mesh: Mesh, batch_size: int) -> tuple[int, int]:

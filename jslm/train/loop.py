@@ -25,7 +25,7 @@ from jslm.files import write_text
 from jslm.model import flops_per_token
 from jslm.parallel import eval_batch_size, peak_flops, start_jax
 from jslm.run_folder import RunFolder
-from jslm.train.checks import check_not_imported, check_same_model, process_rows
+from jslm.train.checks import check_before_data, check_not_imported, check_same_model, process_rows
 from jslm.train.dpo import SUMS, PreferenceResult, evaluate_preferences, make_preference_step
 from jslm.train.finish import finish_run, run_info, step_tokens, validation_values, write_samples
 from jslm.train.memory import explained_out_of_memory, resolve_micro_batch
@@ -69,6 +69,7 @@ def train(config: Config) -> TrainOutcome:
     with folder.locked() if jax.process_index() == 0 else contextlib.nullcontext():
         check_not_imported(folder)
         config = with_start(config)
+        check_before_data(config, folder)
         data = prepare_data(config)
         config = resolve_micro_batch(resolve_config(config, data), folder)
         check_same_model(config, folder, data.tokenizer.fingerprint)

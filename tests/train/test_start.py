@@ -80,6 +80,8 @@ def test_what_is_said_against_it_is_an_error(base: Path, tmp_path: Path, text_fi
     ) as caught:
         train(config)
     assert "\n" not in str(caught.value)
+    # Before anything was prepared.
+    assert not (tmp_path / "tuned" / "data").exists()
 
 
 @pytest.mark.parametrize(
@@ -183,6 +185,70 @@ def test_a_sweep_over_fine_tuning_starts_from_the_model(
     runner.run_sweep(file, tmp_path / "sweep", trials, log=lambda _: None)
     assert [config.model.dropout for config in seen] == [0.1, 0.2]
     assert {config.model.rope_theta for config in seen} == {5000.0}
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"mesh": {"data": 3}}, r"mesh\.data = 3, .* does not fit \d+ device"),
+        ({"train": {"init_from": "nowhere"}}, "nowhere: no such run folder or model file"),
+        ({"train": {"init_from": "BASE", "init_checkpoint": "7"}}, "no checkpoint '7'; there are best, latest, 1"),
+        (
+            {
+                "train": {"init_from": "BASE", "lora": {"rank": 2, "targets": ["gate"]}},
+                "model": {"activation": "geglu"},
+            },
+            "",
+        ),
+        ({"tokenizer": {"kind": "bpe", "vocab_size": 100}}, r"tokenizer\.vocab_size = 100 has no room"),
+        ({"tokenizer": {"path": "no.json"}}, r"no\.json: no such file"),
+    ],
+)
+def test_what_needs_no_data_is_checked_before_it_is_read(
+    base: Path, tmp_path: Path, text_file: Path, sections: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Read(Exception):
+        pass
+
+    def read(*_args: Any, **_keys: Any) -> None:
+        raise Read
+
+    monkeypatch.setattr("jslm.prepare.pipeline.read_corpus", read)
+    values: dict[str, Any] = {"run_dir": str(tmp_path / "run"), "data": {"source": str(text_file)}}
+    for name, keys in sections.items():
+        values[name] = {key: str(base) if value == "BASE" else value for key, value in keys.items()}
+    config = config_from_dict(values, "test")
+    if not message:
+        with pytest.raises(Read):
+            train(config)
+        return
+    with pytest.raises(JslmError, match=message):
+        train(config)
+
+
+def test_another_run_in_the_folder_is_seen_before_data_is_read(
+    base: Path, text_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(*_args: Any, **_keys: Any) -> None:
+        raise AssertionError("data was prepared")
+
+    monkeypatch.setattr("jslm.train.setup.open_prepared", read)
+    values = RunFolder(base).read_config().model_dump()
+    values["model"]["norm_eps"] = 1e-3
+    with pytest.raises(JslmError, match=r"holds a run with model\.norm_eps = 1e-06, and this config has 0\.001"):
+        train(config_from_dict(values, "test"))
+
+
+def test_adapters_of_what_a_model_lacks(make_config: Callable[..., Any], base: Path) -> None:
+    from jslm.train.checks import check_before_data
+
+    config = make_config(
+        model={"activation": "gelu"}, train={"init_from": str(base), "lora": {"rank": 2, "targets": ["gate"]}}
+    )
+    with pytest.raises(
+        JslmError, match=r"train\.lora\.targets = \['gate'\].* has no gate, so nothing would be learned"
+    ):
+        check_before_data(config, RunFolder(config.run_dir))
 
 
 def test_state_that_would_be_read_otherwise(
