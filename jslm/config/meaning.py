@@ -8,7 +8,17 @@ from jslm.config.schema import Config, ModelConfig
 
 # What may differ between a model and what goes on from it, and nothing else: how it is computed, regularised and begun.
 FREE_FIELDS = frozenset(
-    {"dropout", "condition_dropout", "init_std", "dtype", "attention", "remat", "unroll", "context_length"}
+    {
+        "dropout",
+        "attention_dropout",
+        "condition_dropout",
+        "init_std",
+        "dtype",
+        "attention",
+        "remat",
+        "unroll",
+        "context_length",
+    }
 )
 # Which numbers each kind of rotary scaling reads.
 _SCALING_FIELDS = {

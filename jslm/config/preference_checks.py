@@ -41,7 +41,11 @@ def _check_dpo(config: Config) -> None:
             "train.objective = 'dpo' learns from pairs of answers, and data.rejected is empty; name the key of the "
             "answer that was not preferred, as in data.rejected = 'rejected'"
         )
-    for key, value in {"model.dropout": config.model.dropout, "train.z_loss": train.z_loss}.items():
+    for key, value in {
+        "model.dropout": config.model.dropout,
+        "model.attention_dropout": config.model.attention_dropout or 0.0,
+        "train.z_loss": train.z_loss,
+    }.items():
         if value:
             raise ValueError(f"{key} = {value} would blur what train.objective = 'dpo' compares; set it to 0")
     if train.curriculum:

@@ -76,7 +76,10 @@ class ModelConfig(Section):
     tie_embeddings: bool = Field(True, description="Output head shares the token embedding.")
     qk_norm: bool = Field(False, description="RMSNorm over each head's query and key (as Qwen3).")
     logit_softcap: float = Field(0.0, ge=0.0, description="Logits become `cap * tanh(logits / cap)`. 0: off.")
-    dropout: Fraction = Field(0.0, description="Dropout on embeddings, attention weights and residual branches.")
+    dropout: Fraction = Field(0.0, description="Dropout on embeddings and residual branches.")
+    attention_dropout: Fraction | None = Field(
+        None, description="Dropout on attention weights. Left out: what `dropout` says."
+    )
     conditions: Annotated[tuple[ConditionConfig, ...], from_list] = Field(
         (),
         description='What a text can be conditioned on, such as `[{name = "style", labels = ["formal", "casual"]}]`: '
@@ -103,7 +106,7 @@ class ModelConfig(Section):
         "none", description="What the backward pass recomputes: nothing, all but matrix products, whole blocks."
     )
     unroll: NonNegative = Field(
-        0, description="Layers unrolled in each scan step. 0: all of them up to 8 layers, else 1."
+        0, description="Layers unrolled in each scan step. 0: all of them up to 8 layers (48 on GPUs), else 1."
     )
 
     @model_validator(mode="after")
@@ -154,6 +157,16 @@ class ModelConfig(Section):
     def dim_per_head(self) -> int:
         """Width of a head with the default resolved."""
         return self.head_dim or self.d_model // self.n_heads
+
+    @property
+    def attention_dropout_rate(self) -> float:
+        """Dropout on attention weights with the default resolved."""
+        return self.dropout if self.attention_dropout is None else self.attention_dropout
+
+    @property
+    def drops_out(self) -> bool:
+        """Whether training drops anything out."""
+        return self.dropout > 0 or self.attention_dropout_rate > 0
 
     @property
     def is_gated(self) -> bool:

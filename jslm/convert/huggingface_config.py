@@ -76,7 +76,7 @@ def config_fields(model: ModelConfig, family: str) -> dict[str, Any]:
             "tie_word_embeddings": model.tie_embeddings,
             "resid_pdrop": model.dropout,
             "embd_pdrop": model.dropout,
-            "attn_pdrop": model.dropout,
+            "attn_pdrop": model.attention_dropout_rate,
             "initializer_range": model.initial_std,
         }
     names = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
@@ -95,7 +95,7 @@ def config_fields(model: ModelConfig, family: str) -> dict[str, Any]:
         "max_position_embeddings": model.context_length,
         "rms_norm_eps": model.norm_eps,
         "tie_word_embeddings": model.tie_embeddings,
-        "attention_dropout": model.dropout,
+        "attention_dropout": model.attention_dropout_rate,
         "initializer_range": model.initial_std,
         "rope_theta": base,
         "rope_scaling": scaling,

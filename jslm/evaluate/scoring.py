@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from jslm.config import ModelConfig
 from jslm.errors import JslmError
-from jslm.model import Params, apply_decoder, logits_from_hidden
-from jslm.model.loss import chunk_length, split_positions, target_log_probs
+from jslm.model import Params, apply_decoder, choose_kernels, logits_from_hidden
+from jslm.model.loss import split_positions, target_log_probs
 from jslm.sample import LanguageModel
 
 BATCH_TOKENS = 8192
@@ -121,8 +121,7 @@ def _score_batch(model: LanguageModel, batch: Sequence[Window], rows: int, lengt
     for index, window in enumerate(batch):
         tokens[index, : len(window.ids)] = window.ids
     config = model.config.model
-    chunk = chunk_length(rows, length, config.padded_vocab_size)
-    scores = _token_scores(model.params, tokens[:, :-1], tokens[:, 1:], config=config, dtype=model.dtype, chunk=chunk)
+    scores = _token_scores(model.params, tokens[:, :-1], tokens[:, 1:], config=config, dtype=model.dtype)
     logprobs, likeliest = (np.asarray(array) for array in scores)
     for row, window in enumerate(batch):
         asked = slice(window.first - 1, len(window.ids) - 1)
@@ -134,7 +133,7 @@ def _score_batch(model: LanguageModel, batch: Sequence[Window], rows: int, lengt
         yield Scored(window.owner, logprobs[row, asked], likeliest[row, asked])
 
 
-@functools.partial(jax.jit, static_argnames=("config", "dtype", "chunk"))
+@functools.partial(jax.jit, static_argnames=("config", "dtype"))
 def _token_scores(
     params: Params,
     tokens: Int[Array, "batch length"],
@@ -142,15 +141,16 @@ def _token_scores(
     *,
     config: ModelConfig,
     dtype: jnp.dtype,
-    chunk: int,
 ) -> tuple[Float[Array, "batch length"], Bool[Array, "batch length"]]:
-    """Log-probability of each target, and whether it is the likeliest; logits exist for `chunk` positions at a time."""
-    hidden = apply_decoder(params, tokens, config, dtype)
+    """Log-probability of each target, and whether it is the likeliest; logits exist for a chunk at a time."""
+    kernels = choose_kernels(config, dtype)
+    hidden = apply_decoder(params, tokens, config, dtype, kernels=kernels)
     batch, length = tokens.shape
+    chunk = kernels.loss_chunk(batch, length, config.padded_vocab_size, 0)
 
     def score(piece: tuple[Array, Array]) -> tuple[Array, Array]:
-        logits = logits_from_hidden(params, piece[0], config)
-        return target_log_probs(logits, piece[1]), jnp.argmax(logits, axis=-1) == piece[1]
+        logits = logits_from_hidden(params, piece[0], config, kernels)
+        return target_log_probs(logits, piece[1], kernels), jnp.argmax(logits, axis=-1) == piece[1]
 
     if chunk == length:
         return score((hidden, targets))

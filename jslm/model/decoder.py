@@ -18,17 +18,15 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from jslm.config import ModelConfig
-from jslm.model.attention import Implementation, choose_attention
-from jslm.model.layers import Block, LayerCache, Norm
-from jslm.model.loss import cap_logits, chunk_length, fused_cross_entropy
-from jslm.model.ops import fusion_boundary, linear_by_rows
+from jslm.model.kernels import Kernels, choose_kernels, decoding_kernels
+from jslm.model.kernels.plain import PLAIN, head_table
+from jslm.model.layers import Block, Dropout, LayerCache, Norm
+from jslm.model.loss import cap_logits
 from jslm.model.rope import default_positions, rotary_tables, segment_positions
-from jslm.parallel import constrain, mesh_platform
+from jslm.parallel import constrain
 
 Params = dict[str, Any]
 Cache = tuple[LayerCache, ...]
-
-_UNROLLED_LAYERS = 8
 
 
 def init_params(config: ModelConfig, key: jax.Array) -> Params:
@@ -53,17 +51,18 @@ def apply_decoder(
     config: ModelConfig,
     dtype: DTypeLike = jnp.float32,
     *,
-    implementation: Implementation | None = None,
     dropout_key: jax.Array | None = None,
     segments: Int[Array, "batch length"] | None = None,
     conditions: Int[Array, "batch length kinds"] | None = None,
+    kernels: Kernels | None = None,
 ) -> Float[Array, "batch length d_model"]:
     """Final hidden states of whole sequences, normalised, in `dtype`. Dropout is on where a `dropout_key` is given.
 
     `segments` numbers the documents of each row: positions count from each one's start, and none sees another.
     `conditions` is each token's label of each of `config.conditions`, -1 for none; in training whole documents lose
-    theirs by `config.condition_dropout`.
+    theirs by `config.condition_dropout`. `kernels`: by default those of the mesh's platform.
     """
+    kernels = kernels or choose_kernels(config, dtype)
     positions = default_positions(1, tokens.shape[1]) if segments is None else segment_positions(segments)
     if conditions is not None and dropout_key is not None and config.condition_dropout:
         conditions = _drop_conditions(
@@ -71,10 +70,10 @@ def apply_decoder(
         )
     x = _embed(params, tokens, positions, config, dtype, conditions)
     tables = rotary_tables(config, positions) if config.position == "rope" else None
-    train = dropout_key is not None and config.dropout > 0
-    if train:
-        x = _apply(nn.Dropout(config.dropout, deterministic=False), {}, x, rngs={"dropout": _key(dropout_key, -1)})
-    block = Block(config, implementation or choose_attention(config, dtype), train)
+    train = dropout_key is not None and config.drops_out
+    if train and config.dropout:
+        x = _apply(Dropout(kernels, config.dropout), {}, x, rngs={"dropout": _key(dropout_key, -1)})
+    block = Block(config, kernels, train)
 
     def layer(x: Array, step: tuple[Params, Array]) -> tuple[Array, None]:
         layer_params, index = step
@@ -83,13 +82,16 @@ def apply_decoder(
         return y, None
 
     layers, step = params["layers"], _remat(layer, config)
-    if isinstance(layers, tuple) or _unroll(config) == config.n_layers:
+    unroll = min(config.unroll, config.n_layers) or (
+        config.n_layers if config.n_layers <= kernels.unrolled_layers else 1
+    )
+    if isinstance(layers, tuple) or unroll == config.n_layers:
         for index, layer_params in enumerate(unstack_layers(params)["layers"]):
             x, _ = step(x, (layer_params, jnp.int32(index)))
     else:
         steps = (layers, jnp.arange(config.n_layers, dtype=jnp.int32))
-        x, _ = jax.lax.scan(step, x, steps, unroll=_unroll(config))
-    return _final_norm(params, x, config)
+        x, _ = jax.lax.scan(step, x, steps, unroll=unroll)
+    return _final_norm(params, x, config, kernels)
 
 
 def apply_cached(
@@ -101,49 +103,44 @@ def apply_cached(
     dtype: DTypeLike = jnp.float32,
     *,
     conditions: Int[Array, "batch kinds"] | None = None,
+    kernels: Kernels | None = None,
 ) -> tuple[Float[Array, "batch length d_model"], Cache]:
     """Final hidden states of tokens at consecutive `positions` (each row at its own), and the cache with them written.
 
     Slot j of the cache holds position j. Whatever stands in slots past a row's last position is never seen, so rows may
     be padded on the right. `params["layers"]` may be stacked or unstacked (see `unstack_layers`). `conditions` is each
-    row's label of each of `config.conditions`, -1 for none.
+    row's label of each of `config.conditions`, -1 for none. `kernels`: those that `params` are laid out for, by default
+    the mesh's platform's for `params` as they are trained.
     """
+    kernels = kernels or choose_kernels(config, dtype)
     x = _embed(params, tokens, positions, config, dtype, None if conditions is None else conditions[:, None])
     tables = rotary_tables(config, positions) if config.position == "rope" else None
     layers = unstack_layers(params)["layers"]
-    block = Block(config)
+    block = Block(config, kernels)
     new_cache = []
     for layer_params, layer_cache in zip(layers, cache, strict=True):
         x, layer_cache = _apply(block, {"params": layer_params}, x, tables, positions, layer_cache)
         new_cache.append(layer_cache)
-    return _final_norm(params, x, config), tuple(new_cache)
+    return _final_norm(params, x, config, kernels), tuple(new_cache)
 
 
 def init_cache(config: ModelConfig, batch: int, slots: int, dtype: DTypeLike = jnp.float32) -> Cache:
-    """An empty cache: per layer, keys and values `[batch, kv_heads, slots, head_dim]`.
-
-    CPUs keep those of a single row in float32 for any `dtype`: they would copy 16-bit ones for each token.
-    """
+    """An empty cache: per layer, keys and values `[batch, kv_heads, slots, head_dim]`, in the type that the platform
+    keeps them in for that compute type."""
     shape = (batch, config.kv_heads, slots, config.dim_per_head)
-    dtype = jnp.float32 if batch == 1 and mesh_platform() == "cpu" else dtype
+    dtype = decoding_kernels(config, dtype).cache_dtype(dtype)
     return tuple({name: jnp.zeros(shape, dtype) for name in ("k", "v")} for _ in range(config.n_layers))
 
 
 def logits_from_hidden(
-    params: Params, hidden: Float[Array, "batch length d_model"], config: ModelConfig
+    params: Params,
+    hidden: Float[Array, "batch length d_model"],
+    config: ModelConfig,
+    kernels: Kernels | None = None,
 ) -> Float[Array, "batch length vocab"]:
-    """float32 logits over the true vocabulary.
-
-    `params` may be those of `decoding_params`.
-    """
-    head = params.get("head", {})
-    if "rows" in head:
-        # Kept as rows: what reads logits would else read them by columns, as the product has them.
-        logits = fusion_boundary(linear_by_rows(hidden, head["rows"], jnp.float32))
-    else:
-        kernel = head["kernel"] if "kernel" in head else head_table(params)[: config.vocab_size].T
-        logits = jnp.einsum("btd,dv->btv", hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32)
-    return cap_logits(logits, config.logit_softcap)
+    """float32 logits over the true vocabulary. `kernels`: those that `params` are laid out for (see `apply_cached`)."""
+    head_logits = (kernels or PLAIN).head_logits
+    return cap_logits(head_logits(params, hidden, config.vocab_size), config.logit_softcap)
 
 
 def loss_sums(
@@ -159,14 +156,23 @@ def loss_sums(
     batch_shards: int = 1,
     segments: Int[Array, "batch length"] | None = None,
     conditions: Int[Array, "batch length kinds"] | None = None,
+    kernels: Kernels | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Sums in nats over the positions whose target is not -1: (objective with z-loss, cross-entropy)."""
+    kernels = kernels or choose_kernels(config, dtype)
     hidden = apply_decoder(
-        params, inputs, config, dtype, dropout_key=dropout_key, segments=segments, conditions=conditions
+        params,
+        inputs,
+        config,
+        dtype,
+        dropout_key=dropout_key,
+        segments=segments,
+        conditions=conditions,
+        kernels=kernels,
     )
     batch, length = inputs.shape
-    chunk = chunk_length(max(1, batch // batch_shards), length, config.padded_vocab_size, loss_chunk)
-    return fused_cross_entropy(
+    chunk = kernels.loss_chunk(max(1, batch // batch_shards), length, config.padded_vocab_size, loss_chunk)
+    return kernels.cross_entropy(
         hidden, head_table(params), targets, config.vocab_size, config.logit_softcap, z_loss, chunk
     )
 
@@ -178,12 +184,6 @@ def stack_conditions(batch: Mapping[str, Array], config: ModelConfig) -> Int[Arr
     return jnp.stack([batch[f"condition/{condition.name}"] for condition in config.conditions], axis=-1)
 
 
-def head_table(params: Params) -> Float[Array, "padded_vocab d_model"]:
-    """The output projection, a row a token: its own table, or the token embedding where tied."""
-    table: Array = params["head"]["tokens"] if "head" in params else params["embed"]["tokens"]
-    return table
-
-
 def unstack_layers(params: Params) -> Params:
     """The same parameters with `layers` as a tuple of one dict a layer. Already unstacked ones come back as they
     are.
@@ -191,32 +191,23 @@ def unstack_layers(params: Params) -> Params:
     layers = params["layers"]
     if isinstance(layers, tuple):
         return params
-    n_layers = jax.tree.leaves(layers)[0].shape[0]
-    return {**params, "layers": tuple(_layer(layers, index) for index in range(n_layers))}
+    leaves, structure = jax.tree.flatten(layers)
+    n_layers = leaves[0].shape[0]
+    # A split's gradient is one concatenation; that of slices would be a sum of as many arrays of zeros.
+    pieces = [jax.lax.split(leaf, [1] * n_layers) if n_layers > 1 else [leaf] for leaf in map(jnp.asarray, leaves)]
+    return {
+        **params,
+        "layers": tuple(
+            jax.tree.unflatten(structure, [jnp.squeeze(piece[index], 0) for piece in pieces])
+            for index in range(n_layers)
+        ),
+    }
 
 
-def decoding_params(params: Params, config: ModelConfig, platform: str) -> Params:
-    """Unstacked parameters as decoding multiplies by them, the output head cut to the true vocabulary.
-
-    The head is `head/kernel` `[d_model, vocab]`: inside the decoding loop XLA would slice and transpose the padded
-    table again for each token. 16-bit weights on the platform "cpu" are `head/rows` `[vocab, d_model]`, and so is each
-    kernel; see `ops.linear_by_rows`.
-    """
-    head = head_table(params)[: config.vocab_size]
-    if platform != "cpu" or head.dtype.itemsize > 2:
-        return {**params, "head": {"kernel": jnp.asarray(head.T)}}
-
-    def turn(tree: Params) -> Params:
-        if "kernel" in tree:
-            return {**{name: leaf for name, leaf in tree.items() if name != "kernel"}, "rows": tree["kernel"].T}
-        return {name: turn(branch) if isinstance(branch, dict) else branch for name, branch in tree.items()}
-
-    return {**params, "layers": tuple(turn(layer) for layer in params["layers"]), "head": {"rows": head}}
-
-
-def _layer(layers: Params, index: int) -> Params:
-    layer: Params = jax.tree.map(lambda leaf: leaf[index], layers)
-    return layer
+def decoding_params(params: Params, config: ModelConfig, dtype: DTypeLike, platform: str | None = None) -> Params:
+    """Unstacked parameters as `decoding_kernels` of that compute type and platform (default: the mesh's) multiply by
+    them, the output head cut to the true vocabulary."""
+    return decoding_kernels(config, dtype, platform=platform).decoding_params(params, config.vocab_size)
 
 
 def _boxed_init(config: ModelConfig, key: jax.Array) -> Any:
@@ -238,14 +229,14 @@ def _boxed_init(config: ModelConfig, key: jax.Array) -> Any:
         }
     x = jnp.zeros((1, 1, config.d_model))
     tables = rotary_tables(config, default_positions(1, 1)) if config.position == "rope" else None
-    block = Block(config)
+    block = Block(config, PLAIN)
     layers = jax.vmap(lambda key: block.init(key, x, tables)["params"])(jax.random.split(layer_key, config.n_layers))
     layers = jax.tree.map(
         lambda box: nn.LogicallyPartitioned(box.value, ("layers", *box.names)),
         layers,
         is_leaf=lambda leaf: isinstance(leaf, nn.meta.AxisMetadata),
     )
-    params = {"embed": embed, "layers": layers, "final_norm": _norm(config).init(key, x)["params"]}
+    params = {"embed": embed, "layers": layers, "final_norm": _norm(config, PLAIN).init(key, x)["params"]}
     if not config.tie_embeddings:
         params["head"] = {"tokens": table(config.padded_vocab_size, ("vocab", "embed"), head_key)}
     return params
@@ -273,12 +264,12 @@ def _drop_conditions(conditions: Array, segments: Array | None, rate: float, key
     return jnp.where(jnp.take_along_axis(kept, numbers[..., None], axis=1), conditions, -1)
 
 
-def _norm(config: ModelConfig) -> Norm:
-    return Norm(config.norm, config.norm_eps, config.norm_bias)
+def _norm(config: ModelConfig, kernels: Kernels) -> Norm:
+    return Norm(kernels, config.norm, config.norm_eps, config.norm_bias)
 
 
-def _final_norm(params: Params, x: Array, config: ModelConfig) -> Array:
-    y: Array = _apply(_norm(config), {"params": params["final_norm"]}, x)
+def _final_norm(params: Params, x: Array, config: ModelConfig, kernels: Kernels) -> Array:
+    y: Array = _apply(_norm(config, kernels), {"params": params["final_norm"]}, x)
     return y
 
 
@@ -290,12 +281,6 @@ def _apply(module: nn.Module, variables: Params, *args: Any, **kwargs: Any) -> A
 def _key(key: jax.Array | None, index: int | Array) -> jax.Array:
     assert key is not None
     return jax.random.fold_in(key, index + 1)
-
-
-def _unroll(config: ModelConfig) -> int:
-    if config.unroll:
-        return min(config.unroll, config.n_layers)
-    return config.n_layers if config.n_layers <= _UNROLLED_LAYERS else 1
 
 
 def _remat(layer: Any, config: ModelConfig) -> Any:

@@ -11,7 +11,8 @@ from jaxtyping import Array, Float, Int
 
 from jslm.config import ModelConfig
 from jslm.model.decoder import Params, apply_decoder, head_table
-from jslm.model.loss import IGNORED, cap_logits, chunk_length, split_positions, target_log_probs
+from jslm.model.kernels import Kernels, choose_kernels
+from jslm.model.loss import IGNORED, cap_logits, split_positions, target_log_probs
 from jslm.parallel import constrain
 
 
@@ -25,12 +26,15 @@ def row_log_probs(
     loss_chunk: int = 0,
     batch_shards: int = 1,
     conditions: Int[Array, "batch length kinds"] | None = None,
+    kernels: Kernels | None = None,
 ) -> Float[Array, " batch"]:
     """The log-probability in nats of each row's targets together, those of -1 left out; float32, without dropout."""
-    hidden = apply_decoder(params, inputs, config, dtype, conditions=conditions)
+    kernels = kernels or choose_kernels(config, dtype)
+    hidden = apply_decoder(params, inputs, config, dtype, conditions=conditions, kernels=kernels)
     batch, length = inputs.shape
-    chunk = chunk_length(max(1, batch // batch_shards), length, config.padded_vocab_size, loss_chunk)
-    return summed_log_probs(hidden, head_table(params), targets, config.vocab_size, config.logit_softcap, chunk)
+    chunk = kernels.loss_chunk(max(1, batch // batch_shards), length, config.padded_vocab_size, loss_chunk)
+    head = head_table(params)
+    return summed_log_probs(hidden, head, targets, config.vocab_size, config.logit_softcap, chunk, kernels)
 
 
 def summed_log_probs(
@@ -40,14 +44,15 @@ def summed_log_probs(
     vocab_size: int,
     softcap: float,
     chunk: int,
+    kernels: Kernels,
 ) -> Float[Array, " batch"]:
     """Per row, the sum of log-probabilities of the targets that are not -1.
 
     Logits exist for `chunk` positions of each sequence at a time, in float32. What a row's gradient is multiplied with
-    is known only when all rows are (unlike in `fused_cross_entropy`), so the backward pass computes them once more.
+    is known only when all rows are (unlike in `Kernels.cross_entropy`), so the backward pass computes them once more.
     """
     batch, length, _ = hidden.shape
-    one = jax.checkpoint(functools.partial(_one_chunk, vocab_size=vocab_size, softcap=softcap))
+    one = jax.checkpoint(functools.partial(_one_chunk, vocab_size=vocab_size, softcap=softcap, kernels=kernels))
     if chunk == length:
         return one(hidden, head, targets)
 
@@ -59,11 +64,13 @@ def summed_log_probs(
     return total
 
 
-def _one_chunk(hidden: Array, head: Array, targets: Array, *, vocab_size: int, softcap: float) -> Array:
+def _one_chunk(
+    hidden: Array, head: Array, targets: Array, *, vocab_size: int, softcap: float, kernels: Kernels
+) -> Array:
     # Narrowed in here: the chunks' gradients of the head then add up in float32.
     weights = head.astype(hidden.dtype)
     logits = jnp.einsum("btd,vd->btv", hidden, weights, preferred_element_type=jnp.float32)
     logits = constrain(logits, "batch", "length", "vocab")
     ids = jax.lax.broadcasted_iota(jnp.int32, (1, 1, weights.shape[0]), 2)
     masked = jnp.where(ids < vocab_size, cap_logits(logits, softcap), -jnp.inf)
-    return jnp.sum(jnp.where(targets != IGNORED, target_log_probs(masked, targets), 0.0), axis=-1)
+    return jnp.sum(jnp.where(targets != IGNORED, target_log_probs(masked, targets, kernels), 0.0), axis=-1)

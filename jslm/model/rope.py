@@ -10,9 +10,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jslm.config import ModelConfig
-from jslm.model.ops import contract
-
-_FEW_ROWS = 64
+from jslm.model.kernels import Kernels
+from jslm.model.kernels.plain import PLAIN
 
 
 def rotary_tables(
@@ -28,6 +27,7 @@ def rotary_tables(
 def apply_rotary(
     x: Float[Array, "batch length heads head_dim"],
     tables: tuple[Float[Array, "#batch length half"], Float[Array, "#batch length half"]],
+    kernels: Kernels = PLAIN,
 ) -> Float[Array, "batch length heads head_dim"]:
     """Rotates each pair (x[i], x[i + head_dim/2]) by its angle.
 
@@ -35,36 +35,7 @@ def apply_rotary(
     Su et al. 2021, "RoFormer", section 3.4.2.
     """
     cos, sin = (table[:, :, None, :] for table in tables)
-    return _rotate(x, cos, sin)
-
-
-@jax.custom_vjp
-def _rotate(x: Array, cos: Array, sin: Array) -> Array:
-    if x.size // x.shape[-1] < _FEW_ROWS:
-        return _by_halves(x, cos, sin)
-    y: Array = jax.lax.platform_dependent(x, cos, sin, cpu=_by_product, default=_by_halves)
-    return y
-
-
-# The gradient of a rotation is the rotation back.
-_rotate.defvjp(
-    lambda x, cos, sin: (_rotate(x, cos, sin), (cos, sin)),
-    lambda tables, dy: (_rotate(dy, tables[0], -tables[1]), None, None),
-)
-
-
-def _by_halves(x: Array, cos: Array, sin: Array) -> Array:
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
-
-
-def _by_product(x: Array, cos: Array, sin: Array) -> Array:
-    """On CPUs: the pairs' partners by a product with -1, 0 and 1, so that no row is cut into short halves."""
-    half = x.shape[-1] // 2
-    turn = np.kron([[0, 1], [-1, 0]], np.eye(half))
-    partners = contract(x, jnp.asarray(turn, x.dtype), 0).astype(jnp.float32)
-    cos, sin = (jnp.concatenate([table, table], axis=-1) for table in (cos, sin))
-    return (x.astype(jnp.float32) * cos + partners * sin).astype(x.dtype)
+    return kernels.rotate(x, cos, sin)
 
 
 def rotary_frequencies(config: ModelConfig) -> tuple[np.ndarray, float]:

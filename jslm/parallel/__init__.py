@@ -1,13 +1,16 @@
 """Mesh, logical-axis rules, multi-process start-up."""
 
-from jslm.parallel.devices import describe_devices, known_kind, peak_flops
+from jslm.parallel.devices import compute_capability, describe_devices, gpu_memory, known_kind, peak_flops
 from jslm.parallel.mesh import (
     batch_sharding,
     check_mesh_fits,
     constrain,
     eval_batch_size,
     make_mesh,
+    mesh_axis_size,
+    mesh_kind,
     mesh_platform,
+    mesh_size,
     partition_spec,
     place_rows,
     replicated,
@@ -18,12 +21,17 @@ from jslm.parallel.startup import start_jax
 __all__ = [
     "batch_sharding",
     "check_mesh_fits",
+    "compute_capability",
     "constrain",
     "describe_devices",
     "eval_batch_size",
+    "gpu_memory",
     "known_kind",
     "make_mesh",
+    "mesh_axis_size",
+    "mesh_kind",
     "mesh_platform",
+    "mesh_size",
     "partition_spec",
     "peak_flops",
     "place_rows",

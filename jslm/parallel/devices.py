@@ -39,6 +39,24 @@ _PEAK_TFLOPS = {
     "TPU v6e": (918.0, 918.0),
 }
 
+# GPUs by device kind: (CUDA compute capability, memory in GB), from the makers' data sheets.
+_GPUS = {
+    "NVIDIA H100": (9.0, 80),
+    "NVIDIA H200": (9.0, 141),
+    "NVIDIA A100": (8.0, 40),
+    "NVIDIA A100-SXM4-80GB": (8.0, 80),
+    "NVIDIA A100 80GB PCIe": (8.0, 80),
+    "NVIDIA A10": (8.6, 24),
+    "NVIDIA A10G": (8.6, 24),
+    "NVIDIA L4": (8.9, 24),
+    "NVIDIA L40": (8.9, 48),
+    "NVIDIA L40S": (8.9, 48),
+    "NVIDIA GeForce RTX 3090": (8.6, 24),
+    "NVIDIA GeForce RTX 4090": (8.9, 24),
+    "Tesla V100": (7.0, 16),
+    "Tesla T4": (7.5, 16),
+}
+
 
 def describe_devices(devices: list[jax.Device] | None = None) -> str:
     """For people: "8 x NVIDIA H100 80GB HBM3", or "CPU, 2 cores"."""
@@ -70,7 +88,28 @@ def peak_flops(dtype_name: str, device: jax.Device | None = None) -> float | Non
 def known_kind(device: jax.Device, names: Iterable[str]) -> str | None:
     """The longest of `names` that begins the device's, by whole words: "NVIDIA A100" of "NVIDIA A100-SXM4-80GB", but
     not "NVIDIA A10". None for a laptop's chip, which only shares its name with the one in the table."""
-    kind = device.device_kind
+    return _known(device.device_kind, names)
+
+
+def compute_capability(kind: str) -> float:
+    """The CUDA compute capability of GPUs of that device kind: the table's, else that of this process's own GPU, else
+    8.0, the least that a bfloat16 program can run on."""
+    if name := _known(kind, _GPUS):
+        return _GPUS[name][0]
+    device = jax.devices()[0]
+    return float(getattr(device, "compute_capability", 8.0)) if device.device_kind == kind else 8.0
+
+
+def gpu_memory(kind: str) -> int:
+    """Bytes of memory of GPUs of that device kind: the table's, else what this process's own GPU has, else 8 GB."""
+    if name := _known(kind, _GPUS):
+        return _GPUS[name][1] * 10**9
+    device = jax.devices()[0]
+    stats = device.memory_stats() if device.device_kind == kind else None
+    return int((stats or {}).get("bytes_limit", 8 * 10**9))
+
+
+def _known(kind: str, names: Iterable[str]) -> str | None:
     found = [name for name in names if re.match(rf"{re.escape(name)}(?![A-Za-z0-9])", kind)]
     return None if "Laptop" in kind else max(found, key=len, default=None)
 

@@ -84,6 +84,25 @@ def mesh_platform() -> str:
     return device.platform if device and device.platform else jax.default_backend()
 
 
+def mesh_kind() -> str:
+    """The device kind, such as "NVIDIA A100-SXM4-40GB", of the mesh in context, else of this process's devices."""
+    mesh = jax.sharding.get_abstract_mesh()
+    device = None if mesh.empty else mesh.abstract_device
+    return str(device.device_kind) if device and device.device_kind else jax.devices()[0].device_kind
+
+
+def mesh_axis_size(axis: str) -> int:
+    """Devices along that axis of the mesh in context; 1 without a mesh."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else mesh.shape[axis]
+
+
+def mesh_size() -> int:
+    """Devices of the mesh in context; 1 without a mesh."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else int(mesh.size)
+
+
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     """States how `x` is sharded, by logical axis names; does nothing outside a mesh of several devices."""
     mesh = jax.sharding.get_abstract_mesh()

@@ -1,9 +1,9 @@
 """What the kernels of splash attention compute and move: to the compiler they are closed boxes.
 
-Facts of JAX's kernels (`jax.experimental.pallas.ops.tpu.splash_attention`) with the blocks that `jslm.model.splash`
-gives them: a sequence is n blocks, of which the causal mask leaves n (n + 1) / 2 pairs of queries and keys. The forward
-pass and the queries' gradient keep a block of queries on the chip and walk over keys and values; the gradients of keys
-and values keep those and walk over queries.
+Facts of JAX's kernels (`jax.experimental.pallas.ops.tpu.splash_attention`) with the blocks that
+`jslm.model.kernels.splash` gives them: a sequence is n blocks, of which the causal mask leaves n (n + 1) / 2 pairs of
+queries and keys. The forward pass and the queries' gradient keep a block of queries on the chip and walk over keys and
+values; the gradients of keys and values keep those and walk over queries.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from jslm.config import Config
 from jslm.data.loader import batch_names, packing_of
-from jslm.model import choose_attention, compute_dtype
+from jslm.model import compute_dtype
 from jslm.parallel import batch_sharding
 from jslm.plan.flops import count_flops
 from jslm.plan.hlo import Traffic, count_traffic
@@ -65,10 +65,7 @@ def compile_train(config: Config, mesh: Mesh, dtype: jnp.dtype) -> TrainProgram:
 
     `config` has its vocabulary size set (`jslm.plan.assume`). FLOPs are those of one device.
     """
-    # The step asks for the attention of this process's devices, and those of the mesh may be others.
     platform = mesh.devices.flat[0].platform
-    attention = choose_attention(config.model, dtype, platform)
-    config = config.model_copy(update={"model": config.model.model_copy(update={"attention": attention})})
     optimizer = make_optimizer(config.optimizer, _ANY_STEPS, dtype)
     with jax.set_mesh(mesh):
         state = abstract_state(config, optimizer, mesh, dtype)

@@ -31,7 +31,7 @@ def trace_decode(config: ModelConfig, dtype: jnp.dtype, device: jax.Device, batc
 
     with jax.set_mesh(make_mesh(MeshConfig(), [device])):
         weights = jax.eval_shape(
-            lambda params: decoding_params(_cast(unstack_layers(params), dtype), config, device.platform),
+            lambda params: decoding_params(_cast(unstack_layers(params), dtype), config, dtype),
             param_shapes(config),
         )
         cache = jax.eval_shape(lambda: init_cache(config, batch, config.context_length, dtype))

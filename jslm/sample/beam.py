@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jslm.config import ModelConfig
-from jslm.model import Cache, Params, apply_cached, logits_from_hidden
+from jslm.model import Cache, Params, apply_cached, decoding_kernels, logits_from_hidden
 from jslm.sample.decode import DecodeState, cache_slots, prefill, prefill_length
 from jslm.sample.row import Row, push_tokens
 
@@ -98,6 +98,7 @@ def search(
 ) -> tuple[Texts, Texts]:
     """(texts that ended, texts of `limit` tokens that did not), scored alike, after a prefill of one row."""
     vocab = config.vocab_size
+    kernels = decoding_kernels(config, dtype)
     whole = jnp.maximum(limit, 1).astype(jnp.float32) ** alpha
 
     def unfinished(carry: Search) -> Array:
@@ -119,8 +120,10 @@ def search(
         alive, kept = _best(candidates._replace(score=jnp.where(ends, -jnp.inf, scores)), beams)
         cache = jax.tree.map(lambda leaf: leaf[parents[kept]], carry.cache)
         place = jnp.broadcast_to(carry.position, (beams, 1))
-        hidden, cache = apply_cached(params, tokens[kept][:, None], place, cache, config, dtype)
-        return Search(cache, logits_from_hidden(params, hidden, config)[:, 0], carry.position + 1, alive, ended)
+        hidden, cache = apply_cached(params, tokens[kept][:, None], place, cache, config, dtype, kernels=kernels)
+        return Search(
+            cache, logits_from_hidden(params, hidden, config, kernels)[:, 0], carry.position + 1, alive, ended
+        )
 
     def none() -> Texts:
         return Texts(

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jslm.config import ModelConfig
-from jslm.model import Cache, Params, apply_cached, apply_decoder, init_cache, logits_from_hidden
+from jslm.model import Cache, Params, apply_cached, apply_decoder, decoding_kernels, init_cache, logits_from_hidden
 from jslm.sample.samplers import Plan, Sampling, sample_tokens
 
 # Tokens that one dispatch of the loop can write; it is given how many to write.
@@ -67,9 +67,11 @@ def prefill(
     """The state after prompts of `lengths` tokens, padded on the right with anything."""
     batch, length = tokens.shape
     positions = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32)[None], (batch, length))
-    hidden, cache = apply_cached(params, tokens, positions, init_cache(config, batch, slots, dtype), config, dtype)
+    kernels = decoding_kernels(config, dtype)
+    cache = init_cache(config, batch, slots, dtype)
+    hidden, cache = apply_cached(params, tokens, positions, cache, config, dtype, kernels=kernels)
     last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)
-    return DecodeState(cache, logits_from_hidden(params, last, config)[:, 0], lengths, seen)
+    return DecodeState(cache, logits_from_hidden(params, last, config, kernels)[:, 0], lengths, seen)
 
 
 @functools.partial(jax.jit, static_argnames=("plan", "config", "dtype"), donate_argnames=("state",))
@@ -95,6 +97,7 @@ def decode(
     """
     batch = left.shape[0]
     rows = jnp.arange(batch)
+    kernels = decoding_kernels(config, dtype)
     empty = Written(jnp.zeros((batch, DISPATCH_TOKENS), jnp.int32), jnp.zeros((batch, DISPATCH_TOKENS), jnp.float32))
 
     def unfinished(carry: tuple[Array, Array, DecodeState, Written]) -> Array:
@@ -114,8 +117,9 @@ def decode(
             jax.lax.dynamic_update_slice(written.logprobs, logprobs[:, None], (0, index)),
         )
         left = jnp.where(tokens == end_of_text, 0, jnp.maximum(left - 1, 0))
-        hidden, cache = apply_cached(params, tokens[:, None], state.position[:, None], state.cache, config, dtype)
-        logits = logits_from_hidden(params, hidden, config)[:, 0]
+        positions = state.position[:, None]
+        hidden, cache = apply_cached(params, tokens[:, None], positions, state.cache, config, dtype, kernels=kernels)
+        logits = logits_from_hidden(params, hidden, config, kernels)[:, 0]
         # A row that has ended stays where it is: its position must not run out of the cache.
         position = state.position + (left > 0)
         seen = state.seen.at[rows, tokens].set(True) if state.seen is not None else None
@@ -130,4 +134,5 @@ def all_logits(
     params: Params, tokens: Int[Array, "batch length"], *, config: ModelConfig, dtype: jnp.dtype
 ) -> Float[Array, "batch length vocab"]:
     """float32 logits at every position, by the forward pass that training uses."""
-    return logits_from_hidden(params, apply_decoder(params, tokens, config, dtype), config)
+    kernels = decoding_kernels(config, dtype)
+    return logits_from_hidden(params, apply_decoder(params, tokens, config, dtype, kernels=kernels), config, kernels)

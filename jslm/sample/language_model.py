@@ -91,7 +91,7 @@ class LanguageModel:
         self.mesh = make_mesh(MeshConfig(), [device])
         with jax.set_mesh(self.mesh):
             self.params = _cast(unstack_layers(jax.device_put(params, device)), self.dtype)
-            self.weights = decoding_params(self.params, config.model, device.platform)
+            self.weights = decoding_params(self.params, config.model, self.dtype)
         self._warned = False
         # What messages call the way past the context: a verb has its own name for it, or none.
         self.sliding_name = "sliding_window=True"

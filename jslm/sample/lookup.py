@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jslm.config import ModelConfig
-from jslm.model import Cache, Params, apply_cached, logits_from_hidden
+from jslm.model import Cache, Params, apply_cached, decoding_kernels, logits_from_hidden
 from jslm.sample.decode import prefill, prefill_length, round_slots
 from jslm.sample.row import Row, push_tokens
 from jslm.sample.samplers import likeliest_tokens
@@ -101,6 +101,7 @@ def decode_drafts(
     Needs slots for each row's last token and `draft + 1` more. What stands past a row's length means nothing.
     """
     places = jnp.arange(draft + 1, dtype=jnp.int32)[None]
+    kernels = decoding_kernels(config, dtype)
     insert = jax.vmap(lambda row, new, at: jax.lax.dynamic_update_slice(row, new, (at,)))
 
     def unfinished(carry: tuple[Array, Array, Draft]) -> Array:
@@ -111,8 +112,9 @@ def decode_drafts(
         last = jnp.take_along_axis(tokens, length[:, None] - 1, axis=1)
         guesses = guess_next(tokens, length, draft)
         read = jnp.concatenate([last, guesses], axis=1)
-        hidden, cache = apply_cached(params, read, length[:, None] - 1 + places, cache, config, dtype)
-        logits = logits_from_hidden(params, hidden, config)
+        positions = length[:, None] - 1 + places
+        hidden, cache = apply_cached(params, read, positions, cache, config, dtype, kernels=kernels)
+        logits = logits_from_hidden(params, hidden, config, kernels)
         likeliest = likeliest_tokens(logits)
         scores = jnp.max(logits, axis=-1) - jax.nn.logsumexp(logits, axis=-1)
         # The token at place i holds where every guess before it was right and nothing before it ended the text.

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jslm.config import ModelConfig
-from jslm.model import Cache, Params, apply_cached, init_cache, logits_from_hidden
+from jslm.model import Cache, Params, apply_cached, decoding_kernels, init_cache, logits_from_hidden
 from jslm.sample import Sampling, draw_tokens, filter_logits, likeliest_tokens, penalise_repetition
 
 # Tokens that one dispatch of `decode` can write; it is given how many to write.
@@ -131,8 +131,9 @@ def read_piece(
     length = tokens.shape[1]
     row_cache = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, slot, 1), state.cache)
     positions = start + jnp.arange(length, dtype=jnp.int32)[None]
+    kernels = decoding_kernels(config, dtype)
     hidden, row_cache = apply_cached(
-        params, tokens, positions, row_cache, config, dtype, conditions=settings.labels[None]
+        params, tokens, positions, row_cache, config, dtype, conditions=settings.labels[None], kernels=kernels
     )
     cache = jax.tree.map(
         lambda leaf, row: jax.lax.dynamic_update_slice_in_dim(leaf, row, slot, 0), state.cache, row_cache
@@ -140,12 +141,12 @@ def read_piece(
     last = jax.lax.dynamic_slice_in_dim(hidden, count - 1, 1, axis=1)
     scores = None
     if scored:
-        logprobs = jax.nn.log_softmax(logits_from_hidden(params, hidden, config)[0])
+        logprobs = jax.nn.log_softmax(logits_from_hidden(params, hidden, config, kernels)[0])
         top_logprobs, top_tokens = _top(logprobs)
         scores = Scores(jnp.take_along_axis(logprobs, targets[:, None], axis=1)[:, 0], top_tokens, top_logprobs)
     state = SlotState(
         cache=cache,
-        logits=state.logits.at[slot].set(logits_from_hidden(params, last, config)[0, 0]),
+        logits=state.logits.at[slot].set(logits_from_hidden(params, last, config, kernels)[0, 0]),
         position=state.position.at[slot].set(start + count),
         left=state.left.at[slot].set(left),
         written=state.written.at[slot].set(0),
@@ -173,6 +174,7 @@ def decode(
     """
     slots = alive.shape[0]
     rows = jnp.arange(slots)
+    kernels = decoding_kernels(config, dtype)
     top = min(TOP_TOKENS, config.vocab_size)
     empty = Written(
         jnp.zeros((slots, DISPATCH_TOKENS), jnp.int32),
@@ -198,10 +200,12 @@ def decode(
         )
         left = jnp.where(tokens == end_of_text, 0, jnp.maximum(state.left - 1, 0))
         positions, labels = state.position[:, None], state.settings.labels
-        hidden, cache = apply_cached(params, tokens[:, None], positions, state.cache, config, dtype, conditions=labels)
+        hidden, cache = apply_cached(
+            params, tokens[:, None], positions, state.cache, config, dtype, conditions=labels, kernels=kernels
+        )
         state = SlotState(
             cache=cache,
-            logits=logits_from_hidden(params, hidden, config)[:, 0],
+            logits=logits_from_hidden(params, hidden, config, kernels)[:, 0],
             # A row that has ended stays where it is: its position must not run out of the cache.
             position=state.position + (left > 0),
             left=left,

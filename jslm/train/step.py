@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from jslm.config import Config
 from jslm.data.loader import batch_names, packing_of
-from jslm.model import IGNORED, Params, loss_sums, merge_adapters, stack_conditions
+from jslm.model import IGNORED, Params, choose_kernels, loss_sums, merge_adapters, stack_conditions
 from jslm.parallel import batch_sharding, replicated
 from jslm.train.dpo import SUMS, Sums, is_pair, preference_sums
 from jslm.train.optimizer import make_schedule
@@ -57,7 +57,7 @@ def make_train_step(
             batch["targets"],
             config.model,
             dtype,
-            dropout_key=key if config.model.dropout or config.model.conditions else None,
+            dropout_key=key if config.model.drops_out or config.model.conditions else None,
             z_loss=train.z_loss,
             loss_chunk=train.loss_chunk,
             batch_shards=batch_shards,
@@ -104,7 +104,8 @@ def make_train_step(
             updates, opt_state = optimizer.update(grads, opt_state, params)
             return optax.apply_updates(params, updates), opt_state
 
-        params, opt_state = _apply_if(good, update, state["params"], state["opt_state"])
+        kernels = choose_kernels(config.model, dtype)
+        params, opt_state = kernels.update_if(good, update, state["params"], state["opt_state"])
 
         def keep(new: Any, old: Any) -> Any:
             return jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
@@ -138,8 +139,14 @@ def make_train_step(
     batch_in = dict.fromkeys(
         batch_names(packing_of(config), config.model.conditions), batch_sharding(mesh, accumulation=True)
     )
+    with jax.set_mesh(mesh):
+        options = dict(choose_kernels(config.model, dtype).compiler_options)
     return jax.jit(
-        step, in_shardings=(shardings, batch_in), out_shardings=(shardings, replicated(mesh)), donate_argnums=0
+        step,
+        in_shardings=(shardings, batch_in),
+        out_shardings=(shardings, replicated(mesh)),
+        donate_argnums=0,
+        compiler_options=options or None,
     )
 
 
@@ -151,19 +158,6 @@ def averaging_decay(limit: float, updates: Int[Array, ""]) -> Float[Array, ""]:
     TensorFlow's `ExponentialMovingAverage`, `num_updates`).
     """
     return jnp.minimum(limit, (1.0 + updates) / (10.0 + updates))
-
-
-def _apply_if(good: Array, function: Callable[..., Any], *before: Any) -> Any:
-    """`function(*before)` where `good`, else `before`. On CPUs by a branch, which updates in place; elsewhere by
-    choosing element by element, which nobody has to wait for."""
-
-    def branch(good: Array, *before: Any) -> Any:
-        return jax.lax.cond(good, function, lambda *unchanged: unchanged, *before)
-
-    def choose(good: Array, *before: Any) -> Any:
-        return jax.tree.map(lambda new, old: jnp.where(good, new, old), function(*before), before)
-
-    return jax.lax.platform_dependent(good, *before, cpu=branch, default=choose)
 
 
 def _next_loss_scale(scale: Array, good_steps: Int[Array, ""], good: Array) -> dict[str, Array]:

@@ -55,8 +55,8 @@ def test_records_are_read_with_the_line_breaks_of_files(tmp_path: Path) -> None:
     path.write_text(json.dumps(record), "utf-8")
     assert texts(path) == ["a\nb"]
     assert texts(path, template="{text}\t{rejected}") == ["a\nb\tc\nd"]
-    settings = {"template": "\t{text}", "prompt_end": "\t", "rejected": "rejected"}
-    (document,) = read_documents(DataConfig(source=str(path), **settings))
+    config = DataConfig(source=str(path), template="\t{text}", prompt_end="\t", rejected="rejected")
+    (document,) = read_documents(config)
     assert (document.text, document.rejected) == ("\ta\nb", "c\nd")
     (conversation,) = texts(path, messages="messages")
     assert [message["content"] for message in json.loads(conversation)] == ["e\nf", "g\nh"]

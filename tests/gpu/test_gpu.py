@@ -11,7 +11,7 @@ import pytest
 
 from jslm.config import Config, config_from_dict
 from jslm.model import apply_cached, apply_decoder, choose_attention, compute_dtype, init_cache, init_params
-from jslm.model.attention import causal_attention
+from jslm.model.kernels import choose_kernels
 from jslm.parallel import batch_sharding, make_mesh
 from jslm.plan import compile_step, device_memory, largest_micro_batch, with_settings
 from jslm.train import make_optimizer, make_train_step
@@ -49,7 +49,8 @@ def test_cudnn_attention_equals_xla(dtype: Any, kv_heads: int, packed: bool) -> 
 
     def both(implementation: Any, *arrays: jax.Array) -> Any:
         def objective(q: Any, k: Any, v: Any) -> Any:
-            out = causal_attention(q, k, v, segments, implementation=implementation).astype(jnp.float32)
+            kernels = choose_kernels(small().model, q.dtype, implementation=implementation)
+            out = kernels.attention(q, k, v, segments, 0.0, None).astype(jnp.float32)
             return jnp.sum(weights * out), out
 
         return jax.jit(jax.grad(objective, (0, 1, 2), has_aux=True))(*arrays)
@@ -94,7 +95,9 @@ def test_decoding_continues_as_the_whole_forward_pass_does() -> None:
     params = jax.jit(lambda: init_params(config, jax.random.key(0)))()
     tokens = jax.random.randint(jax.random.key(1), (3, 24), 0, 500)
     with jax.default_matmul_precision("highest"):
-        whole = jax.jit(lambda t: apply_decoder(params, t, config, implementation="xla"))(tokens)
+        whole = jax.jit(
+            lambda t: apply_decoder(params, t, config, kernels=choose_kernels(config, implementation="xla"))
+        )(tokens)
         cache, found = init_cache(config, 3, 32), []
         step = jax.jit(lambda t, p, c: apply_cached(params, t, p, c, config))
         for at in range(24):

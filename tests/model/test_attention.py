@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from jslm.config import ModelConfig
-from jslm.model.attention import cached_attention, causal_attention, choose_attention, grouped_attention
+from jslm.model.kernels import choose_attention
+from jslm.model.kernels.plain import attention as causal_attention
+from jslm.model.kernels.plain import cached_attention, grouped_attention
 
 BATCH, LENGTH, HEADS, DIM = 2, 7, 4, 6
 
@@ -44,7 +46,7 @@ def naive(q: np.ndarray, k: np.ndarray, v: np.ndarray, seen: Any) -> np.ndarray:
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
 def test_causal_attention_equals_the_loop(kv_heads: int) -> None:
     q, k, v = make(kv_heads)
-    found = causal_attention(*map(jnp.asarray, (q, k, v)))
+    found = causal_attention(jnp.asarray(q), jnp.asarray(k), jnp.asarray(v))
     np.testing.assert_allclose(found, naive(q, k, v, lambda row, query: range(query + 1)), atol=1e-5)
 
 
@@ -130,7 +132,12 @@ def test_narrow_types_use_a_float32_softmax() -> None:
         ({"attention": "splash", "context_length": 64}, jnp.bfloat16, "tpu", "xla"),
         ({"attention": "splash"}, jnp.bfloat16, "gpu", "xla"),
         ({"attention": "splash"}, jnp.float32, "cpu", "blocked"),
-        ({"dropout": 0.1}, jnp.bfloat16, "gpu", "xla"),
+        ({"dropout": 0.1}, jnp.bfloat16, "gpu", "flash"),
+        ({"dropout": 0.1, "attention_dropout": 0.0}, jnp.bfloat16, "gpu", "cudnn"),
+        ({"attention_dropout": 0.1}, jnp.bfloat16, "gpu", "flash"),
+        ({"attention_dropout": 0.1, "attention": "cudnn"}, jnp.bfloat16, "gpu", "flash"),
+        ({"attention_dropout": 0.1, "context_length": 96}, jnp.bfloat16, "gpu", "xla"),
+        ({"attention_dropout": 0.1, "head_dim": 96}, jnp.bfloat16, "gpu", "xla"),
         ({"head_dim": 12}, jnp.bfloat16, "gpu", "xla"),
         ({"head_dim": 264}, jnp.bfloat16, "gpu", "xla"),
         ({"head_dim": 256}, jnp.bfloat16, "gpu", "cudnn"),

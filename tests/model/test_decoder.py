@@ -16,6 +16,7 @@ from jslm.model import (
     apply_decoder,
     compute_dtype,
     count_parameters,
+    decoding_kernels,
     flops_per_token,
     head_table,
     init_params,
@@ -243,7 +244,9 @@ def test_logits_cover_the_true_vocabulary(cap: float) -> None:
     plain = np.asarray(hidden) @ np.asarray(head_table(params))[:VOCAB].T
     np.testing.assert_allclose(logits, 2.0 * np.tanh(plain / 2.0) if cap else plain, atol=1e-5)
     laid_out = {**params, "head": {"kernel": head_table(params)[:VOCAB].T}}
-    np.testing.assert_allclose(logits_from_hidden(laid_out, hidden, config), logits, atol=1e-6)
+    np.testing.assert_allclose(
+        logits_from_hidden(laid_out, hidden, config, decoding_kernels(config)), logits, atol=1e-6
+    )
 
 
 def test_loss_is_that_of_the_logits() -> None:

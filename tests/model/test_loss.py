@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ import pytest
 
 from jslm.config import ModelConfig
 from jslm.model import init_params, loss_sums
-from jslm.model.loss import chunk_length, fused_cross_entropy
+from jslm.model.kernels import cpu, gpu, plain, tpu
 
 BATCH, LENGTH, WIDTH, VOCAB, PADDED = 2, 12, 8, 37, 128
 HUGE = 50.0
@@ -28,6 +29,17 @@ def make(seed: int = 0) -> tuple[jax.Array, jax.Array, jax.Array]:
     return jnp.asarray(hidden), jnp.asarray(head), jnp.asarray(targets)
 
 
+def fused_cross_entropy(*arguments: Any, platform: str = "cpu") -> tuple[Any, Any]:
+    kernels = {"cpu": cpu.training("blocked"), "gpu": gpu.training("cudnn", 10**9), "tpu": tpu.training("splash")}
+    return kernels.get(platform, plain.PLAIN).cross_entropy(*arguments)
+
+
+@pytest.fixture(autouse=True)
+def _interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The GPU's kernel, step by step on this CPU."""
+    monkeypatch.setattr(gpu, "logit_sums", functools.partial(gpu.logit_sums, interpret=True))
+
+
 def naive(hidden: Any, head: Any, targets: Any, softcap: float, z_loss: float) -> tuple[Any, Any]:
     logits = jnp.einsum("btd,vd->btv", hidden, head[:VOCAB])
     if softcap:
@@ -42,17 +54,18 @@ def naive(hidden: Any, head: Any, targets: Any, softcap: float, z_loss: float) -
 @pytest.mark.parametrize("softcap", [0.0, 3.0])
 @pytest.mark.parametrize("z_loss", [0.0, 0.01])
 @pytest.mark.parametrize("chunk", [LENGTH, 4, 1])
-def test_values_and_gradients_equal_log_softmax(chunk: int, z_loss: float, softcap: float) -> None:
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu", "plain"])
+def test_values_and_gradients_equal_log_softmax(platform: str, chunk: int, z_loss: float, softcap: float) -> None:
     hidden, head, targets = make()
 
     def fused(hidden: Any, head: Any) -> tuple[Any, Any]:
-        return fused_cross_entropy(hidden, head, targets, VOCAB, softcap, z_loss, chunk)
+        return fused_cross_entropy(hidden, head, targets, VOCAB, softcap, z_loss, chunk, platform=platform)
 
-    def plain(hidden: Any, head: Any) -> tuple[Any, Any]:
+    def plainly(hidden: Any, head: Any) -> tuple[Any, Any]:
         return naive(hidden, head, targets, softcap, z_loss)
 
     (found, found_loss), found_gradients = jax.jit(jax.value_and_grad(fused, (0, 1), has_aux=True))(hidden, head)
-    (wanted, loss), gradients = jax.jit(jax.value_and_grad(plain, (0, 1), has_aux=True))(hidden, head)
+    (wanted, loss), gradients = jax.jit(jax.value_and_grad(plainly, (0, 1), has_aux=True))(hidden, head)
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
     np.testing.assert_allclose(found_loss, loss, rtol=1e-5)
     for ours, theirs in zip(found_gradients, gradients, strict=True):
@@ -140,12 +153,9 @@ def test_narrow_types_stay_near(dtype: Any, tolerance: float) -> None:
         (4096, 7, 200_000, 0, 1),
     ],
 )
-@pytest.mark.parametrize("platform", ["cpu", "gpu"])
-def test_chunk_length(
-    monkeypatch: pytest.MonkeyPatch, platform: str, batch: int, length: int, padded: int, asked: int, chunk: int
-) -> None:
-    monkeypatch.setattr("jslm.model.loss.mesh_platform", lambda: platform)
-    assert chunk_length(batch, length, padded, asked) == chunk
+@pytest.mark.parametrize("kernels", [cpu, tpu])
+def test_chunk_length(kernels: Any, batch: int, length: int, padded: int, asked: int, chunk: int) -> None:
+    assert kernels.loss_chunk(batch, length, padded, asked) == chunk
 
 
 @pytest.mark.parametrize(
@@ -158,11 +168,27 @@ def test_chunk_length(
     ],
 )
 def test_chunks_on_cpus_fit_their_caches(
-    monkeypatch: pytest.MonkeyPatch, batch: int, length: int, padded: int, asked: int, on_cpu: int, elsewhere: int
+    batch: int, length: int, padded: int, asked: int, on_cpu: int, elsewhere: int
 ) -> None:
-    for platform, chunk in (("cpu", on_cpu), ("gpu", elsewhere), ("tpu", elsewhere)):
-        monkeypatch.setattr("jslm.model.loss.mesh_platform", lambda platform=platform: platform)
-        assert chunk_length(batch, length, padded, asked) == chunk
+    assert cpu.loss_chunk(batch, length, padded, asked) == on_cpu
+    assert tpu.loss_chunk(batch, length, padded, asked) == elsewhere
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "batch", "asked", "chunk"),
+    [
+        # A sixteenth of the memory holds the 16-bit logits of 49,697 tokens of GPT-2's vocabulary on 80 GB.
+        (80, 16, 0, 1024),
+        (80, 32, 0, 1024),
+        (80, 64, 0, 512),
+        (16, 16, 0, 512),
+        (0, 16, 0, 128),
+        (80, 16, 4096, 256),
+    ],
+)
+def test_chunks_on_gpus_are_sized_by_their_memory(gigabytes: int, batch: int, asked: int, chunk: int) -> None:
+    loss_chunk = gpu.training("cudnn", gigabytes * 10**9).loss_chunk
+    assert loss_chunk(batch, 1024, 50304, asked) == chunk
 
 
 def test_loss_sums_chunks_alike_and_starts_at_a_guess() -> None:

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jslm.model import attention
-from jslm.model.attention import causal_attention
-from jslm.model.splash import splash_attention, splash_block_length
+from jslm.model.kernels import choice, tpu
+from jslm.model.kernels.plain import attention as causal_attention
+from jslm.model.kernels.splash import splash_attention, splash_block_length
 
 ROOT = Path(__file__).resolve().parents[2]
 BATCH, HEADS, DIM = 2, 4, 16
@@ -58,7 +58,8 @@ def test_heads_whose_width_has_an_inexact_root_are_scaled_in_float32() -> None:
     q, k, v, _ = (x.astype(jnp.bfloat16) for x in make(4, 128, 96))
     found = splash_attention(q, k, v, interpret=True)
     assert found.dtype == jnp.bfloat16
-    wanted = causal_attention(*(x.astype(jnp.float32) for x in (q, k, v)))
+    q, k, v = (x.astype(jnp.float32) for x in (q, k, v))
+    wanted = causal_attention(q, k, v)
     np.testing.assert_allclose(found.astype(jnp.float32), wanted, atol=0.03)
 
 
@@ -68,11 +69,11 @@ def test_blocks_divide_the_length(length: int, block: int) -> None:
 
 
 def test_other_lengths_have_xla_and_the_log_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
-    attention._chosen.cache_clear()
+    choice.chosen.cache_clear()
     q, k, v, _ = make(2, 200)
     with caplog.at_level(logging.INFO, "jslm"):
         for _ in range(2):
-            found = causal_attention(q, k, v, documents(200), implementation="splash")
+            found = tpu.attention(q, k, v, documents(200))
     np.testing.assert_array_equal(found, causal_attention(q, k, v, documents(200)))
     said = "attention: xla (splash attention needs a length of a multiple of 128, not 200)"
     assert [record.getMessage() for record in caplog.records] == [said]
@@ -82,8 +83,8 @@ SPREAD = """
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import NamedSharding
 from jslm.config import MeshConfig
-from jslm.model.attention import causal_attention
-from jslm.model.splash import splash_attention
+from jslm.model.kernels.plain import attention as causal_attention
+from jslm.model.kernels.splash import splash_attention
 from jslm.parallel import make_mesh, partition_spec
 
 noise = np.random.default_rng(0)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jslm.model.splash import splash_attention
+from jslm.model.kernels.splash import splash_attention
 from jslm.plan.flops import count_flops
 from jslm.plan.hlo import count_traffic, trip_count
 from jslm.plan.hlo_text import parse_hlo

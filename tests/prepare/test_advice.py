@@ -158,13 +158,12 @@ def test_one_document_is_told_three_ways_out(tmp_path: Path) -> None:
     path.write_text("A day.\n---\nAnother day.")
     config = make_config(tmp_path, path, validation_fraction=0.2, split="document")
     message = refused(config)
-    for number, (advice, change) in enumerate(
-        (
-            ("data.split=position", {"split": "position"}),
-            ("data.separator", {"separator": "---"}),
-            ("data.validation_fraction=0", {"validation_fraction": 0.0}),
-        )
-    ):
+    ways: list[tuple[str, dict[str, Any]]] = [
+        ("data.split=position", {"split": "position"}),
+        ("data.separator", {"separator": "---"}),
+        ("data.validation_fraction=0", {"validation_fraction": 0.0}),
+    ]
+    for number, (advice, change) in enumerate(ways):
         assert advice in message
         elsewhere = config.model_copy(update={"run_dir": str(tmp_path / str(number))})
         assert with_data(elsewhere, **change).meta["train"]["tokens"] > 1

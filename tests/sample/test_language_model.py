@@ -111,6 +111,17 @@ def test_text_does_not_depend_on_its_neighbours(model: LanguageModel) -> None:
     assert len({*together[0], *together[1]}) == 6
 
 
+def test_nothing_depends_on_its_neighbours_in_bfloat16(model: LanguageModel) -> None:
+    """Where a rounding that another number of rows makes would be seen: to the last bit, and in long prompts too."""
+    params = jax.tree.map(lambda leaf: 4 * leaf if leaf.ndim > 1 else leaf, model.params)
+    narrow = LanguageModel(model.config, params, model.tokenizer, dtype=jnp.dtype(jnp.bfloat16))
+    prompts = ["one", "another one", "a prompt of some more tokens than the others have"]
+    together = narrow.generate_results(prompts, num_samples=3, seed=3, max_new_tokens=12)
+    for number, prompt in enumerate(prompts):
+        (alone,) = narrow.generate_results(prompt, seed=3, max_new_tokens=12)
+        assert (alone.tokens, alone.logprobs) == (together[3 * number].tokens, together[3 * number].logprobs)
+
+
 def test_text_does_not_depend_on_dispatches_or_batches(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = model.generate(["one", "another one"], num_samples=2, seed=3)
     monkeypatch.setattr(language_model, "DISPATCH_TOKENS", 7)

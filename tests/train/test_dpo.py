@@ -25,6 +25,7 @@ from jslm.data.preferences import PreferencePairs
 from jslm.errors import JslmError
 from jslm.evaluate.__main__ import main as evaluate
 from jslm.model import IGNORED, apply_decoder, head_table, init_params, row_log_probs
+from jslm.model.kernels import choose_kernels
 from jslm.model.log_probs import summed_log_probs
 from jslm.plan import make_plan
 from jslm.prepare import prepare
@@ -134,7 +135,7 @@ def test_the_loss_is_the_formula_of_the_paper(smoothing: float) -> None:
 @pytest.mark.parametrize("softcap", [0.0, 5.0])
 @pytest.mark.parametrize("chunk", [2, 3, 12])
 def test_summed_log_probs_and_their_gradients_are_those_of_whole_logits(chunk: int, softcap: float) -> None:
-    rng = np.random.default_rng(chunk)
+    rng, kernels = np.random.default_rng(chunk), choose_kernels(ModelConfig())
     vocab, hidden, head = 19, rng.normal(size=(4, 12, 8)), rng.normal(size=(128, 8))
     targets = rng.integers(-1, vocab, (4, 12)).astype(np.int32)
     targets[2] = IGNORED
@@ -150,11 +151,11 @@ def test_summed_log_probs_and_their_gradients_are_those_of_whole_logits(chunk: i
     d_logits = (one_hot - shares) * slope * (targets >= 0)[..., None] * weights[:, None, None]
 
     arrays = jnp.asarray(hidden, jnp.float32), jnp.asarray(head, jnp.float32)
-    found = summed_log_probs(arrays[0], arrays[1], jnp.asarray(targets), vocab, softcap, chunk)
+    found = summed_log_probs(arrays[0], arrays[1], jnp.asarray(targets), vocab, softcap, chunk, kernels)
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
 
     def total(hidden: jax.Array, head: jax.Array) -> jax.Array:
-        rows = summed_log_probs(hidden, head, jnp.asarray(targets), vocab, softcap, chunk)
+        rows = summed_log_probs(hidden, head, jnp.asarray(targets), vocab, softcap, chunk, kernels)
         return jnp.sum(rows * jnp.asarray(weights, jnp.float32))
 
     d_hidden, d_head = jax.grad(total, (0, 1))(*arrays)

@@ -1,4 +1,4 @@
-"""Operations whose gradients are spelled out, because the compiler's own choice is slow.
+"""Products, sums and norms on CPUs, with gradients spelled out, because the compiler's own choice is slow.
 
 XLA's CPU compiler turns the weight gradient that JAX derives for `x @ kernel` into transposed copies of the
 activations, fuses whole chains of element-wise work into each copy, and repeats the chain for every reader. Written
@@ -21,9 +21,8 @@ _FEW_TOKENS = 64
 
 @jax.custom_vjp
 def fusion_boundary(x: Array) -> Array:
-    """`x`, computed once and kept, on CPUs; elsewhere the compiler decides. The same holds for its gradient."""
-    y: Array = jax.lax.platform_dependent(x, cpu=_barrier, default=lambda x: x)
-    return y
+    """`x`, computed once and kept. The same holds for its gradient."""
+    return _barrier(x)
 
 
 fusion_boundary.defvjp(lambda x: (fusion_boundary(x), None), lambda _, dy: (fusion_boundary(dy),))
@@ -65,27 +64,19 @@ linear.defvjp(_linear_forward, _linear_backward)
 def contract(a: Float[Array, "*batch k"], b: Float[Array, "rows columns"], axis: int) -> Float[Array, "*batch n"]:
     """a's last axis with that `axis` of the matrix b, in a's type.
 
-    16-bit products on CPUs are rounded from float32 by a step of their own: XLA's for a 16-bit result are four times as
-    slow with a transposed b (axis 1), and twice with more terms than results.
+    16-bit products are rounded from float32 by a step of their own: XLA's for a 16-bit result are four times as slow
+    with a transposed b (axis 1), and twice with more terms than results.
     """
     dims = (((a.ndim - 1,), (axis,)), ((), ()))
-
-    def rounded(a: Array, b: Array) -> Array:
-        return jax.lax.dot_general(a, b, dims, preferred_element_type=jnp.float32).astype(a.dtype)
-
-    def plain(a: Array, b: Array) -> Array:
-        return jax.lax.dot_general(a, b, dims)
-
     if a.dtype.itemsize > 2 or (axis == 0 and b.shape[0] <= b.shape[1]):
-        return plain(a, b)
-    y: Array = jax.lax.platform_dependent(a, b, cpu=rounded, default=plain)
-    return y
+        return jax.lax.dot_general(a, b, dims)
+    return jax.lax.dot_general(a, b, dims, preferred_element_type=jnp.float32).astype(a.dtype)
 
 
 def linear_by_rows(
     x: Float[Array, "*batch d_in"], rows: Float[Array, "d_out d_in"], dtype: DTypeLike | None = None
 ) -> Float[Array, "*batch d_out"]:
-    """x rows^T, in x's type or `dtype`: how CPUs decode with 16-bit weights.
+    """x rows^T, in x's type or `dtype`: decoding with 16-bit weights.
 
     A product takes the left operand as it lies and copies the right one into another order first, so that for a few
     tokens the weights belong on the left. The kernels are for two columns and more.
@@ -104,8 +95,8 @@ def linear_by_rows(
 
 def recomputed(function: Callable[..., Array]) -> Callable[..., Array]:
     """`function` of element-wise arithmetic in float32, rounded to its first argument's type. Its gradient keeps the
-    arguments and computes the rest again: on CPUs that costs less than writing and reading what lies between, and so
-    does float32, as each step of 16-bit arithmetic is widened and rounded again."""
+    arguments and computes the rest again: that costs less than writing and reading what lies between, and so does
+    float32, as each step of 16-bit arithmetic is widened and rounded again."""
 
     def widened(*arguments: Array) -> Array:
         return function(*(x.astype(jnp.float32) for x in arguments)).astype(arguments[0].dtype)
@@ -123,25 +114,17 @@ def recomputed(function: Callable[..., Array]) -> Callable[..., Array]:
 
 
 def contract_rows(a: Float[Array, "rows m"], b: Float[Array, "rows n"]) -> Float[Array, "m n"]:
-    """a^T b, accumulated and given in float32."""
-
-    def direct(a: Array, b: Array) -> Array:
-        dims = (((0,), (0,)), ((), ()))
-        return jax.lax.dot_general(a, b, dims, preferred_element_type=jnp.float32)
-
-    def turned(a: Array, b: Array) -> Array:
-        """On CPUs the fast 16-bit products take no transposed operand: the narrower one is transposed for them."""
-        if a.shape[1] > b.shape[1]:
-            return fusion_boundary(turned(b, a)).T
-        return jnp.dot(transpose_matrices(a[None])[0], b, preferred_element_type=jnp.float32)
-
+    """a^T b, accumulated and given in float32. The fast 16-bit products take no transposed operand: the narrower one is
+    transposed for them."""
     if a.dtype.itemsize > 2:
-        return direct(a, b)
-    return jax.lax.platform_dependent(a, b, cpu=turned, default=direct)
+        return jax.lax.dot_general(a, b, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+    if a.shape[1] > b.shape[1]:
+        return fusion_boundary(contract_rows(b, a)).T
+    return jnp.dot(transpose_matrices(a[None])[0], b, preferred_element_type=jnp.float32)
 
 
 def transpose_matrices(x: Float[Array, "batch rows columns"]) -> Float[Array, "batch columns rows"]:
-    """Each matrix transposed. 16-bit ones are multiplied with the identity, exactly: faster on a CPU than a copy, and
+    """Each matrix transposed. 16-bit ones are multiplied with the identity, exactly: faster than a copy, and
     unlike one it stays apart from the product that it is for."""
     if x.dtype.itemsize > 2:
         return jnp.swapaxes(x, 1, 2)
@@ -208,35 +191,18 @@ add_vector.defvjp(lambda x, vector: (add_vector(x, vector), vector), _add_vector
 def row_sums(x: Float[Array, "*batch width"]) -> Float[Array, "*batch 1"]:
     """The sum over the last axis, in x's type.
 
-    On CPUs a product with ones: XLA computes its own again where a fusion
-    uses it, once for each part of a row.
+    A product with ones: XLA computes its own again where a fusion uses it, once for each part of a row.
     """
-
-    def as_product(x: Array) -> Array:
-        return jnp.dot(x.reshape(-1, x.shape[-1]), jnp.ones((x.shape[-1], 1), x.dtype)).reshape(*x.shape[:-1], 1)
-
-    def directly(x: Array) -> Array:
-        return jnp.sum(x, axis=-1, keepdims=True)
-
     if x.size // x.shape[-1] < _FEW_TOKENS:
-        return directly(x)
-    y: Array = jax.lax.platform_dependent(x, cpu=as_product, default=directly)
-    return y
+        return jnp.sum(x, axis=-1, keepdims=True)
+    return jnp.dot(x.reshape(-1, x.shape[-1]), jnp.ones((x.shape[-1], 1), x.dtype)).reshape(*x.shape[:-1], 1)
 
 
 def sum_rows(x: Float[Array, "*batch width"]) -> Float[Array, " width"]:
-    """The sum over all axes but the last, in float32."""
-
-    def as_product(x: Array) -> Array:
-        """XLA's CPU compiler makes of the sum windows of 32 rows and a slow loop over them."""
-        rows = x.reshape(-1, x.shape[-1])
-        return jnp.dot(jnp.ones(rows.shape[0], x.dtype), rows, preferred_element_type=jnp.float32)
-
-    def directly(x: Array) -> Array:
-        return jnp.sum(x.astype(jnp.float32), axis=tuple(range(x.ndim - 1)))
-
-    y: Array = jax.lax.platform_dependent(x, cpu=as_product, default=directly)
-    return y
+    """The sum over all axes but the last, in float32: a product, where XLA's CPU compiler makes of the sum windows of
+    32 rows and a slow loop over them."""
+    rows = x.reshape(-1, x.shape[-1])
+    return jnp.dot(jnp.ones(rows.shape[0], x.dtype), rows, preferred_element_type=jnp.float32)
 
 
 def _as_row(scale: Array, like: Array) -> Array:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from jslm.model.spread import attend_on_each_device
+from jslm.model.kernels.sharding import attend_on_each_device
 
 # A TPU's vector registers are 128 wide, and the kernel's blocks are whole numbers of them.
 _LANES = 128
@@ -40,7 +40,7 @@ def splash_attention(
     *,
     interpret: bool = False,
 ) -> Float[Array, "batch length heads head_dim"]:
-    """`jslm.model.attention.causal_attention` without dropout, for shapes that `splash_refusal` lets pass.
+    """`jslm.model.kernels.plain.attention` without dropout, for shapes that `splash_refusal` lets pass.
 
     The compiler cannot split a Pallas call over devices: each has its rows (mesh axes data, fsdp) and heads (tensor),
     which need nothing of the others. `interpret` runs the kernel's steps on any device, slowly.

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jslm.model.ops import fusion_boundary, transpose_matrices
-from jslm.model.spread import attend_on_each_device
+from jslm.model.kernels.cpu_products import fusion_boundary, transpose_matrices
+from jslm.model.kernels.sharding import attend_on_each_device
 
 # Blocks are unrolled: more of them skip more of what the causal mask hides, and take longer to compile.
 _MOST_BLOCKS = 4
@@ -31,7 +31,7 @@ def blocked_attention(
     v: Float[Array, "batch length kv_heads head_dim"],
     segments: Int[Array, "batch length"] | None = None,
 ) -> Float[Array, "batch length heads head_dim"]:
-    """`jslm.model.attention.causal_attention` without dropout, as CPUs compute it fast.
+    """`jslm.model.kernels.plain.attention` without dropout, as CPUs compute it fast.
 
     On a mesh of several devices each has its rows and heads.
     """

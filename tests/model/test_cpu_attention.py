@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jslm.model.attention import causal_attention
-from jslm.model.blocked import blocked_attention
+from jslm.model.kernels.cpu_attention import blocked_attention
+from jslm.model.kernels.plain import attention as causal_attention
 
 
 def arrays(length: int, heads: int, kv_heads: int, batch: int = 2, head_dim: int = 8) -> tuple[Any, ...]:

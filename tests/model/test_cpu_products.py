@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jslm.model.ops import fusion_boundary, linear, normalize
+from jslm.model.kernels.cpu_products import fusion_boundary, linear, normalize
 
 EPS = 1e-3
 
