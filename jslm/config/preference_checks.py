@@ -41,11 +41,12 @@ def _check_dpo(config: Config) -> None:
             "train.objective = 'dpo' learns from pairs of answers, and data.rejected is empty; name the key of the "
             "answer that was not preferred, as in data.rejected = 'rejected'"
         )
-    for key, value in {
+    blurs = {
         "model.dropout": config.model.dropout,
-        "model.attention_dropout": config.model.attention_dropout or 0.0,
+        "model.attention_dropout": config.model.attention_dropout_rate,
         "train.z_loss": train.z_loss,
-    }.items():
+    }
+    for key, value in blurs.items():
         if value:
             raise ValueError(f"{key} = {value} would blur what train.objective = 'dpo' compares; set it to 0")
     if train.curriculum:

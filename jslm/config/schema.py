@@ -77,8 +77,8 @@ class ModelConfig(Section):
     qk_norm: bool = Field(False, description="RMSNorm over each head's query and key (as Qwen3).")
     logit_softcap: float = Field(0.0, ge=0.0, description="Logits become `cap * tanh(logits / cap)`. 0: off.")
     dropout: Fraction = Field(0.0, description="Dropout on embeddings and residual branches.")
-    attention_dropout: Fraction | None = Field(
-        None, description="Dropout on attention weights. Left out: what `dropout` says."
+    attention_dropout: Literal["auto"] | Fraction = Field(
+        "auto", description="Dropout on attention weights. `auto`: what `dropout` says."
     )
     conditions: Annotated[tuple[ConditionConfig, ...], from_list] = Field(
         (),
@@ -161,7 +161,7 @@ class ModelConfig(Section):
     @property
     def attention_dropout_rate(self) -> float:
         """Dropout on attention weights with the default resolved."""
-        return self.dropout if self.attention_dropout is None else self.attention_dropout
+        return self.dropout if self.attention_dropout == "auto" else self.attention_dropout
 
     @property
     def drops_out(self) -> bool:

@@ -150,6 +150,7 @@ def _gpt2_options(values: _Fields) -> dict[str, Any]:
         "norm_eps": values.number("layer_norm_epsilon", 1e-5),
         "tie_embeddings": values.flag("tie_word_embeddings", True),
         "dropout": values.number("resid_pdrop", 0.1),
+        "attention_dropout": values.number("attn_pdrop", 0.1),
     }
 
 
@@ -183,7 +184,7 @@ def _llama_options(values: _Fields, family: str) -> dict[str, Any]:
         "out_bias": has_bias and family in ("llama", "qwen3"),
         "mlp_bias": values.flag("mlp_bias", False) and family == "llama",
         "qk_norm": family == "qwen3",
-        "dropout": values.number("attention_dropout", 0.0),
+        "attention_dropout": values.number("attention_dropout", 0.0),
         **_rope_options(values),
     }
 

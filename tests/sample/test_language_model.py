@@ -386,7 +386,7 @@ def test_one_program_serves_prompts_and_limits_of_many_lengths(
 ) -> None:
     model.generate("abc", max_new_tokens=5)
 
-    def traced(*arguments: Any) -> None:
+    def traced(*arguments: Any, **options: Any) -> None:
         raise AssertionError("compiled anew")
 
     monkeypatch.setattr(decode, "apply_cached", traced)
