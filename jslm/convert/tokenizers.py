@@ -77,6 +77,7 @@ def read_huggingface_tokenizer(folder: Path, config: dict[str, Any], vocab_size:
             f"{folder}: no eos_token in tokenizer_config.json nor eos_token_id in config.json; name the token that "
             "ends a document there"
         )
+    fields = {**fields, "added_tokens": _with_settings(added, [settings, specials], ids)}
     try:
         return HuggingFaceTokenizer(fields, vocab_size=vocab_size, bos_id=bos_id, eos_id=eos_id)
     except JslmError as error:
@@ -117,6 +118,28 @@ def _content(token: Any) -> str | None:
     return token.get("content") if isinstance(token, dict) else token if isinstance(token, str) else None
 
 
+def _with_settings(
+    added: list[dict[str, Any]], settings: list[dict[str, Any]], ids: dict[str, int]
+) -> list[dict[str, Any]]:
+    """The added tokens, with those as special ones that the settings beside the file call so, as in transformers."""
+    names: set[str | None] = set()
+    for part in settings:
+        names |= {_content(token) for key, token in part.items() if key.endswith("_token")}
+        for key in ("additional_special_tokens", "extra_special_tokens"):
+            listed = part.get(key) or []
+            names |= set(map(_content, listed.values() if isinstance(listed, dict) else listed))
+        decoder = part.get("added_tokens_decoder") or {}
+        names |= {_content(token) for token in decoder.values() if token.get("special")}
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    listed = {token["content"] for token in added}
+    # One of a single character may be all that spells it.
+    more = sorted((ids[name], name) for name in names - listed if name in ids and len(name) > 1)
+    return [
+        *({**token, "special": True} if token["content"] in names else token for token in added),
+        *({**flags, "id": index, "content": name} for index, name in more),
+    ]
+
+
 def _token_id(
     key: str, name: str | None, is_settled: bool, config: dict[str, Any], ids: dict[str, int], path: Path
 ) -> int | None:
@@ -155,6 +178,8 @@ def _gpt2_tokenizer_json(folder: Path, settings: dict[str, Any], special: list[s
         if name in vocabulary and name not in known:
             added.append({**flags, "content": name, "id": vocabulary[name]})
     prefix = bool(settings.get("add_prefix_space", False))
+    # Without a tokenizer.json this setting counts.
+    bos = _content(settings.get("bos_token")) if settings.get("add_bos_token") else None
     level = {"type": "ByteLevel", "add_prefix_space": prefix, "trim_offsets": True, "use_regex": True}
     model = {
         "type": "BPE",
@@ -168,7 +193,19 @@ def _gpt2_tokenizer_json(folder: Path, settings: dict[str, Any], special: list[s
         "added_tokens": sorted(added, key=lambda token: token["id"]),
         "normalizer": None,
         "pre_tokenizer": level,
-        "post_processor": {**level, "trim_offsets": False},
+        "post_processor": starting_with(bos, vocabulary[bos]) if bos in vocabulary else None,
         "decoder": level,
         "model": {**model, "fuse_unk": False, "byte_fallback": False, "vocab": vocabulary, "merges": merges},
+    }
+
+
+def starting_with(name: str, token: int) -> dict[str, Any]:
+    """A post-processor that puts one token before each text."""
+    start = {"SpecialToken": {"id": name, "type_id": 0}}
+    first, second = ({"Sequence": {"id": part, "type_id": 0}} for part in "AB")
+    return {
+        "type": "TemplateProcessing",
+        "single": [start, first],
+        "pair": [start, first, second],
+        "special_tokens": {name: {"id": name, "ids": [token], "tokens": [name]}},
     }

@@ -38,6 +38,8 @@ class Tokenizer(ABC):
     adds_bos: bool = True
     # Whether `encode` puts a space before a text, which `decode` takes away again.
     leading_space: bool = False
+    # Words that are one token wherever a text has them, though no special one; tokenizers from elsewhere have such.
+    added_words: frozenset[str] = frozenset()
 
     def __init__(self, pieces: Sequence[bytes], special_tokens: Mapping[str, int]) -> None:
         """`pieces[id]` is the UTF-8 text (or the part of it) that `id` stands for, special tokens included."""
@@ -69,6 +71,12 @@ class Tokenizer(ABC):
     def bos_id(self) -> int:
         """The id that begins a document: the one that ended the document before, unless there is one of its own."""
         return self.eot_id
+
+    @property
+    def named_tokens(self) -> dict[str, str]:
+        """The spellings of the tokens that begin and end a document: `bos_token`, `eos_token`, those that there are."""
+        ids = {"bos_token": self.bos_id, "eos_token": self.eot_id}
+        return {key: self._special_names[token] for key, token in ids.items() if token in self._special_names}
 
     def encode(self, text: str, *, allow_special: bool = False) -> list[int]:
         """Ids of `text`. The spelling of a special token is ordinary text unless `allow_special`."""
@@ -183,10 +191,13 @@ class Tokenizer(ABC):
 
     def _identity(self) -> Iterator[bytes]:
         """The parts that the fingerprint is made of; a subclass adds what else decides its mapping."""
+        yield from self._identity_of(self._special_names)
+
+    def _identity_of(self, special_names: Mapping[int, str]) -> Iterator[bytes]:
         yield b"jslm tokenizer fingerprint 1"
         yield self.kind.encode()
-        yield str(len(self._special_tokens)).encode()
-        for token, name in sorted(self._special_names.items()):
+        yield str(len(special_names)).encode()
+        for token, name in sorted(special_names.items()):
             yield f"{token} {name}".encode()
         yield str(len(self._pieces)).encode()
         yield from self._pieces

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ from tokenizers import Tokenizer as LibraryTokenizer
 from jslm.errors import JslmError
 from jslm.tokenizer.base import Tokenizer, replace_surrogates
 from jslm.tokenizer.bpe import byte_spelling
+from jslm.tokenizer.ordinary import ordinary_only, unknown_token
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
@@ -19,7 +21,8 @@ _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 class HuggingFaceTokenizer(Tokenizer):
     """Ids, special tokens and spelling are those of the file; nothing is added.
 
-    Text is normalised as the file says, so that `decode(encode(text))` may differ from `text`.
+    Text is normalised as the file says, so that `decode(encode(text))` may differ from `text`. The tokens that begin
+    and end a document are special whether the file calls them so or not, unless one is a single character.
     """
 
     kind = "hf"
@@ -34,13 +37,21 @@ class HuggingFaceTokenizer(Tokenizer):
         """
         # Padding and truncation are a matter of batches, which are made elsewhere.
         self._json = {**fields, "padding": None, "truncation": None}
-        self._whole = _read(self._json)
-        special = [token for token in self._json.get("added_tokens") or [] if token.get("special")]
-        # Without them their spelling is ordinary text; those that are not special always count.
-        ordinary = [token for token in self._json.get("added_tokens") or [] if not token.get("special")]
-        plain = {**self._json, "added_tokens": ordinary, "post_processor": None}
-        self._plain = _read(plain) if special else self._whole
+        library = _read(self._json)
+        added = _added_tokens(self._json, [token for token in (bos_id, eos_id) if token is not None])
+        whole = {**self._json, "added_tokens": added}
+        self._whole = library if added == self._json.get("added_tokens") else _read(whole)
         ids = self._whole.get_vocab(with_added_tokens=True)
+        for entry in added:
+            if ids[entry["content"]] != entry["id"]:
+                raise JslmError(
+                    f"the added token {entry['content']!r} has the id {entry['id']} in it, but {ids[entry['content']]} "
+                    "by its place; the ids have a gap or are out of order: save it anew from its source"
+                )
+        special = {entry["content"]: entry["id"] for entry in added if entry.get("special")}
+        # Those that are not special are text, and always count.
+        self.added_words = frozenset(entry["content"] for entry in added if not entry.get("special"))
+        self._plain = _read(ordinary_only(whole, set(special)))
         found = max(ids.values(), default=-1) + 1
         if vocab_size and found > vocab_size:
             raise JslmError(
@@ -51,14 +62,14 @@ class HuggingFaceTokenizer(Tokenizer):
         for name, token in (("begins", bos_id), ("ends", eos_id)):
             if token is not None and not 0 <= token < size:
                 raise JslmError(f"the token that {name} a document is {token}, outside the vocabulary of {size:,}")
-        added = {token["id"]: token["content"] for token in self._json.get("added_tokens") or []}
+        names = {token["id"]: token["content"] for token in added}
         spell = _PieceBytes(self._json.get("decoder"))
         pieces = [b""] * size
         # Without a decoder the library joins the tokens with spaces.
         joint = b"" if self._json.get("decoder") else b" "
         for text, token in ids.items():
-            pieces[token] = joint + (added[token].encode() if token in added else spell(text))
-        super().__init__(pieces, {token["content"]: token["id"] for token in special})
+            pieces[token] = joint + (names[token].encode() if token in names else spell(text))
+        super().__init__(pieces, special)
         # As special as the others, whatever the file says of them: they are never text.
         self._control_ids |= {token for token in (bos_id, eos_id) if token is not None}
         self._unused = frozenset(range(size)) - frozenset(ids.values())
@@ -76,6 +87,16 @@ class HuggingFaceTokenizer(Tokenizer):
         """The id that begins a document; where the files name none, the one that ends the document before."""
         return self._eos_id if self._bos_id is None else self._bos_id
 
+    @property
+    def named_tokens(self) -> dict[str, str]:
+        """As in transformers: no `bos_token` where the files name none, and the file's `unk_token`."""
+        found = super().named_tokens
+        if self._bos_id is None:
+            found.pop("bos_token", None)
+        for name in unknown_token(self._json["model"]):
+            found["unk_token"] = name
+        return found
+
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> HuggingFaceTokenizer:
         """The tokenizer of a saved file's JSON object."""
@@ -83,15 +104,20 @@ class HuggingFaceTokenizer(Tokenizer):
         return cls(fields["tokenizers"], vocab_size=size, bos_id=bos_id, eos_id=eos_id)
 
     def encode(self, text: str, *, allow_special: bool = False) -> list[int]:
-        """Ids of `text`. The spelling of a special token is ordinary text unless `allow_special`."""
+        """Ids of `text`. The spelling of a special token is ordinary text unless `allow_special`.
+
+        Raises JslmError for a text that the vocabulary cannot spell and the file has no unknown token for.
+        """
         library = self._whole if allow_special else self._plain
-        ids: list[int] = library.encode(replace_surrogates(text), add_special_tokens=False).ids
+        with _refusals():
+            ids: list[int] = library.encode(replace_surrogates(text), add_special_tokens=False).ids
         return ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, by the library's threads (`TOKENIZERS_PARALLELISM=false` turns them off)."""
         clean = [replace_surrogates(text) for text in texts]
-        return [found.ids for found in self._plain.encode_batch_fast(clean, add_special_tokens=False)]
+        with _refusals():
+            return [found.ids for found in self._plain.encode_batch_fast(clean, add_special_tokens=False)]
 
     def tokenizers_json(self) -> str:
         """The `tokenizer.json` it was made from."""
@@ -104,7 +130,8 @@ class HuggingFaceTokenizer(Tokenizer):
         return {"tokenizers": self._json, "bos_id": self._bos_id, "eos_id": self._eos_id}
 
     def _identity(self) -> Iterator[bytes]:
-        yield from super()._identity()
+        listed = {token["content"] for token in self._json.get("added_tokens") or [] if token.get("special")}
+        yield from self._identity_of({token: name for token, name in self._special_names.items() if name in listed})
         yield json.dumps([self._json, self._bos_id, self._eos_id], sort_keys=True).encode()
 
 
@@ -113,6 +140,40 @@ def _read(fields: Mapping[str, Any]) -> LibraryTokenizer:
         return LibraryTokenizer.from_str(json.dumps(fields, ensure_ascii=False))
     except Exception as error:  # the library raises bare Exception
         raise JslmError(f"no tokenizer.json of the library tokenizers: {str(error).splitlines()[0][:200]}") from None
+
+
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # the library raises bare Exception
+        raise JslmError(
+            f"a text has characters that this tokenizer.json cannot spell, and it has no unknown token ({error}); "
+            "leave them out"
+        ) from None
+
+
+def _added_tokens(fields: Mapping[str, Any], ends: Sequence[int]) -> list[Mapping[str, Any]]:
+    """The added tokens, with those that begin and end documents, `ends`, as special ones among them.
+
+    One of a single character or byte stays text: nothing else could spell it.
+    """
+    added = list(fields.get("added_tokens") or [])
+    names = {token["id"]: token["content"] for token in added}
+    if not set(ends) <= names.keys():
+        vocabulary = fields["model"]["vocab"]
+        is_table = isinstance(vocabulary, Mapping)
+        pieces = (
+            ((i, text) for text, i in vocabulary.items()) if is_table else enumerate(text for text, _ in vocabulary)
+        )
+        names = dict(pieces) | names
+    controls = {token for token in ends if len(names.get(token, "")) > 1 and not _BYTE_TOKEN.fullmatch(names[token])}
+    listed = {token["id"] for token in added}
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    return [
+        *({**token, "special": True} if token["id"] in controls else token for token in added),
+        *({**flags, "id": token, "content": names[token]} for token in sorted(controls - listed)),
+    ]
 
 
 def _steps(decoder: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
