@@ -23,11 +23,11 @@ from jslm.convert.huggingface_config import (
     model_from_config,
     target_model,
 )
-from jslm.convert.huggingface_weights import named_tensors, read_params
+from jslm.convert.huggingface_weights import named_tensors, read_params, with_its_head
 from jslm.convert.shapes import describe_model
 from jslm.convert.tokenizers import read_huggingface_tokenizer, read_json
-from jslm.convert.weights import SafetensorsFile, TensorReader, cast_weights, write_safetensors
-from jslm.data.chat import TEMPLATE_NAME, find_template
+from jslm.convert.weights import SafetensorsFile, TensorReader, cast_weights, same_weights, write_safetensors
+from jslm.data.chat import TEMPLATE_NAME, model_template
 from jslm.errors import JslmError
 from jslm.files import whole_folder
 
@@ -41,7 +41,8 @@ def detect(path: Path) -> bool:
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """What the folder holds, by its config and the headers of its weights. Raises JslmError for a bad one."""
+    """What the folder holds, by its config and the headers of its weights; of those, a head that may be the embedding
+    is read. Raises JslmError for a bad one."""
     from jslm.model import count_parameters
 
     fields = read_json(path / "config.json")
@@ -50,6 +51,7 @@ def describe(path: Path) -> dict[str, Any]:
         return {"format": "Hugging Face folder", "architecture": family, "readable": "no: not an architecture of jslm"}
     model, family = model_from_config(fields, path / "config.json")
     weights = _open_weights(path)
+    model = with_its_head(TensorReader(str(weights.path), weights.shapes, weights.get), model, family)
     types = ", ".join(sorted(set(weights.types))) or "none"
     return {
         "format": "Hugging Face folder",
@@ -67,15 +69,11 @@ def read(path: Path) -> Bundle:
     model, family = model_from_config(fields, path / "config.json")
     weights = _open_weights(path)
     tensors = TensorReader(str(weights.path), weights.shapes, weights.get)
-    if not model.tie_embeddings and "lm_head.weight" not in tensors and family != "gpt2":
-        raise JslmError(
-            f"{weights.path}: no tensor lm_head.weight: either a model without its output head, or one whose "
-            "config.json lacks tie_word_embeddings = true"
-        )
+    model = with_its_head(tensors, model, family)
     params = read_params(tensors, model, family)
     tokenizer = read_huggingface_tokenizer(path, fields, model.vocab_size)
     config = config_from_dict({"model": model.model_dump(), **_sampling(path)}, str(path / "config.json"))
-    return Bundle(config, params, tokenizer, ends_documents=True, source=str(path), chat_template=find_template(path))
+    return Bundle(config, params, tokenizer, ends_documents=True, source=str(path), chat_template=model_template(path))
 
 
 def write(bundle: Bundle, path: Path, dtype: str) -> None:
@@ -120,7 +118,9 @@ class _Weights:
     def add(self, name: str, shape: tuple[int, ...], kind: str, get: Callable[[], np.ndarray]) -> None:
         short = next((name.removeprefix(prefix) for prefix in _PREFIXES if name.startswith(prefix)), name)
         if short in self.shapes:
-            raise JslmError(f"{self.path}: {short} is there twice; the file is damaged")
+            if same_weights(self.get(short), get()):
+                return
+            raise JslmError(f"{self.path}: {short} is there twice, with and without a prefix, and the two differ")
         self.shapes[short], self._getters[short] = shape, get
         self.types.append(kind)
 

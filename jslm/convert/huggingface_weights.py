@@ -5,16 +5,37 @@ Linear layers are `[out, in]` there and `[in, out]` in GPT-2's `Conv1D`, as in j
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from jslm.config import ModelConfig
-from jslm.convert.weights import TensorReader, layer_at, pad_rows, stack_layers
+from jslm.convert.weights import TensorReader, is_causal_mask, layer_at, pad_rows, stack_layers, tied_by_its_tensors
+from jslm.errors import JslmError
+from jslm.model.rope import rotary_frequencies
 
 _PROJECTIONS = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "out": "o_proj"}
-_BUFFERS = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
+_HEAD = "lm_head.weight"
+
+
+def with_its_head(tensors: TensorReader, model: ModelConfig, family: str) -> ModelConfig:
+    """`model` with `tie_embeddings` as the tensors have it: a head of other weights than the embedding is kept.
+
+    Raises JslmError where the config says that there is a head of its own, and there is none.
+    """
+    if _HEAD not in tensors:
+        if not model.tie_embeddings:
+            raise JslmError(
+                f"{tensors.where}: no tensor {_HEAD}: either a model without its output head, or one whose config.json "
+                "lacks tie_word_embeddings = true"
+            )
+        return model
+    name, table = _embedding(family), (model.vocab_size, model.d_model)
+    if not model.tie_embeddings or name not in tensors:
+        return model
+    is_tied = tied_by_its_tensors(tensors.where, True, tensors.take(name, *table), tensors.take(_HEAD, *table))
+    return model.model_copy(update={"tie_embeddings": is_tied})
 
 
 def read_params(tensors: TensorReader, model: ModelConfig, family: str) -> dict[str, Any]:
@@ -22,14 +43,12 @@ def read_params(tensors: TensorReader, model: ModelConfig, family: str) -> dict[
 
     Raises JslmError where a tensor is missing, left over, or of another shape than `model` has.
     """
-    tensors.ignore(lambda name: f".{name}".endswith(_BUFFERS))
+    _pass_over_buffers(tensors, model)
     is_gpt2 = family == "gpt2"
     table = (model.vocab_size, model.d_model)
-    embed = {
-        "tokens": pad_rows(
-            tensors.take("wte.weight" if is_gpt2 else "embed_tokens.weight", *table), model.padded_vocab_size
-        )
-    }
+    # Of one table with two names, some programs save the head's alone.
+    source = _HEAD if model.tie_embeddings and _HEAD in tensors else _embedding(family)
+    embed = {"tokens": pad_rows(tensors.take(source, *table), model.padded_vocab_size)}
     if is_gpt2:
         embed["positions"] = tensors.take("wpe.weight", model.context_length, model.d_model)
     read_layer = _read_gpt2_layer if is_gpt2 else _read_llama_layer
@@ -38,11 +57,8 @@ def read_params(tensors: TensorReader, model: ModelConfig, family: str) -> dict[
         "layers": stack_layers(read_layer(tensors, model, index) for index in range(model.n_layers)),
         "final_norm": _read_norm(tensors, "ln_f" if is_gpt2 else "norm", model),
     }
-    if model.tie_embeddings:
-        # Some files hold the tied table twice.
-        tensors.ignore(lambda name: name == "lm_head.weight")
-    else:
-        params["head"] = {"tokens": pad_rows(tensors.take("lm_head.weight", *table), model.padded_vocab_size)}
+    if not model.tie_embeddings:
+        params["head"] = {"tokens": pad_rows(tensors.take(_HEAD, *table), model.padded_vocab_size)}
     tensors.finish()
     return params
 
@@ -64,6 +80,29 @@ def named_tensors(params: Mapping[str, Any], model: ModelConfig, family: str) ->
         yield prefix + name, array
     if "head" in params:
         yield "lm_head.weight", np.asarray(params["head"]["tokens"], np.float32)[rows]
+
+
+def _embedding(family: str) -> str:
+    return "wte.weight" if family == "gpt2" else "embed_tokens.weight"
+
+
+def _pass_over_buffers(tensors: TensorReader, model: ModelConfig) -> None:
+    """Old versions of transformers saved what the config says anyway; where it says another thing, one of them lies."""
+    plain = model.rope_theta ** -(np.arange(0, model.dim_per_head, 2) / model.dim_per_head)
+    known = [plain] if model.position != "rope" else [plain, rotary_frequencies(model)[0]]
+
+    def is_known(array: np.ndarray) -> bool:
+        # They may have been saved in 16 bits.
+        found = np.asarray(array, np.float64)
+        return any(found.shape == one.shape and np.allclose(found, one, rtol=0.02, atol=1e-7) for one in known)
+
+    def ends(*names: str) -> Callable[[str], bool]:
+        return lambda name: f".{name}".endswith(names)
+
+    counts = "the config counts, as in transformers"
+    tensors.pass_over(ends(".rotary_emb.inv_freq"), is_known, "what its config's rope_theta gives", otherwise=counts)
+    tensors.pass_over(ends(".attn.bias"), is_causal_mask, "a mask of the future")
+    tensors.pass_over(ends(".attn.masked_bias"), lambda array: array.size == 1, "one number")
 
 
 def _read_llama_layer(tensors: TensorReader, model: ModelConfig, index: int) -> dict[str, Any]:

@@ -7,13 +7,14 @@ token embedding. Its tokenizer's `tokenizer.json` is to be put beside the checkp
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jslm.config import Config
+from jslm.config import Config, ModelConfig
 from jslm.convert.bundle import Bundle, Format
 from jslm.convert.torch_checkpoint import (
     TorchCheckpoint,
@@ -23,7 +24,7 @@ from jslm.convert.torch_checkpoint import (
     open_checkpoint,
     tokenizer_beside,
 )
-from jslm.convert.weights import TensorReader, pad_rows, stack_layers
+from jslm.convert.weights import TensorReader, is_causal_mask, pad_rows, stack_layers, tied_by_its_tensors
 from jslm.errors import JslmError
 from jslm.tokenizer import Tokenizer
 
@@ -57,7 +58,8 @@ def read(path: Path) -> Bundle:
     model = config.model
     tensors = checkpoint.reader()
     # Masks and rotary tables, which some versions saved.
-    tensors.ignore(lambda name: name.endswith(".mask") or name == "freq_cis")
+    tensors.pass_over(lambda name: name.endswith(".mask"), is_causal_mask, "a mask of the future")
+    tensors.pass_over("freq_cis".__eq__, functools.partial(_turns_as, model), "the rotation of base 10,000")
     params: dict[str, Any] = {
         "embed": {"tokens": pad_rows(tensors.take(_TOKENS, model.vocab_size, model.d_model), model.padded_vocab_size)},
         "layers": stack_layers(_layer(tensors, index, config) for index in range(model.n_layers)),
@@ -70,6 +72,18 @@ def read(path: Path) -> Bundle:
     tensors.finish()
     figures = checkpoint.figures(val__loss="best_val_loss", steps="num_iter")
     return Bundle(config, params, tokenizer, ends_documents=True, figures=figures, source=str(path))
+
+
+def _turns_as(model: ModelConfig, found: np.ndarray) -> bool:
+    """Whether `found`, complex `[..., positions, head_dim / 2]` or pairs of its parts, turns as jslm does."""
+    turns = (
+        found if np.iscomplexobj(found) else found[..., 0] + 1j * found[..., 1] if found.shape[-1:] == (2,) else None
+    )
+    if turns is None or turns.ndim < 2 or turns.shape[-1] != model.dim_per_head // 2:
+        return False
+    frequencies = 10000.0 ** -(np.arange(0, model.dim_per_head, 2) / model.dim_per_head)
+    wanted = np.exp(1j * np.outer(np.arange(turns.shape[-2]), frequencies))
+    return np.allclose(turns, wanted, rtol=0.0, atol=1e-2)
 
 
 def _settings(checkpoint: TorchCheckpoint) -> dict[str, Any]:
@@ -96,7 +110,8 @@ def _config(checkpoint: TorchCheckpoint, settings: Mapping[str, Any], tokenizer:
         "position": "rope",
         "rope_theta": 10000.0,
         "activation": "swiglu",
-        "tie_embeddings": np.array_equal(checkpoint.tensors.get(_HEAD, embedding), embedding),
+        # lilLM's own are tied.
+        "tie_embeddings": tied_by_its_tensors(str(checkpoint.path), True, embedding, checkpoint.tensors.get(_HEAD)),
     }
     return make_config(checkpoint, model, tokenizer)
 

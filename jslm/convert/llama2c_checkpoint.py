@@ -5,6 +5,7 @@ The rotary tables are no weights there; some versions save them all the same, as
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,12 +16,13 @@ import numpy as np
 from jslm.config import ModelConfig, config_from_dict
 from jslm.convert.bundle import Bundle, Format
 from jslm.convert.llama2c_tokenizer import NAME, find_tokenizer
-from jslm.convert.llama2c_weights import LAYER_TENSORS, TABLES, params_of, tensor_shapes
+from jslm.convert.llama2c_weights import LAYER_TENSORS, TABLES, params_of, rotary_tables, tensor_shapes
 from jslm.convert.pickle_reader import read_torch_file
-from jslm.convert.weights import TensorReader
+from jslm.convert.weights import TensorReader, same_weights, tied_by_its_tensors
 from jslm.errors import JslmError
 
 _PREFIX = "_orig_mod."
+_TOKENS = "tok_embeddings.weight"
 # PyTorch writes the names of the weights first, both in its zip files and in the older ones.
 _START = 2**20
 _ARGUMENTS = {"dim": "d_model", "n_layers": "n_layers", "n_heads": "n_heads", "max_seq_len": "context_length"}
@@ -68,9 +70,10 @@ def read(path: Path) -> Bundle:
     model = _model(checkpoint, path)
     state = _state(checkpoint, path)
     reader = TensorReader(str(path), {name: array.shape for name, array in state.items()}, state.__getitem__)
-    reader.ignore(TABLES.__contains__)
+    for name, table in zip(TABLES, rotary_tables(model), strict=True):
+        reader.pass_over(name.__eq__, functools.partial(_same_tables, table), "llama2.c's table of base 10,000")
     if model.tie_embeddings:
-        reader.ignore(lambda name: name == "output.weight")
+        reader.pass_over("output.weight".__eq__, functools.partial(same_weights, state[_TOKENS]), "the embedding")
     tensors: dict[str, np.ndarray] = {}
     for name, shape in tensor_shapes(model).items():
         if name in LAYER_TENSORS:
@@ -111,7 +114,7 @@ def _model(checkpoint: Mapping[str, Any], path: Path) -> ModelConfig:
     fields["norm_eps"] = arguments.get("norm_eps", 1e-5)
     fields["dropout"] = arguments.get("dropout") or 0.0
     # ModelArgs may leave these two to a rule, and the weights cannot be wrong about them.
-    for name, ours in (("tok_embeddings.weight", "vocab_size"), ("layers.0.feed_forward.w1.weight", "d_ff")):
+    for name, ours in ((_TOKENS, "vocab_size"), ("layers.0.feed_forward.w1.weight", "d_ff")):
         if name not in state or state[name].ndim != 2:
             raise JslmError(f"{path}: no matrix {name}; expected a checkpoint of llama2.c's train.py")
         fields[ours] = state[name].shape[0]
@@ -120,8 +123,13 @@ def _model(checkpoint: Mapping[str, Any], path: Path) -> ModelConfig:
     if fields["n_layers"] > len(state):
         raise JslmError(f"{path}: n_layers = {fields['n_layers']:,}, but there are {len(state):,} tensors in all")
     head = state.get("output.weight")
-    fields["tie_embeddings"] = head is None or np.array_equal(head, state["tok_embeddings.weight"])
+    # llama2.c's own are tied.
+    fields["tie_embeddings"] = tied_by_its_tensors(str(path), True, state[_TOKENS], head)
     return config_from_dict({"model": {"rope_theta": 10000.0, **fields}}, str(path)).model
+
+
+def _same_tables(table: np.ndarray, found: np.ndarray) -> bool:
+    return found.shape == table.shape and np.allclose(np.asarray(found, np.float32), table, rtol=0.0, atol=1e-2)
 
 
 def _figures(checkpoint: Mapping[str, Any]) -> dict[str, Any]:

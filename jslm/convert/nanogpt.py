@@ -28,7 +28,7 @@ from jslm.convert.torch_checkpoint import (
     open_checkpoint,
     tokenizer_beside,
 )
-from jslm.convert.weights import TensorReader, pad_rows, stack_layers
+from jslm.convert.weights import TensorReader, is_causal_mask, pad_rows, stack_layers, tied_by_its_tensors
 from jslm.errors import JslmError
 from jslm.tokenizer import CharTokenizer, Tokenizer
 
@@ -67,7 +67,8 @@ def read(path: Path) -> Bundle:
     model = config.model
     tensors = checkpoint.reader()
     # Masks of PyTorch before 2.0; with biases the names of weights end alike, but not in `.attn.bias`.
-    tensors.ignore(lambda name: name.endswith((".attn.bias", ".attn.masked_bias")))
+    tensors.pass_over(lambda name: name.endswith(".attn.bias"), is_causal_mask, "a mask of the future")
+    tensors.pass_over(lambda name: name.endswith(".attn.masked_bias"), lambda array: array.size == 1, "one number")
     table = tensors.take(_TOKENS, rows, model.d_model)
     head = tensors.take(_HEAD, rows, model.d_model) if _HEAD in tensors else table
     has_bias = f"{_NORM}.bias" in tensors
@@ -110,7 +111,8 @@ def _config(
 ) -> Config:
     has_bias = "transformer.h.0.attn.c_attn.bias" in checkpoint.tensors
     embedding = checkpoint.tensors[_TOKENS]
-    is_tied = np.array_equal(checkpoint.tensors.get(_HEAD, embedding), embedding)
+    # nanoGPT's own are tied.
+    is_tied = tied_by_its_tensors(str(checkpoint.path), True, embedding, checkpoint.tensors.get(_HEAD))
     is_char = tokenizer is not None and tokenizer.kind == "char" and _meta_path(checkpoint) is not None
     model = {
         "n_layers": checkpoint.count(r"transformer\.h\.(\d+)\."),

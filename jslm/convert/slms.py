@@ -24,7 +24,7 @@ from jslm.convert.torch_checkpoint import (
     open_checkpoint,
     tokenizer_beside,
 )
-from jslm.convert.weights import TensorReader, pad_rows, stack_layers
+from jslm.convert.weights import TensorReader, is_causal_mask, pad_rows, stack_layers
 from jslm.tokenizer import Tokenizer
 
 _log = logging.getLogger("jslm")
@@ -51,8 +51,7 @@ def read(path: Path) -> Bundle:
     config = _config(checkpoint, tokenizer)
     model = config.model
     tensors = checkpoint.reader()
-    # Masks.
-    tensors.ignore(lambda name: name.endswith(".tril"))
+    tensors.pass_over(lambda name: name.endswith(".tril"), is_causal_mask, "a mask of the future")
     table, scale, bias = fold_head_bias(
         tensors.take("lm_head.weight", model.vocab_size, model.d_model),
         tensors.take("ln_f.weight", model.d_model),

@@ -13,7 +13,7 @@ import numpy as np
 from jslm.config import Config, config_from_dict
 from jslm.convert.pickle_reader import Record, looks_like_torch, read_torch_file
 from jslm.convert.tokenizers import find_tokenizer, read_huggingface_tokenizer, read_json
-from jslm.convert.weights import TensorReader
+from jslm.convert.weights import TensorReader, same_weights
 from jslm.errors import JslmError
 from jslm.tokenizer import Tokenizer
 
@@ -96,8 +96,8 @@ def open_checkpoint(path: Path) -> TorchCheckpoint:
         if not isinstance(name, str) or not isinstance(array, np.ndarray):
             continue
         plain = _WRAPPERS.sub("", name)
-        if plain in tensors:
-            raise JslmError(f"{path}: {plain} is there twice, with and without a prefix")
+        if plain in tensors and not same_weights(tensors[plain], array):
+            raise JslmError(f"{path}: {plain} is there twice, with and without a prefix, and the two differ")
         tensors[plain] = array
     if not tensors:
         raise JslmError(f"{path}: no state dict in it: no dict of names and tensors, alone or under 'model'")

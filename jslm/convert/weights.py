@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from safetensors.numpy import save_file
 
 from jslm.errors import JslmError
 
+_log = logging.getLogger("jslm")
 DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
@@ -68,12 +70,46 @@ def check_params(params: Mapping[str, Any], shapes: Mapping[str, Any], where: st
             raise JslmError(f"{where}: {name} is {there}, and {here} by {config}; put back the config it was made with")
 
 
+def is_causal_mask(array: np.ndarray) -> bool:
+    """Whether `array`, `[..., n, n]`, lets each position see itself and those before it, and nothing else.
+
+    As 1 and 0, or as 0 and minus infinity that are added to scores.
+    """
+    if array.ndim < 2 or array.shape[-1] != array.shape[-2]:
+        return False
+    causal = np.tri(array.shape[-1], dtype=bool)
+    return bool(np.all((array != 0) == causal) or np.all((array == 0) == causal))
+
+
+def same_weights(first: np.ndarray, second: np.ndarray) -> bool:
+    """Whether two tensors of a checkpoint are one weight twice."""
+    # What is not a number is not equal to itself.
+    return first.shape == second.shape and bool(np.all((first == second) | ((first != first) & (second != second))))
+
+
+def tied_by_its_tensors(where: str, says_tied: bool, embedding: np.ndarray, head: np.ndarray | None) -> bool:
+    """Whether a model has one table for embedding and output head: what its tensors are counts, not what it says.
+
+    A head that differs from the embedding is a weight of the model, and a word in the log says so.
+    """
+    if head is None or not says_tied:
+        return says_tied
+    if same_weights(embedding, head):
+        return True
+    _log.warning(
+        "%s: by its config or its kind the output head is the token embedding, but it holds a head of other weights: "
+        "kept, as a head of its own (tie_embeddings = false)",
+        where,
+    )
+    return False
+
+
 class TensorReader:
     """Named tensors, taken one by one, so that what is missing, left over or of another shape is told in one line."""
 
     def __init__(self, where: str, shapes: Mapping[str, tuple[int, ...]], get: Callable[[str], np.ndarray]) -> None:
         """`shapes` of all tensors there are; `get` reads one; `where` names the file in errors."""
-        self._where, self._shapes, self._get = where, dict(shapes), get
+        self.where, self._shapes, self._get = where, dict(shapes), get
         self._taken: set[str] = set()
 
     def __contains__(self, name: str) -> bool:
@@ -83,25 +119,40 @@ class TensorReader:
         """The tensor as float32. Raises JslmError where it is missing or not of `shape`."""
         found = self._shapes.get(name)
         if found is None:
-            raise JslmError(f"{self._where}: no tensor {name}, which its config asks for; the file is incomplete")
+            raise JslmError(f"{self.where}: no tensor {name}, which its config asks for; the file is incomplete")
         if found != shape:
             raise JslmError(
-                f"{self._where}: {name} is {_shape(found)}, expected {_shape(shape)} by its config; "
+                f"{self.where}: {name} is {_shape(found)}, expected {_shape(shape)} by its config; "
                 "they do not belong together"
             )
         self._taken.add(name)
         return np.asarray(self._get(name), np.float32)
 
-    def ignore(self, wanted: Callable[[str], bool]) -> None:
-        """Counts the tensors whose name is `wanted` as taken: buffers that are no weights."""
-        self._taken |= {name for name in self._shapes if wanted(name)}
+    def pass_over(
+        self, wanted: Callable[[str], bool], holds: Callable[[np.ndarray], bool], what: str, *, otherwise: str = ""
+    ) -> None:
+        """Counts the tensors whose name is `wanted` as taken: buffers, which jslm has no place for and computes itself.
+
+        Raises JslmError where one does not hold what jslm computes, `what`; with `otherwise`, which says what counts
+        then, a warning is logged instead.
+        """
+        for name in sorted(filter(wanted, self._shapes)):
+            is_held = holds(np.asarray(self._get(name)))
+            if not is_held and otherwise:
+                _log.warning("%s: %s is not %s: %s", self.where, name, what, otherwise)
+            elif not is_held:
+                raise JslmError(
+                    f"{self.where}: {name} is not {what}; jslm, which has only that, would compute something else "
+                    "than this model"
+                )
+            self._taken.add(name)
 
     def finish(self) -> None:
         """Raises JslmError naming the tensors that nobody took."""
         if left := sorted(self._shapes.keys() - self._taken):
             more = f" and {len(left) - 5} more" if len(left) > 5 else ""
             raise JslmError(
-                f"{self._where}: {', '.join(left[:5])}{more}: no part of this architecture; "
+                f"{self.where}: {', '.join(left[:5])}{more}: no part of this architecture; "
                 "jslm would compute something else than this model"
             )
 

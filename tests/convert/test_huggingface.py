@@ -244,19 +244,96 @@ def test_shards_are_put_together(tmp_path: Path, good: Path) -> None:
         read(folder)
 
 
-def test_names_without_prefix_and_old_buffers(tmp_path: Path, good: Path) -> None:
+def with_tensors(good: Path, folder: Path, change: Callable[[dict[str, np.ndarray]], None]) -> Path:
     from safetensors.numpy import load_file, save_file
 
-    folder = copy(good, tmp_path / "model")
-    tensors = {k.removeprefix("model."): v for k, v in load_file(folder / "model.safetensors").items()}
-    tensors["layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(4, np.float32)
-    # Tied models are sometimes saved with the table twice.
-    tensors["lm_head.weight"] = tensors["embed_tokens.weight"].copy()
+    copy(good, folder)
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
     save_file(tensors, folder / "model.safetensors")
+    return folder
+
+
+def test_names_without_prefix_and_old_buffers(tmp_path: Path, good: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def change(tensors: dict[str, np.ndarray]) -> None:
+        for name in list(tensors):
+            tensors[name.removeprefix("model.")] = tensors.pop(name)
+        tensors["layers.0.self_attn.rotary_emb.inv_freq"] = (1e4 ** -np.linspace(0, 0.75, 4)).astype(np.float32)
+        # Tied models are sometimes saved with the table twice.
+        tensors["lm_head.weight"] = tensors["embed_tokens.weight"].copy()
+
+    folder = with_tensors(good, tmp_path / "model", change)
     for name, array in arrays(read(good)).items():
         np.testing.assert_array_equal(arrays(read(folder))[name], array, err_msg=name)
+    assert not caplog.records
     edit(folder / "config.json", lambda fields: fields.update(tie_word_embeddings=False))
     assert "['head']['tokens']" in arrays(read(folder))
+    # Of frequencies that the config does not say, the config counts, and not without a word.
+    edit(folder / "config.json", lambda fields: fields.update(rope_theta=500.0, rope_parameters={"rope_theta": 500.0}))
+    assert read(folder).config.model.rope_theta == 500
+    assert "inv_freq is not what its config's rope_theta gives: the config counts" in caplog.text
+
+
+def test_a_head_that_differs_is_kept(tmp_path: Path, good: Path, caplog: pytest.LogCaptureFixture) -> None:
+    head = np.random.default_rng(1).standard_normal((257, 16), np.float32)
+    folder = with_tensors(good, tmp_path / "two", lambda tensors: tensors.update({"lm_head.weight": head}))
+    assert json.loads((folder / "config.json").read_text("utf-8"))["tie_word_embeddings"]
+    bundle = read(folder)
+    assert not bundle.config.model.tie_embeddings
+    np.testing.assert_array_equal(bundle.params["head"]["tokens"][:257], head)
+    assert "holds a head of other weights: kept" in caplog.text
+    assert inspect_model(folder)["parameters"] == inspect_model(good)["parameters"] + head.size
+    # Written, it says what it is.
+    write(bundle, tmp_path / "again", "float32")
+    assert read(tmp_path / "again").config.model.tie_embeddings is False
+
+
+def test_a_tied_table_may_have_the_heads_name(tmp_path: Path, good: Path) -> None:
+    def rename(tensors: dict[str, np.ndarray]) -> None:
+        tensors["lm_head.weight"] = tensors.pop("model.embed_tokens.weight")
+
+    folder = with_tensors(good, tmp_path / "model", rename)
+    for name, array in arrays(read(good)).items():
+        np.testing.assert_array_equal(arrays(read(folder))[name], array, err_msg=name)
+
+
+def test_a_weight_under_two_names_is_one_or_an_error(tmp_path: Path, good: Path) -> None:
+    for name, factor in (("same", 1), ("other", 2)):
+
+        def add(tensors: dict[str, np.ndarray], factor: int = factor) -> None:
+            tensors["norm.weight"] = factor * tensors["model.norm.weight"]
+
+        folder = with_tensors(good, tmp_path / name, add)
+        if factor == 1:
+            np.testing.assert_array_equal(
+                read(folder).params["final_norm"]["scale"], read(good).params["final_norm"]["scale"]
+            )
+        else:
+            with pytest.raises(JslmError, match=r"norm\.weight is there twice, .* and the two differ"):
+                read(folder)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_an_untied_model_without_its_head(tmp_path: Path, family: str) -> None:
+    write(make_bundle(n_layers=1, **(GPT2 if family == "gpt2" else {})), tmp_path / "model", "float32")
+    edit(tmp_path / "model" / "config.json", lambda fields: fields.update(tie_word_embeddings=False))
+    for look in (read, inspect_model):
+        with pytest.raises(JslmError, match=r"no tensor lm_head\.weight: .* lacks tie_word_embeddings = true"):
+            look(tmp_path / "model")
+    edit(tmp_path / "model" / "config.json", lambda fields: fields.update(tie_word_embeddings=True))
+    assert "head" not in read(tmp_path / "model").params
+
+
+def test_a_mask_that_is_not_causal_is_refused(tmp_path: Path) -> None:
+    write(make_bundle(n_layers=1, **GPT2), tmp_path / "gpt2", "float32")
+    for name, mask in (("same", np.tri(64)), ("window", np.triu(np.tri(64), -8))):
+
+        def add(tensors: dict[str, np.ndarray], mask: np.ndarray = mask) -> None:
+            tensors["transformer.h.0.attn.bias"] = mask.astype(np.float32).reshape(1, 1, 64, 64)
+
+        folder = with_tensors(tmp_path / "gpt2", tmp_path / name, add)
+        with contextlib.nullcontext() if name == "same" else pytest.raises(JslmError, match="not a mask of the future"):
+            read(folder)
 
 
 def test_quantised_weights_are_refused(tmp_path: Path, good: Path) -> None:

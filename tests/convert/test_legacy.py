@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -333,6 +334,51 @@ def test_lillm_without_its_head(torch_save: Save, lillm_file: Callable[..., tupl
     np.testing.assert_array_equal(logits_of(again, [[1, 2]]), logits_of(whole, [[1, 2]]))
 
 
+@pytest.mark.parametrize("project", ["nanogpt", "lillm"])
+def test_a_head_of_its_own_is_kept(
+    torch_save: Save, lillm_file: Callable[..., tuple[Path, State]], caplog: pytest.LogCaptureFixture, project: str
+) -> None:
+    path, state = lillm_file() if project == "lillm" else (torch_save({}), gpt_state(300, False))
+    head = np.random.default_rng(5).standard_normal(state["lm_head.weight"].shape, np.float32)
+    read = {"nanogpt": nanogpt.read, "lillm": lillm.read}[project]
+    if project == "nanogpt":
+        checkpoint = gpt_checkpoint(state | {"lm_head.weight": head})
+        write_tokenizer(path.parent, 300, ("<|endoftext|>",))
+        (path.parent / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|endoftext|>"}))
+    else:
+        checkpoint = read_torch_file(path)
+        checkpoint["model"] = {name: np.array(array) for name, array in checkpoint["model"].items()}
+        checkpoint["model"]["_orig_mod.lm_head.weight"] = head
+        checkpoint["config"] = checkpoint["config"].attributes
+    bundle = read(torch_save(checkpoint, path.name))
+    assert not bundle.config.model.tie_embeddings
+    np.testing.assert_array_equal(bundle.params["head"]["tokens"][: len(head)], head)
+    assert "holds a head of other weights: kept" in caplog.text
+
+
+def test_masks_and_turns_of_another_model_are_refused(
+    torch_save: Save, lillm_file: Callable[..., tuple[Path, State]]
+) -> None:
+    window = np.triu(np.tri(CONTEXT, dtype=np.float32), -2)
+    state = gpt_state(300, True)
+    path = torch_save(gpt_checkpoint(state | {"transformer.h.0.attn.bias": window.reshape(1, 1, *window.shape)}))
+    write_tokenizer(path.parent, 300, ("<|endoftext|>",))
+    (path.parent / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|endoftext|>"}))
+    with pytest.raises(JslmError, match=r"attn\.bias is not a mask of the future"):
+        nanogpt.read(path)
+    (path.parent / "tokenizer_config.json").unlink()
+    path, _ = lillm_file()
+    checkpoint = read_torch_file(path)
+    checkpoint["config"] = checkpoint["config"].attributes
+    weights = {name: np.array(array) for name, array in checkpoint["model"].items()}
+    for base in (1e4, 500.0):
+        angles = np.outer(np.arange(512), base ** -(np.arange(0, D // HEADS, 2) / (D // HEADS)))
+        turns = np.stack([np.cos(angles), np.sin(angles)], -1).astype(np.float32)
+        checkpoint["model"] = weights | {"freq_cis": turns}
+        with contextlib.nullcontext() if base == 1e4 else pytest.raises(JslmError, match="rotation of base 10,000"):
+            lillm.read(torch_save(checkpoint, path.name))
+
+
 def test_a_changed_copy_is_refused(lillm_file: Callable[..., tuple[Path, State]], torch_save: Save) -> None:
     path, _ = lillm_file(qk_norm=True, sliding_window=None)
     with pytest.raises(JslmError, match=r"config has qk_norm, which lilLM has not"):
@@ -363,7 +409,9 @@ def slms_state(rows: int) -> State:
             shapes |= {f"{prefix}.{name}.weight": (rows_out, columns), f"{prefix}.{name}.bias": (rows_out,)}
         shapes |= {f"{prefix}.ln{number}.{part}": (D,) for number in (1, 2) for part in ("weight", "bias")}
     shapes |= {"ln_f.weight": (D,), "ln_f.bias": (D,), "lm_head.weight": (rows, D), "lm_head.bias": (rows,)}
-    return fresh(shapes)
+    state = fresh(shapes)
+    mask = np.tri(CONTEXT, dtype=np.float32)
+    return {name: mask if name.endswith(".tril") else array for name, array in state.items()}
 
 
 def slms_logits(state: State, ids: list[int]) -> np.ndarray:

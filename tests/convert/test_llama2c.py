@@ -331,6 +331,14 @@ def test_training_checkpoint(valid: Path, torch_save: Callable[..., Path]) -> No
     assert found.figures == {"steps": 700, "val/loss": 1.25}
     assert found.config.model.dropout == 0.1
     assert found.config.model.tie_embeddings
+    head = np.random.default_rng(5).standard_normal((267, 16), np.float32)
+    untied = {**checkpoint, "model": {**checkpoint["model"], "_orig_mod.output.weight": head}}
+    other = llama2c_checkpoint.read(torch_save(untied))
+    np.testing.assert_array_equal(other.params["head"]["tokens"][:267], head)
+    tables = {"_orig_mod.freqs_cos": np.ones((12, 4), np.float32)}
+    with pytest.raises(JslmError, match=r"freqs_cos is not llama2\.c's table of base 10,000"):
+        llama2c_checkpoint.read(torch_save({**checkpoint, "model": {**checkpoint["model"], **tables}}))
+    torch_save(checkpoint)
     shown = llama2c_checkpoint.describe(path)
     assert (shown["parameters"], shown["d_ff"], shown["steps"]) == (
         count_parameters(bundle.config.model)["total"],
