@@ -11,7 +11,7 @@ from jslm.config import Config, config_from_dict, state_difference
 from jslm.convert.bundle import Bundle
 from jslm.convert.formats import choose_format
 from jslm.convert.weights import check_params
-from jslm.data.chat import find_template
+from jslm.data.chat import model_template
 from jslm.errors import JslmError
 from jslm.files import whole_folder, write_text
 from jslm.run_folder import RunFolder, resolve_checkpoint
@@ -198,7 +198,7 @@ def _check_config(folder: RunFolder, config: Config, checkpoint: Path, metadata:
 
 def _read_template(folder: RunFolder, metadata: dict[str, Any]) -> str:
     """The chat template of the run; none where its file was taken out. Raises JslmError where it is another one."""
-    found = find_template(folder.path)
+    found = model_template(folder.path)
     expected = metadata.get("chat_template", "")
     if found and expected and found != expected:
         raise JslmError(

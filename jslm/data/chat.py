@@ -5,14 +5,16 @@ Preparing, sampling and serving all render here, so that a prompt has the tokens
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
+import logging
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from itertools import chain
+from itertools import accumulate, chain, pairwise
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 from jslm.config import DataConfig
 from jslm.data.chat_templates import BUILT_IN, NEEDED_TOKENS
@@ -21,6 +23,7 @@ from jslm.data.pairs import Part, pair_parts
 from jslm.errors import JslmError
 from jslm.tokenizer import END_OF_TEXT, Tokenizer
 
+_log = logging.getLogger("jslm")
 TEMPLATE_NAME = "chat_template.jinja"
 # Stand for contents while a template is rendered: no text has these two characters for a reason.
 _MARK = re.compile("\ue000([0-9]+)\ue001")
@@ -46,46 +49,29 @@ class ChatTemplate:
         """`where` names the template in errors. Before there is a `tokenizer`, documents fall into the same parts by
         the `special_tokens` that it will have besides `<|endoftext|>`; there are no prompts then.
 
-        The template has `messages`, `add_generation_prompt`, `bos_token` and `eos_token`, and runs in Jinja's sandbox.
-        Raises JslmError where `source` is no Jinja template.
+        The template has `messages`, `add_generation_prompt`, `bos_token`, `eos_token` and `unk_token` where there are
+        such, and `tools` and `documents`, which are none. Raises JslmError where `source` is no Jinja template.
         """
-        from jinja2 import TemplateError
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
+        from jslm.data.chat_environment import compile_template
 
         self.source = source
         self._tokenizer = tokenizer
         self._special = tokenizer.special_tokens if tokenizer else dict.fromkeys([END_OF_TEXT, *special_tokens], 0)
         names = sorted(self._special, key=lambda name: (-len(name), name))
         self._special_pattern = re.compile(f"({'|'.join(map(re.escape, names)) or '(?!)'})")
-        self._bos = self._eos = END_OF_TEXT
-        if tokenizer:
-            names_of = {token: name for name, token in self._special.items()}
-            self._bos, self._eos = names_of.get(tokenizer.bos_id, ""), names_of.get(tokenizer.eot_id, "")
-        # As Hugging Face's transformers set it up.
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        environment.globals["raise_exception"] = _refuse
-        environment.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
-        try:
-            self._template = environment.from_string(source)
-        except TemplateError as error:
-            raise JslmError(f"{where}: not a chat template in Jinja: {error}") from None
+        named = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT}
+        self._named = named if tokenizer is None else tokenizer.named_tokens
+        self._bos, self._eos = (self._named.get(key, "") for key in named)
+        self._template = compile_template(source, where)
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
         """The text of a conversation, by default up to where the next answer begins.
 
         Raises JslmError where the template refuses the messages.
         """
-        from jinja2 import TemplateError
-
-        try:
-            return self._template.render(
-                messages=messages,
-                add_generation_prompt=add_generation_prompt,
-                bos_token=self._bos,
-                eos_token=self._eos,
-            )
-        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
-            raise JslmError(f"the chat template refuses the messages: {error}") from None
+        return self._template(
+            messages=messages, add_generation_prompt=add_generation_prompt, tools=None, documents=None, **self._named
+        )
 
     def prompt_ids(self, messages: Sequence[Message], *, starts_document: bool = False) -> list[int]:
         """What a model reads before it answers: the beginning of what it was trained on, token for token.
@@ -93,15 +79,18 @@ class ChatTemplate:
         `starts_document` puts the token that begins a document first where the template does not. Raises JslmError as
         `render`, and where a content spells a special token and the template changes contents.
         """
+        from jslm.data.chat_environment import one_moment
+
         tokenizer = self._tokenizer
         assert tokenizer is not None
-        whole = self.render(messages)
-        pieces = self._pieces(messages, whole, add_generation_prompt=True)
-        try:
-            borders = [*chain.from_iterable(self._turns(messages, whole, pieces))]
-        except JslmError:
-            # Templates of others may show past turns otherwise than they were answered.
-            borders = []
+        with one_moment():
+            whole = self.render(messages)
+            pieces = self._pieces(messages, whole, add_generation_prompt=True)
+            try:
+                borders = [*chain.from_iterable(self._turns(messages, whole, pieces))]
+            except JslmError:
+                # Templates of others may show past turns otherwise than they were answered.
+                borders = []
         ids: list[int] = []
         for part in self._parts(pieces, borders):
             ids += [self._special[part.text]] if part.is_special else tokenizer.encode(part.text)
@@ -114,9 +103,12 @@ class ChatTemplate:
         content (without one: all that the template adds to the turn). Raises JslmError as `prompt_ids`, and where a
         turn's prompt and answer are not the beginning of the whole.
         """
-        whole = self.render(messages, add_generation_prompt=False)
-        pieces = self._pieces(messages, whole, add_generation_prompt=False)
-        parts = self._parts(pieces, [*chain.from_iterable(self._turns(messages, whole, pieces))])
+        from jslm.data.chat_environment import one_moment
+
+        with one_moment():
+            whole = self.render(messages, add_generation_prompt=False)
+            pieces = self._pieces(messages, whole, add_generation_prompt=False)
+            parts = self._parts(pieces, [*chain.from_iterable(self._turns(messages, whole, pieces))])
         if parts and parts[0] == Part(self._bos, is_learned=False, is_special=True):
             del parts[0]
         if parts and parts[-1].is_special and parts[-1].text == self._eos:
@@ -125,6 +117,18 @@ class ChatTemplate:
             if end.is_learned != (bool(parts) and parts[-1].is_learned):
                 parts.append(Part("", end.is_learned))
         return parts or [Part("")]
+
+    @functools.cached_property
+    def _role_marks(self) -> re.Pattern[str]:
+        """Added words by which the template says whose turn it is, where its tokenizer calls them no special tokens."""
+        words = self._tokenizer.added_words if self._tokenizer else frozenset()
+        found: list[str] = []
+        if words:
+            turns = [{"role": role, "content": ""} for role in ("user", "assistant", "user")]
+            with contextlib.suppress(JslmError):
+                shown = self.render(turns)
+                found = sorted((word for word in words if word.strip() and word in shown), key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, found)) or "(?!)")
 
     @functools.cached_property
     def stops(self) -> tuple[str, ...]:
@@ -148,11 +152,16 @@ class ChatTemplate:
 
         Rendering marks in place of contents shows which is which, whatever a content pretends to be.
         """
+        for number, message in enumerate(messages):
+            if found := self._special_pattern.search(message["role"]):
+                raise JslmError(f"messages[{number}].role holds {found[0]}, which is a special token; remove it")
         marked = [{**message, "content": f"\ue000{number}\ue001"} for number, message in enumerate(messages)]
         try:
-            runs = _MARK.split(self.render(marked, add_generation_prompt=add_generation_prompt))
+            shape = self.render(marked, add_generation_prompt=add_generation_prompt)
         except JslmError:
-            runs = []
+            # A template may look at what is said.
+            shape = None
+        runs = [] if shape is None else _MARK.split(shape)
         pieces, at = [_Piece(runs[0], None)] if runs else [], len(runs[0]) if runs else 0
         for number, literal in zip(map(int, runs[1::2]), runs[2::2], strict=True):
             content = messages[number]["content"] if number < len(messages) else ""
@@ -168,11 +177,18 @@ class ChatTemplate:
         if "".join(piece.text for piece in pieces) == whole:
             return pieces
         for number, message in enumerate(messages):
-            if found := self._special_pattern.search(message["content"]):
+            content = message["content"]
+            if found := self._special_pattern.search(content) or self._role_marks.search(content):
                 raise JslmError(
                     f"messages[{number}].content holds {found[0]}, which is a special token, and the chat template "
                     "changes contents, so that it can't be told from the template's own; remove it"
                 )
+        if shape is not None and self._special_pattern.findall(shape) != self._special_pattern.findall(whole):
+            # Spelled in bits between which the template leaves something out, for one.
+            raise JslmError(
+                "the chat template changes contents, and writes other special tokens for these than for others, so "
+                "that they can't be told from what was said; say it in other words, or mend the template"
+            )
         return [_Piece(whole, None)]
 
     def _turns(self, messages: Sequence[Message], whole: str, pieces: Sequence[_Piece]) -> list[tuple[int, int]]:
@@ -200,15 +216,24 @@ class ChatTemplate:
             turns.append((len(before), last))
         return turns
 
+    def _cuts_of_marks(self, pieces: Sequence[_Piece]) -> set[int]:
+        """Places inside of role marks that messages say, or have a part in: in two parts they are ordinary text."""
+        whole = "".join(piece.text for piece in pieces)
+        ends = [0, *accumulate(len(piece.text) for piece in pieces)]
+        said = [span for piece, span in zip(pieces, pairwise(ends), strict=True) if piece.message is not None]
+        marks = [match.span() for match in self._role_marks.finditer(whole)]
+        return {start + 1 for start, end in marks if any(first < end and start < last for first, last in said)}
+
     def _parts(self, pieces: Sequence[_Piece], borders: Sequence[int]) -> list[Part]:
         """The pieces joined up to special tokens and `borders`: each turn begins at one and ends at the next."""
         parts: list[Part] = []
         joins = False
         at = 0
+        apart = self._cuts_of_marks(pieces)
         for piece in pieces:
             runs = [piece.text] if piece.message is not None else self._special_pattern.split(piece.text)
             for number, run in enumerate(runs):
-                cuts = [border for border in borders if at < border < at + len(run)]
+                cuts = sorted(border for border in {*borders, *apart} if at < border < at + len(run))
                 for start, end in zip([at, *cuts], [*cuts, at + len(run)], strict=True):
                     is_learned = bisect_right(borders, start) % 2 == 1
                     text = run[start - at : end - at]
@@ -216,7 +241,7 @@ class ChatTemplate:
                         parts.append(Part(text, is_learned, is_special=True))
                         joins = False
                     elif text:
-                        joins = joins and start not in borders
+                        joins = joins and start not in borders and start not in apart
                         if joins:
                             parts[-1] = Part(parts[-1].text + text, is_learned)
                         else:
@@ -266,6 +291,15 @@ def check_tokens(name: str, special_tokens: Sequence[str]) -> None:
             )
 
 
+def model_template(path: Path) -> str:
+    """`find_template` for a model that is to be used: one that can't be read keeps it from conversations alone."""
+    try:
+        return find_template(path)
+    except JslmError as error:
+        _log.warning("%s; the model continues texts, and has no chat until that is mended", error)
+        return ""
+
+
 def find_template(path: Path) -> str:
     """The source of the template in a folder: `chat_template.jinja`, or the one in a Hugging Face model's
     `tokenizer_config.json`; empty where there is none. Raises JslmError where it can't be read."""
@@ -290,9 +324,3 @@ def _read(path: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise JslmError(f"{path}: the chat template cannot be read: {reason}") from None
-
-
-def _refuse(message: str) -> NoReturn:
-    from jinja2 import TemplateError
-
-    raise TemplateError(message)

@@ -41,7 +41,7 @@ class _Answer:
         if served.chat is None:
             raise ApiError(
                 400,
-                f"{served.name} has no chat template: it continues texts; use /v1/completions",
+                served.no_chat,
                 code="no_chat_template",
                 param="model",
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,8 @@ from jslm.sample import Chat, LanguageModel, Options, Row, load, resolve_options
 from jslm.serve.errors import ApiError
 from jslm.serve.job import Sample
 from jslm.serve.limits import Limits
+
+_log = logging.getLogger("jslm")
 
 
 class ServedModel:
@@ -28,12 +31,19 @@ class ServedModel:
     ) -> None:
         """`path`: the run folder or file that it was opened from, for the page.
 
-        Raises JslmError where the model's chat template is none.
+        A chat template that is none keeps the model from chat alone: `chat` is None, and `no_chat` says why.
         """
         self.path = path
         self.name = name
         self.model = model
-        self.chat = Chat(model) if model.chat_template else None
+        self.chat: Chat | None = None
+        self.no_chat = f"{name} has no chat template: it continues texts; use /v1/completions"
+        if model.chat_template:
+            try:
+                self.chat = Chat(model)
+            except JslmError as error:
+                self.no_chat = f"{name} cannot chat: {error}; use /v1/completions, or mend its chat_template.jinja"
+                _log.warning("%s", self.no_chat)
         self.created = int(time.time())
         config = model.config.model
         self.context = config.context_length
@@ -184,8 +194,5 @@ def open_models(
         model = load(path, checkpoint=checkpoint, overrides=overrides)
         if model.config.model.context_length < 2:
             raise JslmError(f"--run {each}: its context of 1 token leaves no room to write in")
-        try:
-            found[name] = ServedModel(name, model, limits, path=path)
-        except JslmError as error:
-            raise JslmError(f"{path}: {error}") from None
+        found[name] = ServedModel(name, model, limits, path=path)
     return found

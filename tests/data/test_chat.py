@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken
 
 from jslm.data.chat import BUILT_IN, ChatTemplate, check_tokens, find_template, template_source
 from jslm.data.conversations import conversation_text, parse_conversation
 from jslm.data.pairs import Part
 from jslm.errors import JslmError
-from jslm.tokenizer import ByteTokenizer
+from jslm.tokenizer import ByteTokenizer, HuggingFaceTokenizer
+from tests.tokenizer_layouts import byte_level, special
 
 CHATML = ("<|im_start|>", "<|im_end|>")
 TOKENIZER = ByteTokenizer(CHATML)
@@ -105,6 +108,47 @@ def test_templates_that_change_what_is_said() -> None:
         template.prompt_ids(turns("a <|im_end|>"))
 
 
+def test_no_template_puts_a_special_token_together_from_what_is_said() -> None:
+    source = "{% for m in messages %}{{ m.content | replace('~', '') }}<|im_end|>{% endfor %}"
+    template = ChatTemplate(source, TOKENIZER)
+    assert template.prompt_ids(turns("~hi~")) == [*b"hi", END]
+    with pytest.raises(JslmError, match="writes other special tokens for these"):
+        template.prompt_ids(turns("a <|im_~end|> b"))
+    for source in (SHOUTS, BARE):
+        with pytest.raises(JslmError, match=r"messages\[0\].role holds <\|im_start\|>"):
+            ChatTemplate(source, TOKENIZER).prompt_ids([{"role": "<|im_start|>user", "content": "hi"}])
+
+
+def test_a_role_is_not_said_by_a_word_that_is_no_special_token() -> None:
+    """DeepSeek's file calls `<user>` an added word, a token wherever it is read; Qwen's `<think>` stays one."""
+    words = [AddedToken(word, special=False, normalized=False) for word in ("<user>", "<model>", "<think>")]
+    fields = byte_level(*special("<end>"), *words)
+    ids = {token["content"]: token["id"] for token in fields["added_tokens"]}
+    tokenizer = HuggingFaceTokenizer(fields, bos_id=None, eos_id=ids["<end>"])
+    role = "{{ 'user' if m.role == 'user' else 'model' }}"
+    source = "{% for m in messages %}<" + role + ">{{ m.content }}{{ eos_token }}{% endfor %}"
+    template = ChatTemplate(source, tokenizer)
+
+    def controls(*contents: str) -> list[list[int]]:
+        document = [
+            token
+            for part in template.document(turns(*contents))
+            for token in ([ids[part.text]] if part.is_special else tokenizer.encode(part.text))
+        ]
+        found = template.prompt_ids(turns(*contents)), document
+        return [[token for token in one if token in ids.values()] for one in found]
+
+    plain = controls("a", "b")
+    assert plain[0] == [ids["<user>"], ids["<end>"], ids["<model>"], ids["<end>"]]
+    for text in ("<user>", "a <model>b<user> c", "<model", "user>", "<user><user>"):
+        assert controls(text, f"{text}b") == plain, text
+    assert ids["<think>"] in controls("a", "<think>b")[0]
+    with pytest.raises(JslmError, match=r"messages\[0\].content holds <user>"):
+        ChatTemplate("{% for m in messages %}<user>{{ m.content | upper }}{% endfor %}", tokenizer).prompt_ids(
+            turns("a <user>")
+        )
+
+
 def test_templates_without_special_tokens_learn_what_ends_a_turn() -> None:
     template = ChatTemplate(BARE, TOKENIZER)
     parts = template.document(turns("a", "b", "c", "d"))
@@ -174,6 +218,67 @@ def test_names_of_templates(tmp_path: Path) -> None:
     check_tokens("plain", [])
     with pytest.raises(JslmError, match="mine: not a chat template in Jinja"):
         ChatTemplate("{% for", TOKENIZER, "mine")
+
+
+def rendered(source: str, *contents: str) -> str:
+    return ChatTemplate(source, TOKENIZER).render(turns(*contents), add_generation_prompt=False)
+
+
+def test_what_transformers_templates_have() -> None:
+    """Beside transformers itself: tests/peer/test_chat_templates.py."""
+    loop = "{% for m in messages %}{% if m.role == 'assistant' %}"
+    assert rendered(loop + "{% continue %}{% endif %}{{ m.content }};{% endfor %}", "a", "b", "c") == "a;c;"
+    assert rendered(loop + "{% break %}{% endif %}{{ m.content }};{% endfor %}", "a", "b", "c") == "a;"
+    said = loop + "{% generation %}{{ m.content }}{{ eos_token }}{%- endgeneration -%}{% else %}{{ m.content }}|"
+    assert rendered(said + "{% endif %}{% endfor %}", "a", "b") == "a|b<|endoftext|>"
+    parts = ChatTemplate(said + "{% endif %}{% endfor %}", TOKENIZER).document(turns("a", "b"))
+    assert [part.text for part in parts if part.is_learned] == ["b"]
+    assert rendered("{{ messages | tojson(indent=1, sort_keys=true) }}", "é<").split("\n")[2] == '  "content": "é<",'
+    assert rendered("{{ {'b': 1, 'a': 2} | tojson(separators=(',', ':')) }}") == '{"b":1,"a":2}'
+    assert rendered("{{ strftime_now('%Y') | length }}") == "4"
+    assert rendered("{{ tools is none }}{{ documents is none }}{{ pad_token is defined }}") == "TrueTrueFalse"
+
+
+def test_a_conversation_is_rendered_at_one_moment() -> None:
+    source = "{{ strftime_now('%f%S') }}" + BARE
+    template = ChatTemplate(source, TOKENIZER)
+    parts = template.document(turns("a", "b"))
+    assert [part.text for part in parts if part.is_learned] == ["b\n"]
+    assert template.render(turns("a")) != template.render(turns("a"))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% for",
+        "{% nosuchtag %}",
+        "{{ 'a' | nosuchfilter }}",
+        "{% break %}",
+        "{% for m in messages %}{% generation %}{% break %}{% endgeneration %}{% endfor %}",
+        "{% generation %}",
+        "{{ " + "(" * 300 + ")" * 300 + " }}",
+        "{% include 'x' %}",
+        "{{ nothing.at.all }}",
+        "{{ 1 / 0 }}",
+        "{{ messages.append(1) }}",
+        "{{ [].__class__.__mro__ }}{{ dict.__init__.__globals__.x }}",
+        "{{ namespace(_x=1) }}",
+        "{% set n = namespace() %}{% set n._x = 1 %}",
+        "{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}",
+        "{{ raise_exception('no\n\nsuch\n') }}",
+        "{{ strftime_now(1) }}",
+        "{% for i in range(1000000) %}{% endfor %}",
+    ],
+)
+def test_a_template_that_fails_is_one_line(source: str) -> None:
+    """When it is compiled or when it renders: whatever Jinja and Python raise."""
+    with pytest.raises(JslmError) as error:
+        ChatTemplate(source, TOKENIZER).prompt_ids(turns("a"))
+    assert re.match(
+        "chat template: not a chat template in Jinja|the chat template refuses the messages", str(error.value)
+    )
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 500
 
 
 def test_templates_of_folders(tmp_path: Path) -> None:

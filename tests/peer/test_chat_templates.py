@@ -10,9 +10,10 @@ from typing import Any
 import jax
 import pytest
 
+from jslm import JslmError
 from jslm.convert import Bundle
 from jslm.convert.formats import format_named
-from jslm.data.chat import BUILT_IN
+from jslm.data.chat import BUILT_IN, ChatTemplate
 from jslm.sample import Chat, LanguageModel
 from jslm.tokenizer import BpeTokenizer, ByteTokenizer
 
@@ -41,3 +42,25 @@ def test_the_same_ids(name: str, kind: str, random_bundle: Callable[..., Bundle]
     model = LanguageModel(bundle.config, params, tokenizer, chat_template=bundle.chat_template)
     wanted = peer.apply_chat_template(MESSAGES, add_generation_prompt=True, return_dict=False)
     assert Chat(model).prompt_ids(MESSAGES) == wanted
+
+
+# One case a feature: its name after "### ", then the template; the line break before the next name is not its own.
+_CASES = Path(__file__).with_name("chat_features.txt").read_text("utf-8").removesuffix("\n").removeprefix("### ")
+FEATURES = dict(case.split("\n", 1) for case in _CASES.split("\n### "))
+
+
+@pytest.mark.parametrize("name", FEATURES)
+@pytest.mark.parametrize("asks", [True, False])
+def test_templates_render_as_in_transformers(name: str, asks: bool) -> None:
+    """transformers' own environment; what it refuses is refused."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    template = FEATURES[name]
+    tokens = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"}
+    try:
+        [wanted], _ = render_jinja_template([MESSAGES], chat_template=template, add_generation_prompt=asks, **tokens)
+    except Exception:
+        with pytest.raises(JslmError):
+            ChatTemplate(template, ByteTokenizer()).render(MESSAGES, add_generation_prompt=asks)
+    else:
+        assert ChatTemplate(template, ByteTokenizer()).render(MESSAGES, add_generation_prompt=asks) == wanted

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 import math
 import re
@@ -142,6 +143,28 @@ def test_chat_reads_special_tokens_in_messages_as_text(site: Any) -> None:
     wanted = site.complete(model="letters", prompt=prompt, **body).json["choices"][0]
     assert answer["choices"][0]["message"]["content"] == wanted["text"]
     assert answer["usage"]["prompt_tokens"] == len(prompt)
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{% for", "models cannot chat: chat template: not a chat template in Jinja: .*use /v1/completions"),
+        ("{{ nothing.at.all }}", "messages: the chat template refuses the messages: 'nothing' is undefined"),
+    ],
+)
+def test_a_template_that_fails_keeps_from_chat_alone(
+    make_site: Callable[..., Any], bytes_model: LanguageModel, template: str, message: str
+) -> None:
+    talking = copy.copy(bytes_model)
+    talking.chat_template = template
+    site = make_site({"models": talking})
+    body = {"model": "models", "seed": 1, "max_tokens": 5}
+    answer = site.post("/v1/chat/completions", {**body, "messages": [{"role": "user", "content": "Hi"}]})
+    assert answer.status == 400
+    assert re.search(message, answer.json["error"]["message"])
+    text = site.post("/v1/completions", {**body, "prompt": "a"}).json["choices"][0]["text"]
+    assert text == bytes_model.generate("a", seed=1, max_new_tokens=5)
+    assert site.request("GET", "/v1/models").json["data"][0]["chat"] is (message[:6] != "models")
 
 
 def test_models_and_pages(site: Any) -> None:

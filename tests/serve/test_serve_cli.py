@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,7 +21,9 @@ import pytest
 
 from jslm.config import config_from_dict
 from jslm.sample import load
+from jslm.serve import Limits
 from jslm.serve.__main__ import main
+from jslm.serve.models import open_models
 from jslm.train import train
 
 STORY = "the cat sat on a mat and saw one big red dog near my old tree while rain fell down"
@@ -193,11 +196,18 @@ def test_a_port_in_use_is_one_line(run: Path, capsys: pytest.CaptureFixture[str]
     assert f"--port {port}: cannot listen there (Address already in use)" in capsys.readouterr().err
 
 
-def test_a_damaged_chat_template_is_one_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    subprocess.run(["cp", "-r", str(run), str(tmp_path / "broken")], check=True)
-    (tmp_path / "broken" / "chat_template.jinja").write_text("{% for", "utf-8")
-    assert main(["--port", "0", "--run", str(tmp_path / "broken")]) == 2
-    assert "broken: chat template: not a chat template in Jinja" in capsys.readouterr().err
+@pytest.mark.parametrize("damage", [b"{% for", b"\xff\xfe{"])
+def test_a_damaged_chat_template_keeps_from_chat_alone(
+    run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: bytes
+) -> None:
+    shutil.copytree(run, tmp_path / "broken")
+    (tmp_path / "broken" / "chat_template.jinja").write_bytes(damage)
+    served = open_models([str(tmp_path / "broken"), str(run)], Limits())
+    assert [one.chat for one in served.values()] == [None, None]
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(said) == 1
+    assert "chat template" in said[0]
+    assert "\n" not in said[0]
 
 
 @pytest.mark.parametrize(
