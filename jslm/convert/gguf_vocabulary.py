@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import pairwise
@@ -78,8 +78,9 @@ class _HasScores(Protocol):
 def write_vocabulary(writer: GGUFWriter, tokenizer: Tokenizer, *, starts_documents: bool) -> None:
     """Adds the keys `tokenizer.ggml.*` to the file's metadata.
 
-    `starts_documents`: whether llama.cpp puts the token that begins a document before each prompt, as jslm does. Raises
-    JslmError where llama.cpp has nothing that gives the tokenizer's ids.
+    `starts_documents`: whether jslm puts the token that begins a document before each prompt; llama.cpp then does too,
+    unless the tokenizer is one that adds none. Raises JslmError where llama.cpp has nothing that gives the tokenizer's
+    ids.
     """
     vocabulary = vocabulary_of(tokenizer)
     writer.add_tokenizer_model(vocabulary.model)
@@ -95,11 +96,11 @@ def write_vocabulary(writer: GGUFWriter, tokenizer: Tokenizer, *, starts_documen
         writer.add_add_space_prefix(vocabulary.add_space_prefix)
     if vocabulary.unknown_id is not None:
         writer.add_unk_token_id(vocabulary.unknown_id)
-    # Tokenizers of other programs may begin documents with a token of their own.
-    writer.add_bos_token_id(getattr(tokenizer, "bos_id", tokenizer.eot_id))
+    writer.add_bos_token_id(tokenizer.bos_id)
     writer.add_eos_token_id(tokenizer.eot_id)
     writer.add_eot_token_id(tokenizer.eot_id)
-    writer.add_add_bos_token(starts_documents)
+    # Its default depends on the model and the pattern; ours on neither.
+    writer.add_add_bos_token(starts_documents and tokenizer.adds_bos)
     writer.add_add_eos_token(False)
 
 
@@ -147,6 +148,7 @@ def from_tokenizer_json(fields: Mapping[str, Any]) -> Vocabulary:
     tokens = sorted(ids, key=ids.__getitem__)
     if [ids[token] for token in tokens] != list(range(len(tokens))):
         raise JslmError(f"GGUF: the ids of this tokenizer.json have gaps, which llama.cpp cannot hold; {_ELSE}")
+    _check_flags(added.values())
     merges = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
 
     def types(unknown: str | None, byte_tokens: bool) -> Iterator[TokenType]:
@@ -170,6 +172,17 @@ def from_tokenizer_json(fields: Mapping[str, Any]) -> Vocabulary:
         )
     pre = _pattern_name(fields)
     return Vocabulary("gpt2", tokens, list(types(None, False)), pre, [" ".join(merge) for merge in merges])
+
+
+def _check_flags(added: Iterable[Mapping[str, Any]]) -> None:
+    """Raises JslmError where an added token that is text matches in a way that llama.cpp has not."""
+    for token in added:
+        flags = [flag for flag in ("lstrip", "rstrip", "single_word") if token.get(flag)]
+        if flags and not token.get("special"):
+            raise JslmError(
+                f"GGUF: the added token {token['content']!r} of this tokenizer.json is {flags[0]}, and llama.cpp would "
+                f"give other ids; {_ELSE}"
+            )
 
 
 def _pattern_name(fields: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as LibraryTokenizer
 
 from jslm.convert.gguf_vocabulary import vocabulary_of
+from jslm.convert.tokenizers import starting_with
 from jslm.errors import JslmError
 from jslm.tokenizer import UNKNOWN, Tokenizer
 
@@ -20,17 +21,23 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, *, context_length: int, 
     """Writes `tokenizer.json` and `tokenizer_config.json`, whose ids are those of `tokenizer` for any text.
 
     The spelling of a special token in a text is that token there, as with `encode(..., allow_special=True)`.
-    `starts_documents`: whether the token that begins a document goes before each text, as in `jslm.sample`. Raises
+    `starts_documents`: whether the token that begins a document goes before each text, as in `jslm.sample`; not where
+    the tokenizer is one that adds none. Nothing goes behind a text, whatever the file did that it came from. Raises
     JslmError where no file of `tokenizers` gives these ids.
     """
     fields = json.loads(tokenizer_json(tokenizer))
-    names = {token: name for name, token in tokenizer.special_tokens.items()}
-    if tokenizer.kind != "hf" and starts_documents and tokenizer.adds_bos:
-        fields["post_processor"] = _starting_with(names[tokenizer.bos_id], tokenizer.bos_id)
+    starts = starts_documents and tokenizer.adds_bos
+    if not _adds(fields, [tokenizer.bos_id] if starts else []):
+        name = LibraryTokenizer.from_str(json.dumps(fields)).id_to_token(tokenizer.bos_id)
+        fields["post_processor"] = starting_with(name, tokenizer.bos_id) if starts and name else None
+    named = tokenizer.named_tokens
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": names.get(tokenizer.bos_id),
-        "eos_token": names.get(tokenizer.eot_id),
+        "bos_token": named.get("bos_token"),
+        "eos_token": named.get("eos_token"),
+        # transformers goes by the post-processor; other programs by these.
+        "add_bos_token": starts,
+        "add_eos_token": False,
         "model_max_length": context_length,
         "clean_up_tokenization_spaces": False,
     }
@@ -130,15 +137,10 @@ def _with_special(library: LibraryTokenizer, special_tokens: dict[str, int]) -> 
     return library.to_str()
 
 
-def _starting_with(name: str, token: int) -> dict[str, Any]:
-    start = {"SpecialToken": {"id": name, "type_id": 0}}
-    first, second = ({"Sequence": {"id": part, "type_id": 0}} for part in "AB")
-    return {
-        "type": "TemplateProcessing",
-        "single": [start, first],
-        "pair": [start, first, second],
-        "special_tokens": {name: {"id": name, "ids": [token], "tokens": [name]}},
-    }
+def _adds(fields: dict[str, Any], start: list[int]) -> bool:
+    """Whether the file's post-processor puts the ids `start` before a text, and nothing behind it."""
+    library = LibraryTokenizer.from_str(json.dumps(fields))
+    return bool(library.encode("", add_special_tokens=True).ids == start)
 
 
 def _dump(path: Path, fields: dict[str, Any]) -> None:

@@ -22,6 +22,7 @@ from jslm.convert.gguf_vocabulary import from_tokenizer_json
 from jslm.model import count_parameters, param_shapes
 from jslm.model.rope import apply_rotary, rotary_tables
 from jslm.tokenizer import BpeTokenizer, ByteTokenizer, CharTokenizer, Tokenizer
+from tests.tokenizer_layouts import LAYOUTS
 
 gguf = pytest.importorskip("gguf", reason="the package gguf (extra `convert`) is not installed")
 
@@ -259,7 +260,16 @@ def test_what_cannot_be_expressed_is_listed(tmp_path: Path, model: Keys, named: 
 
 def test_no_option_is_forgotten() -> None:
     """An option that is new must be written into the file, refused, or shown here not to change what is computed."""
-    computed_alike = {"dropout", "init_std", "dtype", "attention", "remat", "unroll", "condition_dropout"}
+    computed_alike = {
+        "attention_dropout",
+        "dropout",
+        "init_std",
+        "dtype",
+        "attention",
+        "remat",
+        "unroll",
+        "condition_dropout",
+    }
     expressed = {"n_layers", "d_model", "n_heads", "n_kv_heads", "head_dim", "d_ff", "context_length", "vocab_size"}
     expressed |= {"norm_eps", "norm_bias", "rope_theta", "rope_scaling", "qkv_bias", "tie_embeddings"}
     refused_at_times = {"norm", "position", "activation", "out_bias", "mlp_bias", "qk_norm", "logit_softcap"}
@@ -372,6 +382,26 @@ def test_what_cuts_words_is_named_or_refused(fields: Keys, pre: str) -> None:
     else:
         with pytest.raises(JslmError, match=r"cuts words in a way .* llama\.cpp would give other ids"):
             from_tokenizer_json(fields)
+
+
+@pytest.mark.parametrize("ends_documents", [True, False])
+@pytest.mark.parametrize(("layout", "adds"), [("llama2", True), ("llama3", True), ("qwen", False), ("gpt2", False)])
+def test_what_goes_before_a_text_is_what_jslm_puts_there(
+    export: Export, layout: str, adds: bool, ends_documents: bool
+) -> None:
+    tokenizer = LAYOUTS[layout]().tokenizer()
+    keys, _, _ = export(make_bundle(tokenizer, ends_documents=ends_documents))
+    assert keys["tokenizer.ggml.add_bos_token"] is (adds and ends_documents)
+    assert keys["tokenizer.ggml.add_eos_token"] is False
+    assert keys["tokenizer.ggml.bos_token_id"] == tokenizer.bos_id
+    assert keys.get("tokenizer.ggml.add_space_prefix", False) is tokenizer.leading_space
+
+
+def test_added_words_that_take_spaces_are_refused() -> None:
+    fields = tokenizer_json({"type": "ByteLevel"})
+    fields["added_tokens"][1] |= {"lstrip": True}
+    with pytest.raises(JslmError, match=r"'b' of this tokenizer\.json is lstrip, and llama\.cpp would give other ids"):
+        from_tokenizer_json(fields)
 
 
 def test_tokenizer_files_that_llama_cpp_cannot_hold() -> None:

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from tokenizers import Tokenizer as LibraryTokenizer
 from jslm.convert import Bundle, load_model
 from jslm.convert.gguf import write
 from jslm.convert.llama2c_tokenizer import read_tokenizer
-from jslm.sample import LanguageModel
+from jslm.sample import LanguageModel, resolve_options
 from jslm.tokenizer import (
     BpeTokenizer,
     ByteTokenizer,
@@ -27,6 +29,7 @@ from jslm.tokenizer import (
     HuggingFaceTokenizer,
     Tokenizer,
 )
+from tests.tokenizer_layouts import LAYOUTS
 
 llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
 pytest.importorskip("gguf", reason="the package gguf (extra `convert`) is not installed")
@@ -213,6 +216,41 @@ def test_ids_of_a_llama_tokenizer_json(
         # The library takes the spelling of a special token for the token.
         if "<s>" not in text and "</s>" not in text:
             assert theirs.encode(text) == library.encode(text, add_special_tokens=False).ids
+
+
+@pytest.mark.parametrize("ends_documents", [True, False])
+@pytest.mark.parametrize(
+    "name", ["llama2", "llama3", "gpt2", "qwen", "phi", "deepseek", "byte", "char", "bpe", "sentencepiece"]
+)
+def test_prompts_are_those_of_jslm(
+    llama: Callable[..., Llama],
+    random_bundle: Callable[..., Bundle],
+    strings: list[str],
+    assets: Path,
+    name: str,
+    ends_documents: bool,
+) -> None:
+    """What goes before and behind a text, spaces, added tokens, special ones' spelling: all by the file's flags."""
+    makers: dict[str, Callable[[], Tokenizer]] = {
+        "byte": lambda: ByteTokenizer(["<|user|>"]),
+        "char": lambda: CharTokenizer(set("".join(strings)), ["<|user|>"]),
+        "bpe": lambda: BpeTokenizer.train(strings[:300], 600, ["<|user|>"]),
+        "sentencepiece": lambda: read_tokenizer(assets / "checkpoints" / "stories260K" / "tok512.bin"),
+        **{layout: lambda make=make: make().tokenizer() for layout, make in LAYOUTS.items()},  # type: ignore[misc]
+    }
+    tokenizer = makers[name]()
+    bundle = replace(random_bundle(tokenizer, n_layers=1, context_length=1024), ends_documents=ends_documents)
+    ours, theirs = language_model(bundle), llama(bundle, vocab_only=True)
+    options = resolve_options(bundle.config.sample)
+    spellings = [f"a{special} b" for special in tokenizer.special_tokens]
+    for text in [*spellings, "<tool_call>x</tool_call>", "a        b", *strings[1:300]]:
+        if name in ("llama2", "sentencepiece") and "\u2581" in text:
+            # To llama.cpp it is a space.
+            continue
+        # Qwen's accents are composed first; llama.cpp, which knows Qwen by its pattern, does not.
+        if text and (name != "qwen" or unicodedata.is_normalized("NFC", text)):
+            assert theirs.encode(text, start=True) == ours.row(text, 0, options).ids, text
+    assert theirs.model.token_eos() == tokenizer.eot_id
 
 
 def test_ids_of_a_tokenizer_bin(

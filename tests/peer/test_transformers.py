@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ import pytest
 import jslm
 from jslm.convert import Bundle, export_model, import_model
 from jslm.convert.huggingface import read, write
-from jslm.sample import LanguageModel
+from jslm.convert.llama2c_tokenizer import read_tokenizer
+from jslm.sample import LanguageModel, resolve_options
 from jslm.tokenizer import BpeTokenizer, ByteTokenizer, CharTokenizer, Gpt2Tokenizer, Tokenizer
+from tests.tokenizer_layouts import LAYOUTS
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 # Read once, when transformers is imported; not before it is sure to be, or other tests would find the Hub closed.
@@ -267,6 +270,42 @@ def test_the_same_ids(tmp_path: Path, random_bundle: Callable[..., Bundle], stri
         assert theirs.encode(text, add_special_tokens=False) == ids
         assert theirs(text)["input_ids"] == [tokenizer.bos_id, *ids]
         assert theirs.decode(ids) == tokenizer.decode(ids)
+
+
+@pytest.mark.parametrize("ends_documents", [True, False])
+@pytest.mark.parametrize("name", [*LAYOUTS, "byte", "sentencepiece"])
+def test_prompts_are_those_of_jslm(
+    tmp_path: Path,
+    random_bundle: Callable[..., Bundle],
+    strings: list[str],
+    assets: Path,
+    name: str,
+    ends_documents: bool,
+) -> None:
+    """What goes before a text and behind it, spaces and normalisation, by all that the folder says."""
+    makers: dict[str, Callable[[], Tokenizer]] = {
+        "byte": lambda: ByteTokenizer(["<|user|>"]),
+        "sentencepiece": lambda: read_tokenizer(assets / "checkpoints" / "stories260K" / "tok512.bin"),
+        **{layout: lambda make=make: make().tokenizer() for layout, make in LAYOUTS.items()},  # type: ignore[misc]
+    }
+    tokenizer = makers[name]()
+    bundle = replace(random_bundle(tokenizer, n_layers=1, context_length=1024), ends_documents=ends_documents)
+    write(bundle, tmp_path / "model", "bfloat16")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
+    ours = LanguageModel(bundle.config, bundle.params, tokenizer, ends_documents=ends_documents)
+    options = resolve_options(bundle.config.sample)
+    starts = ends_documents and tokenizer.adds_bos
+    for text in strings[1:200]:
+        # There the spelling of a special token is the token.
+        ids = tokenizer.encode(text, allow_special=True)
+        assert theirs(text)["input_ids"] == [tokenizer.bos_id] * starts + ids, text
+        if ids == tokenizer.encode(text) and ids:
+            assert theirs(text)["input_ids"] == ours.row(text, 0, options).ids, text
+    again = read(tmp_path / "model").tokenizer
+    assert (again.adds_bos, again.eot_id, again.bos_id) == (starts, tokenizer.eot_id, tokenizer.bos_id)
+    assert again.named_tokens == tokenizer.named_tokens
+    named = {key: getattr(theirs, key) for key in ("bos_token", "eos_token", "unk_token")}
+    assert {key: value for key, value in named.items() if value} == tokenizer.named_tokens
 
 
 @pytest.mark.parametrize("name", ["hf_tiny_gpt2", "hf_tiny_random_llama"])
