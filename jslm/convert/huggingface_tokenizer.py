@@ -13,6 +13,7 @@ from jslm.convert.gguf_vocabulary import vocabulary_of
 from jslm.convert.tokenizers import starting_with
 from jslm.errors import JslmError
 from jslm.tokenizer import UNKNOWN, Tokenizer
+from jslm.tokenizer.ordinary import unknown_token
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
@@ -41,7 +42,7 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, *, context_length: int, 
         "model_max_length": context_length,
         "clean_up_tokenization_spaces": False,
     }
-    if unknown := fields["model"].get("unk_token"):
+    for unknown in unknown_token(fields["model"]):
         settings["unk_token"] = unknown
     _dump(folder / "tokenizer.json", fields)
     _dump(folder / "tokenizer_config.json", settings)
