@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from tokenizers import Tokenizer as LibraryTokenizer
@@ -74,8 +75,7 @@ class HuggingFaceTokenizer(Tokenizer):
         self._control_ids |= {token for token in (bos_id, eos_id) if token is not None}
         self._unused = frozenset(range(size)) - frozenset(ids.values())
         self.leading_space = _strips_space(self._json.get("decoder"))
-        start = self._whole.encode("", add_special_tokens=True).ids
-        self.adds_bos = bool(start) and start[0] == self.bos_id
+        self.adds_bos = self._whole.encode("", add_special_tokens=True).ids[:1] == [self.bos_id] and self._leads(ids)
 
     @property
     def eot_id(self) -> int:
@@ -125,6 +125,15 @@ class HuggingFaceTokenizer(Tokenizer):
 
     def _encode_ordinary(self, text: str) -> list[int]:
         return self.encode(text)
+
+    def _leads(self, words: Iterable[str]) -> bool:
+        """Whether what goes around a text goes before it: T5's files put the end of a text behind, as some do both."""
+        for word in ("a", *islice(words, 1000)):
+            with contextlib.suppress(Exception):  # the library raises bare Exception for what it can't spell
+                plain, whole = (self._whole.encode(word, add_special_tokens=adds).ids for adds in (False, True))
+                if plain and plain[:1] != [self.bos_id]:
+                    return bool(whole[:1] == [self.bos_id])
+        return True
 
     def _fields(self) -> dict[str, Any]:
         return {"tokenizers": self._json, "bos_id": self._bos_id, "eos_id": self._eos_id}

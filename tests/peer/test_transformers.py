@@ -302,7 +302,8 @@ def test_prompts_are_those_of_jslm(
         # There the spelling of a special token is the token.
         ids = tokenizer.encode(text, allow_special=True)
         assert theirs(text)["input_ids"] == [tokenizer.bos_id] * starts + ids, text
-        if ids == tokenizer.encode(text) and ids:
+        # A prompt is read as training text is (CRLF as LF), which no file can say.
+        if ids == tokenizer.encode(text) and ids and ours.as_read(text) == text:
             assert theirs(text)["input_ids"] == ours.row(text, 0, options).ids, text
     again = read(tmp_path / "model").tokenizer
     assert (again.adds_bos, again.eot_id, again.bos_id) == (starts, tokenizer.eot_id, tokenizer.bos_id)

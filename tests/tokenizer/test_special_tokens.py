@@ -65,6 +65,12 @@ def test_no_text_becomes_one(layout: Layout, tokenizer: HuggingFaceTokenizer, tm
             assert tokenizer.decode(ids).strip(" ") == text.replace("▁", space).strip(" ")
 
 
+def test_what_goes_before_a_text(layout: Layout, tokenizer: HuggingFaceTokenizer) -> None:
+    """By the file's post-processor, which may put the token that ends a text behind it."""
+    library = LibraryTokenizer.from_str(json.dumps(layout.fields))
+    assert tokenizer.adds_bos is (library.encode("the cat").ids[0] == tokenizer.bos_id)
+
+
 def test_allowed_they_are_those_of_the_file(layout: Layout, tokenizer: HuggingFaceTokenizer) -> None:
     for name, token in tokenizer.special_tokens.items():
         assert tokenizer.encode(name, allow_special=True) in ([token], [*tokenizer.encode(" "), token])
