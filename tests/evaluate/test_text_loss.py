@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from jslm.data.token_file import TokenWriter
 from jslm.errors import JslmError
 from jslm.evaluate.scoring import Window, cover, padded_length, score_windows, windows_of
 from jslm.evaluate.text_loss import read_text, split_loss, text_loss
+from jslm.model import choose_kernels
 from jslm.sample import LanguageModel
 from jslm.tokenizer import BpeTokenizer, CharTokenizer
 
@@ -98,19 +101,25 @@ def test_padding_and_neighbours_change_no_score(model: LanguageModel) -> None:
         assert together[window.owner].likeliest.tolist() == (logits.argmax(-1) == window.ids[1:]).tolist()
 
 
-def test_large_vocabularies_are_scored_in_chunks(make_model: Callable[..., LanguageModel]) -> None:
+def test_large_vocabularies_are_scored_in_chunks(
+    make_model: Callable[..., LanguageModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
     tokenizer = BpeTokenizer.train([TEXT], 300)
     model = make_model(tokenizer)
     expected = naive_nats(model, [tokenizer.bos_id], tokenizer.encode(TEXT), 16)
     from jslm.evaluate import scoring
 
     tokens = np.asarray([[tokenizer.bos_id, *tokenizer.encode(TEXT)][:33]])
-    whole, chunked = (
-        scoring._token_scores(
-            model.params, tokens[:, :-1], tokens[:, 1:], config=model.config.model, dtype=model.dtype, chunk=chunk
-        )
-        for chunk in (32, 4)
-    )
+
+    def scores(chunk: int) -> tuple[Any, Any]:
+        kernels = dataclasses.replace(choose_kernels(model.config.model), loss_chunk=lambda *_: chunk)
+        monkeypatch.setattr(scoring, "choose_kernels", lambda *_: kernels)
+        scoring._token_scores.clear_cache()
+        inputs, targets = tokens[:, :-1], tokens[:, 1:]
+        return scoring._token_scores(model.params, inputs, targets, config=model.config.model, dtype=model.dtype)
+
+    whole, chunked = scores(32), scores(4)
+    scoring._token_scores.clear_cache()
     np.testing.assert_allclose(whole[0], chunked[0], rtol=1e-6)
     np.testing.assert_array_equal(whole[1], chunked[1])
     assert text_loss(model, TEXT).nats == pytest.approx(sum(expected), rel=1e-5)

@@ -107,7 +107,7 @@ def _forward(
 
 
 def _backward(
-    dropout: float, interpret: bool, residuals: tuple[Array, ...], d_out: Array
+    dropout: float, interpret: bool, residuals: tuple[Any, ...], d_out: Array
 ) -> tuple[Array, Array, Array, None, None]:
     q, k, v, segments, seeds, out, log_z = residuals
     delta = jnp.sum(d_out.astype(jnp.float32) * out.astype(jnp.float32), axis=-1).transpose(0, 2, 1)
