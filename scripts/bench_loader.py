@@ -99,15 +99,18 @@ def measure(name: str, folder: str, context: int, batch: int, epochs: int) -> di
     loader = make_loader(files, context_length=context, batch_size=batch, seed=0, **options)
     next(loader)
     start_s = time.perf_counter() - started
-    tokens, seconds, cpu_seconds, memory = 0, 0.0, 0.0, []
+    steps_done, seconds, cpu_seconds, memory = 0, 0.0, 0.0, []
     for _ in range(epochs):
         started, cpu_started = time.perf_counter(), time.process_time()
         for _ in range(int(loader.steps_per_epoch)):
-            tokens += next(loader)["targets"].size
+            next(loader)
+            steps_done += 1
         seconds += time.perf_counter() - started
         cpu_seconds += time.process_time() - cpu_started
         memory.append(anonymous_megabytes())
     loader.close()
+    # Those that count: neither padding nor prompts.
+    tokens = steps_done * batch * loader.tokens.targets
     rates = {"tokens_per_s": tokens / seconds, "tokens_per_cpu_s": tokens / cpu_seconds}
     return {"name": name, **rates, "start_s": start_s, "anonymous_mb": memory}
 

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int32, Int64
 
 from jslm.config import ConditionConfig, Config
+from jslm.data.example_tokens import ExampleTokens, mean_tokens
 from jslm.data.labels import condition_names
 from jslm.data.packing import PackedDocuments
 from jslm.data.preferences import PreferencePairs
@@ -29,6 +30,11 @@ class Examples(Protocol):
     """`count` sequences of `length` inputs and targets."""
 
     length: int
+
+    @property
+    def tokens(self) -> ExampleTokens:
+        """What a sequence holds; nothing is asked of a split without any."""
+        ...
 
     @property
     def count(self) -> int:
@@ -115,6 +121,11 @@ class Chain:
     def count(self) -> int:
         """Sequences of all splits together."""
         return int(self._ends[-1]) if len(self._ends) else 0
+
+    @property
+    def tokens(self) -> ExampleTokens:
+        """What a sequence holds on average."""
+        return mean_tokens([part.tokens for part in self._examples], [part.count for part in self._examples])
 
     @property
     def first_lengths(self) -> tuple[int, int]:

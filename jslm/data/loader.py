@@ -13,6 +13,8 @@ import numpy as np
 from jaxtyping import Int64
 
 from jslm.config import ConditionConfig
+from jslm.data.course import Course
+from jslm.data.example_tokens import ExampleTokens, mean_tokens
 from jslm.data.examples import Batch, Chain, Examples, Packing, batch_names, gather_rows, open_examples, packing_of
 from jslm.data.mixture import BLOCK, Mixture
 from jslm.data.preferences import REJECTED, PreferencePairs
@@ -25,6 +27,7 @@ __all__ = [
     "TrainLoader",
     "batch_names",
     "count_examples",
+    "count_tokens",
     "eval_batches",
     "make_loader",
     "packing_of",
@@ -35,7 +38,9 @@ log = logging.getLogger("jslm")
 _NO_WINDOW = -1
 _PREFETCH = 4
 # Not in the positions that were saved before these settings existed; what they change shows in the others too.
-_NEWER_KEYS = ("packing", "stride", "weights", "data")
+_NEWER_KEYS = ("packing", "stride", "weights", "data", "examples", "changes")
+# Where the run stands; all other keys say which examples come in which order.
+_PLACE_KEYS = ("step", "examples", "batch_size", "changes")
 
 
 def count_examples(
@@ -43,6 +48,18 @@ def count_examples(
 ) -> int:
     """Sequences in one pass over a token file, or over each of several."""
     return sum(part.count for part in _open_all(token_files, context_length, packing, stride))
+
+
+def count_tokens(
+    token_files: TokenFile | Sequence[TokenFile],
+    context_length: int,
+    packing: Packing = "windows",
+    stride: int = 0,
+    weights: Sequence[float] = (),
+) -> ExampleTokens:
+    """What a sequence holds on average, of one token file or of a mixture by `weights` (all alike where empty)."""
+    parts = [part.tokens for part in _open_all(token_files, context_length, packing, stride)]
+    return mean_tokens(parts, weights or [1.0] * len(parts))
 
 
 def make_loader(
@@ -89,9 +106,10 @@ def make_loader(
 class TrainLoader(Iterator[Batch]):
     """Batches of windows or of packed documents, from one corpus or a mixture, as a pure function of (seed, step).
 
-    Row r of the global batch at step s is sequence s*batch_size + r of an endless stream; each corpus gives all its
-    sequences once before any comes again (see `Mixture`), and batches run across the ends of epochs. Process p takes
-    the p-th contiguous block of rows, so the global batch is the same however many processes there are.
+    Row r of the global batch at step s is sequence s*batch_size + r of an endless stream (after a change of the batch
+    size: see `Course`); each corpus gives all its sequences once before any comes again (see `Mixture`), and batches
+    run across the ends of epochs. `tokens` says how full they are on average. Process p takes the p-th contiguous
+    block of rows, so the global batch is the same however many processes there are.
 
     A window's inputs are consecutive tokens and its targets the same shifted by one; every token but the first is a
     target exactly once an epoch (more often where they overlap, see `Windows`). Each epoch cuts the text at places of
@@ -101,7 +119,8 @@ class TrainLoader(Iterator[Batch]):
     In a stage of shorter context, the same sequences are cut: `[rows, length]` becomes `[rows * length / context,
     context]`. So a step has the same tokens in every stage, and no token is lost or seen twice where stages meet.
 
-    `step` is the step of the batch that `next` returns. Call `close` to stop the prefetching thread.
+    `step` is the step of the batch that `next` returns. Call `close` to stop the prefetching thread. `stages` may be
+    set anew before the first batch.
     """
 
     def __init__(
@@ -134,12 +153,13 @@ class TrainLoader(Iterator[Batch]):
             "weights": [weight / sum(weights) for weight in weights],
             "data": [_digest(file) for file in files],
         }
-        self._stages = tuple(stages)
-        self.batch_size = batch_size
+        self.stages = tuple(stages)
+        self.course = Course(batch_size)
         self.seed = seed
         self.shuffle = shuffle
         self.step = start_step
         self._iterator: grain.DatasetIterator[Batch] | None = None
+        self.tokens = mean_tokens([part.tokens for part in self._examples], weights)
         self._mixture = Mixture(self._examples, weights, seed, shuffle)
         self._block = functools.lru_cache(maxsize=4)(self._mixture.block)
 
@@ -149,21 +169,35 @@ class TrainLoader(Iterator[Batch]):
         return sum(part.count for part in self._examples)
 
     @property
+    def batch_size(self) -> int:
+        """Sequences a step, over all processes."""
+        return self.course.batch_size
+
+    @property
     def steps_per_epoch(self) -> float:
         """Batches that make one pass over the corpus; seldom a whole number."""
         return self.examples_per_epoch / self.batch_size
 
     def epoch_of(self, step: int) -> float:
         """Passes over the corpus completed before `step`, with the fraction; of a mixture, as if weights were sizes."""
-        return step * self.batch_size / self.examples_per_epoch
+        return self.course.examples_before(step) / self.examples_per_epoch
 
     def context_at(self, step: int) -> int:
         """Tokens of each row of the batch at `step`."""
-        return next((context for context, steps in self._stages if step < steps), self._length)
+        return next((context for context, steps in self.stages if step < steps), self._length)
+
+    def examples_by_context(self, step: int) -> dict[int, int]:
+        """Sequences before `step`, by the context that they were cut to."""
+        found, start = {}, 0
+        for context, steps in (*self.stages, (self._length, step)):
+            if start < (stop := min(steps, step)):
+                found[context] = self.course.examples_before(stop) - self.course.examples_before(start)
+                start = stop
+        return found
 
     def batch_at(self, step: int) -> Batch:
         """This process's rows of the batch at `step`, whatever the iterator's position: int32 [rows, T] each."""
-        first = step * self.batch_size
+        first = self.course.examples_before(step)
         batch = gather_rows(self._examples, *self._sequences(first + self._rows.start, first + self._rows.stop))
         context = self.context_at(step)
         if context == self._length:
@@ -186,42 +220,35 @@ class TrainLoader(Iterator[Batch]):
     def get_state(self) -> dict[str, Any]:
         """The position as JSON-able values; the same for every process."""
         return {
-            "step": self.step,
+            **self.course.to_state(self.step),
             "seed": self.seed,
             "shuffle": self.shuffle,
             "examples_per_epoch": self.examples_per_epoch,
             "context_length": self._length,
-            "batch_size": self.batch_size,
             **self._settings,
         }
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Continues where `state` was taken: the next batch is the one that would have come there.
+        """Continues where `state` was taken: the next batch begins with the sequence that would have come there.
 
-        A position is a number of sequences. With another batch_size than the state's, the same sequences follow, and
-        `step` becomes the sequences seen over the new batch_size; raises JslmError where that is not a whole number.
-        Also raises it where the seed, the corpora, their weights or the way they are cut differ, as the order would be
-        another. Stages may differ: they change no order.
+        A position is a number of sequences: with another batch_size than the state's, steps go on being counted from
+        the state's, and take the new number of sequences each. States of before positions were kept so need the run's
+        own step as `run_step`, see `Course`. Raises JslmError where the seed, the corpora, their weights or the way
+        they are cut differ, as the order would be another. Stages may differ: they change no order.
         """
         for key, ours in self.get_state().items():
             if key in _NEWER_KEYS and key not in state:
                 continue
             if key not in state:
                 raise JslmError(f"data position in the checkpoint: no {key!r} among {sorted(state)}; it is damaged")
-            if key not in ("step", "batch_size") and state[key] != ours:
+            if key not in _PLACE_KEYS and state[key] != ours:
                 raise JslmError(
                     f"data position in the checkpoint: {key} = {state[key]}, but this run has {ours}; resume with the "
                     "same seed, data section and model.context_length, or start a new run_dir with train.init_from"
                 )
-        seen = state["step"] * state["batch_size"]
-        step, rest = divmod(seen, self.batch_size)
-        if rest:
-            raise JslmError(
-                f"train.batch_size = {self.batch_size} does not divide the {seen:,} sequences seen so far (in batches "
-                f"of {state['batch_size']}); resume with a batch size that does, so that none is repeated or skipped"
-            )
+        course, step = Course.from_state(state)
         self.close()
-        self.step = step
+        self.course, self.step = course.with_batch_size(self.batch_size, step), step
 
     def set_references(self, references: Sequence[np.ndarray]) -> None:
         """Of preferences: the reference model's log-probabilities, an array a corpus (see `PreferencePairs`)."""

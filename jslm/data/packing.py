@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Int32, Int64
 
 from jslm.config import ConditionConfig
+from jslm.data.example_tokens import ExampleTokens
 from jslm.data.labels import condition_name, labels_of
 from jslm.data.token_file import NO_LABEL, TokenFile
 
@@ -67,6 +68,11 @@ class PackedDocuments:
         if self._learned is not None:
             return int(np.count_nonzero(self._learned))
         return int(self._sizes.sum()) - (0 if self._masked is None else int(self._masked.sum()))
+
+    @property
+    def tokens(self) -> ExampleTokens:
+        """What a row holds on average."""
+        return ExampleTokens(self.length, float(self._sizes.sum()) / self.count, self.targets / self.count)
 
     @property
     def first_lengths(self) -> tuple[int, int]:

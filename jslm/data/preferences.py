@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float32, Int32, Int64
 
 from jslm.config import ConditionConfig
+from jslm.data.example_tokens import ExampleTokens
 from jslm.data.labels import condition_name, labels_of
 from jslm.data.packing import NO_TARGET
 from jslm.data.token_file import Split, TokenFile, open_tokens
@@ -82,6 +83,7 @@ class PreferencePairs:
         chosen_sizes, other_sizes = np.diff(self._offsets), self._prompts + np.diff(self._other_offsets)
         sizes = np.maximum(chosen_sizes, other_sizes) - (not has_end)
         self._numbers = np.flatnonzero(sizes <= length)
+        self._text = int((chosen_sizes + other_sizes - 2 * (not has_end))[self._numbers].sum())
         self.targets = int((chosen_sizes + other_sizes - 2 * self._prompts)[self._numbers].sum())
         if left_out := len(sizes) - self.count:
             longest = int(sizes.argmax())
@@ -98,6 +100,11 @@ class PreferencePairs:
     def count(self) -> int:
         """Pairs that fit."""
         return len(self._numbers)
+
+    @property
+    def tokens(self) -> ExampleTokens:
+        """What a pair, two rows, holds on average."""
+        return ExampleTokens(2 * self.length, self._text / self.count, self.targets / self.count)
 
     @property
     def first_lengths(self) -> tuple[int, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Int32, Int64
 
+from jslm.data.example_tokens import ExampleTokens
 from jslm.data.packing import NO_TARGET
 from jslm.data.token_file import TokenFile
 
@@ -29,6 +30,17 @@ class Windows:
     def count(self) -> int:
         """Windows in one pass."""
         return self._count
+
+    @property
+    def tokens(self) -> ExampleTokens:
+        """What a window holds on average: those between the first and the last are full."""
+        if self._stride == self.length:
+            mean = self._targets / self._count
+        else:
+            ends = min(self.length, self._targets) + self._stride * np.arange(self._count)
+            sizes = np.minimum(ends, self._targets) - np.maximum(ends - self.length, 0)
+            mean = float(sizes.mean())
+        return ExampleTokens(self.length, mean, mean)
 
     @property
     def first_lengths(self) -> tuple[int, int]:

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from jslm.config import Config, config_from_dict
-from jslm.data.token_file import META_NAME, read_meta
+from jslm.data.example_tokens import ExampleTokens
+from jslm.data.loader import count_examples, count_tokens, packing_of
+from jslm.data.token_file import META_NAME, TokenFile, open_tokens, read_meta
 from jslm.errors import JslmError
 
 # The GPT-2 vocabulary, and 256 bytes with the end-of-text token: `jslm.tokenizer` has no other sizes for these.
@@ -62,15 +64,36 @@ def _vocabulary(config: Config) -> tuple[int, str]:
 
 
 def _steps(config: Config, batch: int) -> tuple[int, str]:
-    meta = _prepared(config)
-    if meta is None or config.data.mixture:
+    files = _train_files(config)
+    if not files:
         return 0, (
             f"unknown: the length of the run ({config.train.epochs:g} epochs of data that is not prepared); "
             "give train.steps, or prepare the data"
         )
-    stride = config.data.stride or config.model.context_length
-    steps = max(1, math.ceil(config.train.epochs * (meta["train"]["tokens"] // stride) / batch))
-    return steps, f"counted: about {steps:,} steps from the {meta['train']['tokens']:,} tokens of {config.data_dir}"
+    examples = count_examples(files, config.model.context_length, packing_of(config), config.data.stride)
+    steps = max(1, math.ceil(config.train.epochs * examples / batch))
+    tokens = sum(len(file.tokens) for file in files)
+    return steps, f"counted: {steps:,} steps from the {tokens:,} tokens of {config.data_dir}"
+
+
+def tokens_of(config: Config) -> tuple[ExampleTokens, str]:
+    """What a sequence (or pair of answers) of the run's prepared data holds, and a note; full where there is none."""
+    if files := _train_files(config):
+        weights = [corpus.weight for corpus in config.data.mixture]
+        context = config.model.context_length
+        found = count_tokens(files, context, packing_of(config), config.data.stride, weights)
+        return found, f"counted: {found.padding:.1%} of a batch is padding, {found.prompts:.1%} prompts"
+    places = config.model.context_length * (2 if config.train.objective == "dpo" else 1)
+    return ExampleTokens(places, places, places), "assumed: batches without padding, as the data is not prepared"
+
+
+def _train_files(config: Config) -> list[TokenFile]:
+    """Empty where one is not prepared, or is damaged, of which training will tell."""
+    folders = [corpus.dir for corpus in config.data.mixture] or [config.data_dir]
+    try:
+        return [open_tokens(folder, "train") for folder in folders]
+    except JslmError:
+        return []
 
 
 def _prepared(config: Config) -> dict[str, Any] | None:

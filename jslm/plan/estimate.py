@@ -10,7 +10,7 @@ import jax
 from jslm.config import Config, config_from_dict
 from jslm.model import count_parameters, flops_per_token, param_shapes
 from jslm.parallel import check_mesh_fits, make_mesh
-from jslm.plan.assume import resolve
+from jslm.plan.assume import resolve, tokens_of
 from jslm.plan.chips import Chip, chip_of
 from jslm.plan.hlo import Collective
 from jslm.plan.program import Memory, compile_decode, compile_train, planned_dtype
@@ -59,7 +59,10 @@ class DecodePlan:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a run would take. FLOPs, bytes and operations are one step's on one device; None where it does not fit."""
+    """What a run would take. FLOPs, bytes and operations are one step's on one device; None where it does not fit.
+
+    Tokens are those that count; `padding` is the share of a batch that holds no text.
+    """
 
     topology: str
     chip: Chip
@@ -82,6 +85,7 @@ class Plan:
     collectives: tuple[Collective, ...]
     roofline: Roofline | None
     tokens_per_step: int
+    padding: float
     tokens_per_second: float | None
     mfu_bound: float | None
     run_seconds: float | None
@@ -128,13 +132,19 @@ def plan_on(config: Config, topology: str, devices: list[jax.Device], *, decode_
     fits = not program.refusal and memory.total <= _USABLE[platform] * chip.memory_bytes
     if not fits and not program.refusal:
         notes.append("does not fit: the step compiled, but takes more memory than the device has")
-    rows = 2 if config.train.objective == "dpo" else 1
-    tokens = rows * config.train.batch_size * config.model.context_length
+    example, note = tokens_of(config)
+    notes.append(note)
+    tokens = round(example.targets * config.train.batch_size)
     roofline = hours = mfu = seconds = None
     if traffic is not None:
         wire = sum(collective.wire_bytes for collective in traffic.collectives)
         roofline = _roofline(chip, memory.total, program.flops, traffic.bytes, wire)
-        mfu = flops_per_token(config.model) * tokens / (roofline.seconds * chip.flops * len(devices))
+        mfu = (
+            flops_per_token(config.model)
+            * example.places
+            * config.train.batch_size
+            / (roofline.seconds * chip.flops * len(devices))
+        )
         if config.train.steps:
             seconds = config.train.steps * roofline.seconds
             hours = seconds * len(devices) / 3600
@@ -160,6 +170,7 @@ def plan_on(config: Config, topology: str, devices: list[jax.Device], *, decode_
         collectives=traffic.collectives if traffic else (),
         roofline=roofline,
         tokens_per_step=tokens,
+        padding=example.padding,
         tokens_per_second=tokens / roofline.seconds if roofline else None,
         mfu_bound=mfu,
         run_seconds=seconds,

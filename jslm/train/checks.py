@@ -41,10 +41,11 @@ def check_not_imported(folder: RunFolder) -> None:
         )
 
 
-def check_same_model(config: Config, folder: RunFolder, fingerprint: str = "") -> None:
+def check_same_model(config: Config, folder: RunFolder, fingerprint: str = "", *, by_epochs: bool = False) -> None:
     """Raises JslmError where an existing run folder holds another model or tokenizer; warns of other changes.
 
     Without the tokenizer's `fingerprint`, before the data is there, as far as that can be told.
+    `by_epochs`: `train.steps` comes from `train.epochs`, and is known when the position is.
     """
     # A run that has saved nothing loses nothing by another start.
     if not CheckpointStore(folder.checkpoints).steps():
@@ -76,7 +77,7 @@ def check_same_model(config: Config, folder: RunFolder, fingerprint: str = "") -
         f"{section}.{key}"
         for section in ("optimizer", "train", "data", "mesh", "model")
         for key, value in before[section].items()
-        if value != now[section][key]
+        if value != now[section][key] and not (by_epochs and (section, key) == ("train", "steps"))
     ]
     if changed:
         _log.warning("%s: going on with other settings than before: %s", folder.path, ", ".join(changed))

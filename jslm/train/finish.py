@@ -6,7 +6,6 @@ import datetime
 import importlib.metadata
 import logging
 import platform
-from collections import Counter
 from typing import Any
 
 import jax
@@ -33,12 +32,11 @@ _TYPICAL_MFU = 0.25
 def run_info(setup: Setup) -> dict[str, Any]:
     """`run.json` at the start of a run: environment, shapes, data, and an estimate of the time."""
     config, meta = setup.config, setup.data.meta
-    tokens_per_step = step_tokens(config)
     peak = peak_flops(setup.dtype.name)
     left = setup.steps - setup.position.step
     expected = None
     if peak:
-        flops = flops_per_token(config.model) * tokens_per_step * left
+        flops = flops_per_token(config.model) * step_places(config) * left
         expected = flops / (peak * setup.mesh.size * _TYPICAL_MFU)
     bits = meta["val"].get("bits")
     return {
@@ -63,7 +61,10 @@ def run_info(setup: Setup) -> dict[str, Any]:
         },
         "entropy_bits_per_byte": bits / meta["val"]["bytes"] if bits and meta["val"]["bytes"] else None,
         "steps": setup.steps,
-        "tokens_per_step": tokens_per_step,
+        "tokens_per_step": round(setup.loader.tokens.targets * config.train.batch_size),
+        "padding": setup.loader.tokens.padding,
+        "prompts": setup.loader.tokens.prompts,
+        "passes": setup.loader.epoch_of(setup.steps),
         "expected_seconds": expected,
         "result": {},
         "story_check": None,
@@ -99,7 +100,7 @@ def finish_run(
     if jax.process_index() != 0 or log is None or progress is None:
         return
     position, config = setup.position, setup.config
-    tokens = position.step * step_tokens(config)
+    tokens = position.tokens
     rate = info["result"].get("tokens_per_s")
     peak = peak_flops(setup.dtype.name)
     info["finished"] = _now()
@@ -108,15 +109,15 @@ def finish_run(
         "step": position.step,
         "train_seconds": position.seconds,
         "tokens_seen": tokens,
+        "passes": setup.loader.epoch_of(position.step),
         "tokens_per_s": tokens / position.seconds if position.seconds else rate,
         "mfu": None,
         "bad_steps": int(setup.state["bad_steps"]),
     }
     if peak and position.seconds:
-        contexts = Counter(setup.loader.context_at(step) for step in range(position.step))
-        flops = sum(count * flops_per_token(config.model, context) for context, count in contexts.items())
-        reached = flops * step_tokens(config) / position.seconds
-        info["result"]["mfu"] = reached / (peak * setup.mesh.size)
+        counts = setup.loader.examples_by_context(position.step)
+        flops = sum(examples * flops_per_token(config.model, context) for context, examples in counts.items())
+        info["result"]["mfu"] = flops * setup.loader.tokens.places / position.seconds / (peak * setup.mesh.size)
     if final is not None:
         info["result"] |= {
             **validation_values(final),
@@ -140,8 +141,8 @@ def validation_values(result: LossResult | PreferenceResult) -> dict[str, float]
     return {f"val/{name}": getattr(result, name) for name in names}
 
 
-def step_tokens(config: Config) -> int:
-    """Tokens, padding too, that a step computes; pairs of answers have two rows each."""
+def step_places(config: Config) -> int:
+    """Places of a step's batch, all of which it computes, padding too; pairs of answers have two rows each."""
     rows = 2 if config.train.objective == "dpo" else 1
     return rows * config.train.batch_size * config.model.context_length
 

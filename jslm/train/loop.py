@@ -27,7 +27,7 @@ from jslm.parallel import eval_batch_size, peak_flops, start_jax
 from jslm.run_folder import RunFolder
 from jslm.train.checks import check_before_data, check_not_imported, check_same_model, process_rows
 from jslm.train.dpo import SUMS, PreferenceResult, evaluate_preferences, make_preference_step
-from jslm.train.finish import finish_run, run_info, step_tokens, validation_values, write_samples
+from jslm.train.finish import finish_run, run_info, step_places, validation_values, write_samples
 from jslm.train.memory import explained_out_of_memory, resolve_micro_batch
 from jslm.train.metrics import MetricsLog, Progress
 from jslm.train.profiler import Profiler
@@ -71,10 +71,12 @@ def train(config: Config) -> TrainOutcome:
         config = with_start(config)
         check_before_data(config, folder)
         data = prepare_data(config)
+        by_epochs = not config.train.steps
         config = resolve_micro_batch(resolve_config(config, data), folder)
-        check_same_model(config, folder, data.tokenizer.fingerprint)
+        check_same_model(config, folder, data.tokenizer.fingerprint, by_epochs=by_epochs)
         with explained_out_of_memory(config):
-            setup = build(config, data, folder)
+            setup = build(config, data, folder, by_epochs=by_epochs)
+        config = setup.config
         if jax.process_index() == 0:
             data.tokenizer.save(folder.tokenizer)
             if setup.chat_template:
@@ -95,7 +97,7 @@ class _Loop:
         self.first = jax.process_index() == 0
         self.info = run_info(setup)
         self.accumulation = config.train.batch_size // config.train.micro_rows
-        self.step_fn = make_train_step(config, setup.optimizer, setup.steps, setup.mesh, setup.dtype)
+        self.step_fn = make_train_step(config, setup.optimizer, setup.steps, setup.mesh, setup.dtype, setup.course)
         self.is_dpo = config.train.objective == "dpo"
         self.eval_fn: Any = (
             make_preference_step(config, setup.mesh, setup.dtype)
@@ -209,6 +211,7 @@ class _Loop:
             return
         step, values = entry
         metrics = {name: float(value) for name, value in jax.device_get(values).items()}
+        self.setup.position.tokens += int(metrics["tokens"])
         self.window.append(metrics)
         if _every(self.setup.config.train.log_every, step) or self._has_failed(metrics):
             self._report(step)
@@ -224,8 +227,9 @@ class _Loop:
         window, setup = self.window, self.setup
         now = time.perf_counter()
         seconds, self.mark, self.window = now - self.mark, now, []
-        # Prompts are work too, as in `tokens`, though they are not learned.
-        rate = len(window) * step_tokens(setup.config) / seconds if seconds > 0 else math.nan
+        rate = sum(metrics["tokens"] for metrics in window) / seconds if seconds > 0 else math.nan
+        # Padding and prompts are work too.
+        place_rate = len(window) * step_places(setup.config) / seconds if seconds > 0 else math.nan
         losses = [metrics["loss"] for metrics in window if math.isfinite(metrics["loss"])]
         loss = float(np.mean(losses)) if losses else math.nan
         last = window[-1]
@@ -240,10 +244,11 @@ class _Loop:
             "lr": last["lr"],
             "grad_norm": last["grad_norm"],
             "param_norm": last["param_norm"],
-            "tokens": step * step_tokens(setup.config),
-            "epoch": setup.loader.epoch_of(setup.loader.step - (setup.position.step - step)),
+            "tokens": setup.position.tokens,
+            "padding": setup.loader.tokens.padding,
+            "epoch": setup.loader.epoch_of(step),
             "tokens_per_s": rate,
-            "mfu": rate * flops / (self.peak * setup.mesh.size) if self.peak else None,
+            "mfu": place_rate * flops / (self.peak * setup.mesh.size) if self.peak else None,
             "bad_steps": last["bad_steps"],
         }
         if "loss_scale" in setup.state:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jslm.config import OptimizerConfig
+from jslm.data.course import Course
 
 # Jordan 2024: an odd polynomial that takes singular values from 0 to 1 to about 0.7 to 1.2 in five rounds.
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -18,36 +19,58 @@ _NEWTON_SCHULZ_ROUNDS = 5
 _MUON_MOMENTUM = 0.95
 
 
-def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
+def make_schedule(config: OptimizerConfig, steps: int, course: Course | None = None) -> optax.Schedule:
     """Learning rate as a factor of its peak (0 to 1) by count of updates: linear warm-up, then the chosen shape.
 
-    The warm-up's first update already moves: factor 1 / (warmup + 1). "wsd": Hu et al. 2024, "MiniCPM".
+    The warm-up's first update already moves: factor 1 / (warmup + 1). "wsd": Hu et al. 2024, "MiniCPM". With a
+    `course`, the shape follows the share of the run's examples rather than of its steps: the same, unless the batch
+    size changed on the way, and then the rate goes on from where it was.
     """
     warmup = min(config.warmup_steps, steps)
-    floor, rest = config.min_learning_rate_ratio, max(steps - warmup, 1)
+    floor, ahead = config.min_learning_rate_ratio, 0.0
+    total: float = steps
+    rest: float = max(steps - warmup, 1)
+    if course is not None and len(course.changes) > 1:
+        # Everything in steps of the present size, of which those before the last change were more or fewer.
+        def place(step: int) -> float:
+            return course.examples_before(step) / course.batch_size
+
+        changed = course.changes[-1][0]
+        total, rest = place(steps), max(place(steps) - place(warmup), 1.0)
+        ahead = place(changed) - changed - (place(warmup) - warmup)
     match config.schedule:
         case "cosine":
             after = optax.cosine_decay_schedule(1.0, rest, alpha=floor)
         case "linear":
-            after = optax.linear_schedule(1.0, floor, rest)
+            after = _linear(floor, 0, rest)
         case "constant":
             after = optax.constant_schedule(1.0)
         case "wsd":
-            decay = max(1, min(rest, round(config.decay_fraction * steps)))
-            after = optax.linear_schedule(1.0, floor, decay, transition_begin=rest - decay)
+            decay = max(1, min(rest, round(config.decay_fraction * total)))
+            after = _linear(floor, rest - decay, decay)
+    shape = (lambda count: after(count + ahead)) if ahead else after
     if not warmup:
-        return after
-    return optax.join_schedules([optax.linear_schedule(1 / (warmup + 1), 1.0, warmup), after], [warmup])
+        return shape
+    return optax.join_schedules([optax.linear_schedule(1 / (warmup + 1), 1.0, warmup), shape], [warmup])
 
 
-def make_optimizer(config: OptimizerConfig, steps: int, dtype: DTypeLike = jnp.float32) -> optax.GradientTransformation:
+def _linear(floor: float, begin: float, length: float) -> optax.Schedule:
+    """From 1 to `floor` over `length` steps after `begin`."""
+    return optax.schedules.polynomial_schedule(1.0, floor, 1, cast(int, length), cast(int, begin))
+
+
+def make_optimizer(
+    config: OptimizerConfig, steps: int, dtype: DTypeLike = jnp.float32, course: Course | None = None
+) -> optax.GradientTransformation:
     """The whole chain, for parameter trees of `jslm.model` (layers stacked on axis 0); `dtype` is the compute type.
+
+    `course` is the schedule's, see `make_schedule`; the state is the same with any.
 
     AdamW: Loshchilov & Hutter 2019; decay on matrices (those of adapters too) and embeddings only. Muon: Jordan 2024,
     with the update scaled to AdamW's RMS of 0.2 (Liu et al. 2025, "Muon is Scalable", section 2.2), so that one
     learning rate serves both.
     """
-    schedule = make_schedule(config, steps)
+    schedule = make_schedule(config, steps, course)
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
 
     def rate(peak: float) -> optax.Schedule:

@@ -11,7 +11,7 @@ from typing import Any
 
 from jslm.train.metrics import format_count, format_duration, format_rate
 from jslm.train.report_charts import Chart, Line, Points, figure
-from jslm.train.report_summary import Info, dig, format_bytes, format_moment, verdict
+from jslm.train.report_summary import Info, dig, format_bytes, format_moment, unlearned, verdict
 
 # Further ones are folded: a model that has learned little makes hundreds, most of them once.
 _SHOWN_PROBLEMS = 8
@@ -168,8 +168,9 @@ def _tiles(run: Run) -> list[tuple[str, str, str]]:
     if (total := dig(run.info, "parameters", "total")) is not None:
         tiles.append(("parameters", format_count(total), f"{total:,}"))
     if (seen := result.get("tokens_seen")) is not None:
-        corpus = dig(run.info, "data", "train", "tokens")
-        tiles.append(("tokens seen", format_count(seen), f"{seen / corpus:.3g} passes" if corpus else ""))
+        passes = result.get("passes")
+        said = "" if passes is None else f"{passes:.3g} passes"
+        tiles.append(("tokens seen", format_count(seen), (said + unlearned(run.info)).strip()))
     if (seconds := result.get("train_seconds")) is not None:
         tiles.append(("training time", format_duration(seconds), str(run.info.get("devices") or "")))
     if (rate := result.get("tokens_per_s")) is not None:

@@ -14,7 +14,7 @@ Info = Mapping[str, Any]
 def summary_lines(info: Info) -> list[str]:
     """What a run is about to do, as aligned lines of ASCII; `info` is `run.json`, and absent keys leave lines out.
 
-    Besides the keys of the report it reads `steps`, `tokens_per_step` and `expected_seconds`.
+    Besides the keys of the report it reads `steps`, `tokens_per_step`, `passes` and `expected_seconds`.
     """
     fields = [
         ("devices", info.get("devices")),
@@ -112,14 +112,21 @@ def _split(split: Mapping[str, Any] | None) -> str:
 
 
 def _steps(info: Info) -> str:
-    steps, tokens, corpus = info.get("steps"), info.get("tokens_per_step"), dig(info, "data", "train", "tokens")
+    steps, tokens, passes = info.get("steps"), info.get("tokens_per_step"), info.get("passes")
     if steps is None:
         return ""
     text = f"{steps:,}"
     if tokens:
         text += f" of {tokens:,} tokens"
-        text += f", {steps * tokens / corpus:.3g} passes over the text" if corpus else ""
-    return text
+        text += f", {passes:.3g} passes over the text" if passes is not None else ""
+    return text + unlearned(info)
+
+
+def unlearned(info: Info) -> str:
+    """What fills batches besides tokens that count, as " (12.3% padding, 4.5% prompts)"; empty where nothing does."""
+    shares = {name: info.get(name) or 0.0 for name in ("padding", "prompts")}
+    texts = [f"{share:.1%} {name}" for name, share in shares.items() if share >= 0.0005]
+    return f" ({', '.join(texts)})" if texts else ""
 
 
 def _expected(info: Info) -> str:

@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 from jslm.checkpoint import CheckpointStore, flatten_tree
 from jslm.config import Config, config_from_dict, start_differences
 from jslm.convert import load_model
+from jslm.data.course import Course
 from jslm.data.loader import TrainLoader, count_examples, make_loader, packing_of
 from jslm.data.token_file import TokenFile
 from jslm.errors import JslmError
@@ -45,21 +46,26 @@ _log = logging.getLogger("jslm")
 
 @dataclasses.dataclass
 class Position:
-    """What the run knows besides arrays; saved with each checkpoint."""
+    """What the run knows besides arrays; saved with each checkpoint.
+
+    `tokens` are those that counted in the loss up to `step`.
+    """
 
     step: int = 0
     best_loss: float = math.inf
     best_step: int = 0
     evals_since_best: int = 0
     seconds: float = 0.0
+    tokens: int = 0
 
 
 @dataclasses.dataclass
 class Setup:
-    """A run ready to step."""
+    """A run ready to step; its schedule follows `course` where there is one, else `steps`."""
 
     config: Config
     steps: int
+    course: Course | None
     mesh: Mesh
     dtype: jnp.dtype
     optimizer: optax.GradientTransformation
@@ -99,7 +105,7 @@ def resolve_config(config: Config, data: PreparedData) -> Config:
     if not steps:
         files = open_splits(config, "train")
         examples = count_examples(files, config.model.context_length, packing_of(config), config.data.stride)
-        steps = max(1, math.ceil(config.train.epochs * examples / config.train.batch_size))
+        steps = _epoch_steps(config, examples, Course(config.train.batch_size))
     values = config.model_dump()
     values["model"]["vocab_size"] = vocab_size
     if not config.model.conditions:
@@ -109,13 +115,23 @@ def resolve_config(config: Config, data: PreparedData) -> Config:
     return config_from_dict(values, "config")
 
 
+def _epoch_steps(config: Config, examples: int, course: Course) -> int:
+    """The step at which `train.epochs` passes over `examples` examples are done."""
+    changed, seen = course.changes[-1]
+    return max(1, changed + math.ceil((config.train.epochs * examples - seen) / course.batch_size))
+
+
 def _conditions(data: PreparedData) -> list[dict[str, Any]]:
     found = data.meta.get("conditions") or {}
     return [{"name": name, "labels": labels} for name, labels in found.items() if labels]
 
 
-def build(config: Config, data: PreparedData, folder: RunFolder) -> Setup:
-    """Mesh, loader and state: from the run's newest whole checkpoint, from `train.init_from`, or fresh."""
+def build(config: Config, data: PreparedData, folder: RunFolder, *, by_epochs: bool = False) -> Setup:
+    """Mesh, loader and state: from the run's newest whole checkpoint, from `train.init_from`, or fresh.
+
+    `by_epochs` where `train.steps` comes from `train.epochs`: a run that goes on with another batch size then has as
+    many steps left as its examples need, and schedule and stages follow the examples. Else they follow `train.steps`.
+    """
     steps = config.train.steps
     mesh = make_mesh(config.mesh)
     check_mesh_fits(config, mesh)
@@ -139,6 +155,7 @@ def build(config: Config, data: PreparedData, folder: RunFolder) -> Setup:
     optimizer = make_optimizer(config.optimizer, steps, dtype)
     store = CheckpointStore(folder.checkpoints, config.checkpoint.keep)
     position = Position()
+    course = None
     reference = None
 
     def load() -> Params:
@@ -151,8 +168,21 @@ def build(config: Config, data: PreparedData, folder: RunFolder) -> Setup:
         if found:
             step, state = found
             metadata = store.metadata(step)
-            loader.set_state(metadata["data"])
             position = Position(**metadata["position"])
+            # Older positions are in steps alone, of the batch size that was saved with them.
+            saved_batch = {"batch_size": metadata["config"]["train"]["batch_size"], "run_step": position.step}
+            loader.set_state(saved_batch | metadata["data"])
+            if "tokens" not in metadata["position"]:
+                position.tokens = round(loader.course.examples_before(position.step) * loader.tokens.targets)
+            if by_epochs and len(loader.course.changes) > 1:
+                course = loader.course
+                config = _with_steps(config, _epoch_steps(config, loader.examples_per_epoch, course))
+                steps = config.train.steps
+                examples = course.examples_before(steps)
+                loader.stages = tuple(
+                    (stage.context, round(course.step_at(stage.until * examples))) for stage in config.train.curriculum
+                )
+                optimizer = make_optimizer(config.optimizer, steps, dtype, course)
             known = metadata.get("reference", "")
             # The folder's config.toml may have been lost.
             saved = config_from_dict(metadata["config"], f"{store.path(step)}: its config")
@@ -181,6 +211,7 @@ def build(config: Config, data: PreparedData, folder: RunFolder) -> Setup:
     return Setup(
         config,
         steps,
+        course,
         mesh,
         dtype,
         optimizer,
@@ -194,6 +225,10 @@ def build(config: Config, data: PreparedData, folder: RunFolder) -> Setup:
         state,
         position,
     )
+
+
+def _with_steps(config: Config, steps: int) -> Config:
+    return config.model_copy(update={"train": config.train.model_copy(update={"steps": steps})})
 
 
 def checkpoint_metadata(setup: Setup, val_loss: float | None) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from jslm.config import Config
+from jslm.data.course import Course
 from jslm.data.loader import batch_names, packing_of
 from jslm.model import IGNORED, Params, choose_kernels, loss_sums, merge_adapters, stack_conditions
 from jslm.parallel import batch_sharding, replicated
@@ -27,20 +28,26 @@ _SCALE_GROWTH_STEPS = 1000
 
 
 def make_train_step(
-    config: Config, optimizer: optax.GradientTransformation, steps: int, mesh: Mesh, dtype: jnp.dtype
+    config: Config,
+    optimizer: optax.GradientTransformation,
+    steps: int,
+    mesh: Mesh,
+    dtype: jnp.dtype,
+    course: Course | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """The jitted step `(state, batch) -> (state, metrics)`; the state is donated.
 
     `batch` has int32 "inputs" and "targets" `[accumulation, micro_batch, context]`, and "segments" where `data.packing`
     is "documents"; targets of -1 do not count. The loss is the mean over the counted tokens of the whole batch, however
-    it is accumulated. A step whose loss or gradient is not finite changes nothing but the counters. Metrics, scalars:
-    loss (nats a token), grad_norm, param_norm, lr, tokens, bad_steps, bad_in_a_row, loss_scale.
+    it is accumulated. A step whose loss or gradient is not finite changes nothing but the counters. `course` is the
+    schedule's, see `make_schedule`. Metrics, scalars: loss (nats a token), grad_norm, param_norm, lr, tokens (those
+    counted), bad_steps, bad_in_a_row, loss_scale.
 
     With `train.objective` = "dpo", `batch` is `[accumulation, micro_batch, 2, context]` with float32 "reference"
     `[accumulation, micro_batch, 2]`, the loss is nats a pair, and the other means of `dpo.SUMS` are metrics too.
     """
     shardings = state_shardings(config, optimizer, mesh, dtype)
-    schedule = make_schedule(config.optimizer, steps)
+    schedule = make_schedule(config.optimizer, steps, course)
     batch_shards = mesh.shape["data"] * mesh.shape["fsdp"]
     train = config.train
     is_dpo = train.objective == "dpo"

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from jslm.data.course import Course
 from jslm.data.loader import Batch, TrainLoader, eval_batches, make_loader
 from jslm.data.shuffle import shuffled_order
 from jslm.data.token_file import TokenFile
@@ -143,16 +144,45 @@ def test_a_restored_state_goes_on_exactly(before: int, other: int) -> None:
     restored.close()
 
 
-def test_another_batch_size_goes_on_with_the_next_sequence() -> None:
-    small, large = loader(400, batch=4), loader(400, batch=6)
-    small.step = 9
-    large.set_state(small.get_state())
-    assert large.step == 6
-    assert np.array_equal(next(large)["inputs"][:4], small.batch_at(9)["inputs"])
-    large.close()
-    small.step = 10
-    with pytest.raises(JslmError, match=r"train\.batch_size = 6 does not divide the 40 sequences"):
-        large.set_state(small.get_state())
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 7)), min_size=1, max_size=5))
+def test_batch_sizes_change_and_no_sequence_is_repeated_or_skipped(parts: list[tuple[int, int]]) -> None:
+    """(batch size, steps) one after the other, each going on from the saved position of the one before."""
+    state: dict[str, Any] | None = None
+    seen: list[list[int]] = []
+    steps = 0
+    for batch, count in parts:
+        source = loader(400, batch=batch)
+        if state is not None:
+            source.set_state(json.loads(json.dumps(state)))
+        for _ in range(count):
+            assert source.epoch_of(source.step) == len(seen) / source.examples_per_epoch
+            seen += next(source)["inputs"].tolist()
+        steps += count
+        assert source.step == steps
+        state = source.get_state()
+        source.close()
+    plain = loader(400, batch=1)
+    assert seen == [plain.batch_at(step)["inputs"][0].tolist() for step in range(len(seen))]
+    assert state is not None
+    course, _ = Course.from_state(state)
+    for step in range(steps + 1):
+        assert course.step_at(course.examples_before(step)) == step
+
+
+def test_a_position_in_steps_of_an_older_version_is_taken() -> None:
+    """After a change of batch size those counted steps of the last size; the run's own step is given beside."""
+    old = {key: value for key, value in loader(400, batch=6).get_state().items() if key not in ("examples", "changes")}
+    same, other = loader(400, batch=6), loader(400, batch=4)
+    for source in (same, other):
+        source.set_state(old | {"step": 6, "run_step": 9})
+        assert (source.step, source.course.examples_before(9)) == (9, 36)
+    assert np.array_equal(other.batch_at(9)["inputs"], loader(400, batch=4).batch_at(9)["inputs"])
+
+
+def test_a_position_that_contradicts_itself_is_refused() -> None:
+    source = loader(400)
+    with pytest.raises(JslmError, match="does not come after 1 examples; it is damaged"):
+        source.set_state(source.get_state() | {"examples": 1})
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"context_length": 8}, {"examples_per_epoch": 7}, {"shuffle": False}])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -166,7 +167,8 @@ def test_steps_come_from_prepared_data(tmp_path: Path) -> None:
     config = Config.model_validate(values)
     tokens = ensure_prepared(config).meta["train"]["tokens"]
     resolved, notes = resolve(config, 1)
-    assert resolved.train.steps == -(-2 * (tokens // 16) // 4)
+    # As training counts: every token but the first is a target.
+    assert resolved.train.steps == math.ceil(2 * math.ceil((tokens - 1) / 16) / 4)
     assert f"{tokens:,} tokens" in notes[0]
 
 

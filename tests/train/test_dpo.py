@@ -219,7 +219,7 @@ def test_batches_come_in_one_order_and_go_on_there(base: Path) -> None:
         np.testing.assert_array_equal(rows, steps[7][name][3:])
     resumed = make_loader(file, **options)
     resumed.set_references([reference])
-    resumed.set_state(json.loads(json.dumps(whole.get_state() | {"step": 11})))
+    resumed.set_state(json.loads(json.dumps(whole.get_state() | {"step": 11, "examples": 66})))
     for name, rows in next(resumed).items():
         np.testing.assert_array_equal(rows, steps[11][name])
     for loader in (whole, resumed):
@@ -509,7 +509,11 @@ def test_answers_of_other_pairs_are_noticed(base: Path, tmp_path: Path) -> None:
 def test_plan_and_evaluate_take_such_a_run(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plan = make_plan(config(trained.parent, "x", model={"vocab_size": 100}), "cpu", decode_batch=0)
     assert plan.fits
-    assert plan.tokens_per_step == 8 * 2 * CONTEXT
+    # As training counted them: what is learned of a pair's two rows, without prompts and padding.
+    info = json.loads((trained / "run.json").read_text("utf-8"))
+    assert plan.tokens_per_step == info["tokens_per_step"] < 8 * 2 * CONTEXT
+    assert plan.padding == info["padding"] > 0
+    assert info["result"]["passes"] == pytest.approx(info["passes"])
     # The likelihood of the preferred answers.
     assert evaluate(["--run", str(trained), "--json"]) == 0
     assert 0 < json.loads(capsys.readouterr().out)["runs"][0]["losses"]["val split"]["loss"] < 3

@@ -11,6 +11,7 @@ import optax
 import pytest
 
 from jslm.config import LoraConfig, ModelConfig, OptimizerConfig
+from jslm.data.course import Course
 from jslm.model import Params, init_adapters, init_params
 from jslm.train.optimizer import is_matrix, make_optimizer, make_schedule, muon_labels, orthogonalize
 
@@ -73,6 +74,25 @@ def test_schedule(keys: dict[str, Any], points: dict[int, float]) -> None:
     schedule = make_schedule(OptimizerConfig.model_validate(keys), 100)
     for count, factor in points.items():
         assert float(schedule(count)) == pytest.approx(factor, abs=1e-5), count
+
+
+@pytest.mark.parametrize("kind", ["cosine", "linear", "wsd", "constant"])
+@pytest.mark.parametrize("changed", [5, 10, 40, 90])
+@pytest.mark.parametrize("batch", [4, 16])
+def test_schedule_goes_on_where_it_was_at_another_batch_size(kind: str, changed: int, batch: int) -> None:
+    """800 examples in batches of 8, then of another size: each later share of them has the rate that it would have."""
+    settings = OptimizerConfig.model_validate({"schedule": kind, "warmup_steps": 10})
+    before = make_schedule(settings, 100)
+    course = Course(8).with_batch_size(batch, changed)
+    steps = round(course.step_at(800))
+    after = make_schedule(settings, steps, course)
+    for step in range(max(changed, 10), steps, 3):
+        if changed >= 10:
+            assert float(after(step)) == pytest.approx(float(before(course.examples_before(step) / 8)), abs=1e-4)
+    # Warm-up is in steps, whatever their size, and the last rate is the floor.
+    assert float(after(min(changed, 9))) == pytest.approx((min(changed, 9) + 1) / 11)
+    assert float(after(steps)) == pytest.approx(1.0 if kind == "constant" else 0.1, abs=1e-4)
+    assert float(make_schedule(settings, 100, Course(8))(57)) == float(before(57))
 
 
 def test_updates_follow_the_schedule(params: Params, grads: Params) -> None:

@@ -59,6 +59,9 @@ INFO: dict[str, Any] = {
     "story_check": {"passed": 93, "of": 100, "problems": {"hero's name changes": 3, "no <end>": 4}},
     "steps": 400,
     "tokens_per_step": 8192,
+    "passes": 0.25,
+    "padding": 0.125,
+    "prompts": 0.0,
     "expected_seconds": 200.0,
 }
 
@@ -242,7 +245,7 @@ def test_the_summary_is_aligned_ascii() -> None:
         "parameters  1.1M (embedding 524k, layers 576k)",
         "training    12,300,000 tokens, 45,000 documents, 50.1 MB",
         "validation  1,200,000 tokens, 1 document, 4.9 MB",
-        "steps       400 of 8,192 tokens, 0.266 passes over the text",
+        "steps       400 of 8,192 tokens, 0.25 passes over the text (12.5% padding)",
         "time        about 3 min 20 s",
     ]
     assert summary_lines({}) == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import random
 import signal
@@ -16,7 +18,8 @@ import pytest
 
 from jslm.config import Config, config_to_toml
 from jslm.errors import JslmError
-from jslm.train import train
+from jslm.train import loop, train
+from jslm.train.setup import checkpoint_metadata, prepare_data, resolve_config
 
 # Past the end of two epochs (about 160 windows in batches of 8), checkpoints at every third step and at validations.
 STEPS = 48
@@ -219,6 +222,54 @@ def test_more_steps_continue(trained: Any, make_config: Callable[..., Config], h
     lines = helpers.read_lines(config.run_dir)
     assert [line["step"] for line in lines if "train/loss" in line] == [2, 4, 6, 8, 10, 12, 14, 16]
     assert lines[-1]["tokens"] == 16 * 8 * 16 if "tokens" in lines[-1] else lines[-2]["tokens"] == 16 * 8 * 16
+
+
+def test_epochs_go_on_at_another_batch_size_and_accumulation(make_config: Callable[..., Config], helpers: Any) -> None:
+    """Half of an epoch in batches of 8, the rest in batches of 12 in pieces of 4: one epoch, neither more nor less."""
+    config = make_config(
+        train={"steps": 0, "epochs": 1, "log_every": 1, "eval_every": 0, "curriculum": [{"context": 4, "until": 0.75}]}
+    )
+    whole = resolve_config(config, prepare_data(config)).train.steps
+    stop = whole // 2
+    train(make_config(train={"steps": stop, "log_every": 1, "eval_every": 0}))
+    changes = {"batch_size": 12, "micro_batch": 4}
+    changed = make_config(train=config.train.model_dump() | changes)
+    outcome = train(changed)
+    lines = [line for line in helpers.read_lines(config.run_dir) if "epoch" in line]
+    examples = lines[0]["epoch"] and round(8 / lines[0]["epoch"])
+    assert outcome.step == stop + math.ceil((examples - stop * 8) / 12) < whole
+    assert [line["step"] for line in lines] == list(range(1, outcome.step + 1))
+    assert lines[-1]["epoch"] == pytest.approx(1, abs=12 / examples)
+    assert lines[stop]["epoch"] == pytest.approx((stop * 8 + 12) / examples)
+    info = json.loads(Path(config.run_dir, "run.json").read_text("utf-8"))
+    assert info["passes"] == info["result"]["passes"] == lines[-1]["epoch"]
+    assert info["result"]["tokens_seen"] == lines[-1]["tokens"]
+    # The same command again has nothing left to do, and no setting has changed.
+    assert train(changed) == outcome
+
+
+def test_a_checkpoint_whose_position_is_in_steps_goes_on(
+    make_config: Callable[..., Config], helpers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As versions before wrote it: no examples, no tokens, and the batch size in the saved config alone."""
+
+    def older(setup: Any, val_loss: float | None) -> dict[str, Any]:
+        found = checkpoint_metadata(setup, val_loss)
+        for key in ("examples", "changes", "batch_size"):
+            del found["data"][key]
+        del found["position"]["tokens"]
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "checkpoint_metadata", older)
+        config = make_config(train={"log_every": 1})
+        train(config)
+    train(make_config(train={"steps": 15, "batch_size": 4, "log_every": 1}))
+    lines = [line for line in helpers.read_lines(config.run_dir) if "epoch" in line]
+    first = lines[0]["epoch"]
+    assert lines[11]["epoch"] == pytest.approx(12 * first)
+    assert lines[14]["epoch"] == pytest.approx(13.5 * first)
+    assert lines[14]["tokens"] == pytest.approx(13.5 * 8 * 16, rel=0.02)
 
 
 def test_other_model_in_the_same_folder_is_an_error(trained: Any, make_config: Callable[..., Config]) -> None:

@@ -51,8 +51,8 @@ def test_run_writes_all_that_a_run_folder_holds(make_config: MakeConfig, helpers
     assert [line["step"] for line in lines if "train/loss" in line] == [2, 4, 6, 8, 10, 12]
     assert [line["step"] for line in lines if "val/loss" in line] == [4, 8, 12]
     assert set(lines[0]) == {
-        "step", "time", "train/loss", "train/bits_per_byte", "lr", "grad_norm", "param_norm", "tokens", "epoch",
-        "tokens_per_s", "mfu", "bad_steps",
+        "step", "time", "train/loss", "train/bits_per_byte", "lr", "grad_norm", "param_norm", "tokens", "padding",
+        "epoch", "tokens_per_s", "mfu", "bad_steps",
     }  # fmt: skip
     assert set(next(line for line in lines if "val/loss" in line)) == {
         "step", "time", "val/loss", "val/perplexity", "val/bits_per_byte", "val/tokens",

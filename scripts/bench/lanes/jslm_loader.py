@@ -19,7 +19,7 @@ class LoaderLane:
         size = SIZES[spec["size"]]
         tokens = open_tokens(Path(spec["folder"], "data"), "train")
         self.loader = make_loader(tokens, context_length=size.context, batch_size=spec["batch"], seed=0)
-        self.tokens = spec["batch"] * size.context
+        self.tokens = spec["batch"] * self.loader.tokens.targets
         self.facts = {"versions": {"python": platform.python_version()}}
         self.turn("", 0.0)
 

@@ -32,7 +32,8 @@ class TrainLane:
         folder = RunFolder(str(Path(spec["folder"], f"run-{spec['dtype']}")))
         folder.create()
         self.setup = build(config, data, folder)
-        self.tokens = config.train.batch_size * config.model.context_length
+        # Those that count: of windows all, but for the padding of an epoch's first and last.
+        self.tokens = config.train.batch_size * self.setup.loader.tokens.targets
         with jax.set_mesh(self.setup.mesh):
             self.step = make_train_step(
                 config, self.setup.optimizer, self.setup.steps, self.setup.mesh, self.setup.dtype
