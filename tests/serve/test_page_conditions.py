@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +24,10 @@ pytestmark = [
 def test_conditions_are_chosen_by_label(
     make_site: Callable[..., Any], styled: LanguageModel, letters: LanguageModel
 ) -> None:
-    site = make_site({"styled": styled, "letters": letters})
+    rewriter = copy.copy(styled)
+    data = styled.config.data.model_copy(update={"template": "{prompt} => {completion}"})
+    rewriter.config = styled.config.model_copy(update={"data": data})
+    site = make_site({"styled": rewriter, "letters": letters})
     problems: list[str] = []
     with playwright.sync_playwright() as library:
         browser = library.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
