@@ -17,7 +17,8 @@ _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
 def unformatted(source: str) -> list[str]:
     """`line: {placeholder}` for each string whose placeholder is made of names that are known where it stands.
 
-    Not those of docstrings, of `.format(...)`, and of the braces that an f-string doubles, which are meant.
+    Not those of docstrings, of `.format(...)`, of pydantic's templates, and of the braces that an f-string doubles,
+    which are meant.
     """
     tree = ast.parse(source)
     return list(_search(tree, names_in(tree), source))
@@ -60,7 +61,8 @@ def _search(node: ast.AST, known: set[str], source: str) -> Iterator[str]:
 
 def _is_meant(parent: ast.AST) -> bool:
     is_format = isinstance(parent, ast.Attribute) and parent.attr in ("format", "format_map")
-    return is_format or isinstance(parent, ast.Expr)
+    is_template = isinstance(parent, ast.Call) and getattr(parent.func, "id", "") == "PydanticCustomError"
+    return is_format or is_template or isinstance(parent, ast.Expr)
 
 
 def _fields(text: str, known: set[str]) -> Iterator[str]:
@@ -104,6 +106,7 @@ def test_a_forgotten_f_is_seen(source: str) -> None:
         '"""A docstring of {name}."""\nname = 1',
         "name = 1\nprint('{name}'.format(name=name))",
         "name = 1\nprint(f'write {{name}}, found {name}')",
+        "name = 1\nPydanticCustomError('kind', 'no {name}', {'name': name})",
         "kind = 1\nTEMPLATE = 'a {trait}'",
         "STYLE = 'body { color: red }'\nbody = 1",
     ],

@@ -77,8 +77,9 @@ def _check_losses(config: DataConfig, tally: Tally) -> None:
         if gutted.emptied > config.max_emptied * tally.cleaned:
             raise JslmError(
                 f"data.cleaners: {cleaner} leaves nothing of {gutted.emptied:,} of {tally.cleaned:,} document(s), "
-                f"among {', '.join(gutted.first)}; look at them with --preview and leave it out of data.cleaners, or "
-                f"set data.max_emptied (found {config.max_emptied:g}), as in data.max_emptied=1, to go on without them"
+                f"among {', '.join(gutted.first)}; look at them with jslm prepare --preview and leave it out of "
+                f"data.cleaners, or set data.max_emptied (found {config.max_emptied:g}), as in data.max_emptied=1, to "
+                f"go on without them"
             )
     report = tally.reports["filters"]
     for reason, dropped in report.reasons.items():
