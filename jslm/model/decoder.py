@@ -204,10 +204,10 @@ def unstack_layers(params: Params) -> Params:
     }
 
 
-def decoding_params(params: Params, config: ModelConfig, dtype: DTypeLike, platform: str | None = None) -> Params:
-    """Unstacked parameters as `decoding_kernels` of that compute type and platform (default: the mesh's) multiply by
-    them, the output head cut to the true vocabulary."""
-    return decoding_kernels(config, dtype, platform=platform).decoding_params(params, config.vocab_size)
+def decoding_params(params: Params, config: ModelConfig, dtype: DTypeLike) -> Params:
+    """Unstacked parameters as `decoding_kernels` of that compute type multiply by them, the output head cut to the true
+    vocabulary."""
+    return decoding_kernels(config, dtype).decoding_params(params, config.vocab_size)
 
 
 def _boxed_init(config: ModelConfig, key: jax.Array) -> Any:

@@ -1,6 +1,6 @@
 """Mesh, logical-axis rules, multi-process start-up."""
 
-from jslm.parallel.devices import compute_capability, describe_devices, gpu_memory, known_kind, peak_flops
+from jslm.parallel.devices import compute_capability, describe_devices, device_memory_bytes, known_kind, peak_flops
 from jslm.parallel.mesh import (
     batch_sharding,
     check_mesh_fits,
@@ -24,8 +24,8 @@ __all__ = [
     "compute_capability",
     "constrain",
     "describe_devices",
+    "device_memory_bytes",
     "eval_batch_size",
-    "gpu_memory",
     "known_kind",
     "make_mesh",
     "mesh_axis_size",

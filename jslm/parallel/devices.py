@@ -39,22 +39,44 @@ _PEAK_TFLOPS = {
     "TPU v6e": (918.0, 918.0),
 }
 
-# GPUs by device kind: (CUDA compute capability, memory in GB), from the makers' data sheets.
-_GPUS = {
-    "NVIDIA H100": (9.0, 80),
-    "NVIDIA H200": (9.0, 141),
-    "NVIDIA A100": (8.0, 40),
-    "NVIDIA A100-SXM4-80GB": (8.0, 80),
-    "NVIDIA A100 80GB PCIe": (8.0, 80),
-    "NVIDIA A10": (8.6, 24),
-    "NVIDIA A10G": (8.6, 24),
-    "NVIDIA L4": (8.9, 24),
-    "NVIDIA L40": (8.9, 48),
-    "NVIDIA L40S": (8.9, 48),
-    "NVIDIA GeForce RTX 3090": (8.6, 24),
-    "NVIDIA GeForce RTX 4090": (8.9, 24),
-    "Tesla V100": (7.0, 16),
-    "Tesla T4": (7.5, 16),
+# CUDA compute capability of GPUs by device kind.
+_CAPABILITY = {
+    "NVIDIA H100": 9.0,
+    "NVIDIA H200": 9.0,
+    "NVIDIA A100": 8.0,
+    "NVIDIA A10": 8.6,
+    "NVIDIA A10G": 8.6,
+    "NVIDIA L4": 8.9,
+    "NVIDIA L40": 8.9,
+    "NVIDIA L40S": 8.9,
+    "NVIDIA GeForce RTX 3090": 8.6,
+    "NVIDIA GeForce RTX 4090": 8.9,
+    "Tesla V100": 7.0,
+    "Tesla T4": 7.5,
+}
+# Memory in GB of accelerators by device kind, from the makers' data sheets.
+_MEMORY_GB = {
+    "TPU v5 lite": 16,
+    "TPU v5e": 16,
+    "TPU v5": 95,
+    "TPU v5p": 95,
+    "TPU v6 lite": 32,
+    "TPU v6e": 32,
+    "NVIDIA H100": 80,
+    "NVIDIA H100 PCIe": 80,
+    "NVIDIA H200": 141,
+    "NVIDIA A100": 40,
+    "NVIDIA A100-SXM4-80GB": 80,
+    "NVIDIA A10": 24,
+    "NVIDIA A10G": 24,
+    "NVIDIA L4": 24,
+    "NVIDIA L40": 48,
+    "NVIDIA L40S": 48,
+    "NVIDIA GeForce RTX 3090": 24,
+    "NVIDIA GeForce RTX 4090": 24,
+    "Tesla V100": 16,
+    "Tesla T4": 16,
+    "NVIDIA A100 80GB PCIe": 80,
 }
 
 
@@ -94,16 +116,16 @@ def known_kind(device: jax.Device, names: Iterable[str]) -> str | None:
 def compute_capability(kind: str) -> float:
     """The CUDA compute capability of GPUs of that device kind: the table's, else that of this process's own GPU, else
     8.0, the least that a bfloat16 program can run on."""
-    if name := _known(kind, _GPUS):
-        return _GPUS[name][0]
+    if name := _known(kind, _CAPABILITY):
+        return _CAPABILITY[name]
     device = jax.devices()[0]
     return float(getattr(device, "compute_capability", 8.0)) if device.device_kind == kind else 8.0
 
 
-def gpu_memory(kind: str) -> int:
-    """Bytes of memory of GPUs of that device kind: the table's, else what this process's own GPU has, else 8 GB."""
-    if name := _known(kind, _GPUS):
-        return _GPUS[name][1] * 10**9
+def device_memory_bytes(kind: str) -> int:
+    """Memory of accelerators of that device kind: the table's, else what this process's own has, else 8 GB."""
+    if name := _known(kind, _MEMORY_GB):
+        return _MEMORY_GB[name] * 10**9
     device = jax.devices()[0]
     stats = device.memory_stats() if device.device_kind == kind else None
     return int((stats or {}).get("bytes_limit", 8 * 10**9))

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jslm.errors import JslmError
-from jslm.parallel import known_kind, peak_flops
+from jslm.parallel import device_memory_bytes, known_kind, peak_flops
 
 _GB = 1e9
 
@@ -30,30 +30,30 @@ class Chip:
     source: str
 
 
-# By what JAX's device kinds start with: (name, memory GB, memory GB/s, links GB/s one way, cache MB, source). Peak
-# FLOP/s are those of `jslm.parallel.peak_flops`. Google gives links in Gbit/s a chip: 1,600, 4,800, 3,584.
+# By what JAX's device kinds start with: (name, memory GB/s, links GB/s one way, cache MB, source). Peak FLOP/s
+# and memory are those of `jslm.parallel`. Google gives links in Gbit/s a chip: 1,600, 4,800, 3,584.
 _CHIPS = {
-    "TPU v5 lite": ("v5e", 16, 819, 200, 0, "Google Cloud documentation, TPU v5e: system architecture"),
-    "TPU v5e": ("v5e", 16, 819, 200, 0, "Google Cloud documentation, TPU v5e: system architecture"),
-    "TPU v5": ("v5p", 95, 2765, 600, 0, "Google Cloud documentation, TPU v5p: system architecture"),
-    "TPU v5p": ("v5p", 95, 2765, 600, 0, "Google Cloud documentation, TPU v5p: system architecture"),
-    "TPU v6 lite": ("v6e", 32, 1640, 448, 0, "Google Cloud documentation, TPU v6e: system architecture"),
-    "TPU v6e": ("v6e", 32, 1640, 448, 0, "Google Cloud documentation, TPU v6e: system architecture"),
-    "NVIDIA H100": ("H100 SXM", 80, 3350, 450, 50, "NVIDIA H100 data sheet (SXM5)"),
-    "NVIDIA H100 PCIe": ("H100 PCIe", 80, 2000, 300, 50, "NVIDIA H100 data sheet (PCIe)"),
-    "NVIDIA H200": ("H200 SXM", 141, 4800, 450, 50, "NVIDIA H200 data sheet (SXM)"),
-    "NVIDIA A100": ("A100 40GB", 40, 1555, 300, 40, "NVIDIA A100 data sheet (SXM4, 40 GB)"),
-    "NVIDIA A100-SXM4-80GB": ("A100 80GB", 80, 2039, 300, 40, "NVIDIA A100 data sheet (SXM4, 80 GB)"),
-    "NVIDIA A10": ("A10", 24, 600, 0, 6, "NVIDIA A10 data sheet"),
-    "NVIDIA A10G": ("A10G", 24, 600, 0, 6, "NVIDIA A10G data sheet"),
-    "NVIDIA L4": ("L4", 24, 300, 0, 48, "NVIDIA L4 data sheet"),
-    "NVIDIA L40": ("L40", 48, 864, 0, 96, "NVIDIA L40 data sheet"),
-    "NVIDIA L40S": ("L40S", 48, 864, 0, 96, "NVIDIA L40S data sheet"),
-    "NVIDIA GeForce RTX 3090": ("RTX 3090", 24, 936, 0, 6, "NVIDIA Ampere GA102 white paper"),
-    "NVIDIA GeForce RTX 4090": ("RTX 4090", 24, 1008, 0, 72, "NVIDIA Ada white paper"),
-    "Tesla V100": ("V100 16GB", 16, 900, 150, 6, "NVIDIA V100 data sheet (SXM2, 16 GB)"),
-    "Tesla T4": ("T4", 16, 320, 0, 4, "NVIDIA T4 data sheet"),
-    "NVIDIA A100 80GB PCIe": ("A100 80GB PCIe", 80, 1935, 300, 40, "NVIDIA A100 data sheet (PCIe, 80 GB)"),
+    "TPU v5 lite": ("v5e", 819, 200, 0, "Google Cloud documentation, TPU v5e: system architecture"),
+    "TPU v5e": ("v5e", 819, 200, 0, "Google Cloud documentation, TPU v5e: system architecture"),
+    "TPU v5": ("v5p", 2765, 600, 0, "Google Cloud documentation, TPU v5p: system architecture"),
+    "TPU v5p": ("v5p", 2765, 600, 0, "Google Cloud documentation, TPU v5p: system architecture"),
+    "TPU v6 lite": ("v6e", 1640, 448, 0, "Google Cloud documentation, TPU v6e: system architecture"),
+    "TPU v6e": ("v6e", 1640, 448, 0, "Google Cloud documentation, TPU v6e: system architecture"),
+    "NVIDIA H100": ("H100 SXM", 3350, 450, 50, "NVIDIA H100 data sheet (SXM5)"),
+    "NVIDIA H100 PCIe": ("H100 PCIe", 2000, 300, 50, "NVIDIA H100 data sheet (PCIe)"),
+    "NVIDIA H200": ("H200 SXM", 4800, 450, 50, "NVIDIA H200 data sheet (SXM)"),
+    "NVIDIA A100": ("A100 40GB", 1555, 300, 40, "NVIDIA A100 data sheet (SXM4, 40 GB)"),
+    "NVIDIA A100-SXM4-80GB": ("A100 80GB", 2039, 300, 40, "NVIDIA A100 data sheet (SXM4, 80 GB)"),
+    "NVIDIA A10": ("A10", 600, 0, 6, "NVIDIA A10 data sheet"),
+    "NVIDIA A10G": ("A10G", 600, 0, 6, "NVIDIA A10G data sheet"),
+    "NVIDIA L4": ("L4", 300, 0, 48, "NVIDIA L4 data sheet"),
+    "NVIDIA L40": ("L40", 864, 0, 96, "NVIDIA L40 data sheet"),
+    "NVIDIA L40S": ("L40S", 864, 0, 96, "NVIDIA L40S data sheet"),
+    "NVIDIA GeForce RTX 3090": ("RTX 3090", 936, 0, 6, "NVIDIA Ampere GA102 white paper"),
+    "NVIDIA GeForce RTX 4090": ("RTX 4090", 1008, 0, 72, "NVIDIA Ada white paper"),
+    "Tesla V100": ("V100 16GB", 900, 150, 6, "NVIDIA V100 data sheet (SXM2, 16 GB)"),
+    "Tesla T4": ("T4", 320, 0, 4, "NVIDIA T4 data sheet"),
+    "NVIDIA A100 80GB PCIe": ("A100 80GB PCIe", 1935, 300, 40, "NVIDIA A100 data sheet (PCIe, 80 GB)"),
 }
 
 
@@ -71,8 +71,8 @@ def chip_of(device: jax.Device, dtype_name: str) -> Chip:
             f"--topology: nothing is known about {device.device_kind!r}; "
             f"expected one of {', '.join(name for name, *_ in _CHIPS.values())}"
         )
-    name, memory, bandwidth, links, cache, source = _CHIPS[known]
-    return Chip(name, peak, memory * _GB, bandwidth * _GB, links * _GB, cache * 1e6, source)
+    name, bandwidth, links, cache, source = _CHIPS[known]
+    return Chip(name, peak, device_memory_bytes(device.device_kind), bandwidth * _GB, links * _GB, cache * 1e6, source)
 
 
 def _measured_cpu(device: jax.Device, dtype_name: str) -> Chip:

@@ -16,7 +16,7 @@ from jslm.model.kernels import cpu, gpu, tpu
 from jslm.model.kernels.base import Kernels
 from jslm.model.kernels.choice import Implementation, choose_attention
 from jslm.model.kernels.splash import splash_block_length
-from jslm.parallel import gpu_memory, mesh_kind, mesh_platform
+from jslm.parallel import device_memory_bytes, mesh_kind, mesh_platform
 
 __all__ = [
     "Implementation",
@@ -52,7 +52,7 @@ def decoding_kernels(config: ModelConfig, dtype: DTypeLike = jnp.float32, *, pla
 
 
 def _memory_of(platform: str) -> int:
-    return gpu_memory(mesh_kind()) if platform == "gpu" else 0
+    return device_memory_bytes(mesh_kind()) if platform == "gpu" else 0
 
 
 @functools.cache

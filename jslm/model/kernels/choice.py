@@ -14,6 +14,8 @@ from jslm.model.kernels.splash import splash_refusal
 from jslm.parallel import compute_capability, mesh_kind, mesh_platform
 
 Implementation = Literal["xla", "cudnn", "flash", "splash", "blocked"]
+# What cuDNN pads, and jslm's own kernel need not.
+NARROW_HEAD = 32
 _log = logging.getLogger("jslm")
 
 
@@ -23,10 +25,10 @@ def choose_attention(
     """What `model.attention` means for training on this platform; `auto`'s reason is logged once.
 
     cuDNN's flash attention wants a GPU of compute capability 8.0, a 16-bit type, head_dim a multiple of 8 up to 128
-    (256 from 9.0 on), and no attention dropout; where attention drops out, such GPUs have a kernel of jslm's own
-    ("flash"), for contexts of a multiple of 128 and head widths of 32, 64 or 128. Splash attention wants a TPU,
-    bfloat16 or float32, a context of a multiple of 128, and no attention dropout. A run that names one of these opens
-    on other devices too. CPUs have attention in blocks, but XLA's where attention drops out.
+    (256 from 9.0 on), and no attention dropout; where attention drops out, and for heads 32 wide, such GPUs have a
+    kernel of jslm's own ("flash"), for contexts of a multiple of 128 and head widths of 32, 64 or 128. Splash attention
+    wants a TPU, bfloat16 or float32, a context of a multiple of 128, and no attention dropout. A run that names one of
+    these opens on other devices too. CPUs have attention in blocks, but XLA's where attention drops out.
     """
     platform = platform or mesh_platform()
     dropout = config.attention_dropout_rate
@@ -48,6 +50,8 @@ def choose_attention(
     if dropout:
         refusal = flash_refusal(config.context_length, head_dim)
         return chosen("xla", refusal) if refusal else chosen("flash", "jslm's own kernel drops attention weights out")
+    if head_dim == NARROW_HEAD and not flash_refusal(config.context_length, head_dim):
+        return chosen("flash", f"jslm's own kernel, as cuDNN pads heads {head_dim} wide")
     if head_dim % 8 or head_dim > widest:
         return chosen(
             "xla", f"cuDNN flash attention needs a head width of a multiple of 8 up to {widest} here, not {head_dim}"
@@ -58,9 +62,9 @@ def choose_attention(
 def flash_refusal(length: int, head_dim: int) -> str:
     """Why jslm's own GPU kernel can't be used; an empty string where it can."""
     if length % 128:
-        return f"flash attention with dropout needs a length of a multiple of 128, not {length}"
+        return f"jslm's own flash attention needs a length of a multiple of 128, not {length}"
     if head_dim not in (32, 64, 128):
-        return f"flash attention with dropout needs a head width of 32, 64 or 128, not {head_dim}"
+        return f"jslm's own flash attention needs a head width of 32, 64 or 128, not {head_dim}"
     return ""
 
 

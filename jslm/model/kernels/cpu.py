@@ -33,6 +33,7 @@ from jslm.model.kernels.cpu_products import (
 _CHUNK_BYTES, _CHUNK_TOKENS = 16 * 2**20, 1024
 _LARGEST_CHUNK_BYTES = 64 * 2**20
 _FEW_ROWS = 64
+_add_bias = functools.partial(plain.add_bias, add=add_vector)
 
 
 def training(implementation: Implementation) -> Kernels:
@@ -73,15 +74,12 @@ def decoding(implementation: Implementation, narrow: bool) -> Kernels:
 
 def project(x: Array, weights: list[Params], multiply: Callable[[Array, Array], Array] = linear) -> list[Array]:
     """`plain.project`, one product after another."""
-    return [
-        add_vector(y, each["bias"]) if "bias" in each else y for each in weights for y in [multiply(x, each["kernel"])]
-    ]
+    return [_add_bias(multiply(x, each["kernel"]), each.get("bias")) for each in weights]
 
 
 def normalized_branch(x: Array, scale: Array, bias: Array | None, eps: float, center: bool) -> tuple[Array, Array]:
     """`plain.normalized_branch`."""
-    y = normalize(x, scale, eps, center)
-    return x, y if bias is None else add_vector(y, bias)
+    return x, _add_bias(normalize(x, scale, eps, center), bias)
 
 
 def add_residual(x: Array, branch: Array) -> Array:
@@ -93,13 +91,8 @@ def activate(name: str, up: Branch, gate: Branch | None) -> Array:
     """`plain.activate`, whose gradient keeps its arguments and computes the rest again."""
     function = plain.activation_function(name)
     if gate is None:
-        return recomputed(function)(_biased(up))
-    return recomputed(lambda gate, up: function(gate) * up)(_biased(gate), _biased(up))
-
-
-def _biased(branch: Branch) -> Array:
-    product, bias = branch
-    return product if bias is None else add_vector(product, bias)
+        return recomputed(function)(_add_bias(*up))
+    return recomputed(lambda gate, up: function(gate) * up)(_add_bias(*gate), _add_bias(*up))
 
 
 @jax.custom_vjp

@@ -11,7 +11,7 @@ from jaxtyping import Array
 
 from jslm.model.kernels import plain
 from jslm.model.kernels.base import Branch, Kernels, Params
-from jslm.model.kernels.choice import Implementation, chosen, flash_refusal
+from jslm.model.kernels.choice import NARROW_HEAD, Implementation, chosen, flash_refusal
 from jslm.model.kernels.chunked_loss import Products, chunk_of, chunked_cross_entropy
 from jslm.model.kernels.gpu_attention import flash_attention
 from jslm.model.kernels.gpu_loss import logit_sums
@@ -27,7 +27,7 @@ _PRODUCTS = Products()
 
 def training(implementation: Implementation, memory: int) -> Kernels:
     """The kernels with that attention ("cudnn", "flash" or "xla"), for a device of `memory` bytes."""
-    attention = {"cudnn": cudnn_attention, "flash": dropping_attention}.get(implementation, plain.attention)
+    attention = {"cudnn": cudnn_attention, "flash": own_attention}.get(implementation, plain.attention)
     return dataclasses.replace(
         plain.PLAIN,
         project=project,
@@ -58,7 +58,7 @@ def project(x: Array, weights: list[Params]) -> list[Array]:
     for each in weights:
         width = each["kernel"].shape[1]
         y = together[..., start : start + width]
-        outputs.append(plain.add_vector(y, each["bias"]) if "bias" in each else y)
+        outputs.append(plain.add_bias(y, each.get("bias")))
         start += width
     return outputs
 
@@ -82,29 +82,33 @@ def dropout(x: Array, rate: float, key: jax.Array) -> Array:
 def cudnn_attention(
     q: Array, k: Array, v: Array, segments: Array | None, dropout: float = 0.0, key: jax.Array | None = None
 ) -> Array:
-    """`plain.attention` by cuDNN's flash attention; of packed documents, whose mask cuDNN reads from memory, and of
-    heads 32 wide, which it pads, by jslm's own: 0.81 of the time of a `lillm_39m` step with documents."""
-    narrow_or_packed = segments is not None or q.shape[3] <= 32
-    if narrow_or_packed and q.dtype.itemsize == 2 and not flash_refusal(q.shape[1], q.shape[3]):
+    """`plain.attention` by cuDNN's flash attention; of packed documents, whose mask cuDNN reads from memory, by jslm's
+    own where the shapes allow: 0.81 of the time of a `lillm_39m` step."""
+    if segments is None:
+        return jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation="cudnn")
+    if q.dtype.itemsize == 2 and not flash_refusal(q.shape[1], q.shape[3]):
+        chosen("flash", "packed documents, whose mask cuDNN would read from memory")
         return flash_attention(q, k, v, segments)
-    if segments is not None and q.shape[1] % 2:
+    if q.shape[1] % 2:
         chosen("xla", f"cuDNN flash attention takes packed documents in rows of an even length, not {q.shape[1]}")
         return plain.attention(q, k, v, segments, dropout, key)
-    mask = None if segments is None else (segments[:, :, None] == segments[:, None, :])[:, None]
+    mask = (segments[:, :, None] == segments[:, None, :])[:, None]
     return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=True, implementation="cudnn")
 
 
-def dropping_attention(
+def own_attention(
     q: Array, k: Array, v: Array, segments: Array | None, dropout: float = 0.0, key: jax.Array | None = None
 ) -> Array:
-    """`plain.attention` by jslm's own kernel where weights drop out, else by cuDNN's."""
-    if not (dropout and key is not None):
-        return cudnn_attention(q, k, v, segments)
+    """`plain.attention` by jslm's own kernel; without dropout by cuDNN's, but for narrow heads."""
+    drops = dropout > 0 and key is not None
     # Stages of context (train.curriculum) bring lengths of their own.
-    if refusal := flash_refusal(q.shape[1], q.shape[3]):
+    refusal = flash_refusal(q.shape[1], q.shape[3])
+    if not drops and (refusal or q.shape[3] > NARROW_HEAD):
+        return cudnn_attention(q, k, v, segments)
+    if refusal:
         chosen("xla", refusal)
         return plain.attention(q, k, v, segments, dropout, key)
-    return flash_attention(q, k, v, segments, dropout, key)
+    return flash_attention(q, k, v, segments, dropout, key) if drops else flash_attention(q, k, v, segments)
 
 
 def loss_chunk(limit_bytes: int, batch: int, length: int, padded_vocab: int, asked: int = 0) -> int:
@@ -154,15 +158,15 @@ def _whole_backward(
     cotangents: tuple[Array, Array],
 ) -> tuple[Array, Array, None]:
     hidden, weights, targets, logits, log_z, like = residuals
-    capped = _masked(logits, vocab_size, softcap)
-    share = jnp.exp(capped - log_z[..., None])
+    capped = cap_logits(logits.astype(jnp.float32), softcap)
+    share = jnp.exp(plain.mask_padding(capped, vocab_size) - log_z[..., None])
     ids = jax.lax.broadcasted_iota(jnp.int32, (1, 1, weights.shape[0]), 2)
     if z_loss:
         share = share * (1 + 2 * z_loss * log_z[..., None])
     d_logits = share - (ids == targets[..., None])
     if softcap:
         # Not of the masked ones, whose square is infinite.
-        d_logits = d_logits * (1 - jnp.square(cap_logits(logits.astype(jnp.float32), softcap) / softcap))
+        d_logits = d_logits * (1 - jnp.square(capped / softcap))
     scale = jnp.where(targets != IGNORED, cotangents[0], 0.0)[..., None]
     d_logits = jnp.where(scale != 0, d_logits * scale, 0.0).astype(hidden.dtype)
     d_hidden = jnp.einsum("btv,vd->btd", d_logits, weights)
@@ -171,12 +175,3 @@ def _whole_backward(
 
 
 _whole.defvjp(_whole_forward, _whole_backward)
-
-
-def _masked(logits: Array, vocab_size: int, softcap: float) -> Array:
-    """Capped logits in float32, those of the padding at -inf."""
-    capped = cap_logits(logits.astype(jnp.float32), softcap)
-    if logits.shape[-1] == vocab_size:
-        return capped
-    ids = jax.lax.broadcasted_iota(jnp.int32, (1, 1, logits.shape[-1]), 2)
-    return jnp.where(ids < vocab_size, capped, -jnp.inf)

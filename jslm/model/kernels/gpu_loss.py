@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jslm.model.kernels.plain import cap_logits, pick_logit
+from jslm.model.kernels.plain import cap_logits, mask_padding, pick_logit
 from jslm.parallel import mesh_size
 
 _BLOCK, _WARPS = 4096, 8
@@ -58,8 +58,7 @@ def logit_sums(
 def plain_logit_sums(logits: Array, targets: Array, vocab_size: int, softcap: float) -> tuple[Array, Array, Array]:
     """`logit_sums` as anyone would write it."""
     capped = cap_logits(logits.astype(jnp.float32), softcap)
-    ids = jax.lax.broadcasted_iota(jnp.int32, (1, 1, logits.shape[-1]), 2)
-    masked = jnp.where(ids < vocab_size, capped, -jnp.inf)
+    masked = mask_padding(capped, vocab_size)
     top = jnp.max(masked, axis=-1)
     return top, jnp.sum(jnp.exp(masked - top[..., None]), axis=-1), pick_logit(capped, targets)
 

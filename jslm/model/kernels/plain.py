@@ -30,9 +30,18 @@ def add_vector(x: Float[Array, "*batch width"], vector: Float[Array, " width"]) 
     return (x.astype(jnp.float32) + _as_row(vector, x)).astype(x.dtype)
 
 
+def add_bias(
+    x: Float[Array, "*batch width"],
+    bias: Float[Array, " width"] | None,
+    add: Callable[[Array, Array], Array] = add_vector,
+) -> Float[Array, "*batch width"]:
+    """x with its bias added by `add`; x itself where there is none."""
+    return x if bias is None else add(x, bias)
+
+
 def project(x: Float[Array, "batch length d_model"], weights: list[Params]) -> list[Float[Array, "batch length _"]]:
     """x @ kernel (+ bias) for each of several {"kernel": [d_model, width], "bias": [width]}."""
-    return [_with_bias(linear(x, each["kernel"]), each) for each in weights]
+    return [add_bias(linear(x, each["kernel"]), each.get("bias")) for each in weights]
 
 
 def normalize(
@@ -58,8 +67,7 @@ def normalized_branch(
     center: bool,
 ) -> tuple[Float[Array, "*batch width"], Float[Array, "*batch width"]]:
     """The residual stream x, and what its branch reads: `normalize` of it (+ bias)."""
-    y = normalize(x, scale, eps, center)
-    return x, y if bias is None else add_vector(y, bias)
+    return x, add_bias(normalize(x, scale, eps, center), bias)
 
 
 def add_residual(
@@ -74,10 +82,10 @@ def activate(name: str, up: Branch, gate: Branch | None) -> Float[Array, "batch 
 
     `up` and `gate`: products `[batch, length, d_ff]`, and the biases `[d_ff]` that are still to be added to them.
     """
-    wide, narrow = _biased(up).astype(jnp.float32), up[0].dtype
+    wide, narrow = add_bias(*up).astype(jnp.float32), up[0].dtype
     if gate is None:
         return activation_function(name)(wide).astype(narrow)
-    return (activation_function(name)(_biased(gate).astype(jnp.float32)) * wide).astype(narrow)
+    return (activation_function(name)(add_bias(*gate).astype(jnp.float32)) * wide).astype(narrow)
 
 
 def activation_function(name: str) -> Callable[[Array], Array]:
@@ -254,6 +262,14 @@ def cap_logits(logits: Float[Array, "*any"], softcap: float) -> Float[Array, "*a
     return softcap * jnp.tanh(logits / softcap) if softcap else logits
 
 
+def mask_padding(logits: Float[Array, "*any padded_vocab"], vocab_size: int) -> Float[Array, "*any padded_vocab"]:
+    """The logits, those past `vocab_size` at -inf."""
+    if logits.shape[-1] == vocab_size:
+        return logits
+    ids = jax.lax.broadcasted_iota(jnp.int32, (1,) * (logits.ndim - 1) + logits.shape[-1:], logits.ndim - 1)
+    return jnp.where(ids < vocab_size, logits, -jnp.inf)
+
+
 def pick_logit(
     logits: Float[Array, "batch length vocab"], targets: Int[Array, "batch length"]
 ) -> Float[Array, "batch length"]:
@@ -265,15 +281,6 @@ def pick_logit(
 def update_if(good: Bool[Array, ""], function: Callable[..., Any], *before: Any) -> Any:
     """`function(*before)` where `good`, else `before`: chosen element by element, which nobody has to wait for."""
     return jax.tree.map(lambda new, old: jnp.where(good, new, old), function(*before), before)
-
-
-def _biased(branch: Branch) -> Array:
-    product, bias = branch
-    return product if bias is None else add_vector(product, bias)
-
-
-def _with_bias(y: Array, weights: Params) -> Array:
-    return add_vector(y, weights["bias"]) if "bias" in weights else y
 
 
 def _as_row(scale: Array, like: Array) -> Array:
