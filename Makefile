@@ -7,6 +7,8 @@ ARGS ?=
 comma := ,
 python := $(VENV)/bin/python
 bootstrap := scripts/bootstrap.sh --venv "$(VENV)" $(if $(PY),--python "$(PY)")
+# A worker a core, where memory allows (tests/conftest.py).
+parallel := -n auto --dist loadgroup
 dev_extras := dev$(if $(EXTRAS),$(comma)$(EXTRAS))
 
 .DEFAULT_GOAL := help
@@ -17,7 +19,7 @@ help: ## Show this list
 	@echo
 	@echo "  EXTRAS=cuda12 (or cuda13, tpu) installs JAX for that device: make quickstart EXTRAS=cuda12"
 	@echo "  PY=3.12 asks for a Python version (default: the newest here); VENV=dir for another environment (.venv)"
-	@echo "  ARGS='-k sample -x' goes to pytest: make test ARGS='-m \"not slow\"'"
+	@echo "  ARGS='-k sample -x' goes to pytest: make test ARGS='-n 0 -m \"not slow\"'"
 
 install: ## Install jslm in .venv
 	@$(bootstrap) --extras "$(EXTRAS)"
@@ -35,7 +37,7 @@ rewriter: ## Train and measure the sentence rewriter, within an hour on 2 cores 
 	@$(python) scripts/rewriter.py --out runs/rewriter $(ARGS)
 
 test: dev ## Run the tests
-	@$(python) -m pytest -q $(ARGS)
+	@$(python) -m pytest -q $(parallel) $(ARGS)
 
 test-all: ## Run the tests on each of Python 3.11, 3.12 and 3.13 that is here
 	@ran=; for version in 3.11 3.12 3.13; do \
@@ -48,7 +50,7 @@ test-all: ## Run the tests on each of Python 3.11, 3.12 and 3.13 that is here
 test-peers: ## Compare with transformers and others, in an environment of its own (EXTRAS=llamacpp: llama.cpp too)
 	@if scripts/bootstrap.sh --python 3.11 --which >/dev/null 2>&1; then \
 	    scripts/bootstrap.sh --python 3.11 --venv .venv-peers --extras "dev,peer$(if $(EXTRAS),$(comma)$(EXTRAS))" && \
-	    .venv-peers/bin/python -m pytest -q -m peer tests/peer tests/serve $(ARGS); \
+	    .venv-peers/bin/python -m pytest -q -m peer $(parallel) tests/peer tests/serve $(ARGS); \
 	else echo "test-peers: skipped: the other programs are compared with on Python 3.11, and there is none here"; fi
 
 lint: dev ## Check style and types: ruff, mypy

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import hypothesis
 import jaxtyping
 import pytest
 
@@ -18,13 +19,24 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jslm-test-xla-")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
-# Compiling is most of what these tests do, and they run each program a few times only. Runs in processes of their own
-# (tests/train/test_resume.py, tests/multidevice) compile as users' runs do.
+# Compiling is most of what these tests do, and they run each program a few times only. What ends with the
+# same bytes after a kill (tests/train/test_resume.py, tests/multidevice/test_processes.py) compiles as users' runs do.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 # Every shape in a signature of the model is checked at each call.
 jaxtyping.install_import_hook("jslm.model", "beartype.beartype")
 
+# How long an example takes is the machine's affair.
+hypothesis.settings.register_profile("jslm", deadline=None)
+hypothesis.settings.load_profile("jslm")
+_WORKER_MEMORY_BYTES = 5 * 2**30
+
 ASSETS = Path(__file__).resolve().parents[2] / "shared" / "assets"
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """`-n auto`: a worker for each core that has memory for one, the processes that its tests start included."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(1, min(os.cpu_count() or 1, memory // _WORKER_MEMORY_BYTES))
 
 
 @pytest.fixture(scope="session")

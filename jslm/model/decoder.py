@@ -8,6 +8,7 @@ cache are tuples with an entry a layer, so that XLA updates each entry in place.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,6 +35,7 @@ def init_params(config: ModelConfig, key: jax.Array) -> Params:
     return nn.meta.unbox(_boxed_init(config, key))
 
 
+@functools.lru_cache(maxsize=64)
 def param_axes(config: ModelConfig) -> Any:
     """The tree of logical axis names of the parameters, such as `("layers", "embed", "mlp")`; allocates nothing."""
     boxed = jax.eval_shape(lambda: _boxed_init(config, jax.random.key(0)))
@@ -42,6 +44,12 @@ def param_axes(config: ModelConfig) -> Any:
 
 def param_shapes(config: ModelConfig) -> Params:
     """The tree of `jax.ShapeDtypeStruct` of the parameters; allocates nothing."""
+    # A tree of the caller's own, whose leaves nobody changes.
+    return jax.tree.map(lambda leaf: leaf, _param_shapes(config))
+
+
+@functools.lru_cache(maxsize=64)
+def _param_shapes(config: ModelConfig) -> Params:
     return jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
 
 

@@ -18,6 +18,9 @@ from jslm.convert.__main__ import main
 from jslm.convert.formats import known_formats
 from jslm.train import train
 
+# One worker runs them all: they share fixtures that take long.
+pytestmark = pytest.mark.xdist_group("convert_cli")
+
 
 def convert(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "jslm.convert", *map(str, arguments)]

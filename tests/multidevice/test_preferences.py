@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytestmark = [pytest.mark.multidevice, pytest.mark.slow]
+pytestmark = [pytest.mark.multidevice, pytest.mark.slow, pytest.mark.xdist_group("preferences")]
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = """
@@ -70,7 +70,7 @@ def train(folder: Path, config: str, name: str, *overrides: str, devices: int = 
     common = os.environ | {
         "PYTHONPATH": str(ROOT),
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}",
     }
     command = [sys.executable, "-m", "jslm.train", "--config", f"{name}.toml", f"run_dir={name}", *overrides]
     started = []

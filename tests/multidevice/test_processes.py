@@ -19,7 +19,7 @@ import pytest
 
 from jslm.checkpoint import CheckpointStore
 
-pytestmark = [pytest.mark.multidevice, pytest.mark.slow]
+pytestmark = [pytest.mark.multidevice, pytest.mark.slow, pytest.mark.xdist_group("processes")]
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 24

@@ -15,13 +15,14 @@ import pytest
 from jslm.config import Config, MeshConfig, ModelConfig, TrainConfig
 from jslm.errors import JslmError
 
-pytestmark = pytest.mark.multidevice
+pytestmark = [pytest.mark.multidevice, pytest.mark.xdist_group("sharding")]
 
 
 @pytest.fixture(scope="module", params=["adamw", "muon"])
 def runs(request: pytest.FixtureRequest) -> dict[str, Any]:
     """Losses of 20 steps on each mesh, from a process with 8 CPU devices."""
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     script = Path(__file__).with_name("sharded_losses.py")
     done = subprocess.run(
         [sys.executable, str(script), request.param], env=environment, capture_output=True, text=True, timeout=300

@@ -14,6 +14,9 @@ from jslm.sample.beam import search
 from jslm.sample.decode import prefill
 from jslm.tokenizer import CharTokenizer
 
+# One worker runs them all: they share fixtures that take long.
+pytestmark = pytest.mark.xdist_group("beam")
+
 MakeModel = Callable[..., LanguageModel]
 LIMIT = 4
 

@@ -430,7 +430,8 @@ with jax.set_mesh(mesh):
 @pytest.mark.multidevice
 def test_parameters_on_a_mesh_of_several_devices() -> None:
     """As during training: the parameters are sharded and the mesh is set."""
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", _ON_A_MESH],

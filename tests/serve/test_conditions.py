@@ -13,6 +13,9 @@ import pytest
 from jslm.sample import LanguageModel
 from jslm.serve import step
 
+# One worker runs them all: they share fixtures that take long.
+pytestmark = pytest.mark.xdist_group("serve_conditions")
+
 CONDITIONS = [{}, {"style": "formal"}, {"style": "casual"}, {"tone": "kind"}, {"style": "casual", "tone": "kind"}]
 # The last one is read in two pieces.
 PROMPTS = ["", "the one", "x" * 150]

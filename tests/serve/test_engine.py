@@ -15,6 +15,9 @@ from jslm.sample import LanguageModel
 from jslm.serve import step
 from jslm.serve.engine import Refused
 
+# One worker runs them all: they share fixtures that take long.
+pytestmark = pytest.mark.xdist_group("engine")
+
 PROMPTS = ["one", "", "another prompt", "x" * 40]
 SETTINGS: list[dict[str, Any]] = [
     {"temperature": 0.0},

@@ -57,8 +57,7 @@ class Process:
 
     def __init__(self, config_file: Path) -> None:
         self.config_file = config_file
-        # Compiled as a user's run is: the quick, unoptimised programs of the tests could hide a difference.
-        self.environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "XLA_FLAGS": ""}
+        self.environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 
     def start(self, *overrides: str) -> subprocess.Popen[str]:
         return subprocess.Popen(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import subprocess
@@ -26,7 +25,7 @@ from jslm.sample import rewrite_prompt
 from jslm.train import train
 
 TEXT = "the cat sat on a mat and saw one big red dog near my old tree while rain fell down"
-KILLS = 20
+KILLS = 12
 
 
 def write_text(path: Path, documents: int, seed: int) -> Path:
@@ -163,7 +162,7 @@ def reap() -> Iterator[list[subprocess.Popen[str]]]:
 
 
 @pytest.mark.slow
-def test_twenty_kills_end_with_the_same_bits(
+def test_a_dozen_kills_end_with_the_same_bits(
     make_config: Callable[..., Config],
     mixture: dict[str, Any],
     helpers: Any,
@@ -171,7 +170,7 @@ def test_twenty_kills_end_with_the_same_bits(
     reap: list[subprocess.Popen[str]],
 ) -> None:
     """Packed, mixed, in stages. Every other kill is at a random moment of the start, the others between steps."""
-    steps, choice = 240, random.Random(20)
+    steps, choice = 150, random.Random(20)
     sections: dict[str, Any] = {
         "data": mixture,
         "train": {"steps": steps, "curriculum": STAGES, "eval_every": 0, "log_every": 1, "ema_decay": 0.9},
@@ -185,8 +184,6 @@ def test_twenty_kills_end_with_the_same_bits(
         file = tmp_path / f"{name}.toml"
         file.write_text(config_to_toml(config), "utf-8")
         runner = helpers.Process(file)
-        # Compiling is most of the time here, and what is compared is where the data and the state go on.
-        runner.environment["XLA_FLAGS"] = os.environ["XLA_FLAGS"]
         return runner, Path(config.run_dir)
 
     def wait_for(process: subprocess.Popen[str], run_dir: Path, began: float, step: int) -> None:

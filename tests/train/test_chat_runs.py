@@ -27,6 +27,9 @@ from jslm.sample import Chat, LanguageModel, load
 from jslm.sample.__main__ import main as sample
 from jslm.train import train
 
+# One worker runs them all: they share fixtures that take long.
+pytestmark = pytest.mark.xdist_group("chat_runs")
+
 ROOT = Path(__file__).resolve().parents[2]
 CHATML = ["<|im_start|>", "<|im_end|>"]
 SMALL = [

@@ -25,6 +25,9 @@ from jslm.manifest import MANIFEST
 from jslm.run_folder import RunFolder
 from jslm.train import train
 
+# One worker runs them all: they share fixtures that take long.
+pytestmark = pytest.mark.xdist_group("damage")
+
 STEPS = (8, 12)
 
 
@@ -157,12 +160,6 @@ def drill(trained: Path, arrays: Any, folder: Path, caplog: pytest.LogCaptureFix
                 assert file.name in said or "not a run folder" in said, f"{what}: {said}"
             shutil.rmtree(copy)
         shutil.rmtree(run)
-
-
-def test_thirty_random_damages_are_all_found(
-    trained: Path, arrays: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    drill(trained, arrays, tmp_path, caplog, 30, seed=1)
 
 
 @pytest.mark.slow

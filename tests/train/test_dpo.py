@@ -34,6 +34,9 @@ from jslm.train import train
 from jslm.train.dpo import preference_losses
 from jslm.train.report import write_report
 
+# One worker runs them all: they share fixtures that take long.
+pytestmark = pytest.mark.xdist_group("dpo")
+
 CONTEXT = 24
 LETTERS = "abcdefgh"
 

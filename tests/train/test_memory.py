@@ -58,7 +58,7 @@ def test_step_without_memory_says_what_to_lower_and_what_plan_estimates(
     assert "lower train.micro_batch (now 4096, or 'auto' for what fits), or set model.remat = 'full'" in said
     assert f"jslm plan --config {tmp_path / 'run' / 'config.toml'} --topology cpu --search" in said
     # The same run fits with a part of the rows at once.
-    done = limited(3, "jslm.train", "--config", str(path), "train.micro_batch=64")
+    done = limited(3, "jslm.train", "--config", str(path), "train.micro_batch=256")
     assert done.returncode == 0, done.stderr
 
 
