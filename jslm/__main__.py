@@ -11,7 +11,7 @@ import jslm
 
 VERBS = {
     "prepare": "text files to token files",
-    "data": "what is in prepared data (jslm data inspect), and corpora that jslm writes itself",
+    "inspect": "what is in prepared data, or what a run was trained on",
     "train": "token files to a model, with checkpoints, metrics and a report",
     "sample": "text from a trained model",
     "plan": "what a run will take: memory, time and accelerator-hours, on machines that are not here",
@@ -19,8 +19,18 @@ VERBS = {
     "evaluate": "loss, bits per byte, benchmarks, rewriting and samples of models, side by side",
     "sweep": "many runs of one config with some keys changed",
     "convert": "models in from other programs, and out to them",
+    "corpora": "texts that jslm writes itself: stories, pairs for rewriting, chat examples",
     "configs": "the presets and recipes that come with jslm, for --config",
     "config": "the reference of every configuration key",
+}
+
+
+# Spellings of before: what the words after the verb are called now.
+_FORMER = {
+    ("data", "inspect"): "jslm inspect",
+    ("data", "stories"): "jslm corpora stories",
+    ("data", "rewrite"): "jslm corpora rewrite",
+    ("data", "chat-examples"): "jslm corpora chat-examples",
 }
 
 
@@ -37,6 +47,9 @@ def main(argv: list[str] | None = None) -> int:
     if verb in ("-V", "--version"):
         print(f"jslm {jslm.__version__}")
         return 0
+    if former := _FORMER.get((verb, *rest[:1])):
+        print(f"jslm: jslm {verb} {rest[0]} is {former} now; the arguments are the same", file=sys.stderr)
+        return 2
     if verb not in VERBS:
         # Only the error path needs it, and `--help` stays a few milliseconds quicker.
         import difflib

@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from jslm.data.loader import make_loader
-from jslm.data.token_file import TokenWriter, open_tokens
+from jslm.tokens.loader import make_loader
+from jslm.tokens.token_file import TokenWriter, open_tokens
 
 KINDS: dict[str, dict[str, Any]] = {
     "windows": {},

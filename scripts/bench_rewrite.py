@@ -58,7 +58,7 @@ def main() -> int:
 
 def generated_pairs(count: int) -> list[tuple[str, str]]:
     """Passive sentences and their active forms, or the other way round."""
-    from jslm.data.rewrite import generate_pairs
+    from jslm.corpora.rewrite import generate_pairs
 
     return [(pair.source, pair.target) for pair in itertools.islice(generate_pairs(seed=0), count)]
 

@@ -18,9 +18,20 @@ _SHARED_OF_VERBS = (
     "prepare/check", "prepare/corpus", "prepare/encode", "prepare/pipeline", "sample/language_model", "sample/loading",
     "sample/row", "sample/samplers", "convert/runs",
 )  # fmt: skip
-_SHARED = ("data", "tokenizer", "model", "parallel", "config", "checkpoint.py", "run_folder.py", "files.py")
+_SHARED = (
+    "text",
+    "tokens",
+    "prompts",
+    "tokenizer",
+    "model",
+    "parallel",
+    "config",
+    "checkpoint.py",
+    "run_folder.py",
+    "files.py",
+)
 # XLA's flags, CSS's names, and a command of its own.
-_FOREIGN = ("jslm/parallel/startup.py", "jslm/data/inspect/page.py", "jslm/data/chat_examples/generate.py")
+_FOREIGN = ("jslm/parallel/startup.py", "jslm/inspect/page.py", "jslm/corpora/chat_examples/generate.py")
 
 
 def flags_of(source: str) -> set[str]:

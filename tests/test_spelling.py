@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from jslm import __main__ as command
-from jslm.data.__main__ import _WRITERS
+from jslm.corpora.__main__ import _WRITERS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md"), *ROOT.glob("data/*/README.md")]
@@ -39,13 +39,13 @@ def test_commands_are_spelled_one_way() -> None:
 
 
 def test_every_command_of_the_pages_is_one() -> None:
-    """Each `jslm WORD` at the beginning of a line of a code block names a verb, each `jslm data WORD` one of its."""
+    """Each `jslm WORD` at the beginning of a line of a code block names a verb, each `jslm corpora WORD` one of its."""
     for path in PAGES:
         for block in re.findall(r"^```(?:sh)?\n(.*?)^```", path.read_text("utf-8"), re.MULTILINE | re.DOTALL):
             for line in re.findall(r"^(?:\S*/bin/)?jslm (.+)", block, re.MULTILINE):
                 verb, *rest = line.split()
                 assert verb in command.VERBS or verb == "--help", f"{path.name}: {line}"
-                assert verb != "data" or rest[0] in {"inspect", *_WRITERS}, f"{path.name}: {line}"
+                assert verb != "corpora" or rest[0] in _WRITERS, f"{path.name}: {line}"
 
 
 @pytest.mark.parametrize("text", ["python -m jslm.train --config x", "jslm.train: error: x", "run -- jslm.train x"])
@@ -71,7 +71,20 @@ def test_both_ways_do_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", _WRITERS)
 def test_generated_corpora_have_commands(name: str) -> None:
-    program = f"from jslm.__main__ import main; main(['data', {name!r}, '--count', '1'])"
+    program = f"from jslm.__main__ import main; main(['corpora', {name!r}, '--count', '1'])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout) > 20
+
+
+@pytest.mark.parametrize(("word", "now"), [("inspect", "jslm inspect"), ("stories", "jslm corpora stories")])
+def test_former_commands_say_what_they_are_called_now(word: str, now: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["data", word, "x"]) == 2
+    assert capsys.readouterr().err == f"jslm: jslm data {word} is {now} now; the arguments are the same\n"
+
+
+@pytest.mark.parametrize("module", ["jslm.data.rewrite", "jslm.data.stories", "jslm.data", "jslm.data.loader"])
+def test_former_modules_say_where_they_are_now(module: str) -> None:
+    done = subprocess.run([sys.executable, "-m", module], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode != 0
+    assert "jslm.corpora" in done.stderr.splitlines()[-1]

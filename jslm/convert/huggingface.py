@@ -27,9 +27,9 @@ from jslm.convert.huggingface_weights import named_tensors, read_params, with_it
 from jslm.convert.shapes import describe_model
 from jslm.convert.tokenizers import read_huggingface_tokenizer, read_json
 from jslm.convert.weights import SafetensorsFile, TensorReader, cast_weights, same_weights, write_safetensors
-from jslm.data.chat import TEMPLATE_NAME, model_template
 from jslm.errors import JslmError
 from jslm.files import whole_folder
+from jslm.prompts.chat import TEMPLATE_NAME, model_template
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 _PREFIXES = ("model.", "transformer.")

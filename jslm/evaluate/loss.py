@@ -14,9 +14,9 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from jslm.config import Config
-from jslm.data.loader import batch_names
 from jslm.model import IGNORED, Params, loss_sums, stack_conditions
 from jslm.parallel import batch_sharding, place_rows, replicated
+from jslm.tokens.loader import batch_names
 
 EvalStep = Callable[[Params, dict[str, Array]], dict[str, Array]]
 

@@ -13,10 +13,10 @@ import numpy as np
 
 from jslm.config import DataConfig
 from jslm.console import Bar
-from jslm.data.pairs import shown_prompt
 from jslm.errors import JslmError
 from jslm.evaluate.questions import read_records, text_of
 from jslm.installation import install_command
+from jslm.prompts.pairs import shown_prompt
 
 if TYPE_CHECKING:
     from jslm.sample import LanguageModel

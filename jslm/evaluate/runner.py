@@ -10,8 +10,6 @@ from typing import Any
 
 from jslm.console import format_seconds
 from jslm.convert import open_checkpoint
-from jslm.data import TokenFile, open_tokens
-from jslm.data.token_file import META_NAME
 from jslm.errors import JslmError
 from jslm.evaluate.choices import answer_questions
 from jslm.evaluate.plan import Plan
@@ -22,6 +20,8 @@ from jslm.evaluate.text_loss import TextLoss, read_text, split_loss, text_loss
 from jslm.model import count_parameters
 from jslm.run_folder import RunFolder
 from jslm.sample import LanguageModel, load
+from jslm.tokens import TokenFile, open_tokens
+from jslm.tokens.token_file import META_NAME
 
 __all__ = ["Plan", "evaluate_run"]
 

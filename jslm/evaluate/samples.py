@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jslm.data import TokenFile
 from jslm.evaluate.copies import Copy, longest_copies
+from jslm.tokens import TokenFile
 
 if TYPE_CHECKING:
     from jslm.sample import LanguageModel

@@ -16,7 +16,7 @@ def check_samples(model: LanguageModel, count: int = 100, seed: int = 0) -> dict
     frequent first.
     """
     # Compiling the grammar takes a moment, and only runs on stories need it.
-    from jslm.data.stories import check_story
+    from jslm.corpora.stories import check_story
 
     stories = model.generate("", num_samples=count, seed=seed)
     problems: Counter[str] = Counter()

@@ -17,15 +17,16 @@ from numpy.typing import NDArray
 
 from jslm.config import DataConfig
 from jslm.console import Bar
-from jslm.data import Document, TokenFile, open_tokens
-from jslm.data.documents import InputFile, clean_document
-from jslm.data.readers import read_file
-from jslm.data.token_file import SPLITS, Split
 from jslm.errors import JslmError
 from jslm.evaluate.loss import LossResult
 from jslm.evaluate.scoring import BATCH_TOKENS, Window, cover, score_windows, start_ids
 from jslm.sample import LanguageModel
+from jslm.text import Document
+from jslm.text.documents import InputFile, clean_document
+from jslm.text.readers import read_file
 from jslm.tokenizer import Tokenizer
+from jslm.tokens import TokenFile, open_tokens
+from jslm.tokens.token_file import SPLITS, Split
 
 _log = logging.getLogger("jslm")
 

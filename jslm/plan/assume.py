@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from jslm.config import Config, config_from_dict
-from jslm.data.example_tokens import ExampleTokens
-from jslm.data.loader import count_examples, count_tokens, packing_of
-from jslm.data.token_file import META_NAME, TokenFile, open_tokens, read_meta
 from jslm.errors import JslmError
+from jslm.tokens.example_tokens import ExampleTokens
+from jslm.tokens.loader import count_examples, count_tokens, packing_of
+from jslm.tokens.token_file import META_NAME, TokenFile, open_tokens, read_meta
 
 # The GPT-2 vocabulary, and 256 bytes with the end-of-text token: `jslm.tokenizer` has no other sizes for these.
 _FIXED_VOCABULARY = {"gpt2": 50257, "byte": 257}

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from jslm.config import Config, DataConfig
-from jslm.data.chat import template_source
-from jslm.data.documents import InputFile, resolve_sources, size_of
-from jslm.data.token_file import META_NAME, read_meta
 from jslm.errors import JslmError
 from jslm.prepare.freshness import INPUTS_NAME, difference, newer_than, read_inputs, recorded_files
+from jslm.prompts.chat import template_source
+from jslm.text.documents import InputFile, resolve_sources, size_of
 from jslm.tokenizer import Tokenizer, load_tokenizer
+from jslm.tokens.token_file import META_NAME, read_meta
 
 _log = logging.getLogger("jslm")
 

@@ -8,17 +8,17 @@ from pathlib import Path
 
 from jslm.config import DataConfig, FilterConfig
 from jslm.console import Bar
-from jslm.data.dedup import DocumentIndex, Fingerprint, count_lines, fingerprint, remove_repeated_lines
-from jslm.data.documents import Document, check_document, check_settings, clean_document, read_entry, resolve_sources
-from jslm.data.dropped import DropReport, Gutted
-from jslm.data.filters import judge
-from jslm.data.readers.problems import OnBad
 from jslm.errors import JslmError
 from jslm.prepare.literals import find_literals
 from jslm.prepare.removed import Removed, add_removed
 from jslm.prepare.tasks import Task, Workers, run_tasks
 from jslm.prepare.text_parts import Tally, read_tally, read_text_part, write_text_part
 from jslm.prepare.work import WorkFolder
+from jslm.text.dedup import DocumentIndex, Fingerprint, count_lines, fingerprint, remove_repeated_lines
+from jslm.text.documents import Document, check_document, check_settings, clean_document, read_entry, resolve_sources
+from jslm.text.dropped import DropReport, Gutted
+from jslm.text.filters import judge
+from jslm.text.readers.problems import OnBad
 
 # Small enough that little is lost when a run is killed, large enough that flushing it costs nothing.
 PART_BYTES = 16 << 20

@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jslm.console import Bar
-from jslm.data.pairs import Part
-from jslm.data.token_file import NO_LABEL, SPLITS, Split, TokenWriter, token_dtype
 from jslm.errors import JslmError
 from jslm.prepare.split import Piece
 from jslm.prepare.tasks import Task, Workers, run_tasks
 from jslm.prepare.work import WorkFolder
+from jslm.prompts.pairs import Part
 from jslm.tokenizer import Tokenizer, tokenizer_from_json
+from jslm.tokens.token_file import NO_LABEL, SPLITS, Split, TokenWriter, token_dtype
 
 CHUNK_CHARACTERS = 1 << 18
 # Some seconds' work, which is what a killed run loses.

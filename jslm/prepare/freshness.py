@@ -17,11 +17,11 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePath
 
-from jslm.data.readers import InputFile
-from jslm.data.readers.remote import is_remote
-from jslm.data.token_file import META_NAME
 from jslm.errors import JslmError
 from jslm.files import write_text
+from jslm.text.readers import InputFile
+from jslm.text.readers.remote import is_remote
+from jslm.tokens.token_file import META_NAME
 
 INPUTS_NAME = "inputs.json"
 # FAT counts time in two seconds; no file system is coarser.

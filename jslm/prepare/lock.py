@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from jslm.data.token_file import disk_error
+from jslm.tokens.token_file import disk_error
 
 LOCK_NAME = ".lock"
 

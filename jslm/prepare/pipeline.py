@@ -11,11 +11,6 @@ from typing import Any
 import jslm
 from jslm.config import Config
 from jslm.console import say
-from jslm.data.augment import with_copies
-from jslm.data.chat import TEMPLATE_NAME, check_tokens, splitter, template_source
-from jslm.data.documents import InputFile, resolve_sources, size_of
-from jslm.data.readers.problems import OnBad, stop
-from jslm.data.token_file import META_NAME, TokenWriter, remove_partial, verify
 from jslm.errors import JslmError
 from jslm.prepare import encode
 from jslm.prepare.check import TOKENIZER_NAME, PreparedData, open_prepared, settings_of
@@ -29,7 +24,12 @@ from jslm.prepare.sample import compare_with_gpt2, training_texts
 from jslm.prepare.split import Counts, Piece, plan_split
 from jslm.prepare.tasks import Workers
 from jslm.prepare.work import WorkFolder, remove_work
+from jslm.prompts.chat import TEMPLATE_NAME, check_tokens, splitter, template_source
+from jslm.text.augment import with_copies
+from jslm.text.documents import InputFile, resolve_sources, size_of
+from jslm.text.readers.problems import OnBad, stop
 from jslm.tokenizer import Tokenizer, build_tokenizer, check_tokenizer, load_tokenizer
+from jslm.tokens.token_file import META_NAME, TokenWriter, remove_partial, verify
 
 # Starting processes costs about what tokenising this much does.
 MIN_PARALLEL_BYTES = 2_000_000
@@ -62,7 +62,7 @@ def ensure_prepared(config: Config, *, log: Log = log_to_stderr) -> PreparedData
 def check_prepared(config: Config) -> PreparedData:
     """The prepared data in `config.data_dir`, with the whole of its files and of its sources read and compared.
 
-    Raises JslmError as `ensure_prepared` and `jslm.data.verify`, and where there is no data or a source is gone.
+    Raises JslmError as `ensure_prepared` and `jslm.tokens.verify`, and where there is no data or a source is gone.
     """
     folder = Path(config.data_dir)
     prepared = open_prepared(config, folder, rehash=True)

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from jslm.data.preferences import REJECTED
-from jslm.data.token_file import SPLITS, TokenWriter, remove_partial
 from jslm.prepare.encode import add_parts, encode_corpus
 from jslm.prepare.split import Piece
 from jslm.prepare.tasks import Workers
 from jslm.prepare.work import WorkFolder
 from jslm.tokenizer import Tokenizer
+from jslm.tokens.preferences import REJECTED
+from jslm.tokens.token_file import SPLITS, TokenWriter, remove_partial
 
 __all__ = ["REJECTED", "encode_rejected", "remove_rejected", "write_rejected"]
 

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from itertools import islice, zip_longest
 
 from jslm.config import DataConfig
-from jslm.data.documents import Document, clean_document, read_raw_documents
 from jslm.errors import JslmError
 from jslm.prepare.removed import removed_lines
+from jslm.text.documents import Document, clean_document, read_raw_documents
 
 MIN_COLUMN = 30
 EXCERPT_LINES = 14

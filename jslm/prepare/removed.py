@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from jslm.data.documents import Document
+from jslm.text.documents import Document
 
 # Characters by cleaner and by what they were.
 Removed = dict[str, dict[str, int]]

@@ -9,9 +9,9 @@ from itertools import pairwise
 from typing import Literal
 
 from jslm.config import DataConfig
-from jslm.data.documents import Document
-from jslm.data.token_file import Split
 from jslm.errors import JslmError
+from jslm.text.documents import Document
+from jslm.tokens.token_file import Split
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from jslm.data.dropped import DropReport, Gutted
-from jslm.data.token_file import META_NAME, SPLITS
 from jslm.prepare.check import PreparedData
 from jslm.prepare.removed import removed_lines
+from jslm.text.dropped import DropReport, Gutted
+from jslm.tokens.token_file import META_NAME, SPLITS
 
 _STAGES = {"filters": "filters", "dedup": "duplicates", "lines": "repeated lines"}
 

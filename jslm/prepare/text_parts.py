@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
-from jslm.data.documents import Document
-from jslm.data.dropped import DropReport, Gutted, LostSources
 from jslm.errors import JslmError
 from jslm.prepare.removed import Removed
+from jslm.text.documents import Document
+from jslm.text.dropped import DropReport, Gutted, LostSources
 
 # A corpus may have millions of bad records; meta.json lists the first.
 MAX_SKIPPED = 1000

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from jslm.data.token_file import disk_error
 from jslm.errors import JslmError
+from jslm.tokens.token_file import disk_error
 
 WORK_NAME = ".work"
 _KEY_NAME = "key"

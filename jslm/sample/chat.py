@@ -8,8 +8,8 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, TextIO, Unpack
 
-from jslm.data.chat import ChatTemplate
 from jslm.errors import JslmError
+from jslm.prompts.chat import ChatTemplate
 from jslm.sample.options import Arguments, Options, resolve_options
 from jslm.sample.row import Row
 

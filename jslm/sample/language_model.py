@@ -16,10 +16,10 @@ import numpy as np
 from jaxtyping import Array, Float32, Key
 
 from jslm.config import Config, MeshConfig
-from jslm.data.as_read import as_read
 from jslm.errors import JslmError
 from jslm.model import Params, compute_dtype, decoding_params, unstack_layers
 from jslm.parallel import make_mesh
+from jslm.prompts.as_read import as_read
 from jslm.sample.beam import write_beams
 from jslm.sample.chat import Chat
 from jslm.sample.decode import (
@@ -226,7 +226,7 @@ class LanguageModel:
         return np.asarray(logits)[:, :length]
 
     def as_read(self, text: str) -> str:
-        """A text as the model reads it, which is as its training data had it: see `jslm.data.as_read`."""
+        """A text as the model reads it, which is as its training data had it: see `jslm.prompts.as_read`."""
         return as_read(text, self.config.data.cleaners)
 
     def row(self, prompt: str, sample: int, options: Options) -> Row:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Unpack
 
 from jslm.config import DataConfig
-from jslm.data.pairs import shown_prompt
 from jslm.errors import JslmError
+from jslm.prompts.pairs import shown_prompt
 from jslm.sample.beam import write_beams
 from jslm.sample.decode import prefill_length
 from jslm.sample.lookup import DRAFT_TOKENS, write_greedy
@@ -65,7 +65,7 @@ def rewrite_sentences(
 
 
 def rewrite_prompt(data: DataConfig, sentence: str) -> str:
-    """What a model that learned rewriting reads before it writes (`jslm.data.pairs.shown_prompt`).
+    """What a model that learned rewriting reads before it writes (`jslm.prompts.pairs.shown_prompt`).
 
     Raises JslmError for a template that needs more than the sentence.
     """

@@ -10,11 +10,11 @@ from typing import Any
 
 from jslm.config import Config, config_from_dict
 from jslm.convert import load_model
-from jslm.data.chat import find_template
-from jslm.data.preferences import REJECTED
-from jslm.data.token_file import Split, TokenFile, open_tokens, read_meta, verify
 from jslm.errors import JslmError
 from jslm.prepare import PreparedData, ensure_prepared, stale_corpus
+from jslm.prompts.chat import find_template
+from jslm.tokens.preferences import REJECTED
+from jslm.tokens.token_file import Split, TokenFile, open_tokens, read_meta, verify
 
 log = logging.getLogger("jslm")
 
@@ -68,7 +68,7 @@ def open_splits(config: Config, split: Split) -> list[TokenFile]:
 
 
 def verify_corpora(config: Config, fingerprint: str, *, check_sha: bool) -> None:
-    """Checks the files of every corpus as `jslm.data.verify` does, and that they suit the objective; raises
+    """Checks the files of every corpus as `jslm.tokens.verify` does, and that they suit the objective; raises
     JslmError."""
     for folder in corpus_folders(config):
         meta = verify(folder, fingerprint, check_sha)

@@ -18,9 +18,9 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from jslm.config import Config, DpoConfig
-from jslm.data.loader import batch_names
 from jslm.model import IGNORED, Params, row_log_probs, stack_conditions
 from jslm.parallel import batch_sharding, place_rows, replicated
+from jslm.tokens.loader import batch_names
 
 Batch = dict[str, Array]
 # Sums over pairs.

@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jslm.config import OptimizerConfig
-from jslm.data.course import Course
+from jslm.tokens.course import Course
 
 # Jordan 2024: an odd polynomial that takes singular values from 0 to 1 to about 0.7 to 1.2 in five rounds.
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)

@@ -14,10 +14,10 @@ import pytest
 
 from jslm.checkpoint import CheckpointStore
 from jslm.config import Config, config_from_dict, config_to_toml
-from jslm.data.token_file import TokenWriter
 from jslm.model import Params, param_shapes
 from jslm.sample import LanguageModel
 from jslm.tokenizer import ByteTokenizer, Tokenizer
+from jslm.tokens.token_file import TokenWriter
 
 CONTEXT = 32
 DOCUMENTS = {

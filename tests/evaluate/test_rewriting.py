@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jslm.config import config_from_dict
-from jslm.data.token_file import open_tokens
 from jslm.errors import JslmError
 from jslm.evaluate.rewriting import (
     RewritePair,
@@ -21,6 +20,7 @@ from jslm.evaluate.rewriting import (
 )
 from jslm.evaluate.samples import distinct, repetition, sample_quality
 from jslm.sample import LanguageModel
+from jslm.tokens.token_file import open_tokens
 
 
 def naive_distance(a: str, b: str) -> int:
@@ -104,7 +104,7 @@ def test_bad_pairs(tmp_path: Path, lines: list[str], message: str) -> None:
 
 
 def test_pairs_of_the_generator(tmp_path: Path) -> None:
-    from jslm.data.rewrite import generate_pairs
+    from jslm.corpora.rewrite import generate_pairs
 
     made = list(generate_pairs(20, seed=3))
     (tmp_path / "x.jsonl").write_text("\n".join(json.dumps(pair.record()) for pair in made), "utf-8")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from jslm.data.stories import check_story
+from jslm.corpora.stories import check_story
 from jslm.evaluate.stories import check_samples
 from jslm.train.report import write_report
 

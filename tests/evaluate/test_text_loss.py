@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jslm.data import open_tokens
-from jslm.data.token_file import TokenWriter
 from jslm.errors import JslmError
 from jslm.evaluate.scoring import Window, cover, padded_length, score_windows, windows_of
 from jslm.evaluate.text_loss import read_text, split_loss, text_loss
 from jslm.model import choose_kernels
 from jslm.sample import LanguageModel
 from jslm.tokenizer import BpeTokenizer, CharTokenizer
+from jslm.tokens import open_tokens
+from jslm.tokens.token_file import TokenWriter
 
 CONTEXT = 32
 TEXT = "The dog saw the café, and then 🙂 the cat. " * 4

@@ -13,7 +13,7 @@ import pytest
 from jslm import JslmError
 from jslm.convert import Bundle
 from jslm.convert.formats import format_named
-from jslm.data.chat import BUILT_IN, ChatTemplate
+from jslm.prompts.chat import BUILT_IN, ChatTemplate
 from jslm.sample import Chat, LanguageModel
 from jslm.tokenizer import BpeTokenizer, ByteTokenizer
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from jslm.config import config_from_dict
-from jslm.data.__main__ import main as inspect
+from jslm.inspect.__main__ import main as inspect
 from jslm.prepare import prepare
 from jslm.train.metrics import MetricsLog
 from jslm.train.report import append_samples, write_report
@@ -64,7 +64,7 @@ def inspection(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "tokenizer": {"kind": "bpe", "vocab_size": 300},
     }
     prepare(config_from_dict(values, "test"))
-    assert inspect(["inspect", str(folder / "data"), "--html", str(folder / "page.html")]) == 0
+    assert inspect([str(folder / "data"), "--html", str(folder / "page.html")]) == 0
     return folder / "page.html"
 
 

@@ -14,15 +14,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from jslm.config import Config, ModelConfig, config_from_dict
-from jslm.data import open_tokens, verify
-from jslm.data.__main__ import main as inspect
-from jslm.data.chat import find_template, template_source
-from jslm.data.chat_examples import generate_examples
-from jslm.data.loader import make_loader
+from jslm.corpora.chat_examples import generate_examples
 from jslm.errors import JslmError
+from jslm.inspect.__main__ import main as inspect
 from jslm.model import apply_decoder, init_params
 from jslm.prepare import PreparedData, ensure_prepared, prepare
 from jslm.prepare import encode as encoding
+from jslm.prompts.chat import find_template, template_source
+from jslm.tokens import open_tokens, verify
+from jslm.tokens.loader import make_loader
 
 silent: Callable[[str], None] = lambda message: None  # noqa: E731
 CHATML = ["<|im_start|>", "<|im_end|>"]

@@ -15,10 +15,10 @@ import pytest
 
 from jslm.config import Config, DataConfig, PrepareConfig, TokenizerConfig
 from jslm.config.data_schema import MixtureCorpus
-from jslm.data.readers import InputFile, remote
 from jslm.errors import JslmError
 from jslm.prepare import PreparedData, check_prepared, ensure_prepared, freshness, pipeline, prepare, stale_corpus
 from jslm.prepare.__main__ import main
+from jslm.text.readers import InputFile, remote
 from jslm.train.corpora import open_prepared
 
 silent: Callable[[str], None] = lambda message: None  # noqa: E731

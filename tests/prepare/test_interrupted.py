@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 from jslm.config import Config, DataConfig, DedupConfig, FilterConfig, PrepareConfig, TokenizerConfig
-from jslm.data.readers.problems import stop
 from jslm.errors import JslmError
 from jslm.prepare import corpus, encode, pipeline, prepare
 from jslm.prepare.tasks import Workers
 from jslm.prepare.work import WorkFolder
+from jslm.text.readers.problems import stop
 
 ROOT = Path(__file__).resolve().parents[2]
 silent: Callable[[str], None] = lambda message: None  # noqa: E731

@@ -14,14 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jslm.config import Config, config_from_dict
-from jslm.data import open_tokens, verify
-from jslm.data.__main__ import main as inspect
-from jslm.data.augment import augment, piece_rng
-from jslm.data.loader import make_loader
-from jslm.data.pairs import split_pair
 from jslm.errors import JslmError
+from jslm.inspect.__main__ import main as inspect
 from jslm.prepare import PreparedData, prepare
 from jslm.prepare import encode as encoding
+from jslm.prompts.pairs import split_pair
+from jslm.text.augment import augment, piece_rng
+from jslm.tokens import open_tokens, verify
+from jslm.tokens.loader import make_loader
 
 silent: Callable[[str], None] = lambda message: None  # noqa: E731
 

@@ -14,9 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jslm.config import Config, DataConfig, PrepareConfig, TokenizerConfig
-from jslm.data import open_tokens, verify
-from jslm.data.documents import Document
-from jslm.data.loader import make_loader
 from jslm.errors import JslmError
 from jslm.prepare import PreparedData, corpus, ensure_prepared, pipeline, prepare
 from jslm.prepare import encode as encoding
@@ -25,7 +22,10 @@ from jslm.prepare.encode import cut_text
 from jslm.prepare.lock import folder_lock
 from jslm.prepare.split import Counts, Piece, plan_split
 from jslm.prepare.summary import summary
+from jslm.text.documents import Document
 from jslm.tokenizer import build_tokenizer
+from jslm.tokens import open_tokens, verify
+from jslm.tokens.loader import make_loader
 
 POEM = "Rosen auf den Weg gestreut,\nund des Harms vergessen!\n\n  Eine kurze Spanne Zeit\nward uns zugemessen. "
 silent: Callable[[str], None] = lambda message: None  # noqa: E731

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from jslm.config import Config, DataConfig, DedupConfig, FilterConfig, PrepareConfig, TokenizerConfig
-from jslm.data import open_tokens
-from jslm.data.dropped import DropReport
 from jslm.errors import JslmError
 from jslm.prepare import PreparedData, corpus, ensure_prepared, pipeline, prepare
 from jslm.prepare.__main__ import main
 from jslm.prepare.sample import compare_with_gpt2, draw, training_texts
 from jslm.prepare.summary import summary
+from jslm.text.dropped import DropReport
 from jslm.tokenizer import BpeTokenizer
+from jslm.tokens import open_tokens
 
 silent: Callable[[str], None] = lambda message: None  # noqa: E731
 HEADING = "All rights reserved by the publisher"

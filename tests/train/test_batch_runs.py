@@ -17,11 +17,11 @@ import pytest
 import jslm.train.loop
 import jslm.train.step
 from jslm.config import Config, config_to_toml
-from jslm.data import open_tokens
 from jslm.errors import JslmError
 from jslm.prepare import prepare
 from jslm.run_folder import RunFolder
 from jslm.sample import rewrite_prompt
+from jslm.tokens import open_tokens
 from jslm.train import train
 
 TEXT = "the cat sat on a mat and saw one big red dog near my old tree while rain fell down"

@@ -17,14 +17,14 @@ import pytest
 from jslm.checkpoint import CheckpointStore
 from jslm.config import Config, config_from_dict, load_config
 from jslm.convert import export_model, import_model, load_model
-from jslm.data import open_tokens
-from jslm.data.chat import BUILT_IN
-from jslm.data.chat_examples import generate_examples
+from jslm.corpora.chat_examples import generate_examples
 from jslm.errors import JslmError
 from jslm.evaluate.text_loss import split_loss
 from jslm.prepare import prepare
+from jslm.prompts.chat import BUILT_IN
 from jslm.sample import Chat, LanguageModel, load
 from jslm.sample.__main__ import main as sample
+from jslm.tokens import open_tokens
 from jslm.train import train
 
 # One worker runs them all: they share fixtures that take long.

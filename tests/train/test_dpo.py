@@ -19,9 +19,6 @@ import pytest
 from jslm.checkpoint import CheckpointStore
 from jslm.config import Config, DpoConfig, ModelConfig, config_from_dict
 from jslm.convert import export_model, load_model
-from jslm.data import open_tokens
-from jslm.data.loader import count_examples, eval_batches, make_loader
-from jslm.data.preferences import PreferencePairs
 from jslm.errors import JslmError
 from jslm.evaluate.__main__ import main as evaluate
 from jslm.model import IGNORED, apply_decoder, head_table, init_params, row_log_probs
@@ -30,6 +27,9 @@ from jslm.model.log_probs import summed_log_probs
 from jslm.plan import make_plan
 from jslm.prepare import prepare
 from jslm.tokenizer import load_tokenizer
+from jslm.tokens import open_tokens
+from jslm.tokens.loader import count_examples, eval_batches, make_loader
+from jslm.tokens.preferences import PreferencePairs
 from jslm.train import train
 from jslm.train.dpo import preference_losses
 from jslm.train.report import write_report

@@ -11,8 +11,8 @@ import optax
 import pytest
 
 from jslm.config import LoraConfig, ModelConfig, OptimizerConfig
-from jslm.data.course import Course
 from jslm.model import Params, init_adapters, init_params
+from jslm.tokens.course import Course
 from jslm.train.optimizer import is_matrix, make_optimizer, make_schedule, muon_labels, orthogonalize
 
 MODEL = ModelConfig(

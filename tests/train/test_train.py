@@ -15,13 +15,13 @@ import pytest
 
 from jslm.checkpoint import CheckpointStore
 from jslm.config import Config
-from jslm.data.token_file import open_tokens
 from jslm.errors import JslmError
 from jslm.evaluate import LossResult, evaluate_loss, make_eval_step
 from jslm.model import apply_decoder, logits_from_hidden
 from jslm.parallel import make_mesh
 from jslm.run_folder import RunFolder
 from jslm.tokenizer import load_tokenizer
+from jslm.tokens.token_file import open_tokens
 from jslm.train import loop, train
 from jslm.train.setup import load_initial, prepare_data, resolve_config
 

@@ -14,10 +14,10 @@ import numpy as np
 from jslm.config import Config, config_from_dict
 from jslm.convert import Bundle
 from jslm.convert.formats import format_named
-from jslm.data.token_file import TokenWriter
 from jslm.model import compute_dtype, count_parameters, flops_per_token, init_params
 from jslm.tokenizer import BpeTokenizer, CharTokenizer, Tokenizer
 from jslm.tokenizer.bpe import byte_spelling
+from jslm.tokens.token_file import TokenWriter
 from scripts.bench.sizes import SIZES
 
 

@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from jslm.data import open_tokens
-from jslm.data.loader import make_loader
+from jslm.tokens import open_tokens
+from jslm.tokens.loader import make_loader
 from scripts.bench.sizes import SIZES
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from jslm.data.stories import generate_stories
+from jslm.corpora.stories import generate_stories
 from jslm.tokenizer import BpeTokenizer
 from scripts.bench.lanes.corpus import Corpus
 

@@ -1,0 +1,89 @@
+"""Prints pairs of a sentence and the same in the other voice, or writes them as JSONL or TSV; or plain English."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TextIO
+
+from jslm.cli import add_debug_argument, run_verb
+from jslm.corpora.rewrite import DIRECTIONS, SPLITS, Pair, generate_pairs, plain_text
+from jslm.errors import JslmError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit status, 2 for bad input."""
+    parser = argparse.ArgumentParser(prog="jslm corpora rewrite", description=__doc__)
+    parser.add_argument("--count", type=int, default=10, help="pairs (default 10)")
+    parser.add_argument("--seed", type=int, default=0, help="seed; the same pairs on every Python version")
+    parser.add_argument(
+        "--split", choices=SPLITS, default="train", help="verb, noun: those that train never has; wide: other words"
+    )
+    parser.add_argument("--direction", choices=DIRECTIONS, help="default: both, mixed")
+    parser.add_argument("--restyle", action="store_true", help="prompts in any style, answers in that of the label")
+    parser.add_argument("--tokenized", action="store_true", help="lower case, blanks around punctuation")
+    parser.add_argument(
+        "--unpaired", action="store_true", help="second sentences alone, their prompts empty: plain text to learn from"
+    )
+    parser.add_argument(
+        "--text",
+        type=float,
+        metavar="MB",
+        help="write this much plain English, for pretraining, to --out x.jsonl instead",
+    )
+    parser.add_argument(
+        "--out", help="file: .jsonl (prompt, completion, category, style, domain) or .tsv (two columns)"
+    )
+    add_debug_argument(parser)
+    return run_verb("corpora rewrite", parser, argv, _body)
+
+
+def _body(options: argparse.Namespace) -> int:
+    if options.text is not None:
+        return _write_text(options)
+    pairs = generate_pairs(
+        options.count,
+        options.seed,
+        split=options.split,
+        direction=options.direction,
+        restyle=options.restyle,
+        tokenized=options.tokenized,
+    )
+    if options.unpaired:
+        pairs = (pair._replace(source="") for pair in pairs)
+    if options.out is None:
+        for pair in pairs:
+            _write_jsonl(pair, sys.stdout)
+        return 0
+    writers = {"jsonl": _write_jsonl, "tsv": _write_tsv}
+    write = writers.get(options.out.rpartition(".")[2])
+    if write is None:
+        raise JslmError(f"--out = {options.out}: expected a name that ends in .jsonl or .tsv")
+    with open(options.out, "w", encoding="utf-8", newline="\n") as file:
+        for pair in pairs:
+            write(pair, file)
+    return 0
+
+
+def _write_text(options: argparse.Namespace) -> int:
+    if not options.text > 0 or options.out is None or not options.out.endswith(".jsonl"):
+        raise JslmError(
+            f"--text {options.text:g} --out {options.out}: expected more than 0 and a name that ends in .jsonl"
+        )
+    with open(options.out, "w", encoding="utf-8", newline="\n") as file:
+        for text in plain_text(options.text, options.seed):
+            file.write(json.dumps({"text": text}) + "\n")
+    return 0
+
+
+def _write_jsonl(pair: Pair, file: TextIO) -> None:
+    file.write(json.dumps(pair.record(), ensure_ascii=False) + "\n")
+
+
+def _write_tsv(pair: Pair, file: TextIO) -> None:
+    file.write(f"{pair.source}\t{pair.target}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What a prompt looks like: text as models read it, pairs, conversations, chat templates."""

@@ -1,0 +1,156 @@
+"""Files, addresses and generated stories -> a stream of documents, read and cleaned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from jslm.config import DataConfig
+from jslm.errors import JslmError
+from jslm.prompts.pairs import check_preference, pair_parts
+from jslm.text.cleaners import apply_cleaners
+from jslm.text.readers import InputFile, StoriesSource, check_settings, find_files, parse_stories, read_file
+from jslm.text.readers.problems import OnBad, stop
+from jslm.text.readers.records import LabelledText
+
+__all__ = [
+    "Document",
+    "InputFile",
+    "OnBad",
+    "StoriesSource",
+    "check_document",
+    "check_settings",
+    "clean_document",
+    "input_size",
+    "parse_stories",
+    "read_documents",
+    "read_entry",
+    "read_raw_documents",
+    "resolve_sources",
+    "size_of",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One text, and where it came from; `bits` is its information content where a generator knows it.
+
+    `removed` says how many characters each cleaner took out, by what they were, and `gutted` which share those took
+    that took over half. `labels` are those of
+    `data.conditions`, in their order (empty: none). `rejected` is the answer that `data.rejected` names. `where` is the
+    place of a record in its file.
+    """
+
+    text: str
+    source: str
+    bits: float | None = None
+    removed: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    gutted: Mapping[str, float] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
+    rejected: str | None = None
+    where: str = ""
+
+    @property
+    def place(self) -> str:
+        """Where it is from, for messages: with the line or row of a record."""
+        return self.where or self.source
+
+
+def check_document(document: Document, config: DataConfig) -> None:
+    """Raises JslmError, with the place, where a pair has lost its prompt's end or its completion on the way."""
+    if config.prompt_end and document.text.strip():
+        try:
+            pair_parts(document.text, config.prompt_end)
+        except JslmError as error:
+            raise JslmError(f"{document.place}: {error}") from None
+
+
+def read_documents(config: DataConfig, on_bad: OnBad = stop) -> Iterator[Document]:
+    """Streams the documents of `data.source` through `data.cleaners`, in the order of the entries, sorted inside each.
+
+    A file that several entries name is read once, or the same text could land in both training and validation.
+    Documents that are blank, or of which the cleaners leave nothing, are passed over. `on_bad` is told of each record
+    and file that cannot be read; the default raises. Memory: the largest document.
+
+    Raises JslmError: nothing to read, a missing path, no text in the whole of it, an impossible setting, and what
+    `on_bad` raises: binary or unreadable files, bad records (each with file and line).
+    """
+    found = False
+    for document in read_raw_documents(config, on_bad):
+        cleaned = clean_document(document, config)
+        if cleaned.text and not cleaned.text.isspace():
+            found = True
+            yield cleaned
+    if not found:
+        emptied = ", or data.cleaners leave nothing of it" if config.cleaners else ""
+        raise JslmError(
+            f"data.source: no text in {', '.join(config.sources)}; every file in it is empty or blank{emptied}"
+        )
+
+
+def read_raw_documents(config: DataConfig, on_bad: OnBad = stop) -> Iterator[Document]:
+    """The documents as they are in the files, blank ones too; see `read_documents`."""
+    check_settings(config)
+    for entry in resolve_sources(config):
+        yield from read_entry(entry, config, on_bad)
+
+
+def read_entry(entry: InputFile | StoriesSource, config: DataConfig, on_bad: OnBad = stop) -> Iterator[Document]:
+    """The documents of one file or generator as they are; see `read_documents`."""
+    if isinstance(entry, StoriesSource):
+        from jslm.corpora.stories import generate_stories
+
+        name = f"stories:{entry.megabytes:g}MB:seed={entry.seed}"
+        for key, what in {"conditions": "labels", "rejected": "preferences", "messages": "messages"}.items():
+            if getattr(config, key):
+                raise JslmError(f"data.{key}: {name} has no {what}; they come with records, as in JSONL")
+        for story in generate_stories(entry.megabytes, entry.seed):
+            yield Document(story.text, name, story.bits)
+    else:
+        for text, source, where in read_file(entry, config, on_bad):
+            try:
+                if config.conditions and not isinstance(text, LabelledText):
+                    raise JslmError("data.conditions: no record with labels, but plain text; give records, as in JSONL")
+                rejected: str | None = getattr(text, "rejected", None)
+                if config.messages and not isinstance(text, LabelledText):
+                    raise JslmError("data.messages: no record with messages, but plain text; give records, as in JSONL")
+                # Records have had their check, which names the line.
+                if text and not text.isspace() and not config.messages:
+                    parts = pair_parts(text, config.prompt_end)
+                    if config.rejected:
+                        check_preference(parts[-1].text, rejected)
+            except JslmError as error:
+                on_bad(JslmError(f"{where}: {error}"))
+            else:
+                labels = getattr(text, "labels", ())
+                yield Document(str(text), source, labels=labels, rejected=rejected, where=where)
+
+
+def clean_document(document: Document, config: DataConfig) -> Document:
+    """The document after `data.cleaners`, with what they removed; generated stories come clean already."""
+    if not config.cleaners or document.bits is not None:
+        return document
+    text, removed, gutted = apply_cleaners(document.text, config.cleaners)
+    return replace(document, text=text, removed=removed, gutted=gutted)
+
+
+def resolve_sources(config: DataConfig) -> list[InputFile | StoriesSource]:
+    """The files (each once) and generators that `data.source` names. Raises JslmError as `read_documents` does."""
+    if not config.sources:
+        raise JslmError(
+            "data.source is empty: nothing to read; set it to a file, a folder, a glob or stories:20MB, "
+            "as in data.source=book.txt"
+        )
+    return find_files(config.sources)
+
+
+def input_size(config: DataConfig) -> tuple[int, int]:
+    """Number and total bytes of the input files as they are stored (generated stories: their size, and no file)."""
+    return size_of(resolve_sources(config))
+
+
+def size_of(entries: Sequence[InputFile | StoriesSource]) -> tuple[int, int]:
+    """`input_size` of what `resolve_sources` gave."""
+    files = [entry for entry in entries if isinstance(entry, InputFile)]
+    generated = sum(int(entry.megabytes * 1e6) for entry in entries if isinstance(entry, StoriesSource))
+    return len(files), sum(file.size for file in files) + generated

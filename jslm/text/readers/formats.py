@@ -1,0 +1,69 @@
+"""One file, whatever its format and wherever it is, to texts."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import BinaryIO
+
+from jslm.config import DataConfig
+from jslm.errors import JslmError
+from jslm.text.readers.containers import DAMAGED, format_of, open_plain
+from jslm.text.readers.markup import read_epub, read_html
+from jslm.text.readers.problems import Found, OnBad, stop
+from jslm.text.readers.records import Columns, read_csv, read_json, read_jsonl, read_parquet
+from jslm.text.readers.remote import remote_file_name
+from jslm.text.readers.sources import InputFile
+from jslm.text.readers.text import decode, known_encoding, split_blocks
+
+Reader = Callable[[BinaryIO, str, DataConfig, OnBad], Iterator[Found]]
+
+
+def read_file(file: InputFile, config: DataConfig, on_bad: OnBad = stop) -> Iterator[tuple[str, str, str]]:
+    """Texts of a file, each with where it is from (the file's name, and the member's inside an archive) and its place
+    there for messages: the same, with the line or row of a record.
+
+    `on_bad` is told of each record and file that cannot be read; the default raises. Memory: the largest text, or the
+    largest page or book. Raises JslmError: see `on_bad`, and an impossible configuration.
+    """
+    try:
+        with file.open() as stream:
+            for plain, name, label in open_plain(stream, remote_file_name(file.name), file.name, on_bad):
+                kind = config.format if config.format != "auto" else format_of(name) or "text"
+                for text, place in READERS[kind](plain, label, config, on_bad):
+                    yield text, label, place
+    except JslmError as error:
+        on_bad(error)
+    except DAMAGED as error:
+        on_bad(JslmError(f"{file.name}: damaged or cut off: {type(error).__name__}: {' '.join(str(error).split())}"))
+    except OSError as error:
+        on_bad(JslmError(f"{file.name}: cannot be read: {error.strerror or error}"))
+
+
+def check_settings(config: DataConfig) -> None:
+    """Raises JslmError for a `data.encoding` or `data.template` that can't be, before anything is read."""
+    if config.encoding != "auto":
+        known_encoding(config.encoding)
+    Columns(config)
+
+
+def _read_text(stream: BinaryIO, name: str, config: DataConfig, on_bad: OnBad) -> Iterator[Found]:
+    """The whole file as it is, or what stands between separators."""
+    blocks = decode(stream, name, config.encoding)
+    if config.separator:
+        for text, line in split_blocks(blocks, config.separator):
+            yield Found(text, f"{name}:{line}")
+    else:
+        yield Found("".join(blocks), name)
+
+
+READERS: dict[str, Reader] = {
+    "text": _read_text,
+    "jsonl": read_jsonl,
+    "json": read_json,
+    "csv": read_csv,
+    "tsv": functools.partial(read_csv, delimiter="\t"),
+    "parquet": read_parquet,
+    "epub": read_epub,
+    "html": read_html,
+}
