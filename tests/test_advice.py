@@ -26,8 +26,7 @@ _SHARED = (
     "model",
     "parallel",
     "config",
-    "checkpoint.py",
-    "run_folder.py",
+    "runs",
     "files.py",
 )
 # XLA's flags, CSS's names, and a command of its own.

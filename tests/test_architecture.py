@@ -16,10 +16,9 @@ MAX_LINES = 450
 LAYERS = (
     {"errors", "installation", "console"},
     {"config", "files"},
-    {"tokenizer", "parallel", "corpora", "manifest"},
+    {"tokenizer", "parallel", "corpora"},
     {"prompts", "model"},
-    {"text", "tokens", "checkpoint"},
-    {"run_folder"},
+    {"text", "tokens", "runs"},
     {"cli"},
     {"prepare", "train", "sample", "evaluate", "convert", "plan", "serve", "sweep", "inspect", "configs"},
 )

@@ -275,7 +275,7 @@ def test_two_runs_at_once(config_file: Path, tmp_path: Path) -> None:
 
 def test_full_disk_inside_a_save(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The disk fills up after the free space was asked for."""
-    from jslm.checkpoint import CheckpointStore
+    from jslm.runs.checkpoint import CheckpointStore
 
     store = CheckpointStore(small_disk / "checkpoints")
     state = {"params": np.random.default_rng(0).standard_normal(400_000).astype(np.float32)}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from jslm.errors import JslmError
-from jslm.run_folder import RunFolder
+from jslm.runs.folder import RunFolder
 
 
 @pytest.mark.parametrize("address", ["gs://bucket/run", "s3://bucket/run"])

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jslm.convert.api import export_model, import_model, inspect_model
-    from jslm.convert.bundle import Bundle, Format
     from jslm.convert.formats import known_formats
     from jslm.convert.runs import load_model, open_checkpoint
     from jslm.convert.start import with_start
+    from jslm.runs.bundle import Bundle, Format
 
 __all__ = [
     "Bundle",

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from jslm.convert.bundle import Bundle
 from jslm.convert.formats import choose_format, format_named, known_formats
 from jslm.convert.runs import is_run_folder, load_model, write_run
 from jslm.errors import JslmError
+from jslm.runs.bundle import Bundle
 
 
 def import_model(source: str | Path, run_dir: str | Path, *, format: str = "auto") -> Bundle:
@@ -60,10 +60,10 @@ def inspect_model(path: str | Path) -> dict[str, Any]:
 
 
 def _describe_run(path: Path) -> dict[str, Any]:
-    from jslm.checkpoint import CheckpointStore
     from jslm.convert.shapes import describe_model
     from jslm.model import count_parameters
-    from jslm.run_folder import RunFolder
+    from jslm.runs.checkpoint import CheckpointStore
+    from jslm.runs.folder import RunFolder
 
     folder = RunFolder(path)
     config, info = folder.read_config(), folder.read_info()

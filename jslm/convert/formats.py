@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
-from jslm.convert.bundle import Format
 from jslm.errors import JslmError
+from jslm.runs.bundle import Format
 
 # In the order of detection: the most particular first.
 _MODULES = ("portable", "huggingface", "gguf", "llama2c", "llama2c_checkpoint", "nanogpt", "lillm", "slms")

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jslm.convert.bundle import Bundle, Format
 from jslm.convert.gguf_header import MAGIC, ArrayLength, Header, read_header
 from jslm.errors import JslmError
 from jslm.files import whole_file
 from jslm.installation import install_command
+from jslm.runs.bundle import Bundle, Format
 
 if TYPE_CHECKING:
     from gguf import GGMLQuantizationType, GGUFWriter

@@ -13,9 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from jslm.checkpoint import flatten_tree, unflatten_params
 from jslm.config import Config, ModelConfig, config_from_dict
-from jslm.convert.bundle import Bundle, Format
 from jslm.convert.huggingface_config import (
     FAMILIES,
     config_fields,
@@ -30,6 +28,8 @@ from jslm.convert.weights import SafetensorsFile, TensorReader, cast_weights, sa
 from jslm.errors import JslmError
 from jslm.files import whole_folder
 from jslm.prompts.chat import TEMPLATE_NAME, model_template
+from jslm.runs.bundle import Bundle, Format
+from jslm.runs.checkpoint import flatten_tree, unflatten_params
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 _PREFIXES = ("model.", "transformer.")

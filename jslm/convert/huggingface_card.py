@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jslm.convert.bundle import Bundle
 from jslm.model import count_parameters
+from jslm.runs.bundle import Bundle
 
 _FIGURES = {
     "val/loss": ("Validation loss", "nats a token"),

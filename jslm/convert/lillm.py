@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from jslm.config import Config, ModelConfig
-from jslm.convert.bundle import Bundle, Format
 from jslm.convert.torch_checkpoint import (
     TorchCheckpoint,
     describe_checkpoint,
@@ -26,6 +25,7 @@ from jslm.convert.torch_checkpoint import (
 )
 from jslm.convert.weights import TensorReader, is_causal_mask, pad_rows, stack_layers, tied_by_its_tensors
 from jslm.errors import JslmError
+from jslm.runs.bundle import Bundle, Format
 from jslm.tokenizer import Tokenizer
 
 _TOKENS, _NORM, _HEAD = "tok_emb.weight", "norm.gain", "lm_head.weight"

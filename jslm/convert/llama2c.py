@@ -18,11 +18,11 @@ from typing import Any, cast
 import numpy as np
 
 from jslm.config import ModelConfig, config_from_dict
-from jslm.convert.bundle import Bundle, Format
 from jslm.convert.llama2c_tokenizer import NAME, find_tokenizer, tokenizer_bytes
 from jslm.convert.llama2c_weights import TABLES, params_of, rotary_tables, tensor_of, tensor_shapes
 from jslm.errors import JslmError
 from jslm.files import whole_file
+from jslm.runs.bundle import Bundle, Format
 from jslm.tokenizer.sentencepiece import SentencePieceTokenizer
 
 _log = logging.getLogger("jslm")

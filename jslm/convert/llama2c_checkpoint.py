@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from jslm.config import ModelConfig, config_from_dict
-from jslm.convert.bundle import Bundle, Format
 from jslm.convert.llama2c_tokenizer import NAME, find_tokenizer
 from jslm.convert.llama2c_weights import LAYER_TENSORS, TABLES, params_of, rotary_tables, tensor_shapes
 from jslm.convert.pickle_reader import read_torch_file
 from jslm.convert.weights import TensorReader, same_weights, tied_by_its_tensors
 from jslm.errors import JslmError
+from jslm.runs.bundle import Bundle, Format
 
 _PREFIX = "_orig_mod."
 _TOKENS = "tok_embeddings.weight"

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from jslm.config import Config
-from jslm.convert.bundle import Bundle, Format
 from jslm.convert.head_bias import fold_head_bias
 from jslm.convert.pickle_reader import read_pickle
 from jslm.convert.torch_checkpoint import (
@@ -30,6 +29,7 @@ from jslm.convert.torch_checkpoint import (
 )
 from jslm.convert.weights import TensorReader, is_causal_mask, pad_rows, stack_layers, tied_by_its_tensors
 from jslm.errors import JslmError
+from jslm.runs.bundle import Bundle, Format
 from jslm.tokenizer import CharTokenizer, Tokenizer
 
 _log = logging.getLogger("jslm")

@@ -6,15 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from jslm.checkpoint import CheckpointStore
 from jslm.config import Config, config_from_dict, state_difference
-from jslm.convert.bundle import Bundle
 from jslm.convert.formats import choose_format
 from jslm.convert.weights import check_params
 from jslm.errors import JslmError
 from jslm.files import whole_folder, write_text
 from jslm.prompts.chat import model_template
-from jslm.run_folder import RunFolder, resolve_checkpoint
+from jslm.runs.bundle import Bundle
+from jslm.runs.checkpoint import CheckpointStore
+from jslm.runs.folder import RunFolder, resolve_checkpoint
 from jslm.tokenizer import load_tokenizer
 
 # Figures of `run.json` that a model card or a header repeats.

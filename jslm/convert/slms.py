@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from jslm.config import Config
-from jslm.convert.bundle import Bundle, Format
 from jslm.convert.head_bias import fold_head_bias
 from jslm.convert.torch_checkpoint import (
     TorchCheckpoint,
@@ -25,6 +24,7 @@ from jslm.convert.torch_checkpoint import (
     tokenizer_beside,
 )
 from jslm.convert.weights import TensorReader, is_causal_mask, pad_rows, stack_layers
+from jslm.runs.bundle import Bundle, Format
 from jslm.tokenizer import Tokenizer
 
 _log = logging.getLogger("jslm")

@@ -61,7 +61,7 @@ def layer_at(tree: Mapping[str, Any], index: int) -> dict[str, Any]:
 
 def check_params(params: Mapping[str, Any], shapes: Mapping[str, Any], where: str, config: str) -> None:
     """Raises JslmError where `params`, of `where`, is not the tree of `shapes` that the file `config` asks for."""
-    from jslm.checkpoint import flatten_tree
+    from jslm.runs.checkpoint import flatten_tree
 
     wanted, found = flatten_tree(shapes), flatten_tree(params)
     for name in sorted(wanted.keys() | found.keys()):

@@ -104,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(args: argparse.Namespace) -> int:
     from jslm.config import SampleConfig
-    from jslm.run_folder import RunFolder
+    from jslm.runs.folder import RunFolder
 
     _check_mode(args)
     arguments, rewriting = _arguments(args), _rewrite_arguments(args)

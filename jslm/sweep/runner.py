@@ -17,7 +17,7 @@ from jslm.console import format_clock
 from jslm.errors import JslmError
 from jslm.files import write_text
 from jslm.installation import install_command
-from jslm.run_folder import RunFolder
+from jslm.runs.folder import RunFolder
 from jslm.sweep.report import write_report
 from jslm.sweep.space import Trial
 

@@ -7,12 +7,12 @@ import logging
 import jax
 from jax.sharding import Mesh
 
-from jslm.checkpoint import CheckpointStore
 from jslm.config import Config, state_difference
 from jslm.errors import JslmError
 from jslm.model import compute_dtype
 from jslm.parallel import batch_sharding, check_mesh_fits, make_mesh
-from jslm.run_folder import RunFolder
+from jslm.runs.checkpoint import CheckpointStore
+from jslm.runs.folder import RunFolder
 from jslm.tokenizer import load_tokenizer
 
 _log = logging.getLogger("jslm")

@@ -15,7 +15,7 @@ from jslm.config import Config
 from jslm.evaluate import LossResult, check_samples
 from jslm.model import Params, count_parameters, flops_per_token
 from jslm.parallel import describe_devices, peak_flops
-from jslm.run_folder import RunFolder
+from jslm.runs.folder import RunFolder
 from jslm.sample import LanguageModel
 from jslm.train.dpo import SUMS, PreferenceResult
 from jslm.train.metrics import MetricsLog, Progress

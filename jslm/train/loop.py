@@ -23,7 +23,7 @@ from jslm.evaluate import LossResult, evaluate_loss, make_eval_step
 from jslm.files import write_text
 from jslm.model import flops_per_token
 from jslm.parallel import eval_batch_size, peak_flops, start_jax
-from jslm.run_folder import RunFolder
+from jslm.runs.folder import RunFolder
 from jslm.tokens.loader import count_examples, eval_batches, packing_of
 from jslm.train.checks import check_before_data, check_not_imported, check_same_model, process_rows
 from jslm.train.dpo import SUMS, PreferenceResult, evaluate_preferences, make_preference_step

@@ -11,13 +11,13 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jslm.checkpoint import CheckpointStore
 from jslm.cli import is_out_of_memory
 from jslm.config import Config
 from jslm.errors import JslmError
 from jslm.model import compute_dtype
 from jslm.parallel import check_mesh_fits, describe_devices, known_kind, make_mesh
-from jslm.run_folder import RunFolder
+from jslm.runs.checkpoint import CheckpointStore
+from jslm.runs.folder import RunFolder
 
 _log = logging.getLogger("jslm")
 

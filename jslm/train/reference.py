@@ -25,13 +25,13 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import Float32
 
-from jslm.checkpoint import flatten_tree
 from jslm.config import Config
 from jslm.console import Bar
 from jslm.errors import JslmError
 from jslm.files import whole_file
 from jslm.model import Params
 from jslm.parallel import batch_sharding, eval_batch_size, place_rows, replicated
+from jslm.runs.checkpoint import flatten_tree
 from jslm.tokens.loader import batch_names, count_examples, eval_batches
 from jslm.tokens.preferences import REJECTED
 from jslm.tokens.token_file import SPLITS, Split, TokenFile

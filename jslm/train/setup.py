@@ -16,14 +16,14 @@ import optax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from jslm.checkpoint import CheckpointStore, flatten_tree
 from jslm.config import Config, config_from_dict, start_differences
 from jslm.convert import load_model
 from jslm.errors import JslmError
 from jslm.model import Params, compute_dtype, param_shapes
 from jslm.parallel import batch_sharding, check_mesh_fits, eval_batch_size, make_mesh
 from jslm.prepare import PreparedData
-from jslm.run_folder import RunFolder
+from jslm.runs.checkpoint import CheckpointStore, flatten_tree
+from jslm.runs.folder import RunFolder
 from jslm.tokens.course import Course
 from jslm.tokens.loader import TrainLoader, count_examples, make_loader, packing_of
 from jslm.tokens.token_file import TokenFile

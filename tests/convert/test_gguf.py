@@ -16,11 +16,11 @@ import pytest
 
 from jslm import JslmError
 from jslm.config import Config, ModelConfig, config_from_dict
-from jslm.convert.bundle import Bundle
 from jslm.convert.gguf import FORMAT, describe, detect, write
 from jslm.convert.gguf_vocabulary import from_tokenizer_json
 from jslm.model import count_parameters, param_shapes
 from jslm.model.rope import apply_rotary, rotary_tables
+from jslm.runs.bundle import Bundle
 from jslm.tokenizer import BpeTokenizer, ByteTokenizer, CharTokenizer, Tokenizer
 from tests.tokenizer_layouts import LAYOUTS
 

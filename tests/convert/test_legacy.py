@@ -22,10 +22,10 @@ from tokenizers import Tokenizer as LibraryTokenizer
 from tokenizers import decoders, models, pre_tokenizers
 
 from jslm.convert import lillm, nanogpt, slms
-from jslm.convert.bundle import Bundle
 from jslm.convert.pickle_reader import read_torch_file
 from jslm.errors import JslmError
 from jslm.model import apply_decoder, logits_from_hidden, param_shapes
+from jslm.runs.bundle import Bundle
 
 Save = Callable[..., Path]
 State = dict[str, np.ndarray]

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jslm.checkpoint import CheckpointStore
 from jslm.config import Config, config_from_dict, config_to_toml
 from jslm.model import Params, param_shapes
+from jslm.runs.checkpoint import CheckpointStore
 from jslm.sample import LanguageModel
 from jslm.tokenizer import ByteTokenizer, Tokenizer
 from jslm.tokens.token_file import TokenWriter

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 import pytest
 
-from jslm.checkpoint import CheckpointStore
+from jslm.runs.checkpoint import CheckpointStore
 
 pytestmark = [pytest.mark.multidevice, pytest.mark.slow, pytest.mark.xdist_group("processes")]
 

@@ -11,10 +11,10 @@ import jax
 import numpy as np
 import pytest
 
-from jslm.checkpoint import CheckpointStore
 from jslm.config import config_from_dict
 from jslm.convert import Bundle
 from jslm.model import param_shapes
+from jslm.runs.checkpoint import CheckpointStore
 from jslm.tokenizer import Tokenizer, load_tokenizer
 from jslm.train import train
 

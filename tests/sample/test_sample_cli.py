@@ -12,10 +12,10 @@ from typing import Any
 import jax
 import pytest
 
-from jslm.checkpoint import CheckpointStore
 from jslm.config import Config, config_from_dict, config_to_toml
 from jslm.errors import JslmError
 from jslm.model import Params
+from jslm.runs.checkpoint import CheckpointStore
 from jslm.sample import LanguageModel, load
 from jslm.sample.__main__ import main
 from jslm.sample.loading import changed_config

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from jslm import JslmError
-from jslm.run_folder import RunFolder
+from jslm.runs.folder import RunFolder
 from jslm.sweep import Trial, grid_trials, random_trials, run_sweep
 from jslm.sweep.report import scatter, table
 from jslm.sweep.runner import Result

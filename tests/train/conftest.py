@@ -82,7 +82,7 @@ def read_checkpoint(run_dir: str | Path) -> dict[str, np.ndarray]:
     """Every array of the newest checkpoint: parameters, moments, counters."""
     import jax
 
-    from jslm.checkpoint import CheckpointStore
+    from jslm.runs.checkpoint import CheckpointStore
 
     store = CheckpointStore(Path(run_dir, "checkpoints"))
     step = store.steps()[-1]

@@ -19,7 +19,7 @@ import jslm.train.step
 from jslm.config import Config, config_to_toml
 from jslm.errors import JslmError
 from jslm.prepare import prepare
-from jslm.run_folder import RunFolder
+from jslm.runs.folder import RunFolder
 from jslm.sample import rewrite_prompt
 from jslm.tokens import open_tokens
 from jslm.train import train

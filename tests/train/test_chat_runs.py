@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jslm.checkpoint import CheckpointStore
 from jslm.config import Config, config_from_dict, load_config
 from jslm.convert import export_model, import_model, load_model
 from jslm.corpora.chat_examples import generate_examples
@@ -22,6 +21,7 @@ from jslm.errors import JslmError
 from jslm.evaluate.text_loss import split_loss
 from jslm.prepare import prepare
 from jslm.prompts.chat import BUILT_IN
+from jslm.runs.checkpoint import CheckpointStore
 from jslm.sample import Chat, LanguageModel, load
 from jslm.sample.__main__ import main as sample
 from jslm.tokens import open_tokens

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from jslm import JslmError
-from jslm.checkpoint import CheckpointStore
 from jslm.config import ConditionConfig, config_from_dict
 from jslm.convert import export_model, load_model
 from jslm.prepare import prepare
-from jslm.run_folder import RunFolder
+from jslm.runs.checkpoint import CheckpointStore
+from jslm.runs.folder import RunFolder
 from jslm.tokens.loader import make_loader
 from jslm.tokens.token_file import open_tokens, verify
 from jslm.train import train

@@ -16,13 +16,13 @@ import jax
 import numpy as np
 import pytest
 
-from jslm.checkpoint import CheckpointStore, flatten_tree
 from jslm.config import config_from_dict
 from jslm.convert import Bundle, import_model, load_model
 from jslm.errors import JslmError
 from jslm.evaluate import Plan, evaluate_run
-from jslm.manifest import MANIFEST
-from jslm.run_folder import RunFolder
+from jslm.runs.checkpoint import CheckpointStore, flatten_tree
+from jslm.runs.folder import RunFolder
+from jslm.runs.manifest import MANIFEST
 from jslm.train import train
 
 # One worker runs them all: they share fixtures that take long.
@@ -188,7 +188,7 @@ def test_a_checkpoint_has_its_manifest_before_its_name(tmp_path: Path, monkeypat
         raise KeyboardInterrupt(folder)
 
     with monkeypatch.context() as patched:
-        patched.setattr("jslm.checkpoint.write_manifest", killed)
+        patched.setattr("jslm.runs.checkpoint.write_manifest", killed)
         store.save(2, state, {})
         with pytest.raises(KeyboardInterrupt):
             store.wait()

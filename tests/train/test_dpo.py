@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jslm.checkpoint import CheckpointStore
 from jslm.config import Config, DpoConfig, ModelConfig, config_from_dict
 from jslm.convert import export_model, load_model
 from jslm.errors import JslmError
@@ -26,6 +25,7 @@ from jslm.model.kernels import choose_kernels
 from jslm.model.log_probs import summed_log_probs
 from jslm.plan import make_plan
 from jslm.prepare import prepare
+from jslm.runs.checkpoint import CheckpointStore
 from jslm.tokenizer import load_tokenizer
 from jslm.tokens import open_tokens
 from jslm.tokens.loader import count_examples, eval_batches, make_loader

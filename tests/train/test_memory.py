@@ -19,7 +19,7 @@ from jslm.config import Config, config_to_toml
 from jslm.errors import JslmError
 from jslm.parallel import make_mesh
 from jslm.plan import compile_step, largest_micro_batch, with_settings
-from jslm.run_folder import RunFolder
+from jslm.runs.folder import RunFolder
 from jslm.train import train
 
 ROOT = Path(__file__).resolve().parents[2]

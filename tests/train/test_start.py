@@ -15,7 +15,7 @@ from jslm.convert import export_model, load_model, with_start
 from jslm.errors import JslmError
 from jslm.prepare import prepare
 from jslm.prompts.chat_templates import BUILT_IN
-from jslm.run_folder import RunFolder
+from jslm.runs.folder import RunFolder
 from jslm.train import train
 
 # One worker runs them all: they share fixtures that take long.

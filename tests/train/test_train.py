@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jslm.checkpoint import CheckpointStore
 from jslm.config import Config
 from jslm.errors import JslmError
 from jslm.evaluate import LossResult, evaluate_loss, make_eval_step
 from jslm.model import apply_decoder, logits_from_hidden
 from jslm.parallel import make_mesh
-from jslm.run_folder import RunFolder
+from jslm.runs.checkpoint import CheckpointStore
+from jslm.runs.folder import RunFolder
 from jslm.tokenizer import load_tokenizer
 from jslm.tokens.token_file import open_tokens
 from jslm.train import loop, train

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from jslm.parallel import start_jax
-from jslm.run_folder import RunFolder
+from jslm.runs.folder import RunFolder
 from jslm.train import make_train_step
 from jslm.train.setup import build, place_batch, prepare_data, resolve_config
 from scripts.bench.lanes.corpus import run_config

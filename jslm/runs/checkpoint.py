@@ -1,7 +1,7 @@
 """Checkpoints of a run: asynchronous, atomic, verified, newest and best kept. The only module that knows Orbax.
 
 `checkpoints/step_00000500/` is an Orbax checkpoint of a flat `{"params/embed/tokens": array, ...}` dict with the run's
-position, config and tokenizer as its metadata, and a manifest of sizes and CRC-32s (`jslm.manifest`), since array files
+position, config and tokenizer as its metadata, and a manifest of sizes and CRC-32s (`jslm.runs.manifest`), since array files
 carry none. Orbax writes it under another name; it gets its own once the manifest is in it, so that what has the name of
 a checkpoint can be verified.
 """
@@ -25,7 +25,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from jslm.errors import JslmError
-from jslm.manifest import check_files, read_manifest, write_manifest
+from jslm.runs.manifest import check_files, read_manifest, write_manifest
 
 _STEP = re.compile(r"step_(\d+)")
 # What a save writes into, and what is being removed: folders under these names are no checkpoints.
