@@ -71,8 +71,9 @@ def learned_by_heart(pairs: list[tuple[str, str]], path: Path) -> str:
     import optax
 
     from jslm.config import load_config
-    from jslm.convert import Bundle, portable
+    from jslm.formats import portable
     from jslm.model import Params, init_params, loss_sums
+    from jslm.runs.bundle import Bundle
     from jslm.sample import rewrite_prompt
     from jslm.tokenizer import CharTokenizer
 

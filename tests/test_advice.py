@@ -16,7 +16,7 @@ _OWNER = re.compile(r"\bjslm[ .](\w+)")
 # What other verbs call too, of the verbs' own folders; the whole of what is no verb's.
 _SHARED_OF_VERBS = (
     "prepare/check", "prepare/corpus", "prepare/encode", "prepare/pipeline", "sample/language_model", "sample/loading",
-    "sample/row", "sample/samplers", "convert/runs",
+    "sample/row", "sample/samplers",
 )  # fmt: skip
 _SHARED = (
     "text",
@@ -27,6 +27,8 @@ _SHARED = (
     "parallel",
     "config",
     "runs",
+    "formats/opening.py",
+    "formats/start.py",
     "files.py",
 )
 # XLA's flags, CSS's names, and a command of its own.

@@ -19,6 +19,7 @@ LAYERS = (
     {"tokenizer", "parallel", "corpora"},
     {"prompts", "model"},
     {"text", "tokens", "runs"},
+    {"formats"},
     {"cli"},
     {"prepare", "train", "sample", "evaluate", "convert", "plan", "serve", "sweep", "inspect", "configs"},
 )

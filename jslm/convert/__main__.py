@@ -97,7 +97,7 @@ def _inspect_parser() -> argparse.ArgumentParser:
 
 
 def _import(args: argparse.Namespace) -> int:
-    from jslm.convert.api import import_model, inspect_model
+    from jslm.formats.api import import_model, inspect_model
 
     _stay_on_cpu()
     started = time.perf_counter()
@@ -109,7 +109,7 @@ def _import(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
-    from jslm.convert.api import export_model, inspect_model
+    from jslm.formats.api import export_model, inspect_model
 
     _stay_on_cpu()
     export_model(args.run, args.target, format=args.format, dtype=args.dtype, checkpoint=args.checkpoint, ema=args.ema)
@@ -119,7 +119,7 @@ def _export(args: argparse.Namespace) -> int:
 
 
 def _inspect(args: argparse.Namespace) -> int:
-    from jslm.convert.api import inspect_model
+    from jslm.formats.api import inspect_model
 
     _stay_on_cpu()
     fields = inspect_model(args.path)

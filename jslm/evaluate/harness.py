@@ -30,7 +30,7 @@ _KNOWN = ("until", "max_gen_toks", "do_sample", "temperature", "top_k", "top_p",
 
 
 class HarnessModel(LM):
-    """A run folder, or a model in any format of jslm.convert, as lm-evaluation-harness wants one."""
+    """A run folder, or a model in any format of jslm.formats, as lm-evaluation-harness wants one."""
 
     def __init__(
         self,

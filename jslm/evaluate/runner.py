@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from jslm.console import format_seconds
-from jslm.convert import open_checkpoint
 from jslm.errors import JslmError
 from jslm.evaluate.choices import answer_questions
 from jslm.evaluate.plan import Plan
@@ -19,6 +18,7 @@ from jslm.evaluate.stories import check_samples
 from jslm.evaluate.text_loss import TextLoss, read_text, split_loss, text_loss
 from jslm.model import count_parameters
 from jslm.runs.folder import RunFolder
+from jslm.runs.model import open_checkpoint
 from jslm.sample import LanguageModel, load
 from jslm.tokens import TokenFile, open_tokens
 from jslm.tokens.token_file import META_NAME
@@ -31,7 +31,7 @@ _log = logging.getLogger("jslm")
 def evaluate_run(
     path: str | Path, plan: Plan, *, checkpoint: str = "best", overrides: Sequence[str] = (), name: str = ""
 ) -> dict[str, Any]:
-    """The figures of one model (a run folder, or a model in any format of jslm.convert) as JSON-able values.
+    """The figures of one model (a run folder, or a model in any format of jslm.formats) as JSON-able values.
 
     Raises JslmError where the model, its data or a file of the plan can't be read.
     """

@@ -46,7 +46,7 @@ def _run(args: argparse.Namespace) -> int:
 
     import jax
 
-    from jslm.convert import with_start
+    from jslm.formats import with_start
     from jslm.plan.show import describe_plan, describe_search
     from jslm.plan.topology import check_topology
 

@@ -118,7 +118,7 @@ def _with_start(config: Config) -> Config:
     if not start or (not Path(start).exists() and {"kind", "path"} & config.tokenizer.model_fields_set):
         return config
     # Opens models, and so imports JAX.
-    from jslm.convert import with_start
+    from jslm.formats import with_start
 
     return with_start(config)
 

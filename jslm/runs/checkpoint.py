@@ -1,9 +1,9 @@
 """Checkpoints of a run: asynchronous, atomic, verified, newest and best kept. The only module that knows Orbax.
 
 `checkpoints/step_00000500/` is an Orbax checkpoint of a flat `{"params/embed/tokens": array, ...}` dict with the run's
-position, config and tokenizer as its metadata, and a manifest of sizes and CRC-32s (`jslm.runs.manifest`), since array files
-carry none. Orbax writes it under another name; it gets its own once the manifest is in it, so that what has the name of
-a checkpoint can be verified.
+position, config and tokenizer as its metadata, and a manifest of sizes and CRC-32s (`jslm.runs.manifest`), since array
+files carry none. Orbax writes it under another name; it gets its own once the manifest is in it, so that what has the
+name of a checkpoint can be verified.
 """
 
 from __future__ import annotations
@@ -39,6 +39,15 @@ def flatten_tree(tree: Any) -> dict[str, Any]:
     """A tree as `{"path/of/leaf": leaf}`; the same for dicts, tuples and optax's named tuples."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     return {"/".join(_name(part) for part in path): leaf for path, leaf in leaves}
+
+
+def check_params(params: Mapping[str, Any], shapes: Mapping[str, Any], where: str, config: str) -> None:
+    """Raises JslmError where `params`, of `where`, is not the tree of `shapes` that the file `config` asks for."""
+    wanted, found = flatten_tree(shapes), flatten_tree(params)
+    for name in sorted(wanted.keys() | found.keys()):
+        there, here = (list(tree[name].shape) if name in tree else "absent" for tree in (found, wanted))
+        if there != here:
+            raise JslmError(f"{where}: {name} is {there}, and {here} by {config}; put back the config it was made with")
 
 
 def unflatten_params(flat: Mapping[str, Any], prefix: str) -> dict[str, Any]:

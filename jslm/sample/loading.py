@@ -28,7 +28,7 @@ _log = logging.getLogger("jslm")
 
 
 def load(path: str | Path, *, checkpoint: str = "best", overrides: Sequence[str] = ()) -> LanguageModel:
-    """Opens a run folder (with the averaged parameters where there are some), or a model in any format of jslm.convert.
+    """Opens a run folder (with the averaged parameters where there are some), or a model in any format of jslm.formats.
 
     `checkpoint` of a run is "best", "latest" or a step. `overrides` change how the model is used, such as
     `["model.context_length=1024", "model.rope_scaling.kind=yarn", "model.rope_scaling.factor=2"]`. A model that was
@@ -36,7 +36,7 @@ def load(path: str | Path, *, checkpoint: str = "best", overrides: Sequence[str]
     `model.dtype`. Raises JslmError where there is no model, it is damaged, has no such checkpoint, or its tokenizer is
     not the one of its checkpoint.
     """
-    from jslm.convert import load_model
+    from jslm.formats import load_model
 
     bundle = load_model(path, checkpoint=checkpoint)
     config = changed_config(bundle.config, overrides)

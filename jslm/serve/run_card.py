@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from jslm.convert import inspect_model
+from jslm.formats import inspect_model
 
 _MAX_POINTS = 400
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from jslm.config import Config, config_from_dict
-from jslm.convert import load_model
 from jslm.errors import JslmError
+from jslm.formats import load_model
 from jslm.prepare import PreparedData, ensure_prepared, stale_corpus
 from jslm.prompts.chat import find_template
 from jslm.tokens.preferences import REJECTED

@@ -17,10 +17,10 @@ from jax.experimental import multihost_utils
 
 from jslm.config import Config
 from jslm.console import say
-from jslm.convert import with_start
 from jslm.errors import JslmError
 from jslm.evaluate import LossResult, evaluate_loss, make_eval_step
 from jslm.files import write_text
+from jslm.formats import with_start
 from jslm.model import flops_per_token
 from jslm.parallel import eval_batch_size, peak_flops, start_jax
 from jslm.runs.folder import RunFolder

@@ -17,8 +17,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from jslm.config import Config, config_from_dict, start_differences
-from jslm.convert import load_model
 from jslm.errors import JslmError
+from jslm.formats import load_model
 from jslm.model import Params, compute_dtype, param_shapes
 from jslm.parallel import batch_sharding, check_mesh_fits, eval_batch_size, make_mesh
 from jslm.prepare import PreparedData

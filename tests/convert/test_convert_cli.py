@@ -12,9 +12,9 @@ import pytest
 import jslm
 from jslm import JslmError
 from jslm.config import config_from_dict
-from jslm.convert import export_model, import_model, load_model
 from jslm.convert.__main__ import main
-from jslm.convert.formats import known_formats
+from jslm.formats import export_model, import_model, load_model
+from jslm.formats.formats import known_formats
 from jslm.runs.checkpoint import CheckpointStore
 from jslm.train import train
 

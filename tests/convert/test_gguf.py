@@ -16,8 +16,8 @@ import pytest
 
 from jslm import JslmError
 from jslm.config import Config, ModelConfig, config_from_dict
-from jslm.convert.gguf import FORMAT, describe, detect, write
-from jslm.convert.gguf_vocabulary import from_tokenizer_json
+from jslm.formats.gguf.model import FORMAT, describe, detect, write
+from jslm.formats.gguf.vocabulary import from_tokenizer_json
 from jslm.model import count_parameters, param_shapes
 from jslm.model.rope import apply_rotary, rotary_tables
 from jslm.runs.bundle import Bundle
@@ -275,7 +275,7 @@ def test_no_option_is_forgotten() -> None:
     refused_at_times = {"norm", "position", "activation", "out_bias", "mlp_bias", "qk_norm", "logit_softcap"}
     refused_at_times |= {"conditions"}
     options = set(ModelConfig.model_fields)
-    assert options == computed_alike | expressed | refused_at_times, "tell jslm/convert/gguf_model.py of the new option"
+    assert options == computed_alike | expressed | refused_at_times, "tell formats/gguf/weights.py of the new option"
 
 
 def test_refused_exports_leave_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -450,7 +450,7 @@ def test_describe_and_detect(tmp_path: Path) -> None:
 def test_presets_that_can_be_exported() -> None:
     """Every preset but those whose activation the format does not know for their shape."""
     from jslm.config import load_config
-    from jslm.convert.gguf_model import choose_architecture
+    from jslm.formats.gguf.weights import choose_architecture
 
     found = {}
     for file in sorted(Path(__file__).parents[2].glob("configs/*.toml")):

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jslm import JslmError
-from jslm.convert.gguf import describe
-from jslm.convert.gguf_header import ArrayLength, read_header
+from jslm.formats.gguf.header import ArrayLength, read_header
+from jslm.formats.gguf.model import describe
 
 
 def string(text: str | bytes) -> bytes:

@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 import jslm
 from jslm import JslmError
 from jslm.config import config_from_dict
-from jslm.convert import Bundle, export_model, import_model, inspect_model
-from jslm.convert.huggingface import read, write
-from jslm.convert.huggingface_config import family_of, target_model
+from jslm.formats import export_model, import_model, inspect_model
+from jslm.formats.huggingface.config import family_of, target_model
+from jslm.formats.huggingface.model import read, write
 from jslm.model import param_shapes
+from jslm.runs.bundle import Bundle
 from jslm.tokenizer import BpeTokenizer, ByteTokenizer, CharTokenizer, Tokenizer
 
 GPT2: dict[str, Any] = {"norm": "layernorm", "position": "learned", "activation": "gelu"}

@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as LibraryTokenizer
 from tokenizers import decoders, models, pre_tokenizers
 
-from jslm.convert import lillm, nanogpt, slms
-from jslm.convert.pickle_reader import read_torch_file
 from jslm.errors import JslmError
+from jslm.formats.checkpoints import lillm, nanogpt, slms
+from jslm.formats.pickles.reader import read_torch_file
 from jslm.model import apply_decoder, logits_from_hidden, param_shapes
 from jslm.runs.bundle import Bundle
 

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from jslm import JslmError
 from jslm.config import config_from_dict
-from jslm.convert import llama2c_checkpoint
-from jslm.convert.llama2c import TABLES_FIGURE, describe, detect, read, write
-from jslm.convert.llama2c_tokenizer import read_tokenizer, tokenizer_bytes
+from jslm.formats.llama2c import checkpoint as llama2c_checkpoint
+from jslm.formats.llama2c.model import TABLES_FIGURE, describe, detect, read, write
+from jslm.formats.llama2c.tokenizer import read_tokenizer, tokenizer_bytes
 from jslm.model import count_parameters, param_shapes
 from jslm.runs.bundle import Bundle
 from jslm.sample import LanguageModel

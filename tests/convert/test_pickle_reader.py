@@ -20,8 +20,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jslm.convert.pickle_reader import Record, looks_like_torch, read_pickle, read_torch_file
 from jslm.errors import JslmError
+from jslm.formats.pickles.reader import Record, looks_like_torch, read_pickle, read_torch_file
 
 Save = Callable[..., Path]
 

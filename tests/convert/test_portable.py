@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 import jslm
 from jslm import JslmError
 from jslm.config import config_from_dict, load_config
-from jslm.convert import Bundle, export_model, import_model, inspect_model, load_model
-from jslm.convert.portable import detect, read, write
+from jslm.formats import export_model, import_model, inspect_model, load_model
+from jslm.formats.portable import detect, read, write
 from jslm.model import param_shapes
+from jslm.runs.bundle import Bundle
 from jslm.sample import LanguageModel
 from jslm.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
 

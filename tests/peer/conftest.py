@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from jslm.config import config_from_dict
-from jslm.convert import Bundle
 from jslm.model import param_shapes
+from jslm.runs.bundle import Bundle
 from jslm.runs.checkpoint import CheckpointStore
 from jslm.tokenizer import Tokenizer, load_tokenizer
 from jslm.train import train

@@ -11,9 +11,9 @@ import jax
 import pytest
 
 from jslm import JslmError
-from jslm.convert import Bundle
-from jslm.convert.formats import format_named
+from jslm.formats.formats import format_named
 from jslm.prompts.chat import BUILT_IN, ChatTemplate
+from jslm.runs.bundle import Bundle
 from jslm.sample import Chat, LanguageModel
 from jslm.tokenizer import BpeTokenizer, ByteTokenizer
 

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 import jslm
-from jslm.convert import Bundle, export_model
 from jslm.evaluate.choices import answer_questions, likelihoods
 from jslm.evaluate.plan import plan_tasks
 from jslm.evaluate.questions import Question
 from jslm.evaluate.text_loss import text_loss
+from jslm.formats import export_model
+from jslm.runs.bundle import Bundle
 from jslm.sample import LanguageModel
 
 torch = pytest.importorskip("torch", reason="torch is not installed")

@@ -17,9 +17,10 @@ import pytest
 from tokenizers import Regex, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as LibraryTokenizer
 
-from jslm.convert import Bundle, load_model
-from jslm.convert.gguf import write
-from jslm.convert.llama2c_tokenizer import read_tokenizer
+from jslm.formats import load_model
+from jslm.formats.gguf.model import write
+from jslm.formats.llama2c.tokenizer import read_tokenizer
+from jslm.runs.bundle import Bundle
 from jslm.sample import LanguageModel, resolve_options
 from jslm.tokenizer import (
     BpeTokenizer,

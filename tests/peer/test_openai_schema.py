@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import pytest
 
-from jslm.convert import Bundle
+from jslm.runs.bundle import Bundle
 from jslm.sample import LanguageModel
 from jslm.serve import Limits, ServedModel, create_app
 from jslm.serve.server import Server, open_socket

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jslm.convert.pickle_reader import Record, read_torch_file
 from jslm.errors import JslmError
+from jslm.formats.pickles.reader import Record, read_torch_file
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install torch")
 

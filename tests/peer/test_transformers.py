@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 import jslm
-from jslm.convert import Bundle, export_model, import_model
-from jslm.convert.huggingface import read, write
-from jslm.convert.llama2c_tokenizer import read_tokenizer
+from jslm.formats import export_model, import_model
+from jslm.formats.huggingface.model import read, write
+from jslm.formats.llama2c.tokenizer import read_tokenizer
+from jslm.runs.bundle import Bundle
 from jslm.sample import LanguageModel, resolve_options
 from jslm.tokenizer import BpeTokenizer, ByteTokenizer, CharTokenizer, Gpt2Tokenizer, Tokenizer
 from tests.tokenizer_layouts import LAYOUTS

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jslm import JslmError
-from jslm.convert.llama2c_tokenizer import read_tokenizer
+from jslm.formats.llama2c.tokenizer import read_tokenizer
 from jslm.tokenizer import StreamDecoder, load_tokenizer
 from jslm.tokenizer.sentencepiece import SentencePieceTokenizer
 

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer as LibraryTokenizer
 
 from jslm import JslmError
 from jslm.config import config_from_dict
-from jslm.convert.tokenizers import read_huggingface_tokenizer
+from jslm.formats.tokenizers import read_huggingface_tokenizer
 from jslm.prepare.encode import encode_texts
 from jslm.prompts.chat import ChatTemplate
 from jslm.sample import LanguageModel, resolve_options, rewrite_prompt

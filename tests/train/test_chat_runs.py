@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from jslm.config import Config, config_from_dict, load_config
-from jslm.convert import export_model, import_model, load_model
 from jslm.corpora.chat_examples import generate_examples
 from jslm.errors import JslmError
 from jslm.evaluate.text_loss import split_loss
+from jslm.formats import export_model, import_model, load_model
 from jslm.prepare import prepare
 from jslm.prompts.chat import BUILT_IN
 from jslm.runs.checkpoint import CheckpointStore

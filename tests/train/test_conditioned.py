@@ -12,7 +12,7 @@ import pytest
 
 from jslm import JslmError
 from jslm.config import ConditionConfig, config_from_dict
-from jslm.convert import export_model, load_model
+from jslm.formats import export_model, load_model
 from jslm.prepare import prepare
 from jslm.runs.checkpoint import CheckpointStore
 from jslm.runs.folder import RunFolder

@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 
 from jslm.config import config_from_dict
-from jslm.convert import Bundle, import_model, load_model
 from jslm.errors import JslmError
 from jslm.evaluate import Plan, evaluate_run
+from jslm.formats import import_model, load_model
+from jslm.runs.bundle import Bundle
 from jslm.runs.checkpoint import CheckpointStore, flatten_tree
 from jslm.runs.folder import RunFolder
 from jslm.runs.manifest import MANIFEST
@@ -308,7 +309,7 @@ def test_a_damaged_run_json_is_named(run: Path, caplog: pytest.LogCaptureFixture
 
 
 def test_an_imported_model_stays_one_without_its_run_json(run: Path, tmp_path: Path) -> None:
-    from jslm.convert import export_model
+    from jslm.formats import export_model
 
     export_model(run, tmp_path / "m.safetensors", format="safetensors")
     import_model(tmp_path / "m.safetensors", tmp_path / "back")

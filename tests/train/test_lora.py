@@ -14,7 +14,7 @@ import pytest
 import jslm
 from jslm import JslmError
 from jslm.config import LoraConfig, ModelConfig, config_from_dict
-from jslm.convert import export_model, load_model
+from jslm.formats import export_model, load_model
 from jslm.model import apply_decoder, init_adapters, init_params, merge_adapters
 from jslm.runs.checkpoint import CheckpointStore
 from jslm.train import train

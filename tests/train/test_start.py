@@ -11,8 +11,8 @@ import pytest
 
 from jslm.config import ModelConfig, config_from_dict, config_to_toml, load_config, said_to_toml, start_differences
 from jslm.config.meaning import FREE_FIELDS
-from jslm.convert import export_model, load_model, with_start
 from jslm.errors import JslmError
+from jslm.formats import export_model, load_model, with_start
 from jslm.prepare import prepare
 from jslm.prompts.chat_templates import BUILT_IN
 from jslm.runs.folder import RunFolder

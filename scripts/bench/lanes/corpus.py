@@ -12,9 +12,9 @@ import jax
 import numpy as np
 
 from jslm.config import Config, config_from_dict
-from jslm.convert import Bundle
-from jslm.convert.formats import format_named
+from jslm.formats.formats import format_named
 from jslm.model import compute_dtype, count_parameters, flops_per_token, init_params
+from jslm.runs.bundle import Bundle
 from jslm.tokenizer import BpeTokenizer, CharTokenizer, Tokenizer
 from jslm.tokenizer.bpe import byte_spelling
 from jslm.tokens.token_file import TokenWriter

@@ -14,19 +14,19 @@ from typing import Any
 import numpy as np
 
 from jslm.config import Config, ModelConfig, config_from_dict
-from jslm.convert.huggingface_config import (
+from jslm.errors import JslmError
+from jslm.files import whole_folder
+from jslm.formats.huggingface.config import (
     FAMILIES,
     config_fields,
     family_of,
     model_from_config,
     target_model,
 )
-from jslm.convert.huggingface_weights import named_tensors, read_params, with_its_head
-from jslm.convert.shapes import describe_model
-from jslm.convert.tokenizers import read_huggingface_tokenizer, read_json
-from jslm.convert.weights import SafetensorsFile, TensorReader, cast_weights, same_weights, write_safetensors
-from jslm.errors import JslmError
-from jslm.files import whole_folder
+from jslm.formats.huggingface.weights import named_tensors, read_params, with_its_head
+from jslm.formats.shapes import describe_model
+from jslm.formats.tokenizers import read_huggingface_tokenizer, read_json
+from jslm.formats.weights import SafetensorsFile, TensorReader, cast_weights, same_weights, write_safetensors
 from jslm.prompts.chat import TEMPLATE_NAME, model_template
 from jslm.runs.bundle import Bundle, Format
 from jslm.runs.checkpoint import flatten_tree, unflatten_params
@@ -82,8 +82,8 @@ def write(bundle: Bundle, path: Path, dtype: str) -> None:
     All tensors are in `dtype`. Raises JslmError that lists every option that transformers' architectures lack, and
     where `path` is there already, or a weight is too large for `dtype`.
     """
-    from jslm.convert.huggingface_card import model_card
-    from jslm.convert.huggingface_tokenizer import write_tokenizer
+    from jslm.formats.huggingface.card import model_card
+    from jslm.formats.huggingface.tokenizer import write_tokenizer
 
     family = family_of(bundle.config.model)
     model = target_model(bundle.config.model, family)
@@ -166,7 +166,7 @@ def _add_safetensors(weights: _Weights, path: Path, names: set[str] | None) -> N
 
 
 def _add_torch(weights: _Weights, path: Path, names: set[str] | None) -> None:
-    from jslm.convert.pickle_reader import read_torch_file
+    from jslm.formats.pickles.reader import read_torch_file
 
     found = read_torch_file(path)
     if not isinstance(found, Mapping):

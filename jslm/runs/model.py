@@ -1,4 +1,4 @@
-"""A run folder as a `Bundle`, and back; and `load_model`, by which every verb opens a model."""
+"""A run folder as a `Bundle`, and back."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from jslm.config import Config, config_from_dict, state_difference
-from jslm.convert.formats import choose_format
-from jslm.convert.weights import check_params
 from jslm.errors import JslmError
 from jslm.files import whole_folder, write_text
 from jslm.prompts.chat import model_template
 from jslm.runs.bundle import Bundle
-from jslm.runs.checkpoint import CheckpointStore
+from jslm.runs.checkpoint import CheckpointStore, check_params
 from jslm.runs.folder import RunFolder, resolve_checkpoint
 from jslm.tokenizer import load_tokenizer
 
@@ -22,40 +20,14 @@ _FIGURES = ("val/loss", "val/perplexity", "val/bits_per_byte", "val/tokens", "to
 _DPO_FIGURES = ("val/accuracy", "val/margin", "val/pairs", "tokens_seen", "train_seconds")
 
 
-def load_model(path: str | Path, *, checkpoint: str = "best", ema: bool | None = None, format: str = "auto") -> Bundle:
-    """The model of a run folder, or of a file or folder in any format that jslm reads.
-
-    `checkpoint` ("best", "latest" or a step) and `ema` choose among what a run has saved; by default the averaged
-    parameters where there are some. Raises JslmError where there is nothing at `path`, it is damaged, or has no such
-    checkpoint.
-    """
-    path = Path(path)
-    if format == "auto" and is_run_folder(path):
-        return read_run(path, checkpoint=checkpoint, ema=ema)
-    if not path.exists():
-        raise JslmError(f"{path}: no such run folder or model file; train one with jslm train --config FILE")
-    if format == "auto" and path.is_dir() and not (path / "config.json").is_file():
-        raise JslmError(f"{path}: not a run folder: it has no config.toml; nor a Hugging Face one: no config.json")
-    if checkpoint not in ("best", "latest"):
-        raise JslmError(f"checkpoint {checkpoint}: {path} holds one set of weights; leave it out")
-    if ema:
-        raise JslmError(f"ema: {path} holds one set of weights; leave it out")
-    chosen = choose_format(path, format)
-    if chosen.read is None:
-        raise JslmError(
-            f"{path}: jslm writes {chosen.name} and does not read it; import the model from where it was exported, or "
-            "from its Hugging Face folder"
-        )
-    return chosen.read(path)
-
-
 def is_run_folder(path: Path) -> bool:
     """Whether `path` has the config of a run."""
     return RunFolder(path).config.is_file()
 
 
 def read_run(path: Path, *, checkpoint: str = "best", ema: bool | None = None) -> Bundle:
-    """The model of a run folder; the arrays are on this process's first device. Raises JslmError as `load_model`."""
+    """The model of a run folder; the arrays are on this process's first device. Raises
+    JslmError where it is damaged or has no such checkpoint."""
     from jslm.model import merge_adapters, param_shapes
 
     folder = RunFolder(path)

@@ -18,10 +18,10 @@ from typing import Any, cast
 import numpy as np
 
 from jslm.config import ModelConfig, config_from_dict
-from jslm.convert.llama2c_tokenizer import NAME, find_tokenizer, tokenizer_bytes
-from jslm.convert.llama2c_weights import TABLES, params_of, rotary_tables, tensor_of, tensor_shapes
 from jslm.errors import JslmError
 from jslm.files import whole_file
+from jslm.formats.llama2c.tokenizer import NAME, find_tokenizer, tokenizer_bytes
+from jslm.formats.llama2c.weights import TABLES, params_of, rotary_tables, tensor_of, tensor_shapes
 from jslm.runs.bundle import Bundle, Format
 from jslm.tokenizer.sentencepiece import SentencePieceTokenizer
 
@@ -152,8 +152,8 @@ def _check_expressible(bundle: Bundle) -> None:
 
 
 def _nearest(bundle: Bundle) -> str:
-    from jslm.convert.gguf_model import choose_architecture
-    from jslm.convert.gguf_vocabulary import vocabulary_of
+    from jslm.formats.gguf.vocabulary import vocabulary_of
+    from jslm.formats.gguf.weights import choose_architecture
 
     try:
         choose_architecture(bundle.config.model)

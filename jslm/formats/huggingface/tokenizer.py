@@ -9,9 +9,9 @@ from typing import Any
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as LibraryTokenizer
 
-from jslm.convert.gguf_vocabulary import vocabulary_of
-from jslm.convert.tokenizers import starting_with
 from jslm.errors import JslmError
+from jslm.formats.gguf.vocabulary import vocabulary_of
+from jslm.formats.tokenizers import starting_with
 from jslm.tokenizer import UNKNOWN, Tokenizer
 from jslm.tokenizer.ordinary import unknown_token
 

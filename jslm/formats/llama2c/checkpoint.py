@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from jslm.config import ModelConfig, config_from_dict
-from jslm.convert.llama2c_tokenizer import NAME, find_tokenizer
-from jslm.convert.llama2c_weights import LAYER_TENSORS, TABLES, params_of, rotary_tables, tensor_shapes
-from jslm.convert.pickle_reader import read_torch_file
-from jslm.convert.weights import TensorReader, same_weights, tied_by_its_tensors
 from jslm.errors import JslmError
+from jslm.formats.llama2c.tokenizer import NAME, find_tokenizer
+from jslm.formats.llama2c.weights import LAYER_TENSORS, TABLES, params_of, rotary_tables, tensor_shapes
+from jslm.formats.pickles.reader import read_torch_file
+from jslm.formats.weights import TensorReader, same_weights, tied_by_its_tensors
 from jslm.runs.bundle import Bundle, Format
 
 _PREFIX = "_orig_mod."

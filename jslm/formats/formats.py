@@ -1,4 +1,4 @@
-"""The table of formats: each is a module of this package with a `FORMAT`."""
+"""The table of formats: each is a module under this package with a `FORMAT`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from jslm.errors import JslmError
 from jslm.runs.bundle import Format
 
 # In the order of detection: the most particular first.
-_MODULES = ("portable", "huggingface", "gguf", "llama2c", "llama2c_checkpoint", "nanogpt", "lillm", "slms")
+_MODULES = (
+    "portable", "huggingface.model", "gguf.model", "llama2c.model", "llama2c.checkpoint", "checkpoints.nanogpt",
+    "checkpoints.lillm", "checkpoints.slms",
+)  # fmt: skip
 
 
 def known_formats() -> dict[str, Format]:
     """Every format by its name."""
-    found = [importlib.import_module(f"jslm.convert.{module}").FORMAT for module in _MODULES]
+    found = [importlib.import_module(f"jslm.formats.{module}").FORMAT for module in _MODULES]
     return {entry.name: entry for entry in found}
 
 

@@ -59,17 +59,6 @@ def layer_at(tree: Mapping[str, Any], index: int) -> dict[str, Any]:
     }
 
 
-def check_params(params: Mapping[str, Any], shapes: Mapping[str, Any], where: str, config: str) -> None:
-    """Raises JslmError where `params`, of `where`, is not the tree of `shapes` that the file `config` asks for."""
-    from jslm.runs.checkpoint import flatten_tree
-
-    wanted, found = flatten_tree(shapes), flatten_tree(params)
-    for name in sorted(wanted.keys() | found.keys()):
-        there, here = (list(tree[name].shape) if name in tree else "absent" for tree in (found, wanted))
-        if there != here:
-            raise JslmError(f"{where}: {name} is {there}, and {here} by {config}; put back the config it was made with")
-
-
 def is_causal_mask(array: np.ndarray) -> bool:
     """Whether `array`, `[..., n, n]`, lets each position see itself and those before it, and nothing else.
 

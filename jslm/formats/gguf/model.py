@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jslm.convert.gguf_header import MAGIC, ArrayLength, Header, read_header
 from jslm.errors import JslmError
 from jslm.files import whole_file
+from jslm.formats.gguf.header import MAGIC, ArrayLength, Header, read_header
 from jslm.installation import install_command
 from jslm.runs.bundle import Bundle, Format
 
@@ -75,8 +75,8 @@ def write(bundle: Bundle, path: Path, dtype: str) -> None:
         from gguf import GGMLQuantizationType, GGUFWriter, quantize
     except ImportError:
         raise JslmError(f"writing GGUF needs the package gguf: {install_command('convert')}") from None
-    from jslm.convert.gguf_model import choose_architecture, model_tensors, write_hyperparameters
-    from jslm.convert.gguf_vocabulary import write_vocabulary
+    from jslm.formats.gguf.vocabulary import write_vocabulary
+    from jslm.formats.gguf.weights import choose_architecture, model_tensors, write_hyperparameters
 
     wanted = {
         "float32": GGMLQuantizationType.F32,

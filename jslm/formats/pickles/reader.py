@@ -17,8 +17,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from jslm.convert.pickle_machine import Name, Record, run_pickle
 from jslm.errors import JslmError
+from jslm.formats.pickles.machine import Name, Record, run_pickle
 
 __all__ = ["Record", "looks_like_torch", "read_pickle", "read_torch_file"]
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jslm.config import ModelConfig
-from jslm.convert.shapes import beyond_gpt2_shape, beyond_llama_shape, is_square
-from jslm.convert.weights import layer_at
 from jslm.errors import JslmError
+from jslm.formats.shapes import beyond_gpt2_shape, beyond_llama_shape, is_square
+from jslm.formats.weights import layer_at
 from jslm.model.rope import rotary_frequencies
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from jslm.config import ModelConfig
-from jslm.convert.shapes import beyond_gpt2_shape, beyond_llama_shape, is_square
 from jslm.errors import JslmError
+from jslm.formats.shapes import beyond_gpt2_shape, beyond_llama_shape, is_square
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gpt2")
 _MAX_SIZE = 2**31

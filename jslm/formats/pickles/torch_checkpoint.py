@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from jslm.config import Config, config_from_dict
-from jslm.convert.pickle_reader import Record, looks_like_torch, read_torch_file
-from jslm.convert.tokenizers import find_tokenizer, read_huggingface_tokenizer, read_json
-from jslm.convert.weights import TensorReader, same_weights
 from jslm.errors import JslmError
+from jslm.formats.pickles.reader import Record, looks_like_torch, read_torch_file
+from jslm.formats.tokenizers import find_tokenizer, read_huggingface_tokenizer, read_json
+from jslm.formats.weights import TensorReader, same_weights
 from jslm.tokenizer import Tokenizer
 
 # torch.compile and DistributedDataParallel put these before every name.

@@ -9,13 +9,14 @@ from typing import Any, NoReturn
 from pydantic import ValidationError
 
 from jslm.config import Config, ModelConfig, TokenizerConfig, config_from_dict, start_differences
-from jslm.convert.runs import is_run_folder, load_model
 from jslm.errors import JslmError
 from jslm.files import write_text
+from jslm.formats.opening import load_model
 from jslm.prompts.chat import find_template, template_source
 from jslm.prompts.chat_templates import BUILT_IN
 from jslm.runs.checkpoint import CheckpointStore
 from jslm.runs.folder import RunFolder, resolve_checkpoint
+from jslm.runs.model import is_run_folder
 from jslm.tokenizer import Tokenizer, load_tokenizer
 
 

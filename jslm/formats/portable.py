@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from jslm.config import Config, config_from_dict
-from jslm.convert.shapes import describe_model
-from jslm.convert.weights import SafetensorsFile, cast_weights, check_params, pad_rows, write_safetensors
 from jslm.errors import JslmError
 from jslm.files import whole_file
+from jslm.formats.shapes import describe_model
+from jslm.formats.weights import SafetensorsFile, cast_weights, pad_rows, write_safetensors
 from jslm.runs.bundle import Bundle, Format
-from jslm.runs.checkpoint import flatten_tree, unflatten_params
+from jslm.runs.checkpoint import check_params, flatten_tree, unflatten_params
 from jslm.tokenizer import tokenizer_from_json
 
 _KEY = "jslm"

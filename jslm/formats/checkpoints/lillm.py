@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from jslm.config import Config, ModelConfig
-from jslm.convert.torch_checkpoint import (
+from jslm.errors import JslmError
+from jslm.formats.pickles.torch_checkpoint import (
     TorchCheckpoint,
     describe_checkpoint,
     has_tensors,
@@ -23,8 +24,7 @@ from jslm.convert.torch_checkpoint import (
     open_checkpoint,
     tokenizer_beside,
 )
-from jslm.convert.weights import TensorReader, is_causal_mask, pad_rows, stack_layers, tied_by_its_tensors
-from jslm.errors import JslmError
+from jslm.formats.weights import TensorReader, is_causal_mask, pad_rows, stack_layers, tied_by_its_tensors
 from jslm.runs.bundle import Bundle, Format
 from jslm.tokenizer import Tokenizer
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from jslm.convert.formats import choose_format, format_named, known_formats
-from jslm.convert.runs import is_run_folder, load_model, write_run
 from jslm.errors import JslmError
+from jslm.formats.formats import choose_format, format_named, known_formats
+from jslm.formats.opening import load_model
 from jslm.runs.bundle import Bundle
+from jslm.runs.model import is_run_folder, write_run
 
 
 def import_model(source: str | Path, run_dir: str | Path, *, format: str = "auto") -> Bundle:
@@ -60,7 +61,7 @@ def inspect_model(path: str | Path) -> dict[str, Any]:
 
 
 def _describe_run(path: Path) -> dict[str, Any]:
-    from jslm.convert.shapes import describe_model
+    from jslm.formats.shapes import describe_model
     from jslm.model import count_parameters
     from jslm.runs.checkpoint import CheckpointStore
     from jslm.runs.folder import RunFolder

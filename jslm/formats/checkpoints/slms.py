@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from jslm.config import Config
-from jslm.convert.head_bias import fold_head_bias
-from jslm.convert.torch_checkpoint import (
+from jslm.formats.head_bias import fold_head_bias
+from jslm.formats.pickles.torch_checkpoint import (
     TorchCheckpoint,
     describe_checkpoint,
     has_tensors,
@@ -23,7 +23,7 @@ from jslm.convert.torch_checkpoint import (
     open_checkpoint,
     tokenizer_beside,
 )
-from jslm.convert.weights import TensorReader, is_causal_mask, pad_rows, stack_layers
+from jslm.formats.weights import TensorReader, is_causal_mask, pad_rows, stack_layers
 from jslm.runs.bundle import Bundle, Format
 from jslm.tokenizer import Tokenizer
 

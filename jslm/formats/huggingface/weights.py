@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from jslm.config import ModelConfig
-from jslm.convert.weights import TensorReader, is_causal_mask, layer_at, pad_rows, stack_layers, tied_by_its_tensors
 from jslm.errors import JslmError
+from jslm.formats.weights import TensorReader, is_causal_mask, layer_at, pad_rows, stack_layers, tied_by_its_tensors
 from jslm.model.rope import rotary_frequencies
 
 _PROJECTIONS = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "out": "o_proj"}

@@ -1,0 +1,1 @@
+"""PyTorch checkpoints of the seed projects: nanoGPT, lilLM, slms."""

@@ -1,0 +1,1 @@
+"""Folders of Hugging Face transformers: weights, config, tokenizer, model card."""
