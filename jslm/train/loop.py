@@ -21,12 +21,14 @@ from jslm.errors import JslmError
 from jslm.evaluate import LossResult, evaluate_loss, make_eval_step
 from jslm.files import write_text
 from jslm.formats import with_start
+from jslm.learn.dpo import SUMS, PreferenceResult, evaluate_preferences, make_preference_step
+from jslm.learn.state import model_params
+from jslm.learn.step import make_train_step
 from jslm.model import flops_per_token
 from jslm.parallel import eval_batch_size, peak_flops, start_jax
 from jslm.runs.folder import RunFolder
 from jslm.tokens.loader import count_examples, eval_batches, packing_of
 from jslm.train.checks import check_before_data, check_not_imported, check_same_model, process_rows
-from jslm.train.dpo import SUMS, PreferenceResult, evaluate_preferences, make_preference_step
 from jslm.train.finish import finish_run, run_info, step_places, validation_values, write_samples
 from jslm.train.memory import explained_out_of_memory, resolve_micro_batch
 from jslm.train.metrics import MetricsLog, Progress
@@ -40,8 +42,6 @@ from jslm.train.setup import (
     prepare_data,
     resolve_config,
 )
-from jslm.train.state import model_params
-from jslm.train.step import make_train_step
 
 _log = logging.getLogger("jslm")
 

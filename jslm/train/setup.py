@@ -19,6 +19,9 @@ from jax.sharding import Mesh
 from jslm.config import Config, config_from_dict, start_differences
 from jslm.errors import JslmError
 from jslm.formats import load_model
+from jslm.learn.optimizer import make_optimizer
+from jslm.learn.reference import Reference, open_reference
+from jslm.learn.state import TrainState, abstract_state, init_state, place_params
 from jslm.model import Params, compute_dtype, param_shapes
 from jslm.parallel import batch_sharding, check_mesh_fits, eval_batch_size, make_mesh
 from jslm.prepare import PreparedData
@@ -37,9 +40,6 @@ from jslm.train.corpora import (
     pair_format,
     verify_corpora,
 )
-from jslm.train.optimizer import make_optimizer
-from jslm.train.reference import Reference, open_reference
-from jslm.train.state import TrainState, abstract_state, init_state, place_params
 
 _log = logging.getLogger("jslm")
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from jslm.config import Config, config_from_dict
+from jslm.learn import make_optimizer, make_train_step
+from jslm.learn.state import init_state
 from jslm.model import apply_cached, apply_decoder, choose_attention, compute_dtype, init_cache, init_params
 from jslm.model.kernels import choose_kernels
 from jslm.parallel import batch_sharding, make_mesh
 from jslm.plan import compile_step, device_memory, largest_micro_batch, with_settings
-from jslm.train import make_optimizer, make_train_step
-from jslm.train.state import init_state
 
 pytestmark = [
     pytest.mark.gpu,

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jslm.config import Config, MeshConfig, ModelConfig, OptimizerConfig, TrainConfig
+from jslm.learn.optimizer import make_optimizer
+from jslm.learn.state import init_state
+from jslm.learn.step import make_train_step
 from jslm.parallel import make_mesh
-from jslm.train.optimizer import make_optimizer
 from jslm.train.setup import place_batch
-from jslm.train.state import init_state
-from jslm.train.step import make_train_step
 
 STEPS, ROWS, LENGTH, VOCAB = 20, 16, 32, 500
 MESHES = {

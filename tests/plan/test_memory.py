@@ -36,8 +36,8 @@ from jslm.config import load_config
 from jslm.model import compute_dtype
 from jslm.parallel import batch_sharding, make_mesh
 from jslm.plan.program import compile_train
-from jslm.train import abstract_state, make_optimizer, make_train_step
-from jslm.train.state import init_state
+from jslm.learn import abstract_state, make_optimizer, make_train_step
+from jslm.learn.state import init_state
 
 config = load_config(sys.argv[1], ["model.vocab_size=257"])
 mesh, dtype = make_mesh(config.mesh), compute_dtype(config.model)

@@ -20,6 +20,7 @@ from jslm.config import Config, DpoConfig, ModelConfig, config_from_dict
 from jslm.errors import JslmError
 from jslm.evaluate.__main__ import main as evaluate
 from jslm.formats import export_model, load_model
+from jslm.learn.dpo import preference_losses
 from jslm.model import IGNORED, apply_decoder, head_table, init_params, row_log_probs
 from jslm.model.kernels import choose_kernels
 from jslm.model.log_probs import summed_log_probs
@@ -31,7 +32,6 @@ from jslm.tokens import open_tokens
 from jslm.tokens.loader import count_examples, eval_batches, make_loader
 from jslm.tokens.preferences import PreferencePairs
 from jslm.train import train
-from jslm.train.dpo import preference_losses
 from jslm.train.report import write_report
 
 # One worker runs them all: they share fixtures that take long.

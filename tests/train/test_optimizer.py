@@ -11,9 +11,9 @@ import optax
 import pytest
 
 from jslm.config import LoraConfig, ModelConfig, OptimizerConfig
+from jslm.learn.optimizer import is_matrix, make_optimizer, make_schedule, muon_labels, orthogonalize
 from jslm.model import Params, init_adapters, init_params
 from jslm.tokens.course import Course
-from jslm.train.optimizer import is_matrix, make_optimizer, make_schedule, muon_labels, orthogonalize
 
 MODEL = ModelConfig(
     n_layers=2, d_model=16, n_heads=2, d_ff=48, context_length=8, vocab_size=20, norm="layernorm", position="learned",

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from jslm.config import Config, config_from_dict
+from jslm.learn import step as step_module
+from jslm.learn.optimizer import make_optimizer
+from jslm.learn.state import INITIAL_LOSS_SCALE, TrainState, init_state
+from jslm.learn.step import make_train_step
 from jslm.model import loss_sums
 from jslm.parallel import make_mesh
-from jslm.train import step as step_module
-from jslm.train.optimizer import make_optimizer
 from jslm.train.setup import place_batch
-from jslm.train.state import INITIAL_LOSS_SCALE, TrainState, init_state
-from jslm.train.step import make_train_step
 
 STEPS, VOCAB, CONTEXT, BATCH = 20, 30, 8, 8
 

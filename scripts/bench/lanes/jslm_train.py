@@ -8,9 +8,9 @@ from typing import Any
 
 import jax
 
+from jslm.learn import make_train_step
 from jslm.parallel import start_jax
 from jslm.runs.folder import RunFolder
-from jslm.train import make_train_step
 from jslm.train.setup import build, place_batch, prepare_data, resolve_config
 from scripts.bench.lanes.corpus import run_config
 from scripts.bench.lanes.jax_facts import device_memory, jax_facts

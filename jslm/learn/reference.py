@@ -29,13 +29,13 @@ from jslm.config import Config
 from jslm.console import Bar
 from jslm.errors import JslmError
 from jslm.files import whole_file
+from jslm.learn.dpo import answer_log_probs
 from jslm.model import Params
 from jslm.parallel import batch_sharding, eval_batch_size, place_rows, replicated
 from jslm.runs.checkpoint import flatten_tree
 from jslm.tokens.loader import batch_names, count_examples, eval_batches
 from jslm.tokens.preferences import REJECTED
 from jslm.tokens.token_file import SPLITS, Split, TokenFile
-from jslm.train.dpo import answer_log_probs
 
 _log = logging.getLogger("jslm")
 

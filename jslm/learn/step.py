@@ -12,13 +12,13 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from jslm.config import Config
+from jslm.learn.dpo import SUMS, Sums, is_pair, preference_sums
+from jslm.learn.optimizer import make_schedule
+from jslm.learn.state import TrainState, state_shardings
 from jslm.model import IGNORED, Params, choose_kernels, loss_sums, merge_adapters, stack_conditions
 from jslm.parallel import batch_sharding, replicated
 from jslm.tokens.course import Course
 from jslm.tokens.loader import batch_names, packing_of
-from jslm.train.dpo import SUMS, Sums, is_pair, preference_sums
-from jslm.train.optimizer import make_schedule
-from jslm.train.state import TrainState, state_shardings
 
 Batch = dict[str, Array]
 Metrics = dict[str, Array]
