@@ -13,13 +13,13 @@ __all__ = ["JslmError", "__version__", "load"]
 
 if TYPE_CHECKING:
     from jslm.errors import JslmError
-    from jslm.sample import load
+    from jslm.infer import load
 
 
 def __getattr__(name: str) -> Any:
     # PEP 562: `jslm.load` pulls in JAX only when somebody uses it, so that `--help` stays quick.
     if name == "load":
-        from jslm.sample import load
+        from jslm.infer import load
 
         return load
     if name == "JslmError":

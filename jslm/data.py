@@ -1,7 +1,7 @@
 """The name of before: whoever asks for one of its commands or modules is told where it is now."""
 
 raise ImportError(
-    "jslm.data is no more: python -m jslm.corpora.stories, .rewrite or .chat_examples writes a generated corpus, "
-    "jslm inspect shows a prepared folder, and modules are in jslm.text, jslm.tokens and jslm.prompts",
+    "jslm.data is no more: jslm corpora writes stories, pairs for rewriting and chat examples, jslm inspect shows a "
+    "prepared folder, and the modules are in jslm.text, jslm.tokens, jslm.prompts and jslm.corpora",
     name="jslm.data",
 )

@@ -72,9 +72,9 @@ def learned_by_heart(pairs: list[tuple[str, str]], path: Path) -> str:
 
     from jslm.config import load_config
     from jslm.formats import portable
+    from jslm.infer import rewrite_prompt
     from jslm.model import Params, init_params, loss_sums
     from jslm.runs.bundle import Bundle
-    from jslm.sample import rewrite_prompt
     from jslm.tokenizer import CharTokenizer
 
     tokenizer = CharTokenizer("".join(map(chr, range(32, 127))) + "\n")
@@ -109,7 +109,7 @@ def learned_by_heart(pairs: list[tuple[str, str]], path: Path) -> str:
 
 def measure(run: str, way: str, sentences: list[str], rounds: int) -> dict[str, Any]:
     """The figures of one way of writing, in this process."""
-    from jslm.sample import load, rewrite_prompt
+    from jslm.infer import load, rewrite_prompt
 
     model = load(run)
 

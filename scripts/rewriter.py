@@ -170,7 +170,7 @@ def quality_file(work: Path, limit: int) -> Path:
 
 def natural_quality(model: str) -> dict[str, Any]:
     """Exact match with any accepted answer of the natural sentences, and each that has none."""
-    from jslm.sample import load
+    from jslm.infer import load
 
     with NATURAL.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))

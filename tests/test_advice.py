@@ -14,10 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 _FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 _OWNER = re.compile(r"\bjslm[ .](\w+)")
 # What other verbs call too, of the verbs' own folders; the whole of what is no verb's.
-_SHARED_OF_VERBS = (
-    "prepare/check", "prepare/corpus", "prepare/encode", "prepare/pipeline", "sample/language_model", "sample/loading",
-    "sample/row", "sample/samplers",
-)  # fmt: skip
+_SHARED_OF_VERBS = ("prepare/check", "prepare/corpus", "prepare/encode", "prepare/pipeline")
 _SHARED = (
     "text",
     "tokens",
@@ -29,6 +26,7 @@ _SHARED = (
     "runs",
     "formats/opening.py",
     "formats/start.py",
+    "infer",
     "files.py",
 )
 # XLA's flags, CSS's names, and a command of its own.

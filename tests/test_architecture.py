@@ -20,6 +20,7 @@ LAYERS = (
     {"prompts", "model"},
     {"text", "tokens", "runs"},
     {"formats", "learn"},
+    {"infer"},
     {"cli"},
     {"prepare", "train", "sample", "evaluate", "convert", "plan", "serve", "sweep", "inspect", "configs"},
 )
@@ -102,6 +103,35 @@ def internal_violations(module: str, target: str, modules: Mapping[str, str]) ->
 
 def test_tree_keeps_the_rules() -> None:
     assert violations(read_modules(ROOT)) == []
+
+
+def circles(modules: Mapping[str, str]) -> list[str]:
+    """Parts that import each other by way of others, imports inside functions too; one line a part."""
+    arrows: dict[str, set[str]] = defaultdict(set)
+    for module, source in modules.items():
+        if module not in ABOVE_ALL:
+            is_package = any(name.startswith(f"{module}.") for name in modules)
+            part = module.split(".")[1]
+            targets = [target.split(".") for target in imports(module, source, is_package=is_package)]
+            arrows[part] |= {target[1] for target in targets if target[0] == "jslm" and len(target) > 1} - {part}
+            if module.endswith(".__main__"):
+                arrows[part].discard("cli")
+
+    def reached(part: str) -> set[str]:
+        found, ahead = set(), list(arrows[part])
+        while ahead:
+            if (other := ahead.pop()) not in found:
+                found.add(other)
+                ahead += arrows[other]
+        return found
+
+    return [f"jslm.{part} imports what imports it" for part in sorted(arrows) if part in reached(part)]
+
+
+def test_there_is_no_circle() -> None:
+    assert circles(read_modules(ROOT)) == []
+    long = {"jslm.a": "import jslm.b", "jslm.b": "def f():\n    from jslm.c import x", "jslm.c": "from jslm.a import y"}
+    assert circles({**long, "jslm.d": "import jslm.a"}) == [f"jslm.{part} imports what imports it" for part in "abc"]
 
 
 def test_modules_are_short() -> None:

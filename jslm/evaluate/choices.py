@@ -12,7 +12,7 @@ from jslm.console import Bar
 from jslm.errors import JslmError
 from jslm.evaluate.questions import Question
 from jslm.evaluate.scoring import BATCH_TOKENS, Window, score_windows, start_ids, windows_of
-from jslm.sample import LanguageModel
+from jslm.infer import LanguageModel
 
 
 class Likelihood(NamedTuple):

@@ -21,7 +21,7 @@ from jslm.errors import JslmError
 from jslm.evaluate.choices import likelihoods
 from jslm.evaluate.scoring import BATCH_TOKENS
 from jslm.evaluate.text_loss import text_loss
-from jslm.sample import LanguageModel, load
+from jslm.infer import LanguageModel, load
 
 _MAX_NEW_TOKENS = 256
 # What a prompt cut between tokens may grow by when it is encoded again.

@@ -19,7 +19,7 @@ from jslm.installation import install_command
 from jslm.prompts.pairs import shown_prompt
 
 if TYPE_CHECKING:
-    from jslm.sample import LanguageModel
+    from jslm.infer import LanguageModel
 
 _SHOWN_MISTAKES = 20
 # Room for an output that is longer than its reference; one past that is wrong anyway.

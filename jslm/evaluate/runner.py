@@ -16,10 +16,10 @@ from jslm.evaluate.rewriting import rewrite_quality
 from jslm.evaluate.samples import sample_quality
 from jslm.evaluate.stories import check_samples
 from jslm.evaluate.text_loss import TextLoss, read_text, split_loss, text_loss
+from jslm.infer import LanguageModel, load
 from jslm.model import count_parameters
 from jslm.runs.folder import RunFolder
 from jslm.runs.model import open_checkpoint
-from jslm.sample import LanguageModel, load
 from jslm.tokens import TokenFile, open_tokens
 from jslm.tokens.token_file import META_NAME
 

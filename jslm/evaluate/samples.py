@@ -13,7 +13,7 @@ from jslm.evaluate.copies import Copy, longest_copies
 from jslm.tokens import TokenFile
 
 if TYPE_CHECKING:
-    from jslm.sample import LanguageModel
+    from jslm.infer import LanguageModel
 
 LEAST_COPY = 8
 _ORDERS = (1, 2, 3, 4)

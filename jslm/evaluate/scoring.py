@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from jslm.config import ModelConfig
 from jslm.errors import JslmError
+from jslm.infer import LanguageModel
 from jslm.model import Params, apply_decoder, choose_kernels, logits_from_hidden
 from jslm.model.loss import split_positions, target_log_probs
-from jslm.sample import LanguageModel
 
 BATCH_TOKENS = 8192
 _SHORTEST = 16

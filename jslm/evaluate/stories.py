@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jslm.sample import LanguageModel
+    from jslm.infer import LanguageModel
 
 
 def check_samples(model: LanguageModel, count: int = 100, seed: int = 0) -> dict[str, Any]:

@@ -12,13 +12,13 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jslm.config import Config
+from jslm.infer import trace_decode
 from jslm.learn import abstract_state, make_optimizer, make_train_step
 from jslm.model import compute_dtype
 from jslm.parallel import batch_sharding
 from jslm.plan.flops import count_flops
 from jslm.plan.hlo import Traffic, count_traffic
 from jslm.plan.hlo_text import parse_hlo
-from jslm.sample import trace_decode
 from jslm.tokens.loader import batch_names, packing_of
 
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from jslm.cli import add_debug_argument, run_verb
 from jslm.errors import JslmError
-from jslm.sample.options import Arguments, RewriteArguments, resolve_options, resolve_rewriting
+from jslm.infer.options import Arguments, RewriteArguments, resolve_options, resolve_rewriting
 
 if TYPE_CHECKING:
-    from jslm.sample.language_model import LanguageModel
+    from jslm.infer.language_model import LanguageModel
 
 # Options that say how samples are drawn or shown, and those that say how sentences are rewritten.
 _SAMPLING = (
@@ -118,8 +118,8 @@ def _run(args: argparse.Namespace) -> int:
     from jslm.parallel import start_jax
 
     start_jax()
+    from jslm.infer.loading import load
     from jslm.sample import terminal
-    from jslm.sample.loading import load
 
     model: LanguageModel = load(args.run, checkpoint=args.checkpoint, overrides=args.overrides)
     # A conversation forgets its beginning instead.
@@ -131,7 +131,7 @@ def _run(args: argparse.Namespace) -> int:
 
         print_rewrites(model, args.rewrite, rewriting, as_json=args.json)
     elif args.chat:
-        from jslm.sample.chat import converse
+        from jslm.infer.chat import converse
 
         converse(model, arguments, as_json=args.json)
     elif prompts is None:

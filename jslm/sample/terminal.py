@@ -7,8 +7,8 @@ import sys
 
 from jslm.console import format_seconds
 from jslm.errors import JslmError
-from jslm.sample.language_model import LanguageModel
-from jslm.sample.options import Arguments
+from jslm.infer.language_model import LanguageModel
+from jslm.infer.options import Arguments
 
 _RULE_WIDTH = 72
 

@@ -12,10 +12,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from jslm.errors import JslmError
+from jslm.infer.job import Sample, Token
 from jslm.serve.errors import ApiError
 from jslm.serve.generation import Generation
 from jslm.serve.http import EventStream, read_body, while_connected
-from jslm.serve.job import Sample, Token
 from jslm.serve.models import ServedModel
 from jslm.serve.schemas import ChatRequest, Message
 from jslm.serve.service import Service, sampling_values

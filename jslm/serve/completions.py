@@ -10,11 +10,11 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from jslm.sample import Options
+from jslm.infer import Options
+from jslm.infer.job import Token
 from jslm.serve.errors import ApiError
 from jslm.serve.generation import Generation
 from jslm.serve.http import EventStream, read_body, while_connected
-from jslm.serve.job import Token
 from jslm.serve.models import ServedModel
 from jslm.serve.schemas import CompletionRequest
 from jslm.serve.service import Service, sampling_values

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 import jax
 
 from jslm.cli import describe_error, is_out_of_memory
-from jslm.sample import LanguageModel
-from jslm.serve.group import Group, Seat
-from jslm.serve.job import Failure, Job, Piece
+from jslm.infer import LanguageModel
+from jslm.infer.group import Group, Seat
+from jslm.infer.job import Failure, Job, Piece
+from jslm.infer.slots import DISPATCH_TOKENS
 from jslm.serve.limits import Limits
-from jslm.serve.step import DISPATCH_TOKENS
 
 # On a CPU the work grows with the rows, so that a full-width step for few would be wasted; elsewhere it hardly does.
 _CPU_WIDTH = 16

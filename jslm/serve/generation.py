@@ -7,10 +7,10 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
-from jslm.sample import FinishReason
+from jslm.infer import FinishReason
+from jslm.infer.job import Job, Piece, Sample, Token
 from jslm.serve.engine import Engine, Refused
 from jslm.serve.errors import ApiError, failed, overloaded
-from jslm.serve.job import Job, Piece, Sample, Token
 from jslm.serve.metrics import Metrics
 from jslm.serve.models import ServedModel
 

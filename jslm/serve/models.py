@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from jslm.errors import JslmError
-from jslm.sample import Chat, LanguageModel, Options, Row, load, resolve_options, rewrite_prompt
+from jslm.infer import Chat, LanguageModel, Options, Row, load, resolve_options, rewrite_prompt
+from jslm.infer.job import Sample
 from jslm.serve.errors import ApiError
-from jslm.serve.job import Sample
 from jslm.serve.limits import Limits
 
 _log = logging.getLogger("jslm")

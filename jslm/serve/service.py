@@ -7,10 +7,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from jslm.infer.job import Sample
 from jslm.serve.engine import Engine
 from jslm.serve.errors import ApiError
 from jslm.serve.generation import Generation
-from jslm.serve.job import Sample
 from jslm.serve.limits import Limits
 from jslm.serve.metrics import Metrics
 from jslm.serve.models import ServedModel

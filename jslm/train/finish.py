@@ -13,12 +13,12 @@ from jax.experimental import multihost_utils
 
 from jslm.config import Config
 from jslm.evaluate import LossResult, check_samples
+from jslm.infer import LanguageModel
 from jslm.learn.dpo import SUMS, PreferenceResult
 from jslm.learn.state import model_params
 from jslm.model import Params, count_parameters, flops_per_token
 from jslm.parallel import describe_devices, peak_flops
 from jslm.runs.folder import RunFolder
-from jslm.sample import LanguageModel
 from jslm.train.metrics import MetricsLog, Progress
 from jslm.train.report import append_samples, write_report
 from jslm.train.setup import Setup

@@ -19,9 +19,9 @@ from jslm.config import config_from_dict
 from jslm.formats.llama2c import checkpoint as llama2c_checkpoint
 from jslm.formats.llama2c.model import TABLES_FIGURE, describe, detect, read, write
 from jslm.formats.llama2c.tokenizer import read_tokenizer, tokenizer_bytes
+from jslm.infer import LanguageModel
 from jslm.model import count_parameters, param_shapes
 from jslm.runs.bundle import Bundle
-from jslm.sample import LanguageModel
 from jslm.tokenizer import ByteTokenizer, CharTokenizer
 from jslm.tokenizer.sentencepiece import SentencePieceTokenizer
 

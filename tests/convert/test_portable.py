@@ -22,9 +22,9 @@ from jslm import JslmError
 from jslm.config import config_from_dict, load_config
 from jslm.formats import export_model, import_model, inspect_model, load_model
 from jslm.formats.portable import detect, read, write
+from jslm.infer import LanguageModel
 from jslm.model import param_shapes
 from jslm.runs.bundle import Bundle
-from jslm.sample import LanguageModel
 from jslm.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from jslm.config import Config, config_from_dict, config_to_toml
+from jslm.infer import LanguageModel
 from jslm.model import Params, param_shapes
 from jslm.runs.checkpoint import CheckpointStore
-from jslm.sample import LanguageModel
 from jslm.tokenizer import ByteTokenizer, Tokenizer
 from jslm.tokens.token_file import TokenWriter
 

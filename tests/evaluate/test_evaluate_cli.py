@@ -18,7 +18,7 @@ from jslm.evaluate.__main__ import main
 from jslm.evaluate.chart import Panel, bars
 from jslm.evaluate.report import as_json, chart, markdown
 from jslm.evaluate.text_loss import split_loss, text_digest, text_loss
-from jslm.sample import load
+from jslm.infer import load
 from jslm.tokenizer import ByteTokenizer, CharTokenizer
 
 

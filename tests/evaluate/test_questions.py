@@ -14,7 +14,7 @@ from jslm.errors import JslmError
 from jslm.evaluate.choices import Likelihood, answer_questions, encode_pair, likelihoods
 from jslm.evaluate.plan import plan_tasks
 from jslm.evaluate.questions import BENCHMARKS, Question, read_questions
-from jslm.sample import LanguageModel
+from jslm.infer import LanguageModel
 from jslm.tokenizer import BpeTokenizer, ByteTokenizer
 
 BLIMP = {"sentence_good": "A cat runs.", "sentence_bad": "A cat run.", "UID": "agreement"}

@@ -19,7 +19,7 @@ from jslm.evaluate.rewriting import (
     rewrite_quality,
 )
 from jslm.evaluate.samples import distinct, repetition, sample_quality
-from jslm.sample import LanguageModel
+from jslm.infer import LanguageModel
 from jslm.tokens.token_file import open_tokens
 
 

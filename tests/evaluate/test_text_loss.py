@@ -12,8 +12,8 @@ import pytest
 from jslm.errors import JslmError
 from jslm.evaluate.scoring import Window, cover, padded_length, score_windows, windows_of
 from jslm.evaluate.text_loss import read_text, split_loss, text_loss
+from jslm.infer import LanguageModel
 from jslm.model import choose_kernels
-from jslm.sample import LanguageModel
 from jslm.tokenizer import BpeTokenizer, CharTokenizer
 from jslm.tokens import open_tokens
 from jslm.tokens.token_file import TokenWriter

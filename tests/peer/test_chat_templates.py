@@ -12,9 +12,9 @@ import pytest
 
 from jslm import JslmError
 from jslm.formats.formats import format_named
+from jslm.infer import Chat, LanguageModel
 from jslm.prompts.chat import BUILT_IN, ChatTemplate
 from jslm.runs.bundle import Bundle
-from jslm.sample import Chat, LanguageModel
 from jslm.tokenizer import BpeTokenizer, ByteTokenizer
 
 transformers = pytest.importorskip("transformers")

@@ -16,8 +16,8 @@ from jslm.evaluate.plan import plan_tasks
 from jslm.evaluate.questions import Question
 from jslm.evaluate.text_loss import text_loss
 from jslm.formats import export_model
+from jslm.infer import LanguageModel
 from jslm.runs.bundle import Bundle
-from jslm.sample import LanguageModel
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 # After it is sure that the module is used: other tests would find the Hub closed.

@@ -20,8 +20,8 @@ from tokenizers import Tokenizer as LibraryTokenizer
 from jslm.formats import load_model
 from jslm.formats.gguf.model import write
 from jslm.formats.llama2c.tokenizer import read_tokenizer
+from jslm.infer import LanguageModel, resolve_options
 from jslm.runs.bundle import Bundle
-from jslm.sample import LanguageModel, resolve_options
 from jslm.tokenizer import (
     BpeTokenizer,
     ByteTokenizer,

@@ -17,8 +17,8 @@ from typing import Any
 import jax
 import pytest
 
+from jslm.infer import LanguageModel
 from jslm.runs.bundle import Bundle
-from jslm.sample import LanguageModel
 from jslm.serve import Limits, ServedModel, create_app
 from jslm.serve.server import Server, open_socket
 from jslm.tokenizer import ByteTokenizer

@@ -16,8 +16,8 @@ import jslm
 from jslm.formats import export_model, import_model
 from jslm.formats.huggingface.model import read, write
 from jslm.formats.llama2c.tokenizer import read_tokenizer
+from jslm.infer import LanguageModel, resolve_options
 from jslm.runs.bundle import Bundle
-from jslm.sample import LanguageModel, resolve_options
 from jslm.tokenizer import BpeTokenizer, ByteTokenizer, CharTokenizer, Gpt2Tokenizer, Tokenizer
 from tests.tokenizer_layouts import LAYOUTS
 

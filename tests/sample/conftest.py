@@ -12,8 +12,8 @@ import optax
 import pytest
 
 from jslm.config import Config, config_from_dict
+from jslm.infer import LanguageModel
 from jslm.model import Params, init_params, loss_sums, param_shapes
-from jslm.sample import LanguageModel
 from jslm.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
 
 MakeModel = Callable[..., LanguageModel]

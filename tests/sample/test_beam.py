@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from jslm.errors import JslmError
-from jslm.sample import LanguageModel, resolve_options
-from jslm.sample.beam import search
-from jslm.sample.decode import prefill
+from jslm.infer import LanguageModel, resolve_options
+from jslm.infer.beam import search
+from jslm.infer.decode import prefill
 from jslm.tokenizer import CharTokenizer
 
 # One worker runs them all: they share fixtures that take long.

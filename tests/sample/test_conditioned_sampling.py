@@ -14,9 +14,9 @@ import pytest
 from jslm import JslmError
 from jslm.config import config_from_dict
 from jslm.formats.portable import write
+from jslm.infer import LanguageModel
 from jslm.model import apply_decoder, logits_from_hidden, param_shapes
 from jslm.runs.bundle import Bundle
-from jslm.sample import LanguageModel
 from jslm.tokenizer import ByteTokenizer
 
 CONDITIONS = [{"name": "style", "labels": ["formal", "casual"]}, {"name": "domain", "labels": ["home", "sea"]}]

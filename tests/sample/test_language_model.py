@@ -15,12 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import jslm.sample.decode as decode
-import jslm.sample.language_model as language_model
+import jslm.infer.decode as decode
+import jslm.infer.language_model as language_model
 from jslm.config import ModelConfig
 from jslm.errors import JslmError
+from jslm.infer import LanguageModel, resolve_options
 from jslm.model import Params, apply_decoder, logits_from_hidden
-from jslm.sample import LanguageModel, resolve_options
 from jslm.tokenizer import ByteTokenizer, CharTokenizer
 
 CONTEXT = 64
@@ -408,7 +408,7 @@ import jax
 from jslm.config import config_from_dict
 from jslm.model import init_params, param_axes
 from jslm.parallel import make_mesh, tree_shardings
-from jslm.sample import LanguageModel
+from jslm.infer import LanguageModel
 from jslm.tokenizer import ByteTokenizer
 
 shape = {"n_layers": 1, "d_model": 16, "n_heads": 2, "d_ff": 16, "context_length": 32, "vocab_size": 257}

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jslm.errors import JslmError
-from jslm.sample import LanguageModel, Result, Row, resolve_options
-from jslm.sample.lookup import DRAFT_TOKENS, guess_next, write_greedy
+from jslm.infer import LanguageModel, Result, Row, resolve_options
+from jslm.infer.lookup import DRAFT_TOKENS, guess_next, write_greedy
 
 MakeModel = Callable[..., LanguageModel]
 

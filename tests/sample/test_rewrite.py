@@ -13,9 +13,9 @@ import pytest
 
 from jslm.config import DataConfig, config_from_dict, config_to_toml
 from jslm.errors import JslmError
+from jslm.infer import LanguageModel, Rewrite, RewriteArguments, rewrite_prompt
 from jslm.prompts.pairs import split_pair
 from jslm.runs.checkpoint import CheckpointStore
-from jslm.sample import LanguageModel, Rewrite, RewriteArguments, rewrite_prompt
 from jslm.sample.__main__ import main
 
 Pairs = dict[str, str]

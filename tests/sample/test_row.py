@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from jslm.sample.row import Row
+from jslm.infer.row import Row
 from jslm.tokenizer import ByteTokenizer, CharTokenizer
 
 BYTES = ByteTokenizer()

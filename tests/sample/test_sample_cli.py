@@ -14,11 +14,11 @@ import pytest
 
 from jslm.config import Config, config_from_dict, config_to_toml
 from jslm.errors import JslmError
+from jslm.infer import LanguageModel, load
+from jslm.infer.loading import changed_config
 from jslm.model import Params
 from jslm.runs.checkpoint import CheckpointStore
-from jslm.sample import LanguageModel, load
 from jslm.sample.__main__ import main
-from jslm.sample.loading import changed_config
 from jslm.tokenizer import ByteTokenizer
 
 

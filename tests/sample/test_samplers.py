@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jslm.sample.samplers import (
+from jslm.infer.samplers import (
     Plan,
     Sampling,
     draw_tokens,

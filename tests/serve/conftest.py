@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 
 from jslm.config import config_from_dict
+from jslm.infer import LanguageModel
+from jslm.infer.job import Job, Piece, Token
 from jslm.model import param_shapes
-from jslm.sample import LanguageModel
 from jslm.serve import Engine, Limits, ServedModel, create_app
-from jslm.serve.job import Job, Piece, Token
 from jslm.serve.server import Server, open_socket
 from jslm.tokenizer import ByteTokenizer
 

@@ -10,8 +10,8 @@ from typing import Any
 import jax.numpy as jnp
 import pytest
 
-from jslm.sample import LanguageModel
-from jslm.serve import step
+from jslm.infer import LanguageModel
+from jslm.infer import slots as step
 
 # One worker runs them all: they share fixtures that take long.
 pytestmark = pytest.mark.xdist_group("serve_conditions")

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jslm.sample import LanguageModel
-from jslm.serve import step
+from jslm.infer import LanguageModel
+from jslm.infer import slots as step
 from jslm.serve.engine import Refused
 
 # One worker runs them all: they share fixtures that take long.

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from jslm.sample import LanguageModel
+from jslm.infer import LanguageModel
 from jslm.serve.server import local_names, open_socket
 
 

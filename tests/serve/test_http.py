@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from jslm.sample import LanguageModel
-from jslm.serve import Limits, step
+from jslm.infer import LanguageModel
+from jslm.infer import slots as step
+from jslm.serve import Limits
 
 KEY = {"Authorization": "Bearer s3cret"}
 

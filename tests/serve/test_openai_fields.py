@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from jslm.sample import LanguageModel
+from jslm.infer import LanguageModel
 from jslm.serve import Limits, ServedModel
 from jslm.serve.schemas import ChatRequest, CompletionRequest, RewriteRequest
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from jslm.sample import LanguageModel
+from jslm.infer import LanguageModel
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from jslm.config import config_from_dict
-from jslm.sample import load
+from jslm.infer import load
 from jslm.serve import Limits
 from jslm.serve.__main__ import main
 from jslm.serve.models import open_models

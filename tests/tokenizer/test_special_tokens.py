@@ -13,9 +13,9 @@ from tokenizers import Tokenizer as LibraryTokenizer
 from jslm import JslmError
 from jslm.config import config_from_dict
 from jslm.formats.tokenizers import read_huggingface_tokenizer
+from jslm.infer import LanguageModel, resolve_options, rewrite_prompt
 from jslm.prepare.encode import encode_texts
 from jslm.prompts.chat import ChatTemplate
-from jslm.sample import LanguageModel, resolve_options, rewrite_prompt
 from jslm.tokenizer import HuggingFaceTokenizer, load_tokenizer
 from tests.tokenizer_layouts import LAYOUTS, Layout, special, unigram
 

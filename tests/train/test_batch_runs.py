@@ -18,9 +18,9 @@ import jslm.learn.step
 import jslm.train.loop
 from jslm.config import Config, config_to_toml
 from jslm.errors import JslmError
+from jslm.infer import rewrite_prompt
 from jslm.prepare import prepare
 from jslm.runs.folder import RunFolder
-from jslm.sample import rewrite_prompt
 from jslm.tokens import open_tokens
 from jslm.train import train
 

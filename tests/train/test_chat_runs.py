@@ -19,10 +19,10 @@ from jslm.corpora.chat_examples import generate_examples
 from jslm.errors import JslmError
 from jslm.evaluate.text_loss import split_loss
 from jslm.formats import export_model, import_model, load_model
+from jslm.infer import Chat, LanguageModel, load
 from jslm.prepare import prepare
 from jslm.prompts.chat import BUILT_IN
 from jslm.runs.checkpoint import CheckpointStore
-from jslm.sample import Chat, LanguageModel, load
 from jslm.sample.__main__ import main as sample
 from jslm.tokens import open_tokens
 from jslm.train import train

@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from jslm.infer import LanguageModel
 from jslm.parallel import start_jax
-from jslm.sample import LanguageModel
 from jslm.tokenizer import load_tokenizer
 from scripts.bench.lanes.corpus import random_bundle, run_config
 from scripts.bench.lanes.jax_facts import device_memory, jax_facts

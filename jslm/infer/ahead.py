@@ -9,11 +9,11 @@ import jax.numpy as jnp
 from jax.sharding import SingleDeviceSharding
 
 from jslm.config import MeshConfig, ModelConfig
+from jslm.infer.decode import DecodeState, decode
+from jslm.infer.language_model import _cast
+from jslm.infer.samplers import Plan, Sampling
 from jslm.model import decoding_params, init_cache, param_shapes, unstack_layers
 from jslm.parallel import make_mesh
-from jslm.sample.decode import DecodeState, decode
-from jslm.sample.language_model import _cast
-from jslm.sample.samplers import Plan, Sampling
 
 
 def trace_decode(config: ModelConfig, dtype: jnp.dtype, device: jax.Device, batch: int) -> jax.stages.Traced:

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jslm.config import ModelConfig
+from jslm.infer.samplers import Plan, Sampling, sample_tokens
 from jslm.model import Cache, Params, apply_cached, apply_decoder, decoding_kernels, init_cache, logits_from_hidden
-from jslm.sample.samplers import Plan, Sampling, sample_tokens
 
 # Tokens that one dispatch of the loop can write; it is given how many to write.
 DISPATCH_TOKENS = 256

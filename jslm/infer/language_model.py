@@ -17,12 +17,9 @@ from jaxtyping import Array, Float32, Key
 
 from jslm.config import Config, MeshConfig
 from jslm.errors import JslmError
-from jslm.model import Params, compute_dtype, decoding_params, unstack_layers
-from jslm.parallel import make_mesh
-from jslm.prompts.as_read import as_read
-from jslm.sample.beam import write_beams
-from jslm.sample.chat import Chat
-from jslm.sample.decode import (
+from jslm.infer.beam import write_beams
+from jslm.infer.chat import Chat
+from jslm.infer.decode import (
     DISPATCH_TOKENS,
     DecodeState,
     Written,
@@ -32,10 +29,13 @@ from jslm.sample.decode import (
     prefill,
     prefill_length,
 )
-from jslm.sample.options import Arguments, Options, RewriteArguments, resolve_options
-from jslm.sample.rewrite import Rewrite, rewrite_sentences
-from jslm.sample.row import Result, Row, push_tokens
-from jslm.sample.samplers import Plan, Sampling, sample_keys
+from jslm.infer.options import Arguments, Options, RewriteArguments, resolve_options
+from jslm.infer.rewrite import Rewrite, rewrite_sentences
+from jslm.infer.row import Result, Row, push_tokens
+from jslm.infer.samplers import Plan, Sampling, sample_keys
+from jslm.model import Params, compute_dtype, decoding_params, unstack_layers
+from jslm.parallel import make_mesh
+from jslm.prompts.as_read import as_read
 from jslm.tokenizer import Tokenizer
 
 _STREAM_TOKENS = 16

@@ -11,7 +11,7 @@ import jax
 
 from jslm.config import Config, apply_overrides, config_from_dict, parse_overrides
 from jslm.errors import JslmError
-from jslm.sample.language_model import LanguageModel
+from jslm.infer.language_model import LanguageModel
 
 # What may differ from training: nothing that the weights were shaped by.
 _CHANGEABLE = (

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from jslm.sample import FinishReason, Options, Row
+from jslm.infer import FinishReason, Options, Row
 
 Failure = Literal["timeout", "stopped", "not_finite"]
 

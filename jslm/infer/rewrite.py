@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Unpack
 
 from jslm.config import DataConfig
 from jslm.errors import JslmError
+from jslm.infer.beam import write_beams
+from jslm.infer.decode import prefill_length
+from jslm.infer.lookup import DRAFT_TOKENS, write_greedy
+from jslm.infer.options import RewriteArguments, RewriteOptions, resolve_options, resolve_rewriting
+from jslm.infer.row import Row
 from jslm.prompts.pairs import shown_prompt
-from jslm.sample.beam import write_beams
-from jslm.sample.decode import prefill_length
-from jslm.sample.lookup import DRAFT_TOKENS, write_greedy
-from jslm.sample.options import RewriteArguments, RewriteOptions, resolve_options, resolve_rewriting
-from jslm.sample.row import Row
 
 if TYPE_CHECKING:
-    from jslm.sample.language_model import LanguageModel
+    from jslm.infer.language_model import LanguageModel
 
 # A rewrite that takes more than twice the tokens of its sentence and these is no rewrite.
 _SLACK_TOKENS = 32

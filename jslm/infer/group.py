@@ -8,9 +8,9 @@ from typing import cast
 import jax
 import numpy as np
 
-from jslm.sample import LanguageModel, Options, Sampling, resolve_options, sample_keys
-from jslm.serve import step
-from jslm.serve.job import Failure, Job, Piece, Sample, Token
+from jslm.infer import LanguageModel, Options, Sampling, resolve_options, sample_keys
+from jslm.infer import slots as step
+from jslm.infer.job import Failure, Job, Piece, Sample, Token
 from jslm.tokenizer import StreamDecoder
 
 # Prompts are read this many tokens at a time, between which running samples write on.

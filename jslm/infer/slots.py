@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jslm.config import ModelConfig
+from jslm.infer import Sampling, draw_tokens, filter_logits, likeliest_tokens, penalise_repetition
 from jslm.model import Cache, Params, apply_cached, decoding_kernels, init_cache, logits_from_hidden
-from jslm.sample import Sampling, draw_tokens, filter_logits, likeliest_tokens, penalise_repetition
 
 # Tokens that one dispatch of `decode` can write; it is given how many to write.
 DISPATCH_TOKENS = 16

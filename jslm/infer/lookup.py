@@ -13,13 +13,13 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jslm.config import ModelConfig
+from jslm.infer.decode import prefill, prefill_length, round_slots
+from jslm.infer.row import Row, push_tokens
+from jslm.infer.samplers import likeliest_tokens
 from jslm.model import Cache, Params, apply_cached, decoding_kernels, logits_from_hidden
-from jslm.sample.decode import prefill, prefill_length, round_slots
-from jslm.sample.row import Row, push_tokens
-from jslm.sample.samplers import likeliest_tokens
 
 if TYPE_CHECKING:
-    from jslm.sample.language_model import LanguageModel
+    from jslm.infer.language_model import LanguageModel
 
 # Tokens guessed a round. A forward pass of eight tokens takes a CPU 1.6 times that of one, which waits for the weights
 # to come from memory; of sixteen, 2.5 times, and few guesses between a passive sentence and its active form hold so

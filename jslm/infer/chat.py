@@ -9,12 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, TextIO, Unpack
 
 from jslm.errors import JslmError
+from jslm.infer.options import Arguments, Options, resolve_options
+from jslm.infer.row import Row
 from jslm.prompts.chat import ChatTemplate
-from jslm.sample.options import Arguments, Options, resolve_options
-from jslm.sample.row import Row
 
 if TYPE_CHECKING:
-    from jslm.sample.language_model import LanguageModel
+    from jslm.infer.language_model import LanguageModel
 
 
 class Chat:

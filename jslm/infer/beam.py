@@ -13,12 +13,12 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jslm.config import ModelConfig
+from jslm.infer.decode import DecodeState, cache_slots, prefill, prefill_length
+from jslm.infer.row import Row, push_tokens
 from jslm.model import Cache, Params, apply_cached, decoding_kernels, logits_from_hidden
-from jslm.sample.decode import DecodeState, cache_slots, prefill, prefill_length
-from jslm.sample.row import Row, push_tokens
 
 if TYPE_CHECKING:
-    from jslm.sample.language_model import LanguageModel
+    from jslm.infer.language_model import LanguageModel
 
 
 class Texts(NamedTuple):
