@@ -7,8 +7,8 @@ ARGS ?=
 comma := ,
 python := $(VENV)/bin/python
 bootstrap := scripts/bootstrap.sh --venv "$(VENV)" $(if $(PY),--python "$(PY)")
-# A worker a core, where memory allows (tests/conftest.py).
-parallel := -n auto --dist loadgroup
+# A worker a core, where memory allows (tests/conftest.py); files stay whole, as they share fixtures that take long.
+parallel := -n auto --dist loadscope --no-loadscope-reorder
 dev_extras := dev$(if $(EXTRAS),$(comma)$(EXTRAS))
 
 .DEFAULT_GOAL := help

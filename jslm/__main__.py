@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     if verb in ("-V", "--version"):
         print(f"jslm {jslm.__version__}")
         return 0
-    if former := _FORMER.get((verb, *rest[:1])):
+    if former := _FORMER.get((verb, rest[0] if rest else "")):
         print(f"jslm: jslm {verb} {rest[0]} is {former} now; the arguments are the same", file=sys.stderr)
         return 2
     if verb not in VERBS:

@@ -17,9 +17,6 @@ import pytest
 
 from jslm.installation import extra_requirements, install_command, shipped_folder
 
-# One worker runs them all: they share fixtures that take long.
-pytestmark = pytest.mark.xdist_group("wheel")
-
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = """
 import sys

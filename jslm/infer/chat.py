@@ -24,8 +24,8 @@ class Chat:
         """Raises JslmError where the model has no chat template, or a bad one."""
         if not model.chat_template:
             raise JslmError(
-                "this model has no chat template: it continues texts (leave out --chat); train it on data.messages, or "
-                "put a chat_template.jinja into its folder"
+                "this model has no chat template: it continues texts (jslm sample without --chat); train it on "
+                "data.messages, or put a chat_template.jinja into its folder"
             )
         self._model = model
         self._template = ChatTemplate(model.chat_template, model.tokenizer)

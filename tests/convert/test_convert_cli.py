@@ -18,9 +18,6 @@ from jslm.formats.formats import known_formats
 from jslm.runs.checkpoint import CheckpointStore
 from jslm.train import train
 
-# One worker runs them all: they share fixtures that take long.
-pytestmark = pytest.mark.xdist_group("convert_cli")
-
 
 def convert(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "jslm.convert", *map(str, arguments)]

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytestmark = [pytest.mark.multidevice, pytest.mark.slow, pytest.mark.xdist_group("preferences")]
+pytestmark = [pytest.mark.multidevice, pytest.mark.slow]
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = """

@@ -19,7 +19,7 @@ import pytest
 
 from jslm.runs.checkpoint import CheckpointStore
 
-pytestmark = [pytest.mark.multidevice, pytest.mark.slow, pytest.mark.xdist_group("processes")]
+pytestmark = [pytest.mark.multidevice, pytest.mark.slow]
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 24

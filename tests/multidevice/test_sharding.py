@@ -15,7 +15,7 @@ import pytest
 from jslm.config import Config, MeshConfig, ModelConfig, TrainConfig
 from jslm.errors import JslmError
 
-pytestmark = [pytest.mark.multidevice, pytest.mark.xdist_group("sharding")]
+pytestmark = pytest.mark.multidevice
 
 
 @pytest.fixture(scope="module", params=["adamw", "muon"])

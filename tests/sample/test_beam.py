@@ -14,9 +14,6 @@ from jslm.infer.beam import search
 from jslm.infer.decode import prefill
 from jslm.tokenizer import CharTokenizer
 
-# One worker runs them all: they share fixtures that take long.
-pytestmark = pytest.mark.xdist_group("beam")
-
 MakeModel = Callable[..., LanguageModel]
 LIMIT = 4
 

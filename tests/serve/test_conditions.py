@@ -13,9 +13,6 @@ import pytest
 from jslm.infer import LanguageModel
 from jslm.infer import slots as step
 
-# One worker runs them all: they share fixtures that take long.
-pytestmark = pytest.mark.xdist_group("serve_conditions")
-
 CONDITIONS = [{}, {"style": "formal"}, {"style": "casual"}, {"tone": "kind"}, {"style": "casual", "tone": "kind"}]
 # The last one is read in two pieces.
 PROMPTS = ["", "the one", "x" * 150]

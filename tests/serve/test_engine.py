@@ -15,9 +15,6 @@ from jslm.infer import LanguageModel
 from jslm.infer import slots as step
 from jslm.serve.engine import Refused
 
-# One worker runs them all: they share fixtures that take long.
-pytestmark = pytest.mark.xdist_group("engine")
-
 PROMPTS = ["one", "", "another prompt", "x" * 40]
 SETTINGS: list[dict[str, Any]] = [
     {"temperature": 0.0},

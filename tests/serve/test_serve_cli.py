@@ -26,9 +26,6 @@ from jslm.serve.__main__ import main
 from jslm.serve.models import open_models
 from jslm.train import train
 
-# One worker runs them all: they share fixtures that take long.
-pytestmark = pytest.mark.xdist_group("serve_cli")
-
 STORY = "the cat sat on a mat and saw one big red dog near my old tree while rain fell down"
 
 

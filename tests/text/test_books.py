@@ -11,9 +11,6 @@ from jslm.config import load_config
 from jslm.text.cleaners import CLEANERS
 from jslm.text.documents import clean_document, read_raw_documents
 
-# One worker runs them all: they share fixtures that take long.
-pytestmark = pytest.mark.xdist_group("books")
-
 CONFIG = load_config(Path(__file__).resolve().parents[2] / "configs" / "books_40m.toml").data
 
 # The first words of the file's book (its title page, as printed), the first sentence of its text, and its last words.

@@ -27,9 +27,6 @@ from jslm.sample.__main__ import main as sample
 from jslm.tokens import open_tokens
 from jslm.train import train
 
-# One worker runs them all: they share fixtures that take long.
-pytestmark = pytest.mark.xdist_group("chat_runs")
-
 ROOT = Path(__file__).resolve().parents[2]
 CHATML = ["<|im_start|>", "<|im_end|>"]
 SMALL = [
@@ -182,7 +179,7 @@ def test_a_model_without_a_template_does_not_chat(
     (tmp_path / "run" / "chat_template.jinja").unlink()
     monkeypatch.setattr(sys, "stdin", io.StringIO("ten\n"))
     assert sample(["--run", str(tmp_path / "run"), "--chat"]) == 2
-    assert "this model has no chat template: it continues texts (leave out --chat)" in capsys.readouterr().err
+    assert "this model has no chat template: it continues texts (jslm sample without --chat)" in capsys.readouterr().err
 
 
 def test_the_template_travels(talker: Path, model: LanguageModel, tmp_path: Path) -> None:

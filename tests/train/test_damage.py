@@ -26,9 +26,6 @@ from jslm.runs.folder import RunFolder
 from jslm.runs.manifest import MANIFEST
 from jslm.train import train
 
-# One worker runs them all: they share fixtures that take long.
-pytestmark = pytest.mark.xdist_group("damage")
-
 STEPS = (8, 12)
 
 

@@ -34,9 +34,6 @@ from jslm.tokens.preferences import PreferencePairs
 from jslm.train import train
 from jslm.train.report import write_report
 
-# One worker runs them all: they share fixtures that take long.
-pytestmark = pytest.mark.xdist_group("dpo")
-
 CONTEXT = 24
 LETTERS = "abcdefgh"
 

@@ -19,9 +19,6 @@ from jslm.model import apply_decoder, init_adapters, init_params, merge_adapters
 from jslm.runs.checkpoint import CheckpointStore
 from jslm.train import train
 
-# One worker runs them all: they share fixtures that take long.
-pytestmark = pytest.mark.xdist_group("lora")
-
 TEXT = "the cat sat on a mat and the dog ran home.\n"
 
 

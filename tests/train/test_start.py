@@ -18,9 +18,6 @@ from jslm.prompts.chat_templates import BUILT_IN
 from jslm.runs.folder import RunFolder
 from jslm.train import train
 
-# One worker runs them all: they share fixtures that take long.
-pytestmark = pytest.mark.xdist_group("start")
-
 MODEL = {
     "n_layers": 1, "d_model": 16, "n_heads": 4, "n_kv_heads": 2, "d_ff": 16, "context_length": 16, "dtype": "float32",
     "norm_eps": 1e-6, "rope_theta": 5000.0, "logit_softcap": 30.0, "activation": "geglu", "qk_norm": True,
