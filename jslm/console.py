@@ -5,13 +5,14 @@ Messages and log lines stand above the bar, never in it. The only user of tqdm.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self, TextIO
 
@@ -23,6 +24,8 @@ _REMEMBERED = 1000
 _LOCK = threading.RLock()
 # Those that are on the screen.
 _bars: list[Any] = []
+# What is said while a text is written piece by piece; None where nothing is.
+_held: list[tuple[str, TextIO]] | None = None
 
 
 def is_terminal(stream: TextIO) -> bool:
@@ -33,7 +36,23 @@ def is_terminal(stream: TextIO) -> bool:
 def say(text: str, stream: TextIO | None = None) -> None:
     """Prints a line (to stderr unless told otherwise), above the bar where there is one."""
     stream = sys.stderr if stream is None else stream
+    if _held is not None:
+        _held.append((text, stream))
+        return
     _above_bars(stream, lambda: print(text, file=stream, flush=True))
+
+
+@contextlib.contextmanager
+def unbroken() -> Iterator[None]:
+    """Around a text that is printed piece by piece, its last line end included: what is said meanwhile comes after."""
+    global _held
+    held = _held = []
+    try:
+        yield
+    finally:
+        _held = None
+        for text, stream in held:
+            say(text, stream)
 
 
 class Line:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from jslm import console
-from jslm.console import Bar, ConsoleHandler, Line, format_clock, format_seconds, say
+from jslm.console import Bar, ConsoleHandler, Line, format_clock, format_seconds, say, unbroken
 
 
 class Stream(io.StringIO):
@@ -119,6 +119,29 @@ def test_messages_and_warnings_stand_above_the_bar(terminal: bool, monkeypatch: 
         else:
             assert shown == ["scoring: 5 of 10 tokens, 0.2 tokens/s, 00:20 left", *above, ""]
     assert "\r" in stream.getvalue() or not terminal
+
+
+def test_what_is_said_while_a_text_is_written_comes_after_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+    log = logging.getLogger("test")
+    log.propagate = False
+    log.addHandler(handler := ConsoleHandler())
+
+    def write() -> None:
+        with unbroken():
+            print("once ", end="")
+            log.warning("the context is full")
+            assert capsys.readouterr() == ("once ", "")
+            raise KeyboardInterrupt
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            write()
+        assert capsys.readouterr().err == "test: WARNING: the context is full\n"
+        log.warning("later")
+        assert capsys.readouterr().err == "test: WARNING: later\n"
+    finally:
+        log.removeHandler(handler)
+        log.propagate = True
 
 
 def test_a_warning_is_given_once_an_error_each_time(capsys: pytest.CaptureFixture[str]) -> None:

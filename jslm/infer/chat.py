@@ -1,12 +1,10 @@
-"""Conversations: a model with a chat template answers, and at the terminal remembers what was said."""
+"""Conversations: a model with a chat template answers."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, TextIO, Unpack
+from typing import TYPE_CHECKING, Unpack
 
 from jslm.errors import JslmError
 from jslm.infer.options import Arguments, Options, resolve_options
@@ -75,62 +73,3 @@ class Chat:
     def _options(self, arguments: Arguments) -> Options:
         options = resolve_options(self._model.config.sample, **arguments)
         return dataclasses.replace(options, stop=(*options.stop, *self.stops))
-
-
-def converse(model: LanguageModel, arguments: Arguments, *, as_json: bool, lines: TextIO | None = None) -> None:
-    """Reads what is said line by line, from the terminal or stdin, and prints each answer as it is written.
-
-    As JSON an object a line: the messages so far, the answer last. Where the context is full, the oldest turns are
-    forgotten. Ctrl-C ends an answer, then the whole; Ctrl-D ends it. Raises JslmError as `Chat`.
-    """
-    chat = Chat(model)
-    source = sys.stdin if lines is None else lines
-    is_terminal = lines is None and sys.stdin is not None and sys.stdin.isatty()
-    messages: list[Mapping[str, str]] = []
-    first_seed = arguments["seed"]
-    for turn, said in enumerate(_said(source, is_terminal)):
-        asked = [*messages, {"role": "user", "content": said}]
-        seeded: Arguments = {**arguments, "seed": first_seed + turn}
-        kept = chat.fitting(asked, **seeded)
-        if len(kept) < len(asked):
-            print(f"(forgotten: the first {len(asked) - len(kept)} messages)", file=sys.stderr)
-        try:
-            pieces = chat.stream(kept, **seeded)
-        except JslmError as error:
-            if not is_terminal:
-                raise
-            print(f"jslm sample: {error}", file=sys.stderr)
-            continue
-        answer = _print_answer(pieces, is_silent=as_json)
-        messages = [*kept, {"role": "assistant", "content": answer}]
-        if as_json:
-            print(json.dumps({"messages": messages, "seed": seeded["seed"]}, ensure_ascii=False), flush=True)
-
-
-def _said(source: TextIO, is_terminal: bool) -> Iterator[str]:
-    while True:
-        try:
-            line = input("> ") if is_terminal else source.readline()
-        except UnicodeDecodeError as error:
-            raise JslmError(f"stdin: not UTF-8 text (byte {error.start:,})") from None
-        except (EOFError, KeyboardInterrupt):
-            print(file=sys.stderr)
-            return
-        if not line and not is_terminal:
-            return
-        if said := line.strip():
-            yield said
-
-
-def _print_answer(pieces: Iterator[str], *, is_silent: bool) -> str:
-    answer = ""
-    try:
-        for piece in pieces:
-            answer += piece
-            if not is_silent:
-                print(piece, end="", flush=True)
-    except KeyboardInterrupt:
-        pass
-    if not is_silent:
-        print(flush=True)
-    return answer.strip()

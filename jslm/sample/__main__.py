@@ -131,7 +131,7 @@ def _run(args: argparse.Namespace) -> int:
 
         print_rewrites(model, args.rewrite, rewriting, as_json=args.json)
     elif args.chat:
-        from jslm.infer.chat import converse
+        from jslm.sample.conversation import converse
 
         converse(model, arguments, as_json=args.json)
     elif prompts is None:

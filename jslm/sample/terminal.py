@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 
-from jslm.console import format_seconds
+from jslm.console import format_seconds, unbroken
 from jslm.errors import JslmError
 from jslm.infer.language_model import LanguageModel
 from jslm.infer.options import Arguments
@@ -17,12 +18,23 @@ def print_stream(model: LanguageModel, prompt: str, arguments: Arguments) -> Non
     """Prints one sample as it is written, after its prompt. Ctrl-C ends it."""
     pieces = model.stream(prompt, **arguments)
     print(_emphasised(prompt), end="", flush=True)
-    try:
-        for piece in pieces:
-            print(piece, end="", flush=True)
-    except KeyboardInterrupt:
-        pass
-    print(flush=True)
+    print_pieces(pieces)
+
+
+def print_pieces(pieces: Iterator[str], *, silent: bool = False) -> str:
+    """Prints a text as it is written, and the end of its line; returns it, as far as Ctrl-C let it come."""
+    text = ""
+    with unbroken():
+        try:
+            for piece in pieces:
+                text += piece
+                if not silent:
+                    print(piece, end="", flush=True)
+        except KeyboardInterrupt:
+            pass
+        if not silent:
+            print(flush=True)
+    return text
 
 
 def print_samples(model: LanguageModel, prompts: list[str], arguments: Arguments) -> None:
