@@ -135,7 +135,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
         if plan["fits"]:
             roofline = plan["roofline"]
             cells += [f"{roofline['seconds'] * 1e3:,.0f} ms", roofline["limit"]]
-            cells += [f"{plan['tokens_per_second'] / 1e3:,.0f} k", f"{plan['mfu_bound']:.0%}"]
+            cells += [f"{plan['tokens_per_second'] / 1e3:,.0f} k", f"{plan['mfu']:.0%}"]
         else:
             cells += ["", "", "", ""]
         lines.append("| " + " | ".join(map(str, cells)) + " |")

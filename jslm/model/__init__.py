@@ -15,7 +15,14 @@ from jslm.model.decoder import (
     stack_conditions,
     unstack_layers,
 )
-from jslm.model.kernels import Kernels, choose_attention, choose_kernels, decoding_kernels, splash_block_length
+from jslm.model.kernels import (
+    FLASH_PREFIX,
+    Kernels,
+    choose_attention,
+    choose_kernels,
+    decoding_kernels,
+    splash_block_length,
+)
 from jslm.model.kernels.plain import head_table
 from jslm.model.log_probs import row_log_probs
 from jslm.model.lora import init_adapters, merge_adapters
@@ -23,6 +30,7 @@ from jslm.model.loss import IGNORED
 from jslm.model.shapes import compute_dtype, count_parameters, flops_per_token
 
 __all__ = [
+    "FLASH_PREFIX",
     "IGNORED",
     "Cache",
     "Kernels",

@@ -100,23 +100,24 @@ def peak_flops(dtype_name: str, device: jax.Device | None = None) -> float | Non
     device = device or jax.devices()[0]
     if device.platform == "cpu":
         return _measured_cpu_peak(dtype_name) / max(1, len(jax.local_devices()))
-    name = known_kind(device, _PEAK_TFLOPS)
+    name = known_kind(device.device_kind, _PEAK_TFLOPS)
     if name is None:
         return None
     half, single = _PEAK_TFLOPS[name]
     return 1e12 * (single if dtype_name == "float32" else half)
 
 
-def known_kind(device: jax.Device, names: Iterable[str]) -> str | None:
-    """The longest of `names` that begins the device's, by whole words: "NVIDIA A100" of "NVIDIA A100-SXM4-80GB", but
+def known_kind(kind: str, names: Iterable[str]) -> str | None:
+    """The longest of `names` that begins the device kind, by whole words: "NVIDIA A100" of "NVIDIA A100-SXM4-80GB", but
     not "NVIDIA A10". None for a laptop's chip, which only shares its name with the one in the table."""
-    return _known(device.device_kind, names)
+    found = [name for name in names if re.match(rf"{re.escape(name)}(?![A-Za-z0-9])", kind)]
+    return None if "Laptop" in kind else max(found, key=len, default=None)
 
 
 def compute_capability(kind: str) -> float:
     """The CUDA compute capability of GPUs of that device kind: the table's, else that of this process's own GPU, else
     8.0, the least that a bfloat16 program can run on."""
-    if name := _known(kind, _CAPABILITY):
+    if name := known_kind(kind, _CAPABILITY):
         return _CAPABILITY[name]
     device = jax.devices()[0]
     return float(getattr(device, "compute_capability", 8.0)) if device.device_kind == kind else 8.0
@@ -124,16 +125,11 @@ def compute_capability(kind: str) -> float:
 
 def device_memory_bytes(kind: str) -> int:
     """Memory of accelerators of that device kind: the table's, else what this process's own has, else 8 GB."""
-    if name := _known(kind, _MEMORY_GB):
+    if name := known_kind(kind, _MEMORY_GB):
         return _MEMORY_GB[name] * 10**9
     device = jax.devices()[0]
     stats = device.memory_stats() if device.device_kind == kind else None
     return int((stats or {}).get("bytes_limit", 8 * 10**9))
-
-
-def _known(kind: str, names: Iterable[str]) -> str | None:
-    found = [name for name in names if re.match(rf"{re.escape(name)}(?![A-Za-z0-9])", kind)]
-    return None if "Laptop" in kind else max(found, key=len, default=None)
 
 
 @functools.cache

@@ -64,15 +64,20 @@ def chip_of(device: jax.Device, dtype_name: str) -> Chip:
     """
     if device.platform == "cpu":
         return _measured_cpu(device, dtype_name)
-    known = known_kind(device, _CHIPS)
+    known = known_kind(device.device_kind, _CHIPS)
     peak = peak_flops(dtype_name, device)
     if known is None or peak is None:
         raise JslmError(
             f"--topology: nothing is known about {device.device_kind!r}; "
             f"expected one of {', '.join(name for name, *_ in _CHIPS.values())}"
         )
-    name, bandwidth, links, cache, source = _CHIPS[known]
-    return Chip(name, peak, device_memory_bytes(device.device_kind), bandwidth * _GB, links * _GB, cache * 1e6, source)
+    return chip_named(device.device_kind, peak)
+
+
+def chip_named(kind: str, peak: float = 0.0) -> Chip:
+    """The accelerator of a device kind that the table has, with those peak FLOP/s. Raises KeyError for another."""
+    name, bandwidth, links, cache, source = _CHIPS[known_kind(kind, _CHIPS) or kind]
+    return Chip(name, peak, device_memory_bytes(kind), bandwidth * _GB, links * _GB, cache * 1e6, source)
 
 
 def _measured_cpu(device: jax.Device, dtype_name: str) -> Chip:

@@ -20,6 +20,11 @@ from jslm.plan.topology import topology_devices
 _USABLE = {"cpu": 1.0, "gpu": 0.92, "tpu": 1.0}
 
 
+# The shares of peak FLOP/s and of memory bandwidth that a step's products and its other kernels reach, one after the
+# other, by kind of GPU: fitted to the steps that were measured on an H200 (docs/benchmarks.md).
+_REACHED = {"gpu": (0.75, 0.8)}
+
+
 @dataclasses.dataclass(frozen=True)
 class Roofline:
     """The least seconds one run of a program can take, by what would limit it; the largest is the bound."""
@@ -37,6 +42,13 @@ class Roofline:
     def limit(self) -> str:
         """What the bound comes from."""
         return max(("arithmetic", "memory", "links"), key=lambda name: getattr(self, name))
+
+    def expected(self, platform: str) -> float | None:
+        """Seconds as steps were measured to take on that platform; None where none was."""
+        if platform not in _REACHED:
+            return None
+        arithmetic, memory = _REACHED[platform]
+        return self.arithmetic / arithmetic + self.memory / memory + self.links
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +73,9 @@ class DecodePlan:
 class Plan:
     """What a run would take. FLOPs, bytes and operations are one step's on one device; None where it does not fit.
 
-    Tokens are those that count; `padding` is the share of a batch that holds no text.
+    Tokens are those that count; `padding` is the share of a batch that holds no text. `expected_seconds` are a step's,
+    by what was measured on such devices, None where nothing was; tokens a second, MFU and the whole run are as expected
+    then, and at best otherwise. `cost` is of all devices, in the money of the price that was given.
     """
 
     topology: str
@@ -84,12 +98,14 @@ class Plan:
     operations: int | None
     collectives: tuple[Collective, ...]
     roofline: Roofline | None
+    expected_seconds: float | None
     tokens_per_step: int
     padding: float
     tokens_per_second: float | None
-    mfu_bound: float | None
+    mfu: float | None
     run_seconds: float | None
     accelerator_hours: float | None
+    cost: float | None
     decode: DecodePlan | None
 
     def as_dict(self) -> dict[str, Any]:
@@ -103,23 +119,26 @@ class Plan:
         return plain
 
 
-def make_plan(config: Config, topology: str, *, decode_batch: int = 1) -> Plan:
-    """Plans a run on a topology: "v5e:2x4" and its like (needs libtpu, no TPU), "cpu" or "gpu" (this machine).
+def make_plan(config: Config, topology: str, *, decode_batch: int = 1, price: float = 0.0) -> Plan:
+    """Plans a run on a topology: "v5e:2x4" and its like (needs libtpu, no TPU), "h100" or "a100:2" (needs JAX's plugin
+    for CUDA, no GPU), "cpu" or "gpu" (this machine).
 
-    `decode_batch` rows are planned for decoding; 0 leaves that out. Raises JslmError for a topology that can't be had,
-    and for a mesh that the model does not divide over.
+    `decode_batch` rows are planned for decoding; 0 leaves that out. `price` is of one device's hour, 0 for none.
+    Raises JslmError for a topology that can't be had, and for a mesh that the model does not divide over.
     """
-    return plan_on(config, topology, topology_devices(topology), decode_batch=decode_batch)
+    return plan_on(config, topology, topology_devices(topology), decode_batch=decode_batch, price=price)
 
 
-def plan_on(config: Config, topology: str, devices: list[jax.Device], *, decode_batch: int = 1) -> Plan:
+def plan_on(
+    config: Config, topology: str, devices: list[jax.Device], *, decode_batch: int = 1, price: float = 0.0
+) -> Plan:
     """`make_plan` for devices that are already known; `topology` is their name in the plan."""
     mesh = make_mesh(config.mesh, devices)
     undecided = config.train.micro_batch == "auto"
     config, notes = resolve(config, mesh.shape["data"] * mesh.shape["fsdp"])
     check_mesh_fits(config, mesh)
     platform = devices[0].platform
-    dtype = planned_dtype(config, platform)
+    dtype = planned_dtype(config, platform, devices[0].device_kind)
     chip = chip_of(devices[0], dtype.name)
     if undecided:
         # It shows its numbers as plans are shown.
@@ -135,18 +154,16 @@ def plan_on(config: Config, topology: str, devices: list[jax.Device], *, decode_
     example, note = tokens_of(config)
     notes.append(note)
     tokens = round(example.targets * config.train.batch_size)
-    roofline = hours = mfu = seconds = None
+    roofline = hours = mfu = seconds = expected = step = None
     if traffic is not None:
         wire = sum(collective.wire_bytes for collective in traffic.collectives)
         roofline = _roofline(chip, memory.total, program.flops, traffic.bytes, wire)
-        mfu = (
-            flops_per_token(config.model)
-            * example.places
-            * config.train.batch_size
-            / (roofline.seconds * chip.flops * len(devices))
-        )
+        expected = roofline.expected(platform)
+        step = expected or roofline.seconds
+        places = example.places * config.train.batch_size
+        mfu = flops_per_token(config.model) * places / (step * chip.flops * len(devices))
         if config.train.steps:
-            seconds = config.train.steps * roofline.seconds
+            seconds = config.train.steps * step
             hours = seconds * len(devices) / 3600
     return Plan(
         topology=topology,
@@ -169,12 +186,14 @@ def plan_on(config: Config, topology: str, devices: list[jax.Device], *, decode_
         operations=traffic.operations if traffic else None,
         collectives=traffic.collectives if traffic else (),
         roofline=roofline,
+        expected_seconds=expected,
         tokens_per_step=tokens,
         padding=example.padding,
-        tokens_per_second=tokens / roofline.seconds if roofline else None,
-        mfu_bound=mfu,
+        tokens_per_second=tokens / step if step else None,
+        mfu=mfu,
         run_seconds=seconds,
         accelerator_hours=hours,
+        cost=hours * price if hours and price else None,
         decode=_plan_decode(config, devices[0], chip, decode_batch) if decode_batch else None,
     )
 
@@ -188,7 +207,7 @@ def with_settings(config: Config, **sections: dict[str, Any]) -> Config:
 
 
 def _plan_decode(config: Config, device: jax.Device, chip: Chip, batch: int) -> DecodePlan:
-    dtype = planned_dtype(config, device.platform)
+    dtype = planned_dtype(config, device.platform, device.device_kind)
     try:
         traffic, memory = compile_decode(config, device, dtype, batch)
     except jax.errors.JaxRuntimeError as error:

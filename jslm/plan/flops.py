@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from jslm.plan.kernels import causal_share, is_splash
+from jslm.plan.kernels import causal_share, flash_flops, is_flash, is_splash
 
 
 def count_flops(traced: jax.stages.Traced, platform: str = "cpu") -> float:
@@ -38,7 +38,10 @@ def _equation_flops(equation: Any, platform: str) -> float:
         return 2.0 * (2 if "fwd" in name else 5) * batch * heads * head_dim * length * key.shape[1]
     if name == "pallas_call":
         grid = [int(size) for size in params["grid_mapping"].grid]
-        share = causal_share(grid[-1]) if is_splash(params["name"]) else 1.0
+        kernel = params["name"] or ""
+        if is_flash(kernel):
+            return flash_flops(kernel, equation.invars[0].aval.shape, grid[0])
+        share = causal_share(grid[-1]) if is_splash(kernel) else 1.0
         return _jaxpr_flops(params["jaxpr"], platform) * math.prod(grid) * share
     if name == "shard_map":
         # Written for one device.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from jslm.model import splash_block_length
+from jslm.model import FLASH_PREFIX, splash_block_length
 from jslm.plan.hlo_text import Shape
 
 _PREFIX = "splash_mha_"
@@ -20,6 +20,22 @@ _PREFIX = "splash_mha_"
 def is_splash(name: str) -> bool:
     """Whether a kernel or instruction of that name is one of splash attention's."""
     return name.startswith(_PREFIX)
+
+
+def is_flash(name: str) -> bool:
+    """Whether a kernel is one of jslm's own attention on GPUs (`jslm.model.kernels.gpu_attention`)."""
+    return name.startswith(FLASH_PREFIX)
+
+
+def flash_flops(name: str, queries: tuple[int, ...], blocks: int) -> float:
+    """FLOPs of such a kernel's matrix products; its loops over the other blocks are of a length that only it knows.
+
+    `queries` is `[batch, length, heads, width]`. Two products forward, three for the queries' gradient, four for those
+    of keys and values, of the pairs of blocks that the causal mask leaves.
+    """
+    products = {"forward_kernel": 2, "queries_kernel": 3, "keys_kernel": 4}[name.removeprefix(FLASH_PREFIX)]
+    batch, length, heads, width = queries
+    return products * 2.0 * batch * heads * length**2 * width * causal_share(blocks)
 
 
 def causal_share(blocks: int) -> float:

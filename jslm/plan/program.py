@@ -15,7 +15,7 @@ from jslm.config import Config
 from jslm.infer import trace_decode
 from jslm.learn import abstract_state, make_optimizer, make_train_step
 from jslm.model import compute_dtype
-from jslm.parallel import batch_sharding
+from jslm.parallel import batch_sharding, compute_capability
 from jslm.plan.flops import count_flops
 from jslm.plan.hlo import Traffic, count_traffic
 from jslm.plan.hlo_text import parse_hlo
@@ -53,9 +53,11 @@ class TrainProgram:
     refusal: str
 
 
-def planned_dtype(config: Config, platform: str) -> jnp.dtype:
-    """What `model.dtype` means on that platform, which need not be that of this process's devices."""
+def planned_dtype(config: Config, platform: str, kind: str = "") -> jnp.dtype:
+    """What `model.dtype` means on that platform (and kind of GPU), which need not be that of this process's devices."""
     if config.model.dtype == "auto" and platform != jax.default_backend():
+        if platform == "gpu" and compute_capability(kind) < 8:
+            return jnp.dtype(jnp.float16)
         return jnp.dtype(jnp.float32 if platform == "cpu" else jnp.bfloat16)
     return compute_dtype(config.model)
 
@@ -66,12 +68,8 @@ def compile_train(config: Config, mesh: Mesh, dtype: jnp.dtype) -> TrainProgram:
     `config` has its vocabulary size set (`jslm.plan.assume`). FLOPs are those of one device.
     """
     platform = mesh.devices.flat[0].platform
-    optimizer = make_optimizer(config.optimizer, _ANY_STEPS, dtype)
     with jax.set_mesh(mesh):
-        state = abstract_state(config, optimizer, mesh, dtype)
-        batch = _abstract_batch(config, mesh)
-        step: Any = make_train_step(config, optimizer, _ANY_STEPS, mesh, dtype)
-        traced = step.trace(state, batch)
+        traced, state, batch = _trace(config, mesh, dtype)
         asked = count_flops(traced, platform) / mesh.size
         known = {
             "parameters": _device_bytes(state["params"]),
@@ -80,7 +78,7 @@ def compile_train(config: Config, mesh: Mesh, dtype: jnp.dtype) -> TrainProgram:
         }
         rest = _device_bytes(state) - known["parameters"] - known["optimizer"]
         try:
-            compiled = traced.lower().compile()
+            compiled = _compile(traced, mesh.devices.flat[0])
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
@@ -105,18 +103,39 @@ def compile_train(config: Config, mesh: Mesh, dtype: jnp.dtype) -> TrainProgram:
     return TrainProgram(memory, flops, traffic, "")
 
 
+def compiled_train(config: Config, mesh: Mesh, dtype: jnp.dtype) -> Any:
+    """The step of `compile_train` as a `jax.stages.Compiled`, for those who read its text."""
+    with jax.set_mesh(mesh):
+        return _compile(_trace(config, mesh, dtype)[0], mesh.devices.flat[0])
+
+
 def compile_decode(config: Config, device: jax.Device, dtype: jnp.dtype, batch: int) -> tuple[Traffic, int]:
     """One token of each of `batch` rows with a full context on one device: its traffic, and bytes of memory.
 
     Raises jax.errors.JaxRuntimeError (RESOURCE_EXHAUSTED) where the device has too little memory.
     """
     traced = trace_decode(config.model, dtype, device, batch)
-    compiled = traced.lower().compile()
+    compiled = _compile(traced, device)
     traffic = count_traffic(parse_hlo(compiled.as_text()), only_loop_of_unknown_length=True)
     sizes = compiled.memory_analysis()
     kept = sizes.argument_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
     memory = kept + sizes.temp_size_in_bytes + sizes.generated_code_size_in_bytes
     return dataclasses.replace(traffic, flops=max(traffic.flops, count_flops(traced, device.platform))), memory
+
+
+def _trace(config: Config, mesh: Mesh, dtype: jnp.dtype) -> tuple[jax.stages.Traced, Any, Any]:
+    """The traced step, and the abstract state and batch that it takes."""
+    optimizer = make_optimizer(config.optimizer, _ANY_STEPS, dtype)
+    state = abstract_state(config, optimizer, mesh, dtype)
+    batch = _abstract_batch(config, mesh)
+    step: Any = make_train_step(config, optimizer, _ANY_STEPS, mesh, dtype)
+    return step.trace(state, batch), state, batch
+
+
+def _compile(traced: jax.stages.Traced, device: jax.Device) -> Any:
+    # JAX calls both makers' devices "gpu".
+    is_cuda = device.platform == "gpu" and device.device_kind.startswith(("NVIDIA", "Tesla"))
+    return (traced.lower(lowering_platforms=("cuda",)) if is_cuda else traced.lower()).compile()
 
 
 def _abstract_batch(config: Config, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:

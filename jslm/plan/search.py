@@ -39,7 +39,7 @@ def search_plans(config: Config, topology: str, *, tries: int = 12) -> list[Plan
     A rough guess of time and memory says what to try first; the ranking is by what was compiled.
     """
     devices = topology_devices(topology)
-    chip = chip_of(devices[0], planned_dtype(config, devices[0].platform).name)
+    chip = chip_of(devices[0], planned_dtype(config, devices[0].platform, devices[0].device_kind).name)
     candidates = sorted(_candidates(config, len(devices), chip), key=lambda candidate: candidate.guess)
     plans: list[Plan] = []
     refused: list[_Candidate] = []
@@ -62,7 +62,11 @@ def search_plans(config: Config, topology: str, *, tries: int = 12) -> list[Plan
             refused.append(candidate)
     if not plans:
         raise JslmError(f"--search: no mesh of {len(devices)} devices suits this model and batch; give mesh.* yourself")
-    return sorted(plans, key=lambda plan: (not plan.fits, plan.roofline.seconds if plan.roofline else 0.0))
+
+    def order(plan: Plan) -> tuple[bool, float]:
+        return not plan.fits, plan.expected_seconds or (plan.roofline.seconds if plan.roofline else 0.0)
+
+    return sorted(plans, key=order)
 
 
 def _candidates(config: Config, devices: int, chip: Chip) -> Iterator[_Candidate]:

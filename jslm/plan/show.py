@@ -7,6 +7,10 @@ from collections.abc import Sequence
 from jslm.plan.estimate import DecodePlan, Plan, Roofline
 
 _SHOWN = 5
+_WORDS = {
+    False: "A bound knows no overheads: a real step takes longer.",
+    True: "Times are by the shares of these peaks that steps on an H200 were measured to reach (docs/accelerators.md).",
+}
 
 
 def describe_plan(plan: Plan) -> str:
@@ -41,9 +45,27 @@ def describe_plan(plan: Plan) -> str:
         lines += ["", *_step_lines(plan, plan.roofline, plan.bytes), "", *_run_lines(plan, plan.roofline)]
     if plan.decode:
         lines += ["", *_decode_lines(plan.decode, plan)]
-    lines += ["", f"Peaks: {chip.source}. A bound knows no overheads: a real step takes longer."]
+    lines += ["", f"Peaks: {chip.source}. {_WORDS[plan.expected_seconds is not None]}"]
     if chip.cache_bytes > memory.total:
         lines.append(f"All of it fits the caches ({size(chip.cache_bytes)}), so memory's line is left at 0.")
+    return "\n".join(lines)
+
+
+def describe_plans(plans: Sequence[Plan]) -> str:
+    """A line for each of several devices."""
+    lines = [f"{'devices':<18}{'memory':>22}{'step':>11}{'tokens/s':>10}{'MFU':>6}{'whole run':>12}{'cost':>10}"]
+    for plan in plans:
+        step = plan.expected_seconds or (plan.roofline.seconds if plan.roofline else 0)
+        room = f"{size(plan.memory.total)} of {size(plan.chip.memory_bytes)}"
+        if not plan.fits:
+            lines.append(f"{plan.topology:<18}{room:>22}  does not fit")
+            continue
+        run = duration(plan.run_seconds) if plan.run_seconds else "-"
+        cost = f"{plan.cost:,.2f}" if plan.cost is not None else "-"
+        lines.append(
+            f"{plan.topology:<18}{room:>22}{duration(step):>11}{count(plan.tokens_per_second or 0):>10}"
+            f"{plan.mfu or 0:>6.0%}{run:>12}{cost:>10}"
+        )
     return "\n".join(lines)
 
 
@@ -57,11 +79,11 @@ def describe_search(plans: Sequence[Plan]) -> str:
     ]
     for plan in fitting[:_SHOWN]:
         assert plan.roofline is not None
-        assert plan.mfu_bound is not None
+        assert plan.mfu is not None
         data, fsdp, tensor = (plan.mesh[axis] for axis in ("data", "fsdp", "tensor"))
         lines.append(
             f"{data:>5}{fsdp:>6}{tensor:>8}{plan.micro_batch:>13,}{plan.remat:>7}{size(plan.memory.total):>11}"
-            f"{duration(plan.roofline.seconds):>11}{plan.mfu_bound:>7.0%}  {plan.roofline.limit}"
+            f"{duration(plan.expected_seconds or plan.roofline.seconds):>11}{plan.mfu:>7.0%}  {plan.roofline.limit}"
         )
     best = fitting[0]
     settings = " ".join(f"mesh.{axis}={n}" for axis, n in best.mesh.items())
@@ -126,14 +148,16 @@ def _step_lines(plan: Plan, roofline: Roofline, moved: float) -> list[str]:
 
 
 def _run_lines(plan: Plan, roofline: Roofline) -> list[str]:
+    how = "at best" if plan.expected_seconds is None else "about"
     lines = [
-        f"at best {duration(roofline.seconds)} a step, {count(plan.tokens_per_second or 0)} tokens/s, "
-        f"{plan.mfu_bound or 0:.0%} MFU"
+        f"{how} {duration(plan.expected_seconds or roofline.seconds)} a step, {count(plan.tokens_per_second or 0)} "
+        f"tokens/s, {plan.mfu or 0:.0%} MFU"
     ]
     if plan.run_seconds is not None and plan.accelerator_hours is not None:
+        cost = f", costing {plan.cost:,.2f}" if plan.cost is not None else ""
         lines.append(
-            f"whole run of {plan.steps:,} steps ({count(plan.steps * plan.tokens_per_step)} tokens): at best "
-            f"{duration(plan.run_seconds)}, {plan.accelerator_hours:,.2f} accelerator-hours"
+            f"whole run of {plan.steps:,} steps ({count(plan.steps * plan.tokens_per_step)} tokens): {how} "
+            f"{duration(plan.run_seconds)}, {plan.accelerator_hours:,.2f} accelerator-hours{cost}"
         )
     return lines
 

@@ -10,10 +10,11 @@ import jax
 
 from jslm.errors import JslmError
 from jslm.installation import install_command
+from jslm.plan.gpus import GPUS, gpu_devices, is_gpu_topology
 
 _CHIPS = ("v5e", "v5p", "v6e")
 _MOST_CHIPS = 512
-_EXAMPLES = "v5e:2x4, v5p:2x2x1, v6e:16x16, cpu or gpu"
+_EXAMPLES = "v5e:2x4, v5p:2x2x1, v6e:16x16, h100, a100:2, cpu or gpu"
 # Compiling opens no TPU: libtpu needn't ask a metadata server, keep others out, or write logs.
 _LIBTPU = {
     "TPU_SKIP_MDS_QUERY": "1",
@@ -27,13 +28,14 @@ _LIBTPU = {
 
 
 def check_topology(text: str) -> None:
-    """Raises JslmError where `text` is neither cpu, gpu nor a TPU slice of up to 512 chips such as v5e:2x4."""
-    if text in ("cpu", "gpu"):
+    """Raises JslmError where `text` is neither cpu, gpu, one of `GPUS` nor a TPU slice of up to 512 chips (v5e:2x4)."""
+    if text in ("cpu", "gpu") or is_gpu_topology(text):
         return
     found = re.fullmatch(r"(\w+):(\d+(?:x\d+){1,2})", text)
     if found is None or found[1] not in _CHIPS:
         raise JslmError(
-            f"--topology {text}: expected CHIP:SHAPE with a chip of {', '.join(_CHIPS)}, or cpu, or gpu; as {_EXAMPLES}"
+            f"--topology {text}: expected CHIP:SHAPE with a chip of {', '.join(_CHIPS)}, a GPU of {', '.join(GPUS)}, "
+            f"or cpu or gpu (what is here); as {_EXAMPLES}"
         )
     sides = [int(side) for side in found[2].split("x")]
     wanted = 3 if found[1] == "v5p" else 2
@@ -57,6 +59,8 @@ def topology_devices(text: str) -> list[jax.Device]:
                 f"--topology {text}: JAX finds no such device here; plan for another topology, or, on a machine with "
                 f"a GPU, {install_command('cuda13')}"
             ) from None
+    if is_gpu_topology(text):
+        return gpu_devices(text)
     if importlib.util.find_spec("libtpu") is None:
         raise JslmError(f"--topology {text}: needs the TPU compiler (libtpu); install it: {install_command('plan')}")
     for name, value in _LIBTPU.items():

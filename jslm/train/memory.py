@@ -67,7 +67,7 @@ def explained_out_of_memory(config: Config) -> Iterator[None]:
 def _slice_of(device: jax.Device) -> str:
     """A small slice of such chips, as `jslm.plan` names it."""
     kinds = {"TPU v5": "v5p:2x2x1", "TPU v5p": "v5p:2x2x1", "TPU v6 lite": "v6e:2x4", "TPU v6e": "v6e:2x4"}
-    return kinds.get(known_kind(device, kinds) or "", "v5e:2x4")
+    return kinds.get(known_kind(device.device_kind, kinds) or "", "v5e:2x4")
 
 
 def _explanation(config: Config, error: Exception) -> str:

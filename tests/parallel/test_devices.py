@@ -36,8 +36,8 @@ def test_others_are_not_guessed(kind: str) -> None:
 
 
 def test_names_are_matched_by_words() -> None:
-    assert known_kind(device("TPU v5 lite"), ["TPU v5", "TPU v5 lite"]) == "TPU v5 lite"
-    assert known_kind(device("TPU v5p"), ["TPU v5"]) is None
+    assert known_kind("TPU v5 lite", ["TPU v5", "TPU v5 lite"]) == "TPU v5 lite"
+    assert known_kind("TPU v5p", ["TPU v5"]) is None
 
 
 def test_systems_without_an_affinity_count_their_cores(monkeypatch: pytest.MonkeyPatch) -> None:

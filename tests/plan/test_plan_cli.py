@@ -57,7 +57,9 @@ def tiny(tmp_path: Path) -> Path:
         ("v5p:2x2", "a v5p slice has 3 sides, found 2"),
         ("v5e:32x32", "1,024 chips; one slice of 1 to 512"),
         ("v6e:0x4", "0 chips"),
-        ("h100", "expected CHIP:SHAPE"),
+        ("h300", "a GPU of h100, h200"),
+        ("h100:0", "expected h100:N with 1 to 64 GPUs"),
+        ("t4:2x2", "expected t4:N"),
     ],
 )
 def test_bad_topology(topology: str, said: str) -> None:

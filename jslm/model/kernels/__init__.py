@@ -15,10 +15,12 @@ from jslm.config import ModelConfig
 from jslm.model.kernels import cpu, gpu, tpu
 from jslm.model.kernels.base import Kernels
 from jslm.model.kernels.choice import Implementation, choose_attention
+from jslm.model.kernels.gpu_attention import FLASH_PREFIX
 from jslm.model.kernels.splash import splash_block_length
 from jslm.parallel import device_memory_bytes, mesh_kind, mesh_platform
 
 __all__ = [
+    "FLASH_PREFIX",
     "Implementation",
     "Kernels",
     "choose_attention",

@@ -15,6 +15,8 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from jslm.model.kernels.sharding import attend_on_each_device
 
+# What the names of the kernels begin with.
+FLASH_PREFIX = "jslm_flash_"
 _LOG2_E = 1.4426950408889634
 _HIDDEN = -1e30
 # Rows of queries and of keys that are on the chip together, warps and pipeline stages: (own block, other block, warps,
@@ -145,7 +147,10 @@ def _call(
     stages: int,
     interpret: bool,
 ) -> Any:
-    """The kernel over (blocks, rows, heads). Arrays: q, k, v, segments, seeds and the rest of `inputs`, by kind."""
+    """The kernel (a `functools.partial`) over (blocks, rows, heads).
+
+    Arrays: q, k, v, segments, seeds and the rest of `inputs`, by kind.
+    """
     # Pallas takes a third of a second to import, and is for GPUs alone.
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import triton
@@ -166,6 +171,7 @@ def _call(
     named = [kinds[kind] for kind in inputs]
     return pl.pallas_call(
         kernel,
+        name=f"{FLASH_PREFIX}{kernel.func.__name__.strip('_')}",
         grid=(length // block, batch, heads),
         in_specs=[*named[:3], rows, seed, *named[3:]],
         out_specs=[kinds[kind] for kind in output_kinds],
