@@ -215,7 +215,7 @@ def test_an_edited_template_is_noticed(tmp_path: Path) -> None:
 def test_damage_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     examples(tmp_path / "chat.jsonl")
     prepared = prepare(make_config(tmp_path / "a", tmp_path / "chat.jsonl"), log=silent)
-    assert inspect(["inspect", str(prepared.dir), "--batch"]) == 0
+    assert inspect([str(prepared.dir), "--batch"]) == 0
     assert "data.packing = windows" not in capsys.readouterr().out
     file = prepared.dir / "train.learned"
     flags = bytearray(file.read_bytes())

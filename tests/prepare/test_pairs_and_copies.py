@@ -119,7 +119,7 @@ def test_the_rewriting_set_of_the_assets(assets: Path, tmp_path: Path, capsys: p
     lines = [line.split("\t") for line in source.read_text("utf-8").splitlines()]
     found = pairs_of(prepared, "train") + pairs_of(prepared, "val")
     assert sorted(found) == sorted((prompt + "\t", answer) for prompt, answer in lines)
-    assert inspect(["inspect", str(prepared.dir), "--batch"]) == 0
+    assert inspect([str(prepared.dir), "--batch"]) == 0
     out = capsys.readouterr().out
     assert "data.packing = documents" in out
     assert "data.packing = windows" not in out
