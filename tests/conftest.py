@@ -34,6 +34,7 @@ _WORKER_MEMORY_BYTES = 5 * 2**30
 ASSETS = Path(__file__).resolve().parents[2] / "shared" / "assets"
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """`-n auto`: a worker for each core that has memory for one, the processes that its tests start included."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -15,6 +15,7 @@ from jslm.config import ModelConfig
 from jslm.model import apply_decoder, init_params, loss_sums
 from jslm.model.kernels import (
     Kernels,
+    choice,
     choose_kernels,
     cpu,
     decoding_kernels,
@@ -214,3 +215,20 @@ def test_equal_choices_are_one_object_so_that_programs_are_shared() -> None:
         config,
     )
     assert hidden.shape == (1, 4, config.d_model)
+
+
+def test_gpus_before_triton_have_none_of_its_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A T4's compute capability is 7.5: the compiler refuses a program with one."""
+    logits, targets = jnp.zeros((2, 32, 128), jnp.float16), jnp.zeros((2, 32), jnp.int32)
+    x, scale = jnp.ones((2, 32, 64), jnp.float16), jnp.ones(64)
+
+    def program() -> str:
+        def step(x: jax.Array) -> Any:
+            norm = jax.grad(lambda x: sum(map(jnp.sum, gpu_norm.normalized_branch(x, scale, None, 1e-5, True))))(x)
+            return norm, gpu_loss.logit_sums(logits, targets, 100, 0.0)
+
+        return str(jax.make_jaxpr(step)(x))
+
+    assert program().count("pallas_call") == 2
+    monkeypatch.setattr(choice, "compute_capability", lambda kind: 7.5)
+    assert "pallas_call" not in program()

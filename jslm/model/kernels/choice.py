@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 
 from jslm.config import ModelConfig
 from jslm.model.kernels.splash import splash_refusal
-from jslm.parallel import compute_capability, mesh_kind, mesh_platform
+from jslm.parallel import compute_capability, mesh_kind, mesh_platform, mesh_size
 
 Implementation = Literal["xla", "cudnn", "flash", "splash", "blocked"]
 # What cuDNN pads, and jslm's own kernel need not.
@@ -57,6 +57,12 @@ def choose_attention(
             "xla", f"cuDNN flash attention needs a head width of a multiple of 8 up to {widest} here, not {head_dim}"
         )
     return chosen("cudnn", "flash attention fits the shapes")
+
+
+def takes_own_kernels() -> bool:
+    """Whether jslm's own kernels for norms and sums over logits run here: on one GPU, as they are not split over
+    several, of compute capability 8.0 or later, as Triton wants (a T4 has 7.5)."""
+    return mesh_size() == 1 and compute_capability(mesh_kind()) >= 8
 
 
 def flash_refusal(length: int, head_dim: int) -> str:

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jslm.model.kernels.choice import takes_own_kernels
 from jslm.model.kernels.plain import cap_logits, mask_padding, pick_logit
-from jslm.parallel import mesh_size
 
 _BLOCK, _WARPS = 4096, 8
 _LOWEST = -1e30
@@ -31,9 +31,9 @@ def logit_sums(
     """Of each position, in float32: its largest logit, the sum of exp(logit - largest), and its target's logit
     (anything where the target is -1). Padding past `vocab_size` does not count; `softcap` as in `cap_logits`.
 
-    Not differentiable. On several devices by XLA, which can split it. `interpret` runs the kernel anywhere, slowly.
+    Not differentiable. By XLA where `takes_own_kernels` says no. `interpret` runs the kernel anywhere, slowly.
     """
-    if mesh_size() > 1:
+    if not takes_own_kernels():
         return plain_logit_sums(logits, targets, vocab_size, softcap)
     # Pallas takes a third of a second to import, and is for GPUs alone.
     from jax.experimental import pallas as pl

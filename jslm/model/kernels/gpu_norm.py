@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jslm.model.kernels import plain
-from jslm.parallel import mesh_size
+from jslm.model.kernels.choice import takes_own_kernels
 
 # Rows that a program works on together, rows of a program, and warps.
 _TOGETHER, _ROWS, _WARPS = 4, 32, 4
@@ -22,11 +22,11 @@ _TOGETHER, _ROWS, _WARPS = 4, 32, 4
 def normalized_branch(
     x: Array, scale: Array, bias: Array | None, eps: float, center: bool, *, interpret: bool = False
 ) -> tuple[Array, Array]:
-    """`plain.normalized_branch`. On several devices, and for rows that do not divide by 32, by XLA.
+    """`plain.normalized_branch`. By XLA where `takes_own_kernels` says no, and for rows not divisible by 32.
 
     `interpret` runs the kernel anywhere, slowly.
     """
-    if mesh_size() > 1 or (x.size // x.shape[-1]) % _ROWS:
+    if not takes_own_kernels() or (x.size // x.shape[-1]) % _ROWS:
         return plain.normalized_branch(x, scale, bias, eps, center)
     return _branch(x, scale, bias, eps, center, interpret)
 
