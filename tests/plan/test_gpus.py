@@ -102,14 +102,23 @@ def test_absent_compiler_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.slow
 def test_the_step_of_124m_on_an_h100(tmp_path: Path) -> None:
     """1,012 kernels and 10.47 GB before the model lost its CPU's words."""
-    [h100, t4] = plan(tmp_path, GPT2, "--topology", "h100,t4", "--price", "2")
+    h100 = plan(tmp_path, GPT2, "--topology", "h100", "--price", "2")
     assert h100["fits"]
     assert h100["operations"] < 720
     assert h100["memory"]["total"] < 10e9
     # 33.3 ms on an H200, whose memory is faster.
     assert 0.8 * 0.0333 < h100["expected_seconds"] < 1.4 * 0.0333
     assert h100["cost"] == pytest.approx(2 * h100["accelerator_hours"])
-    assert (h100["dtype"], t4["dtype"]) == ("bfloat16", "float16")
+    assert h100["dtype"] == "bfloat16"
+
+
+@compiler
+@pytest.mark.slow
+def test_a_t4_takes_four_rows_at_once(tmp_path: Path) -> None:
+    """Its compiler refuses programs with Triton's kernels, and it multiplies no bfloat16."""
+    t4 = plan(tmp_path, GPT2, "--topology", "t4", "train.micro_batch=4")
+    assert t4["fits"]
+    assert t4["dtype"] == "float16"
 
 
 @compiler
