@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import bisect
-import functools
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
 from numpy.typing import NDArray
 
-from jslm.config import ModelConfig
 from jslm.errors import JslmError
 from jslm.infer import LanguageModel
-from jslm.model import Params, apply_decoder, choose_kernels, logits_from_hidden
-from jslm.model.loss import split_positions, target_log_probs
 
 BATCH_TOKENS = 8192
 _SHORTEST = 16
@@ -120,9 +113,7 @@ def _score_batch(model: LanguageModel, batch: Sequence[Window], rows: int, lengt
     tokens = np.zeros((rows, length + 1), np.int32)
     for index, window in enumerate(batch):
         tokens[index, : len(window.ids)] = window.ids
-    config = model.config.model
-    scores = _token_scores(model.params, tokens[:, :-1], tokens[:, 1:], config=config, dtype=model.dtype)
-    logprobs, likeliest = (np.asarray(array) for array in scores)
+    logprobs, likeliest = map(np.asarray, model.programs.score(tokens[:, :-1], tokens[:, 1:]))
     for row, window in enumerate(batch):
         asked = slice(window.first - 1, len(window.ids) - 1)
         if not np.all(np.isfinite(logprobs[row, asked])):
@@ -131,30 +122,3 @@ def _score_batch(model: LanguageModel, batch: Sequence[Window], rows: int, lengt
                 "try another checkpoint, or model.dtype=float32"
             )
         yield Scored(window.owner, logprobs[row, asked], likeliest[row, asked])
-
-
-@functools.partial(jax.jit, static_argnames=("config", "dtype"))
-def _token_scores(
-    params: Params,
-    tokens: Int[Array, "batch length"],
-    targets: Int[Array, "batch length"],
-    *,
-    config: ModelConfig,
-    dtype: jnp.dtype,
-) -> tuple[Float[Array, "batch length"], Bool[Array, "batch length"]]:
-    """Log-probability of each target, and whether it is the likeliest; logits exist for a chunk at a time."""
-    kernels = choose_kernels(config, dtype)
-    hidden = apply_decoder(params, tokens, config, dtype, kernels=kernels)
-    batch, length = tokens.shape
-    chunk = kernels.loss_chunk(batch, length, config.padded_vocab_size, 0)
-
-    def score(piece: tuple[Array, Array]) -> tuple[Array, Array]:
-        logits = logits_from_hidden(params, piece[0], config, kernels)
-        return target_log_probs(logits, piece[1], kernels), jnp.argmax(logits, axis=-1) == piece[1]
-
-    if chunk == length:
-        return score((hidden, targets))
-
-    pieces = split_positions(hidden, chunk), split_positions(targets, chunk)
-    logprobs, likeliest = jax.lax.map(score, pieces)
-    return tuple(jnp.moveaxis(x, 0, 1).reshape(batch, length) for x in (logprobs, likeliest))  # type: ignore[return-value]

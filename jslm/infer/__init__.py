@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from jslm.infer.chat import Chat
     from jslm.infer.language_model import LanguageModel
     from jslm.infer.loading import load
-    from jslm.infer.options import Arguments, Options, RewriteArguments, resolve_options
+    from jslm.infer.request import Arguments, Request, RewriteArguments, make_request
     from jslm.infer.rewrite import Rewrite, rewrite_prompt
     from jslm.infer.row import FinishReason, Result, Row
     from jslm.infer.samplers import (
@@ -30,7 +30,7 @@ __all__ = [
     "Chat",
     "FinishReason",
     "LanguageModel",
-    "Options",
+    "Request",
     "Result",
     "Rewrite",
     "RewriteArguments",
@@ -40,30 +40,30 @@ __all__ = [
     "filter_logits",
     "likeliest_tokens",
     "load",
+    "make_request",
     "penalise_repetition",
-    "resolve_options",
     "rewrite_prompt",
     "sample_keys",
     "trace_decode",
 ]
 
 _MODULES = {
-    "Arguments": "options",
+    "Arguments": "request",
     "Chat": "chat",
     "FinishReason": "row",
     "LanguageModel": "language_model",
-    "Options": "options",
+    "Request": "request",
     "Result": "row",
     "Rewrite": "rewrite",
-    "RewriteArguments": "options",
+    "RewriteArguments": "request",
     "Row": "row",
     "Sampling": "samplers",
     "draw_tokens": "samplers",
     "filter_logits": "samplers",
     "likeliest_tokens": "samplers",
     "load": "loading",
+    "make_request": "request",
     "penalise_repetition": "samplers",
-    "resolve_options": "options",
     "rewrite_prompt": "rewrite",
     "sample_keys": "samplers",
     "trace_decode": "ahead",

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from jax.sharding import SingleDeviceSharding
 
 from jslm.config import MeshConfig, ModelConfig
-from jslm.infer.decode import DecodeState, decode
-from jslm.infer.language_model import _cast
-from jslm.infer.samplers import Plan, Sampling
-from jslm.model import decoding_params, init_cache, param_shapes, unstack_layers
+from jslm.infer.language_model import cast_params
+from jslm.infer.programs import DISPATCH_TOKENS, empty_state, write
+from jslm.infer.samplers import Features
+from jslm.model import decoding_params, param_shapes, unstack_layers
 from jslm.parallel import make_mesh
 
 
@@ -23,40 +23,28 @@ def trace_decode(config: ModelConfig, dtype: jnp.dtype, device: jax.Device, batc
     """
     place = SingleDeviceSharding(device)
 
-    def shape(dims: tuple[int, ...], kind: Any) -> Any:
-        return jax.ShapeDtypeStruct(dims, kind, sharding=place)
-
     def placed(tree: Any) -> Any:
-        return jax.tree.map(lambda leaf: shape(leaf.shape, leaf.dtype), tree)
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), tree)
 
+    features = Features(draws=True, sorts=False, penalises=False, tops=False, asks=False)
     with jax.set_mesh(make_mesh(MeshConfig(), [device])):
         weights = jax.eval_shape(
-            lambda params: decoding_params(_cast(unstack_layers(params), dtype), config, dtype),
+            lambda params: decoding_params(cast_params(unstack_layers(params), dtype), config, dtype),
             param_shapes(config),
         )
-        cache = jax.eval_shape(lambda: init_cache(config, batch, config.context_length, dtype))
-        keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch))
-        state = DecodeState(
-            placed(cache), shape((batch, config.vocab_size), jnp.float32), shape((batch,), jnp.int32), None
-        )
-        sampling = Sampling(
-            temperature=shape((batch,), jnp.float32),
-            top_k=shape((batch,), jnp.int32),
-            top_p=shape((batch,), jnp.float32),
-            min_p=shape((batch,), jnp.float32),
-            repetition_penalty=shape((batch,), jnp.float32),
-        )
-        scalar = shape((), jnp.int32)
-        return decode.trace(
+        state = jax.eval_shape(lambda: empty_state(slots=batch, config=config, dtype=dtype))
+        # Nothing is penalised.
+        state = state._replace(seen=None, counts=None)
+        number = jax.ShapeDtypeStruct((), jnp.int32, sharding=place)
+        alive = jax.ShapeDtypeStruct((batch,), bool, sharding=place)
+        return write.trace(
             placed(weights),
-            state,
-            shape((batch,), jnp.int32),
-            scalar,
-            scalar,
-            placed(keys),
-            scalar,
-            sampling,
-            plan=Plan(draws=True, sorts=False, penalises=False),
+            placed(state),
+            alive,
+            number,
+            number,
+            features=features,
+            dispatch=DISPATCH_TOKENS,
             config=config,
             dtype=dtype,
         )

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jslm.config import ModelConfig
-from jslm.infer.decode import DecodeState, cache_slots, prefill, prefill_length
+from jslm.infer.programs import Settings, State, cache_slots, labels_of, padded_length, whole_prompts
 from jslm.infer.row import Row, push_tokens
 from jslm.model import Cache, Params, apply_cached, decoding_kernels, logits_from_hidden
 
@@ -37,6 +37,7 @@ class Search(NamedTuple):
     cache: Cache
     logits: Float[Array, "beams vocab"]
     position: Int[Array, ""]
+    settings: Settings
     alive: Texts
     ended: Texts
 
@@ -56,21 +57,17 @@ def write_beams(
     Neural Machine Translation System", section 7, with length**alpha as in Jean et al. 2015.
     """
     row = make_row()
-    context, config, dtype = model.config.model.context_length, model.config.model, model.dtype
-    length = prefill_length(len(row.ids), context)
+    context = model.config.model.context_length
+    length = padded_length(len(row.ids), context)
     slots = cache_slots(max(len(row.ids) + row.left, min(room, context)), length, context)
-    tokens = np.zeros((1, length), np.int32)
-    tokens[0, : len(row.ids)] = row.ids
-    run = functools.partial(search, beams=beams, slots=slots, config=config, dtype=dtype)
+    state = model.programs.start(whole_prompts([row], length, model.settings([row])), slots)
     numbers = (np.int32(model.tokenizer.eot_id), np.float32(alpha))
-    with jax.set_mesh(model.mesh):
-        lengths = np.array([len(row.ids)], np.int32)
-        state = prefill(model.weights, tokens, lengths, None, slots=slots, config=config, dtype=dtype)
-        # Compiles, and writes nothing, so that the seconds counted below are those of decoding alone.
-        jax.block_until_ready(run(model.weights, state, np.int32(0), *numbers))
-        started = time.perf_counter()
-        found = jax.device_get(run(model.weights, state, np.int32(row.left), *numbers))
-        model.decode_seconds += time.perf_counter() - started
+    run = functools.partial(model.programs.run, search, state, beams=beams, slots=slots)
+    # Compiles, and writes nothing, so that the seconds counted below are those of decoding alone.
+    jax.block_until_ready(run(np.int32(0), *numbers))
+    started = time.perf_counter()
+    found = jax.device_get(run(np.int32(row.left), *numbers))
+    model.decode_seconds += time.perf_counter() - started
     ranked: list[tuple[float, Row]] = []
     for texts in found:
         for index in np.argsort(-texts.score, kind="stable"):
@@ -86,7 +83,7 @@ def write_beams(
 @functools.partial(jax.jit, static_argnames=("beams", "slots", "config", "dtype"))
 def search(
     params: Params,
-    state: DecodeState,
+    state: State,
     limit: Int[Array, ""],
     end_of_text: Int[Array, ""],
     alpha: Float[Array, ""],
@@ -120,10 +117,12 @@ def search(
         alive, kept = _best(candidates._replace(score=jnp.where(ends, -jnp.inf, scores)), beams)
         cache = jax.tree.map(lambda leaf: leaf[parents[kept]], carry.cache)
         place = jnp.broadcast_to(carry.position, (beams, 1))
-        hidden, cache = apply_cached(params, tokens[kept][:, None], place, cache, config, dtype, kernels=kernels)
-        return Search(
-            cache, logits_from_hidden(params, hidden, config, kernels)[:, 0], carry.position + 1, alive, ended
+        labels = labels_of(carry.settings)
+        hidden, cache = apply_cached(
+            params, tokens[kept][:, None], place, cache, config, dtype, conditions=labels, kernels=kernels
         )
+        logits = logits_from_hidden(params, hidden, config, kernels)[:, 0]
+        return Search(cache, logits, carry.position + 1, carry.settings, alive, ended)
 
     def none() -> Texts:
         return Texts(
@@ -134,8 +133,10 @@ def search(
         )
 
     first = none()._replace(score=jnp.full(beams, -jnp.inf).at[0].set(0.0))
-    cache, logits = jax.tree.map(lambda leaf: jnp.repeat(leaf, beams, axis=0), (state.cache, state.logits))
-    found = jax.lax.while_loop(unfinished, write_one, Search(cache, logits, state.position[0], first, none()))
+    repeated = (state.cache, state.logits, state.settings)
+    cache, logits, settings = jax.tree.map(lambda leaf: jnp.repeat(leaf, beams, axis=0), repeated)
+    start = Search(cache, logits, state.position[0], settings, first, none())
+    found = jax.lax.while_loop(unfinished, write_one, start)
     return found.ended, found.alive._replace(score=found.alive.score / whole)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Unpack
 
 from jslm.errors import JslmError
-from jslm.infer.options import Arguments, Options, resolve_options
+from jslm.infer.request import Arguments, Request, make_request
 from jslm.infer.row import Row
 from jslm.prompts.chat import ChatTemplate
 
@@ -44,7 +44,7 @@ class Chat:
 
         Raises JslmError where the template refuses the messages, or they leave no room in the context to answer.
         """
-        options = self._options(arguments)
+        request = self._request(arguments)
         ids = self.prompt_ids(messages)
         context = self._model.config.model.context_length
         if len(ids) >= context:
@@ -52,9 +52,9 @@ class Chat:
                 f"the conversation is {len(ids)} tokens, the context of this model is {context}; say less, or leave "
                 "out its oldest messages"
             )
-        limit = min(options.max_new_tokens, context - len(ids))
-        row = Row("", ids, 0, limit, self._model.tokenizer, options.stop)
-        return self._model.stream_row(row, options)
+        limit = min(request.max_new_tokens, context - len(ids))
+        row = Row("", ids, 0, limit, self._model.tokenizer, request)
+        return self._model.stream_row(row, request)
 
     def fitting(self, messages: Sequence[Mapping[str, str]], **arguments: Unpack[Arguments]) -> list[Mapping[str, str]]:
         """The messages without the oldest turns that leave no room to answer in; a first system message stays.
@@ -62,7 +62,7 @@ class Chat:
         Room is `max_new_tokens`, or half the context where that is less. What is left may still be too long.
         """
         context = self._model.config.model.context_length
-        room = min(self._options(arguments).max_new_tokens, context // 2)
+        room = min(self._request(arguments).max_new_tokens, context // 2)
         kept = list(messages)
         first = 1 if kept and kept[0]["role"] == "system" else 0
         while len(kept) > first + 2 and len(self.prompt_ids(kept)) + room > context:
@@ -70,6 +70,6 @@ class Chat:
             del kept[first : first + 2]
         return kept
 
-    def _options(self, arguments: Arguments) -> Options:
-        options = resolve_options(self._model.config.sample, **arguments)
-        return dataclasses.replace(options, stop=(*options.stop, *self.stops))
+    def _request(self, arguments: Arguments) -> Request:
+        request = make_request(self._model.config.sample, **arguments)
+        return dataclasses.replace(request, stop=(*request.stop, *self.stops))

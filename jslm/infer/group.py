@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import cast
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-import jax
 import numpy as np
 
-from jslm.infer import LanguageModel, Options, Sampling, resolve_options, sample_keys
-from jslm.infer import slots as step
 from jslm.infer.job import Failure, Job, Piece, Sample, Token
+from jslm.infer.language_model import LanguageModel
+from jslm.infer.programs import Pieces, Scores, Settings, Written, piece_lengths
+from jslm.infer.request import make_request
+from jslm.infer.row import NotFinite, Row, push_tokens
+from jslm.infer.samplers import Features
 from jslm.tokenizer import StreamDecoder
 
 # Prompts are read this many tokens at a time, between which running samples write on.
 CHUNK = 128
+# Tokens that one dispatch writes at most: text arrives smoothly, and a cancelled sample's slot is free soon.
+DISPATCH_TOKENS = 16
+# One program for any mix of requests.
+_FEATURES = Features()
 
 
 class Seat:
@@ -24,9 +30,9 @@ class Seat:
         self.job = job
         self.sample = sample
         self.slot = slot
-        self.pieces = step.piece_lengths(len(sample.row.ids), CHUNK, context)
+        self.pieces = piece_lengths(len(sample.row.ids), CHUNK, context)
         self.read = 0
-        self.scores: list[tuple[int, step.Scores]] = []
+        self.scores: list[tuple[int, Scores]] = []
 
     @property
     def writes(self) -> bool:
@@ -41,10 +47,9 @@ class Group:
         self.model = model
         self.width = width
         self.seats: list[Seat | None] = [None] * width
-        self._config, self._dtype = model.config.model, model.dtype
-        with jax.set_mesh(model.mesh):
-            self._state = step.empty_state(slots=width, config=self._config, dtype=self._dtype)
-        self._written: tuple[step.Written, list[Seat]] | None = None
+        self._config = model.config.model
+        self._state = model.programs.empty(width)
+        self._written: tuple[Written, list[Seat]] | None = None
 
     @property
     def taken(self) -> list[Seat]:
@@ -72,14 +77,12 @@ class Group:
         """Starts reading the next piece of the prompt; returns its padded length."""
         sample, row = seat.sample, seat.sample.row
         count, padded = seat.pieces.pop(0)
-        tokens, targets = np.zeros((1, padded), np.int32), np.zeros(padded, np.int32)
-        tokens[0, :count] = row.ids[seat.read : seat.read + count]
-        following = row.ids[seat.read + 1 : seat.read + count + 1]
-        targets[: len(following)] = following
         left = row.left if not seat.pieces and sample.writes else 0
-        numbers = (np.int32(seat.read), np.int32(count), np.int32(left))
-        settings = self._settings(sample.options, row.sample, sample)
-        scores = self._read(seat.slot, tokens, targets, numbers, self._seen(sample), settings, sample.scores_prompt)
+        settings = self.model.settings([row])
+        tokens = row.ids[seat.read : seat.read + count + 1]
+        scores = self._read(
+            seat.slot, tokens, count, padded, seat.read, left, settings, self.model.seen(row), sample.scores_prompt
+        )
         if scores is not None:
             seat.scores.append((count, scores))
         seat.read += count
@@ -101,14 +104,17 @@ class Group:
             return
         written, seats = self._written
         self._written = None
-        tokens, logprobs = (np.asarray(array)[:, :count].tolist() for array in (written.tokens, written.logprobs))
-        wants_top = any(seat.sample.wants_top for seat in seats)
-        top = (np.asarray(written.top_tokens), np.asarray(written.top_logprobs)) if wants_top else None
+        wants_top = any(seat.sample.row.request.top_logprobs for seat in seats)
+        found = [np.asarray(array)[:, :count] for array in written[: None if wants_top else 2]]
         for seat in seats:
             if self.seats[seat.slot] is not seat:
                 continue
-            failure = self._push(seat, tokens[seat.slot], logprobs[seat.slot], top)
-            yield from self._tell(seat, failure)
+            finite = True
+            try:
+                push_tokens(seat.sample.row, *(array[seat.slot] for array in found))
+            except NotFinite:
+                finite = False
+            yield from self._tell(seat, finite)
 
     def finish_reading(self, seat: Seat) -> Iterator[tuple[Job, Piece]]:
         """After a prompt's last piece: its scores, where asked for, and the end of a sample that writes nothing."""
@@ -122,14 +128,12 @@ class Group:
     def warm_up(self) -> Iterator[None]:
         """Compiles every program that serving can need; yields after each."""
         context = self._config.context_length
-        lengths = {padded for tokens in range(1, context) for _, padded in step.piece_lengths(tokens, CHUNK, context)}
-        settings = self._settings(resolve_options(self.model.config.sample), 0, None)
-        numbers = (np.int32(0), np.int32(1), np.int32(0))
-        seen = np.zeros(self._config.vocab_size, bool)
+        lengths = {padded for tokens in range(1, context) for _, padded in piece_lengths(tokens, CHUNK, context)}
+        row = Row("", [0], 0, 1, self.model.tokenizer, make_request(self.model.config.sample))
+        settings, seen = self.model.settings([row]), np.zeros(self._config.vocab_size, bool)
         for padded in sorted(lengths):
-            tokens, targets = np.zeros((1, padded), np.int32), np.zeros(padded, np.int32)
             for scored in (False, True):
-                self._read(0, tokens, targets, numbers, seen, settings, scored)
+                self._read(0, [0], 1, padded, 0, 0, settings, seen, scored)
                 yield
         self._decode(np.zeros(self.width, bool), 0)
         yield
@@ -137,54 +141,35 @@ class Group:
     def _read(
         self,
         slot: int,
-        tokens: np.ndarray,
-        targets: np.ndarray,
-        numbers: tuple[np.int32, np.int32, np.int32],
+        ids: Sequence[int],
+        count: int,
+        padded: int,
+        start: int,
+        left: int,
+        settings: Settings,
         seen: np.ndarray,
-        settings: step.Settings,
         scored: bool,
-    ) -> step.Scores | None:
-        with jax.set_mesh(self.model.mesh):
-            self._state, scores = step.read_piece(
-                self.model.weights,
-                self._state,
-                np.int32(slot),
-                tokens,
-                targets,
-                *numbers,
-                seen,
-                settings,
-                scored=scored,
-                config=self._config,
-                dtype=self._dtype,
-            )
+    ) -> Scores | None:
+        """`count` of the ids, and for scores the one that follows them where there is one."""
+        tokens, targets = np.zeros((1, padded), np.int32), np.zeros((1, padded), np.int32)
+        tokens[0, :count] = ids[:count]
+        targets[0, : len(ids) - 1] = ids[1:]
+        numbers = {"start": start, "length": count, "left": left, "written": 0}
+        columns: dict[str, Any] = {name: np.array([number], np.int32) for name, number in numbers.items()}
+        columns |= {"tokens": tokens, "seen": seen[None], "targets": targets}
+        piece = Pieces(settings=settings, **columns)
+        self._state, scores = self.model.programs.read(self._state, slot, piece, scored=scored)
         return scores
 
-    def _decode(self, alive: np.ndarray, count: int) -> step.Written:
-        numbers = (np.int32(count), np.int32(self.model.tokenizer.eot_id))
-        with jax.set_mesh(self.model.mesh):
-            self._state, written = step.decode(
-                self.model.weights, self._state, alive, *numbers, config=self._config, dtype=self._dtype
-            )
+    def _decode(self, alive: np.ndarray, count: int) -> Written:
+        self._state, written = self.model.programs.write(
+            self._state, alive, count, self.model.tokenizer.eot_id, features=_FEATURES, dispatch=DISPATCH_TOKENS
+        )
         return written
 
-    def _push(
-        self, seat: Seat, tokens: list[int], logprobs: list[float], top: tuple[np.ndarray, np.ndarray] | None
-    ) -> Failure | None:
+    def _tell(self, seat: Seat, finite: bool) -> Iterator[tuple[Job, Piece]]:
         sample, row = seat.sample, seat.sample.row
-        for index, (token, logprob) in enumerate(zip(tokens, logprobs, strict=True)):
-            if not row.left:
-                break
-            if not np.isfinite(logprob):
-                return "not_finite"
-            if sample.wants_top and top is not None:
-                pair = (top[0][seat.slot, index].tolist(), top[1][seat.slot, index].tolist())
-                sample.tops.append(list(zip(*pair, strict=True)))
-            row.push(token, logprob)
-        return None
-
-    def _tell(self, seat: Seat, failure: Failure | None) -> Iterator[tuple[Job, Piece]]:
-        sample, row = seat.sample, seat.sample.row
+        failure: Failure | None = None if finite else "not_finite"
         text = row.take()
         tokens = sample.new_tokens()
         if failure or row.finish_reason:
@@ -198,8 +183,10 @@ class Group:
         logprobs: list[float | None] = [None]
         tops: list[list[tuple[int, float]]] = [[]]
         for count, scores in seat.scores:
-            pairs = zip(np.asarray(scores.top_tokens).tolist(), np.asarray(scores.top_logprobs).tolist(), strict=True)
-            logprobs += np.asarray(scores.logprobs)[:count].tolist()
+            pairs = zip(
+                *(np.asarray(array)[0].tolist() for array in (scores.top_tokens, scores.top_logprobs)), strict=True
+            )
+            logprobs += np.asarray(scores.logprobs)[0, :count].tolist()
             tops += [list(zip(*pair, strict=True)) for pair in list(pairs)[:count]]
         decoder = StreamDecoder(self.model.tokenizer)
         text, found = "", []
@@ -207,37 +194,3 @@ class Group:
             found.append(Token(token, len(text), logprob, top))
             text += decoder.push([token])
         return found
-
-    def _seen(self, sample: Sample) -> np.ndarray:
-        seen = np.zeros(self._config.vocab_size, bool)
-        if sample.options.repetition_penalty != 1:
-            seen[sample.row.ids] = True
-            # Where it starts the document it is no repetition, as in jslm.sample.
-            seen[[self.model.tokenizer.bos_id, self.model.tokenizer.eot_id]] = False
-        return seen
-
-    def _settings(self, options: Options, number: int, sample: Sample | None) -> step.Settings:
-        """A row's settings as the device takes them; `sample` has those that jslm.sample does not know."""
-        sampling = Sampling(
-            _scalar(options.temperature, np.float32),
-            _scalar(min(options.top_k, 2**31 - 1), np.int32),
-            _scalar(options.top_p, np.float32),
-            _scalar(options.min_p, np.float32),
-            _scalar(options.repetition_penalty, np.float32),
-        )
-        labels = np.full(len(self._config.conditions), -1, np.int32)
-        if sample and sample.labels:
-            labels[:] = sample.labels
-        return step.Settings(
-            sampling,
-            _scalar(sample.presence_penalty if sample else 0, np.float32),
-            _scalar(sample.frequency_penalty if sample else 0, np.float32),
-            sample_keys(options.seed, [number])[0],
-            _scalar(sample is not None and sample.wants_top, np.bool_),
-            cast(jax.Array, labels),
-        )
-
-
-def _scalar(value: float, kind: type[np.generic]) -> jax.Array:
-    # As a numpy scalar it costs no dispatch of its own; a jitted function takes it as an array.
-    return cast(jax.Array, kind(value))

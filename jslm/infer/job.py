@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from jslm.infer import FinishReason, Options, Row
+from jslm.infer.row import FinishReason, Row, Top
 
 Failure = Literal["timeout", "stopped", "not_finite"]
 
@@ -20,7 +20,7 @@ class Token:
     token: int
     start: int
     logprob: float | None
-    top: list[tuple[int, float]]
+    top: Top
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,45 +36,25 @@ class Piece:
 
 
 class Sample:
-    """One row to write, and how. `options` are those of jslm.sample; the penalties are OpenAI's."""
+    """One row to write, as its request says."""
 
-    def __init__(
-        self,
-        row: Row,
-        options: Options,
-        *,
-        presence_penalty: float = 0.0,
-        frequency_penalty: float = 0.0,
-        wants_top: bool = False,
-        scores_prompt: bool = False,
-        lead: int = 0,
-        writes: bool = True,
-        labels: Sequence[int] = (),
-    ) -> None:
+    def __init__(self, row: Row, *, scores_prompt: bool = False, lead: int = 0, writes: bool = True) -> None:
         """`scores_prompt` reports the prompt's own tokens, but for `lead` at its front that are not the caller's;
-        without `writes` that is all. `labels`: the number of its label of each of the model's conditions, -1 for none;
-        empty: none of all."""
+        without `writes` that is all."""
         self.row = row
-        self.options = options
-        self.presence_penalty = presence_penalty
-        self.frequency_penalty = frequency_penalty
-        self.wants_top = wants_top
         self.scores_prompt = scores_prompt
         self.lead = lead
         self.writes = writes
-        self.labels = labels
         self.number = 0
         self.prompt_length = len(row.ids)
-        self.tops: list[list[tuple[int, float]]] = []
         self._told = 0
 
     def new_tokens(self) -> list[Token]:
         """The settled tokens since the last call."""
         row, first = self.row, self._told
         self._told = row.settled
-        starts, logprobs, tops = row.text_starts, row.logprobs, self.tops
         return [
-            Token(row.tokens[i], starts[i], logprobs[i], tops[i] if self.wants_top else [])
+            Token(row.tokens[i], row.text_starts[i], row.logprobs[i], row.tops[i] if row.tops else [])
             for i in range(first, self._told)
         ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 import logging
 import math
 import time
@@ -13,26 +14,25 @@ from typing import Any, Unpack
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float32, Key
+from jaxtyping import Array, Float32
 
 from jslm.config import Config, MeshConfig
 from jslm.errors import JslmError
 from jslm.infer.beam import write_beams
 from jslm.infer.chat import Chat
-from jslm.infer.decode import (
+from jslm.infer.programs import (
     DISPATCH_TOKENS,
-    DecodeState,
-    Written,
-    all_logits,
+    Programs,
+    Settings,
+    State,
     cache_slots,
-    decode,
-    prefill,
-    prefill_length,
+    padded_length,
+    whole_prompts,
 )
-from jslm.infer.options import Arguments, Options, RewriteArguments, resolve_options
+from jslm.infer.request import Arguments, Request, RewriteArguments, make_request
 from jslm.infer.rewrite import Rewrite, rewrite_sentences
 from jslm.infer.row import Result, Row, push_tokens
-from jslm.infer.samplers import Plan, Sampling, sample_keys
+from jslm.infer.samplers import Features, Sampling, sample_keys
 from jslm.model import Params, compute_dtype, decoding_params, unstack_layers
 from jslm.parallel import make_mesh
 from jslm.prompts.as_read import as_read
@@ -46,11 +46,8 @@ _log = logging.getLogger("jslm")
 class LanguageModel:
     """A model that writes: `generate`, `generate_results`, `stream`, `logits`.
 
-    These three take the same keyword arguments, by default what the run's `[sample]` section says: `max_new_tokens`,
-    `temperature` (0 is greedy), `top_k`, `top_p`, `min_p`, `repetition_penalty`; and `seed`, `num_samples`, `stop`
-    (strings that end a sample, which is cut before them), `greedy`, `sliding_window` (go on past the context: when it
-    is full, its last half is read anew and writing goes on from there), `document_start` (False leaves out the
-    end-of-text token that begins a document).
+    These three take the fields of `jslm.infer.Request` as keyword arguments, by default what the run's `[sample]`
+    section says; and `greedy`, which is temperature 0.
 
     A sample depends on the seed, its prompt and its number among the prompt's samples, and on nothing else that is
     generated beside it.
@@ -70,9 +67,8 @@ class LanguageModel:
 
         `ends_documents`: whether the training data had an end-of-text token after each document, so that the token also
         begins one. `chat_template`: the Jinja source of a chat template, see `stream_chat`. `.params` holds the
-        parameters as decoding uses them: `layers` a tuple, weights in `dtype`, on one device; `.weights` is the same
-        with the output head as decoding multiplies by it, and `.mesh` that one device. Raises JslmError where the
-        tokenizer has another vocabulary size than the model.
+        parameters as scoring uses them: `layers` a tuple, weights in `dtype`, on the one device of `.mesh`;
+        `.programs` is what decodes. Raises JslmError where the tokenizer has another vocabulary size than the model.
         """
         if config.model.vocab_size != tokenizer.vocab_size:
             raise JslmError(
@@ -90,8 +86,10 @@ class LanguageModel:
         # During training a mesh of many devices may be set, and these arrays live on one.
         self.mesh = make_mesh(MeshConfig(), [device])
         with jax.set_mesh(self.mesh):
-            self.params = _cast(unstack_layers(jax.device_put(params, device)), self.dtype)
-            self.weights = decoding_params(self.params, config.model, self.dtype)
+            self.params = cast_params(unstack_layers(jax.device_put(params, device)), self.dtype)
+            weights = decoding_params(self.params, config.model, self.dtype)
+        self.programs = Programs(self.params, weights, config.model, self.dtype, self.mesh)
+        self.conditions: dict[str, str] = {}
         self._warned = False
         # What messages call the way past the context: a verb has its own name for it, or none.
         self.sliding_name = "sliding_window=True"
@@ -115,15 +113,15 @@ class LanguageModel:
 
     def generate_results(self, prompt: str | Sequence[str], **arguments: Unpack[Arguments]) -> list[Result]:
         """As `generate`, with tokens, log-probabilities and the reason of the end: a flat list, prompt by prompt."""
-        options = resolve_options(self.config.sample, **arguments)
+        request = make_request(self.config.sample, **arguments)
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         for each in prompts:
             self._warn_of_unknown(each)
-        rows = [self.row(p, sample, options) for p in prompts for sample in range(options.num_samples)]
+        rows = [self.row(p, sample, request) for p in prompts for sample in range(request.num_samples)]
         # A stop string is seen on the host, so that what is written after it is wasted.
-        dispatch = 2 * _STREAM_TOKENS if options.stop else DISPATCH_TOKENS
-        for group in self._groups(rows, options):
-            for _ in self._write(group, options, dispatch):
+        dispatch = 2 * _STREAM_TOKENS if request.stop else DISPATCH_TOKENS
+        for group in self._groups(rows, request):
+            for _ in self._write(group, request, dispatch):
                 pass
         return [row.result() for row in rows]
 
@@ -132,11 +130,11 @@ class LanguageModel:
 
         Raises JslmError as `generate` does, and for `num_samples` other than 1.
         """
-        options = resolve_options(self.config.sample, **arguments)
-        if options.num_samples != 1:
-            raise JslmError(f"num_samples = {options.num_samples}; stream writes one sample, generate writes several")
+        request = make_request(self.config.sample, **arguments)
+        if request.num_samples != 1:
+            raise JslmError(f"num_samples = {request.num_samples}; stream writes one sample, generate writes several")
         self._warn_of_unknown(prompt)
-        return self._pieces(self.row(prompt, 0, options), options)
+        return self._pieces(self.row(prompt, 0, request), request)
 
     def stream_chat(self, messages: Sequence[Mapping[str, str]], **arguments: Unpack[Arguments]) -> Iterator[str]:
         """Pieces of the assistant's answer to messages such as `[{"role": "user", "content": "Hi"}]`; see `Chat`.
@@ -145,31 +143,49 @@ class LanguageModel:
         """
         return Chat(self).stream(messages, **arguments)
 
-    def stream_row(self, row: Row, options: Options) -> Iterator[str]:
+    def stream_row(self, row: Row, request: Request) -> Iterator[str]:
         """Pieces of a row's text as they come, to its end."""
-        return self._pieces(row, options)
+        return self._pieces(row, request)
 
     def with_conditions(self, conditions: Mapping[str, str]) -> LanguageModel:
         """The same model told what its texts are to be, such as `{"style": "formal"}`; all else is shared.
 
         Raises JslmError for a condition or a label that the model was not trained with.
         """
+        told = copy.copy(self)
+        # Instead of what this one was told before.
+        told.conditions = dict(conditions)
+        told.labels(())
+        return told
+
+    def labels(self, conditions: Iterable[tuple[str, str]]) -> list[int]:
+        """The number of its label of each of the model's conditions, -1 for none: these, else what it was told already.
+
+        Raises JslmError for a condition or a label that the model was not trained with.
+        """
         known = {condition.name: condition.labels for condition in self.config.model.conditions}
-        # From the model's own, whatever this one was told before.
-        tokens = self.params["embed"]["tokens"]
-        for name, label in conditions.items():
+        wanted = {**self.conditions, **dict(conditions)}
+        for name, label in wanted.items():
             if name not in known:
                 there = f"it has {', '.join(known)}" if known else "it was trained without any"
                 raise JslmError(f"condition {name}={label}: this model has no condition {name!r}; {there}")
             if label not in known[name]:
                 raise JslmError(f"condition {name}={label}: {name!r} can be {', '.join(known[name])}")
-            with jax.set_mesh(self.mesh):
-                # Added once, rather than to each token: the output head is a table of its own by now.
-                row = self.params["embed"]["conditions"][name][known[name].index(label)]
-                tokens = tokens + row[None]
-        told = copy.copy(self)
-        told.weights = {**self.weights, "embed": {**self.weights["embed"], "tokens": tokens}}
-        return told
+        return [labels.index(wanted[name]) if name in wanted else -1 for name, labels in known.items()]
+
+    def settings(self, rows: Sequence[Row]) -> Settings:
+        """How each row is written, as the programs take it."""
+        with jax.set_mesh(self.mesh):
+            keys = [
+                sample_keys(seed, [row.sample for row in together])
+                for seed, together in itertools.groupby(rows, lambda row: row.request.seed)
+            ]
+            key = jnp.concatenate(keys) if len(keys) > 1 else keys[0]
+        columns: dict[str, Any] = {
+            "wants_top": np.array([row.request.top_logprobs > 0 for row in rows]),
+            "labels": np.array([self.labels(row.request.conditions) for row in rows], np.int32).reshape(len(rows), -1),
+        }
+        return Settings(Sampling.of([row.request for row in rows]), key, **columns)
 
     def rewrite(self, sentences: str | Iterable[str], **arguments: Unpack[RewriteArguments]) -> list[Rewrite]:
         """What a model that was trained on pairs makes of each sentence, with its confidence; see `rewrite_sentences`.
@@ -194,9 +210,9 @@ class LanguageModel:
         if beams < 1 or not 0 <= alpha < math.inf:
             raise JslmError(f"beams = {beams}, alpha = {alpha}; expected 1 or more beams, and an alpha of 0 or more")
         arguments["sliding_window"] = False
-        options = resolve_options(self.config.sample, **arguments)
+        request = make_request(self.config.sample, **arguments)
         self._warn_of_unknown(prompt)
-        found = write_beams(self, functools.partial(self.row, prompt, 0, options), beams, alpha)
+        found = write_beams(self, functools.partial(self.row, prompt, 0, request), beams, alpha)
         return [(score, row.result()) for score, row in found]
 
     def logits(
@@ -219,36 +235,35 @@ class LanguageModel:
             raise JslmError(f"ids: {length} tokens, the context of this model is {context}; shorten them")
         if tokens.min() < 0 or tokens.max() >= vocab:
             raise JslmError(f"ids: from {tokens.min()} to {tokens.max()}; this model's vocabulary is 0 to {vocab - 1}")
-        padded = np.zeros((len(tokens), prefill_length(length, context)), np.int32)
+        padded = np.zeros((len(tokens), padded_length(length, context)), np.int32)
         padded[:, :length] = tokens
-        with jax.set_mesh(self.mesh):
-            logits = all_logits(self.weights, padded, config=self.config.model, dtype=self.dtype)
-        return np.asarray(logits)[:, :length]
+        labels = np.tile(np.array(self.labels(()), np.int32), (len(tokens), 1))
+        return np.asarray(self.programs.logits(padded, labels))[:, :length]
 
     def as_read(self, text: str) -> str:
         """A text as the model reads it, which is as its training data had it: see `jslm.prompts.as_read`."""
         return as_read(text, self.config.data.cleaners)
 
-    def row(self, prompt: str, sample: int, options: Options) -> Row:
+    def row(self, prompt: str, sample: int, request: Request) -> Row:
         """The row of one sample, before its first token. Raises JslmError where its prompt does not fit."""
         tokenizer, context = self.tokenizer, self.config.model.context_length
         ids = tokenizer.encode(self.as_read(prompt))
-        if len(ids) > context - 1 and not (options.sliding_window and context > 1):
+        if len(ids) > context - 1 and not (request.sliding_window and context > 1):
             raise JslmError(
                 f"prompt is {len(ids)} tokens, the context of this model is {context}; "
                 "shorten it" + (f" or use {self.sliding_name}" if self.sliding_name else "")
             )
-        starts = self.ends_documents and options.document_start and (tokenizer.adds_bos or not ids)
+        starts = self.ends_documents and request.document_start and (tokenizer.adds_bos or not ids)
         if starts and len(ids) + 1 < context:
             ids = [tokenizer.bos_id, *ids]
         elif not ids:
             ids = self.neutral_start()
-        limit = options.max_new_tokens
-        if not options.sliding_window:
+        limit = request.max_new_tokens
+        if not request.sliding_window:
             limit = min(limit, context - len(ids))
         if limit < 1:
             raise JslmError(f"the context of this model is {context}, which leaves no room to write in")
-        row = Row(prompt, ids, sample, limit, tokenizer, options.stop)
+        row = Row(prompt, ids, sample, limit, tokenizer, request)
         self._slide(row)
         return row
 
@@ -269,131 +284,92 @@ class LanguageModel:
         if row.position >= context:
             row.start = len(row.ids) - context // 2
 
-    def _groups(self, rows: list[Row], options: Options) -> Iterator[list[Row]]:
+    def _groups(self, rows: list[Row], request: Request) -> Iterator[list[Row]]:
         """The rows in batches whose cache and prefill stay under about 1 GiB."""
         if not rows:
             return
         model = self.config.model
-        length, slots = self._sizes(rows, options)
+        length, slots = self._sizes(rows, request)
         cache = 2 * model.n_layers * model.kv_heads * slots * model.dim_per_head * self.dtype.itemsize
         size = max(1, _BATCH_BYTES // (cache + 8 * model.n_heads * length * slots))
         for first in range(0, len(rows), size):
             yield rows[first : first + size]
 
-    def _sizes(self, rows: list[Row], options: Options) -> tuple[int, int]:
+    def _sizes(self, rows: list[Row], request: Request) -> tuple[int, int]:
         """(padded prompt length, cache slots)."""
         context = self.config.model.context_length
-        length = prefill_length(max(row.position for row in rows), context)
+        length = padded_length(max(row.position for row in rows), context)
         longest = max(row.position + row.left for row in rows)
-        if options.sliding_window and longest > context:
-            length = max(length, prefill_length(context // 2, context))
+        if request.sliding_window and longest > context:
+            length = max(length, padded_length(context // 2, context))
         return length, cache_slots(longest, length, context)
 
-    def _pieces(self, row: Row, options: Options) -> Iterator[str]:
-        for _ in self._write([row], options, _STREAM_TOKENS):
+    def _pieces(self, row: Row, request: Request) -> Iterator[str]:
+        for _ in self._write([row], request, _STREAM_TOKENS):
             if piece := row.take():
                 yield piece
 
-    def _write(self, rows: list[Row], options: Options, dispatch: int) -> Iterator[None]:
+    def _write(self, rows: list[Row], request: Request, dispatch: int) -> Iterator[None]:
         """Writes all rows to their end; yields after each dispatch of up to `dispatch` tokens a row."""
-        plan = Plan(
-            draws=options.temperature > 0,
-            sorts=options.top_k > 0 or options.top_p < 1,
-            penalises=options.repetition_penalty != 1,
-        )
-        context, batch = self.config.model.context_length, len(rows)
-        with jax.set_mesh(self.mesh):
-            sampling, keys = _sampling(options, batch), sample_keys(options.seed, [row.sample for row in rows])
-        _, slots = self._sizes(rows, options)
-        state = self._prefill(rows, slots, plan)
+        features, context, end = Features.of([request]), self.config.model.context_length, self.tokenizer.eot_id
+        _, slots = self._sizes(rows, request)
+        settings = self.settings(rows)
+        state = self._read(rows, slots, settings)
         # Compiles, and writes nothing, so that the seconds counted below are those of decoding alone.
-        state, _ = self._decode(state, rows, 0, 0, keys, sampling, plan)
-        step = 0
+        state, _ = self.programs.write(state, _alive(rows), 0, end, features=features)
         while active := [row for row in rows if row.left]:
             if any(row.position >= context for row in active):
                 for row in active:
                     self._slide(row)
-                state = self._prefill(rows, slots, plan)
-            room = min(context - row.position for row in active) if options.sliding_window else dispatch
+                state = self._read(rows, slots, settings)
+            room = min(context - row.position for row in active) if request.sliding_window else dispatch
             count = min(dispatch, room, max(row.left for row in active))
             started = time.perf_counter()
-            state, written = self._decode(state, rows, count, step, keys, sampling, plan)
-            tokens, logprobs = (np.asarray(array)[:, :count] for array in written)
+            state, written = self.programs.write(state, _alive(rows), count, end, features=features)
+            found = [np.asarray(array)[:, :count] for array in written]
             self.decode_seconds += time.perf_counter() - started
-            self.decode_tokens += sum(map(push_tokens, rows, tokens, logprobs))
-            step += count
+            self.decode_tokens += sum(map(push_tokens, rows, *found))
             yield
-        cut = [row for row in rows if row.finish_reason == "length" and len(row.tokens) < options.max_new_tokens]
+        cut = [row for row in rows if row.finish_reason == "length" and len(row.tokens) < request.max_new_tokens]
         if cut and not self._warned:
             self._warned = True
             _log.warning(
                 "the context of %d tokens was full after %d new tokens, before max_new_tokens = %d%s",
                 context,
                 len(cut[0].tokens),
-                options.max_new_tokens,
+                request.max_new_tokens,
                 f"; {self.sliding_name} writes on" if self.sliding_name else "",
             )
 
-    def _prefill(self, rows: list[Row], slots: int, plan: Plan) -> DecodeState:
-        # A row that has ended takes part with one token, to keep the batch's shape.
-        windows = [row.ids[row.start :] if row.left else row.ids[-1:] for row in rows]
-        length = prefill_length(max(map(len, windows)), self.config.model.context_length)
-        tokens = np.zeros((len(rows), length), np.int32)
-        for row_tokens, window in zip(tokens, windows, strict=True):
-            row_tokens[: len(window)] = window
-        lengths = np.array([len(window) for window in windows], np.int32)
-        seen = None
-        if plan.penalises:
-            seen = np.zeros((len(rows), self.config.model.vocab_size), bool)
-            for marks, row in zip(seen, rows, strict=True):
-                marks[row.ids] = True
-                # Where it starts the document it is no repetition: a penalty on it would keep documents from ending.
-                marks[[self.tokenizer.bos_id, self.tokenizer.eot_id]] = False
-        with jax.set_mesh(self.mesh):
-            return prefill(self.weights, tokens, lengths, seen, slots=slots, config=self.config.model, dtype=self.dtype)
+    def _read(self, rows: list[Row], slots: int, settings: Settings) -> State:
+        longest = max(row.position if row.left else 1 for row in rows)
+        pieces = whole_prompts(rows, padded_length(longest, self.config.model.context_length), settings)
+        if any(row.request.penalises for row in rows):
+            marks: dict[str, Any] = {
+                "seen": np.stack([self.seen(row) for row in rows]),
+                "counts": np.stack([self._counts(row) for row in rows]),
+            }
+            pieces = pieces._replace(**marks)
+        return self.programs.start(pieces, slots)
 
-    def _decode(
-        self,
-        state: DecodeState,
-        rows: list[Row],
-        count: int,
-        step: int,
-        keys: Key[Array, " batch"],
-        sampling: Sampling,
-        plan: Plan,
-    ) -> tuple[DecodeState, Written]:
-        left = np.array([row.left for row in rows], np.int32)
-        numbers = (np.int32(count), np.int32(step))
-        end_of_text = np.int32(self.tokenizer.eot_id)
-        with jax.set_mesh(self.mesh):
-            return decode(
-                self.weights,
-                state,
-                left,
-                *numbers,
-                keys,
-                end_of_text,
-                sampling,
-                plan=plan,
-                config=self.config.model,
-                dtype=self.dtype,
-            )
+    def seen(self, row: Row) -> np.ndarray:
+        """`[vocab]` marks of the tokens that the repetition penalty is for."""
+        marks = np.zeros(self.config.model.vocab_size, bool)
+        if row.request.repetition_penalty != 1:
+            marks[row.ids] = True
+            # Where it starts the document it is no repetition: a penalty on it would keep documents from ending.
+            marks[[self.tokenizer.bos_id, self.tokenizer.eot_id]] = False
+        return marks
+
+    def _counts(self, row: Row) -> np.ndarray:
+        return np.bincount(row.tokens, minlength=self.config.model.vocab_size).astype(np.int32)
 
 
-def _sampling(options: Options, batch: int) -> Sampling:
-    def column(value: float, dtype: type[np.generic]) -> Array:
-        return jnp.asarray(np.full(batch, value, dtype))
-
-    return Sampling(
-        column(options.temperature, np.float32),
-        column(min(options.top_k, 2**31 - 1), np.int32),
-        column(options.top_p, np.float32),
-        column(options.min_p, np.float32),
-        column(options.repetition_penalty, np.float32),
-    )
+def _alive(rows: Sequence[Row]) -> np.ndarray:
+    return np.array([row.left > 0 for row in rows])
 
 
-def _cast(params: Params, dtype: jnp.dtype) -> Params:
+def cast_params(params: Params, dtype: jnp.dtype) -> Params:
     """The weights as the products use them, cast once and not at each token. Norms compute in float32 and stay so."""
     if dtype == jnp.float32:
         return params
@@ -401,5 +377,5 @@ def _cast(params: Params, dtype: jnp.dtype) -> Params:
     def cast(path: tuple[Any, ...], leaf: Array) -> Array:
         return leaf if "norm" in jax.tree_util.keystr(path) else leaf.astype(dtype)
 
-    cast_params: Params = jax.tree_util.tree_map_with_path(cast, params)
-    return cast_params
+    found: Params = jax.tree_util.tree_map_with_path(cast, params)
+    return found

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jslm.config import ModelConfig
-from jslm.infer.decode import prefill, prefill_length, round_slots
+from jslm.infer.programs import Settings, labels_of, padded_length, round_slots, whole_prompts
 from jslm.infer.row import Row, push_tokens
 from jslm.infer.samplers import likeliest_tokens
 from jslm.model import Cache, Params, apply_cached, decoding_kernels, logits_from_hidden
@@ -36,6 +36,7 @@ class Draft(NamedTuple):
     tokens: Int[Array, "batch slots"]
     logprobs: Float[Array, "batch slots"]
     length: Int[Array, " batch"]
+    settings: Settings
 
 
 def write_greedy(model: LanguageModel, rows: Sequence[Row], *, draft: int = DRAFT_TOKENS, room: int = 0) -> int:
@@ -55,7 +56,7 @@ def write_greedy(model: LanguageModel, rows: Sequence[Row], *, draft: int = DRAF
         return 0
     context = model.config.model.context_length
     longest = max(len(row.ids) for row in rows)
-    length = prefill_length(longest, context)
+    length = padded_length(longest, context)
     # Sentences are mostly 60 to 100 characters long, and reading them is a third of the time.
     length = 96 if 64 < longest <= 96 <= length else length
     grown = max(length, min(room, context), *(len(row.ids) + row.left for row in rows))
@@ -64,22 +65,20 @@ def write_greedy(model: LanguageModel, rows: Sequence[Row], *, draft: int = DRAF
     tokens = np.zeros((len(rows), slots), np.int32)
     for row_tokens, row in zip(tokens, rows, strict=True):
         row_tokens[: len(row.ids)] = row.ids
-    lengths = np.array([len(row.ids) for row in rows], np.int32)
-    left = np.array([row.left for row in rows], np.int32)
-    config, dtype = model.config.model, model.dtype
+    pieces = whole_prompts(rows, length, model.settings(rows))
+    left = pieces.left
+    begun = model.programs.start(pieces, slots)
     with jax.set_mesh(model.mesh):
-        cache = prefill(model.weights, tokens[:, :length], lengths, None, slots=slots, config=config, dtype=dtype).cache
-        state = Draft(cache, jnp.asarray(tokens), jnp.zeros(tokens.shape, jnp.float32), jnp.asarray(lengths))
-        run = functools.partial(
-            decode_drafts, end_of_text=np.int32(model.tokenizer.eot_id), draft=draft, config=config, dtype=dtype
-        )
-        # Compiles, and writes nothing, so that the seconds counted below are those of decoding alone.
-        state, _ = run(model.weights, state, np.zeros_like(left))
-        jax.block_until_ready(state.length)
-        started = time.perf_counter()
-        state, rounds = run(model.weights, state, left)
-        found, logprobs, ends = (np.asarray(array) for array in (state.tokens, state.logprobs, state.length))
-        model.decode_seconds += time.perf_counter() - started
+        texts = jnp.asarray(tokens), jnp.zeros(tokens.shape, jnp.float32)
+    state = Draft(begun.cache, *texts, begun.position, begun.settings)
+    end_of_text = np.int32(model.tokenizer.eot_id)
+    # Compiles, and writes nothing, so that the seconds counted below are those of decoding alone.
+    state, _ = model.programs.run(decode_drafts, state, np.zeros_like(left), end_of_text, draft=draft)
+    jax.block_until_ready(state.length)
+    started = time.perf_counter()
+    state, rounds = model.programs.run(decode_drafts, state, left, end_of_text, draft=draft)
+    found, logprobs, ends = (np.asarray(array) for array in (state.tokens, state.logprobs, state.length))
+    model.decode_seconds += time.perf_counter() - started
     for row, row_tokens, row_logprobs, end in zip(rows, found, logprobs, ends.tolist(), strict=True):
         model.decode_tokens += push_tokens(row, row_tokens[len(row.ids) : end], row_logprobs[len(row.ids) : end])
     return int(rounds)
@@ -108,12 +107,14 @@ def decode_drafts(
         return jnp.any(carry[1] > 0)
 
     def play_round(carry: tuple[Array, Array, Draft]) -> tuple[Array, Array, Draft]:
-        rounds, left, (cache, tokens, logprobs, length) = carry
+        rounds, left, (cache, tokens, logprobs, length, settings) = carry
         last = jnp.take_along_axis(tokens, length[:, None] - 1, axis=1)
         guesses = guess_next(tokens, length, draft)
         read = jnp.concatenate([last, guesses], axis=1)
         positions = length[:, None] - 1 + places
-        hidden, cache = apply_cached(params, read, positions, cache, config, dtype, kernels=kernels)
+        hidden, cache = apply_cached(
+            params, read, positions, cache, config, dtype, conditions=labels_of(settings), kernels=kernels
+        )
         logits = logits_from_hidden(params, hidden, config, kernels)
         likeliest = likeliest_tokens(logits)
         scores = jnp.max(logits, axis=-1) - jax.nn.logsumexp(logits, axis=-1)
@@ -123,7 +124,7 @@ def decode_drafts(
         new = jnp.minimum(held, left)
         ended = jnp.any((likeliest == end_of_text) & (places < new[:, None]), axis=1)
         tokens, logprobs = insert(tokens, likeliest, length), insert(logprobs, scores, length)
-        return rounds + 1, jnp.where(ended, 0, left - new), Draft(cache, tokens, logprobs, length + new)
+        return rounds + 1, jnp.where(ended, 0, left - new), Draft(cache, tokens, logprobs, length + new, settings)
 
     rounds, _, state = jax.lax.while_loop(unfinished, play_round, (jnp.int32(0), left, state))
     return state, rounds

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Unpack
 from jslm.config import DataConfig
 from jslm.errors import JslmError
 from jslm.infer.beam import write_beams
-from jslm.infer.decode import prefill_length
 from jslm.infer.lookup import DRAFT_TOKENS, write_greedy
-from jslm.infer.options import RewriteArguments, RewriteOptions, resolve_options, resolve_rewriting
+from jslm.infer.programs import padded_length
+from jslm.infer.request import RewriteArguments, RewriteOptions, make_request, resolve_rewriting
 from jslm.infer.row import Row
 from jslm.prompts.pairs import shown_prompt
 
@@ -97,7 +97,7 @@ class _Work:
         """A finished row a sentence."""
         rows = [self._row(sentence) for sentence in sentences]
         # The same for all prompts that are padded to one length: few programs are compiled.
-        room = max((self._room(prefill_length(len(row.ids), self._context)) for row in rows), default=0)
+        room = max((self._room(padded_length(len(row.ids), self._context)) for row in rows), default=0)
         options = self.options
         if options.beams == 1:
             write_greedy(self.model, rows, draft=DRAFT_TOKENS if options.lookup else 0, room=room)
@@ -119,8 +119,8 @@ class _Work:
     def _row(self, sentence: str) -> Row:
         prompt = rewrite_prompt(self.model.config.data, sentence)
         most = self._room(self.tokens(sentence)) - self.tokens(sentence)
-        options = resolve_options(self.model.config.sample, max_new_tokens=most, greedy=True, stop="\n")
-        return self.model.row(prompt, 0, options)
+        request = make_request(self.model.config.sample, max_new_tokens=most, greedy=True, stop="\n")
+        return self.model.row(prompt, 0, request)
 
 
 def _rewrites(work: _Work, sentences: Iterable[str]) -> Iterator[Rewrite]:

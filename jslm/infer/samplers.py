@@ -3,52 +3,129 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from jslm.infer.request import Request
+
 # Logits whose shares are summed together.
 _BLOCK = 128
 
 
 class Sampling(NamedTuple):
-    """A setting a row, so that one compiled program serves any mix."""
+    """How a row's tokens are chosen, a column a setting, so that one compiled program serves any mix.
 
-    temperature: Float[Array, " batch"]
-    top_k: Int[Array, " batch"]
-    top_p: Float[Array, " batch"]
-    min_p: Float[Array, " batch"]
-    repetition_penalty: Float[Array, " batch"]
+    A setting is a field here with its number type in `_KINDS`, a field of `Request`, and its word in `choose_tokens`.
+    """
+
+    temperature: Float[Array, "*batch"]
+    top_k: Int[Array, "*batch"]
+    top_p: Float[Array, "*batch"]
+    min_p: Float[Array, "*batch"]
+    repetition_penalty: Float[Array, "*batch"]
+    presence_penalty: Float[Array, "*batch"]
+    frequency_penalty: Float[Array, "*batch"]
+
+    @classmethod
+    def of(cls, requests: Sequence[Request]) -> Sampling:
+        """The columns of some requests."""
+        # As numpy arrays they cost no dispatch of their own; a jitted function takes them as JAX's.
+        columns = {
+            name: np.array(
+                [min(getattr(request, name), 2**31 - 1) for request in requests], _KINDS.get(name, np.float32)
+            )
+            for name in cls._fields
+        }
+        return cls(**cast(dict[str, Array], columns))
+
+    @classmethod
+    def none(cls, rows: int) -> Sampling:
+        """That of rows that ask for nothing: greedy."""
+        off = {"top_p": 1.0, "repetition_penalty": 1.0}
+        return cls(**{name: jnp.full(rows, off.get(name, 0), _KINDS.get(name, np.float32)) for name in cls._fields})
 
 
-class Plan(NamedTuple):
-    """What any row of a batch needs. It is static: a batch that is greedy throughout compiles to an argmax alone."""
+_KINDS: dict[str, type[np.generic]] = {"top_k": np.int32}
+
+
+class Features(NamedTuple):
+    """What any row of a group may use; static, so that a group that is greedy throughout compiles to an argmax alone.
+
+    `asks`: whether each step looks which of these its active rows do use, and skips the others; else all are computed.
+    """
 
     draws: bool = True
     sorts: bool = True
     penalises: bool = True
+    tops: bool = True
+    asks: bool = True
+
+    @classmethod
+    def of(cls, requests: Sequence[Request]) -> Features:
+        """Just what these requests use."""
+        return cls(
+            draws=any(request.temperature > 0 for request in requests),
+            sorts=any(request.top_k > 0 or request.top_p < 1 for request in requests),
+            penalises=any(request.penalises for request in requests),
+            tops=any(request.top_logprobs > 0 for request in requests),
+            asks=False,
+        )
 
 
-def sample_tokens(
+def choose_tokens(
     logits: Float[Array, "batch vocab"],
     keys: Key[Array, " batch"],
     sampling: Sampling,
     seen: Bool[Array, "batch vocab"] | None,
-    plan: Plan,
+    counts: Int[Array, "batch vocab"] | None,
+    active: Bool[Array, " batch"],
+    features: Features,
 ) -> Int[Array, " batch"]:
     """The next token of each row, int32: drawn from `filter_logits` with the row's key, or the likeliest where its
-    temperature is 0. `seen` marks the tokens that the repetition penalty is for; None where `plan` has none."""
-    if plan.penalises:
+    temperature is 0. `seen` marks the tokens that the repetition penalty is for, `counts` says how often the
+    continuation has each (both None where `features` has no penalties). What is skipped would change nothing."""
+
+    def where(used: Bool[Array, " batch"], some: Callable[[], Array], none: Callable[[], Array]) -> Array:
+        return jax.lax.cond(jnp.any(active & used), some, none) if features.asks else some()
+
+    if features.penalises:
         assert seen is not None
-        logits = penalise_repetition(logits, seen, sampling.repetition_penalty)
+        assert counts is not None
+        plain = logits
+        logits = where(_penalised(sampling), lambda: penalise(plain, sampling, seen, counts), lambda: plain)
     likeliest = likeliest_tokens(logits)
-    if not plan.draws:
+    if not features.draws:
         return likeliest
-    filtered = filter_logits(logits, sampling, sort=plan.sorts)
-    return jnp.where(sampling.temperature > 0, draw_tokens(filtered, keys), likeliest)
+    hot = sampling.temperature > 0
+
+    def draw() -> Array:
+        filtered = filter_logits(logits, sampling, sort=False)
+        if features.sorts:
+            sorts = hot & ((sampling.top_k > 0) | (sampling.top_p < 1))
+            filtered = where(sorts, lambda: filter_logits(logits, sampling, sort=True), lambda: filtered)
+        return jnp.where(hot, draw_tokens(filtered, keys), likeliest)
+
+    return where(hot, draw, lambda: likeliest)
+
+
+def penalise(
+    logits: Float[Array, "batch vocab"],
+    sampling: Sampling,
+    seen: Bool[Array, "batch vocab"],
+    counts: Int[Array, "batch vocab"],
+) -> Float[Array, "batch vocab"]:
+    """Repetition, then presence and frequency penalties, as OpenAI's API defines those two: over the continuation."""
+    logits = penalise_repetition(logits, seen, sampling.repetition_penalty)
+    presence = jnp.where(counts > 0, sampling.presence_penalty[:, None], 0.0)
+    return logits - presence - counts.astype(jnp.float32) * sampling.frequency_penalty[:, None]
+
+
+def _penalised(sampling: Sampling) -> Bool[Array, " batch"]:
+    return (sampling.repetition_penalty != 1) | (sampling.presence_penalty != 0) | (sampling.frequency_penalty != 0)
 
 
 def likeliest_tokens(logits: Float[Array, "*batch vocab"]) -> Int[Array, "*batch"]:

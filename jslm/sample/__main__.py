@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 
 from jslm.cli import add_debug_argument, run_verb
 from jslm.errors import JslmError
-from jslm.infer.options import Arguments, RewriteArguments, resolve_options, resolve_rewriting
+from jslm.infer.request import Arguments, RewriteArguments, make_request, resolve_rewriting
 
 if TYPE_CHECKING:
     from jslm.infer.language_model import LanguageModel
 
 # Options that say how samples are drawn or shown, and those that say how sentences are rewritten.
 _SAMPLING = (
-    "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "num_samples", "stop", "greedy",
+    "temperature", "top_k", "top_p", "min_p", "repetition_penalty",
+    "presence_penalty", "frequency_penalty", "seed", "num_samples", "stop", "greedy",
     "sliding_window", "no_document_start",
 )  # fmt: skip
 _ALONE = ("num_samples", "sliding_window", "no_document_start")
@@ -61,6 +62,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--min-p", type=float, metavar="P", help="drop tokens under this share of the likeliest one's")
     parser.add_argument(
         "--repetition-penalty", type=float, metavar="R", help="above 1: tokens already there are less likely"
+    )
+    parser.add_argument(
+        "--presence-penalty",
+        type=float,
+        default=0.0,
+        metavar="P",
+        help="taken from the logits of tokens written before",
+    )
+    parser.add_argument(
+        "--frequency-penalty", type=float, default=0.0, metavar="P", help="the same, for each time they were written"
     )
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="the same seed writes the same text (default 0)"
@@ -111,7 +122,7 @@ def _run(args: argparse.Namespace) -> int:
     # Before JAX is imported: a mistake on the command line is told at once.
     run = RunFolder(args.run)
     is_file = run.path.exists() and not run.config.exists()
-    resolve_options(SampleConfig() if is_file else run.read_config().sample, **arguments)
+    make_request(SampleConfig() if is_file else run.read_config().sample, **arguments)
     resolve_rewriting(**rewriting)
     prompts = _prompts(args) if args.rewrite is None and not args.chat else None
 
@@ -165,6 +176,8 @@ def _arguments(args: argparse.Namespace) -> Arguments:
         "top_p": args.top_p,
         "min_p": args.min_p,
         "repetition_penalty": args.repetition_penalty,
+        "presence_penalty": args.presence_penalty,
+        "frequency_penalty": args.frequency_penalty,
         "seed": args.seed,
         "num_samples": 1 if args.num_samples is None else args.num_samples,
         "stop": args.stop,

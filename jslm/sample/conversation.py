@@ -10,7 +10,7 @@ from typing import TextIO
 from jslm.errors import JslmError
 from jslm.infer.chat import Chat
 from jslm.infer.language_model import LanguageModel
-from jslm.infer.options import Arguments
+from jslm.infer.request import Arguments
 from jslm.sample.terminal import print_pieces
 
 

@@ -13,7 +13,7 @@ from typing import BinaryIO
 from jslm.console import format_seconds
 from jslm.errors import JslmError
 from jslm.infer.language_model import LanguageModel
-from jslm.infer.options import RewriteArguments
+from jslm.infer.request import RewriteArguments
 
 
 def print_rewrites(model: LanguageModel, files: Sequence[str], arguments: RewriteArguments, *, as_json: bool) -> None:

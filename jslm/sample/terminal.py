@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from jslm.console import format_seconds, unbroken
 from jslm.errors import JslmError
 from jslm.infer.language_model import LanguageModel
-from jslm.infer.options import Arguments
+from jslm.infer.request import Arguments
 
 _RULE_WIDTH = 72
 

@@ -59,7 +59,8 @@ class _Answer:
     def samples(self) -> list[Sample]:
         body = self._body
         most = body.max_completion_tokens or body.max_tokens or self._served.new_limit
-        options = self._served.options({**sampling_values(body), "num_samples": body.n, "max_new_tokens": most})
+        values = {"num_samples": body.n, "max_new_tokens": most, "top_logprobs": body.top_logprobs}
+        asked = self._served.request({**sampling_values(body), **values})
         self._served.check_length("".join(message["content"] for message in self._messages))
         try:
             ids = self._chat.prompt_ids(self._messages)
@@ -67,12 +68,8 @@ class _Answer:
             raise ApiError(400, f"messages: {error}", param="messages") from None
         return self._served.samples(
             [ids],
-            dataclasses.replace(options, stop=(*options.stop, *self._chat.stops)),
+            dataclasses.replace(asked, stop=(*asked.stop, *self._chat.stops)),
             scores_prompt=False,
-            presence_penalty=body.presence_penalty,
-            frequency_penalty=body.frequency_penalty,
-            conditions=body.conditions,
-            wants_top=bool(body.top_logprobs),
         )
 
     async def whole(self, generation: Generation) -> dict[str, Any]:

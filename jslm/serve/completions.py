@@ -10,7 +10,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from jslm.infer import Options
+import jslm.infer as infer
 from jslm.infer.job import Token
 from jslm.serve.errors import ApiError
 from jslm.serve.generation import Generation
@@ -53,15 +53,11 @@ class _Answer:
 
     def samples(self) -> list[Any]:
         body = self._body
-        options = self._options()
+        asked = self._asked()
         return self._served.samples(
             self._prompts,
-            options,
+            asked,
             scores_prompt=body.echo and (body.logprobs is not None or body.max_tokens == 0),
-            presence_penalty=body.presence_penalty,
-            frequency_penalty=body.frequency_penalty,
-            conditions=body.conditions,
-            wants_top=bool(body.logprobs),
             writes=body.max_tokens != 0,
         )
 
@@ -90,11 +86,12 @@ class _Answer:
         if with_usage:
             yield self._frame([], usage=generation.usage())
 
-    def _options(self) -> Options:
+    def _asked(self) -> infer.Request:
         body = self._body
         # Without max_tokens the run's own default; a sample that only scores still needs room for one.
         most = max(1, body.max_tokens) if body.max_tokens is not None else None
-        return self._served.options({**sampling_values(body), "num_samples": body.n, "max_new_tokens": most})
+        values = {"num_samples": body.n, "max_new_tokens": most, "top_logprobs": body.logprobs}
+        return self._served.request({**sampling_values(body), **values})
 
     def _prompt_text(self, index: int) -> str:
         prompt = self._prompts[index // self._body.n]

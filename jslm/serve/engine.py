@@ -17,9 +17,8 @@ import jax
 
 from jslm.cli import describe_error, is_out_of_memory
 from jslm.infer import LanguageModel
-from jslm.infer.group import Group, Seat
+from jslm.infer.group import DISPATCH_TOKENS, Group, Seat
 from jslm.infer.job import Failure, Job, Piece
-from jslm.infer.slots import DISPATCH_TOKENS
 from jslm.serve.limits import Limits
 
 # On a CPU the work grows with the rows, so that a full-width step for few would be wasted; elsewhere it hardly does.

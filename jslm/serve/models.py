@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jslm.errors import JslmError
-from jslm.infer import Chat, LanguageModel, Options, Row, load, resolve_options, rewrite_prompt
+from jslm.infer import Chat, LanguageModel, Request, Row, load, make_request, rewrite_prompt
 from jslm.infer.job import Sample
 from jslm.serve.errors import ApiError
 from jslm.serve.limits import Limits
@@ -56,10 +56,11 @@ class ServedModel:
         # A character that a tokenizer does not know may be longer than any piece it has.
         self._longest_piece = max(16, int(model.tokenizer.token_bytes().max()))
 
-    def options(self, values: Mapping[str, Any]) -> Options:
+    def request(self, values: Mapping[str, Any]) -> Request:
         """The run's defaults with a request's `values` (arguments of jslm.sample) in their place.
 
-        Without a seed, a random one. Raises ApiError for a value out of range.
+        Without a seed, a random one. Raises ApiError for a value out of range, and for conditions that the model does
+        not have.
         """
         asked = {key: value for key, value in values.items() if value is not None}
         asked.setdefault("seed", secrets.randbits(63))
@@ -71,19 +72,20 @@ class ServedModel:
                 param="max_tokens",
             )
         asked["max_new_tokens"] = min(asked["max_new_tokens"], self.context)
+        self._check_conditions(asked.get("conditions", {}))
         try:
-            return resolve_options(self.model.config.sample, **asked)
+            return make_request(self.model.config.sample, **asked)
         except JslmError as error:
             raise ApiError(400, str(error)) from None
 
-    def row(self, prompt: str | Sequence[int], number: int, options: Options) -> Row:
+    def row(self, prompt: str | Sequence[int], number: int, request: Request) -> Row:
         """The row of a prompt: text as jslm.sample reads it, or ids as they are. Raises ApiError where it is too long
         or has an id outside the vocabulary."""
         if isinstance(prompt, str):
             prompt = self.model.as_read(prompt)
             self.check_length(prompt)
             try:
-                row = self.model.row(prompt, number, options)
+                row = self.model.row(prompt, number, request)
             except JslmError:
                 raise self._too_long(len(self.model.tokenizer.encode(prompt))) from None
             if len(row.ids) > self.prompt_limit + 1:
@@ -94,8 +96,8 @@ class ServedModel:
             raise ApiError(400, f"prompt: token {max(prompt)} is outside the vocabulary of {vocab}", param="prompt")
         if len(prompt) > self.prompt_limit:
             raise self._too_long(len(prompt))
-        limit = min(options.max_new_tokens, self.context - len(prompt))
-        return Row("ids", prompt, number, limit, self.model.tokenizer, options.stop)
+        limit = min(request.max_new_tokens, self.context - len(prompt))
+        return Row("ids", prompt, number, limit, self.model.tokenizer, request)
 
     def check_length(self, text: str) -> None:
         """Raises ApiError where a text is too long for certain: encoding it would keep everybody else waiting."""
@@ -106,30 +108,27 @@ class ServedModel:
     def samples(
         self,
         prompts: Sequence[str] | Sequence[Sequence[int]],
-        options: Options,
+        request: Request,
         *,
         scores_prompt: bool,
-        conditions: Mapping[str, str] | None = None,
-        **more: Any,
+        writes: bool = True,
     ) -> list[Sample]:
-        """`options.num_samples` samples of each prompt, prompt by prompt. `more` as for `Sample`.
-
-        Raises ApiError as `row` does, where they are too many, and for `conditions` that the model does not have.
+        """`request.num_samples` samples of each prompt, prompt by prompt. Raises ApiError as `row` does, and where they
+        are too many.
         """
         found = []
-        labels = self._labels(conditions or {})
-        count = len(prompts) * options.num_samples
+        count = len(prompts) * request.num_samples
         # Before any is encoded, which takes its time.
         if count > self._sample_limit:
             message = f"{count} samples (prompts times n); this server takes {self._sample_limit} a request"
             raise ApiError(400, message, param="n")
         for prompt in prompts:
-            for number in range(options.num_samples):
-                row = self.row(prompt, number, options)
+            for number in range(request.num_samples):
+                row = self.row(prompt, number, request)
                 lead = 0
                 if scores_prompt and isinstance(prompt, str):
                     lead = len(row.ids) - len(self.model.tokenizer.encode(self.model.as_read(prompt)))
-                found.append(Sample(row, options, scores_prompt=scores_prompt, lead=lead, labels=labels, **more))
+                found.append(Sample(row, scores_prompt=scores_prompt, lead=lead, writes=writes))
         return found
 
     def token_text(self, token: int) -> str:
@@ -156,7 +155,7 @@ class ServedModel:
         """What the model reads before it writes the rewrite of a sentence."""
         return rewrite_prompt(self.model.config.data, sentence)
 
-    def _labels(self, conditions: Mapping[str, str]) -> list[int]:
+    def _check_conditions(self, conditions: Mapping[str, str]) -> None:
         known = self.conditions
         if conditions and not known:
             raise ApiError(
@@ -169,7 +168,6 @@ class ServedModel:
             if label not in known[name]:
                 message = f"conditions: {name} cannot be {label!r:.80}; it can be {', '.join(known[name])}"
                 raise ApiError(400, message, code="unknown_label", param="conditions")
-        return [there.index(conditions[name]) if name in conditions else -1 for name, there in known.items()]
 
     def _too_long(self, tokens: int | str) -> ApiError:
         return ApiError(

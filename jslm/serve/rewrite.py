@@ -26,14 +26,11 @@ async def rewrite(request: Request) -> Response:
     # A rewriter has one answer, and it is one line, as its sentence was.
     values.setdefault("temperature", 0.0)
     values.setdefault("stop", ("\n",))
-    options = served.options({**values, "max_new_tokens": body.max_tokens})
+    asked = served.request({**values, "max_new_tokens": body.max_tokens})
     samples = served.samples(
         [served.rewrite_prompt(sentence) for sentence in body.sentences],
-        options,
+        asked,
         scores_prompt=False,
-        presence_penalty=body.presence_penalty,
-        frequency_penalty=body.frequency_penalty,
-        conditions=body.conditions,
     )
     generation = service.generate(served, samples)
     try:

@@ -16,7 +16,10 @@ from jslm.serve.metrics import Metrics
 from jslm.serve.models import ServedModel
 
 # Arguments of jslm.sample that a request has under the same name.
-_SHARED = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed")
+_SHARED = (
+    "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed",
+    "conditions",
+)  # fmt: skip
 _SMALLEST_TOP_P = 1e-9
 
 

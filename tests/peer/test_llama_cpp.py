@@ -20,7 +20,7 @@ from tokenizers import Tokenizer as LibraryTokenizer
 from jslm.formats import load_model
 from jslm.formats.gguf.model import write
 from jslm.formats.llama2c.tokenizer import read_tokenizer
-from jslm.infer import LanguageModel, resolve_options
+from jslm.infer import LanguageModel, make_request
 from jslm.runs.bundle import Bundle
 from jslm.tokenizer import (
     BpeTokenizer,
@@ -242,7 +242,7 @@ def test_prompts_are_those_of_jslm(
     tokenizer = makers[name]()
     bundle = replace(random_bundle(tokenizer, n_layers=1, context_length=1024), ends_documents=ends_documents)
     ours, theirs = language_model(bundle), llama(bundle, vocab_only=True)
-    options = resolve_options(bundle.config.sample)
+    options = make_request(bundle.config.sample)
     spellings = [f"a{special} b" for special in tokenizer.special_tokens]
     for text in [*spellings, "<tool_call>x</tool_call>", "a        b", *strings[1:300]]:
         if name in ("llama2", "sentencepiece") and "\u2581" in text:

@@ -16,7 +16,7 @@ import jslm
 from jslm.formats import export_model, import_model
 from jslm.formats.huggingface.model import read, write
 from jslm.formats.llama2c.tokenizer import read_tokenizer
-from jslm.infer import LanguageModel, resolve_options
+from jslm.infer import LanguageModel, make_request
 from jslm.runs.bundle import Bundle
 from jslm.tokenizer import BpeTokenizer, ByteTokenizer, CharTokenizer, Gpt2Tokenizer, Tokenizer
 from tests.tokenizer_layouts import LAYOUTS
@@ -294,7 +294,7 @@ def test_prompts_are_those_of_jslm(
     write(bundle, tmp_path / "model", "bfloat16")
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
     ours = LanguageModel(bundle.config, bundle.params, tokenizer, ends_documents=ends_documents)
-    options = resolve_options(bundle.config.sample)
+    options = make_request(bundle.config.sample)
     starts = ends_documents and tokenizer.adds_bos
     for text in strings[1:200]:
         # In jslm's kind no space goes behind a special token, and U+2581 is no space.

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from jslm.errors import JslmError
-from jslm.infer import LanguageModel, resolve_options
+from jslm.infer import LanguageModel, make_request
 from jslm.infer.beam import search
-from jslm.infer.decode import prefill
+from jslm.infer.programs import whole_prompts
 from jslm.tokenizer import CharTokenizer
 
 MakeModel = Callable[..., LanguageModel]
@@ -104,15 +104,11 @@ def test_logprobs_are_those_of_the_tokens(tiny: LanguageModel) -> None:
 def test_search_stops_early(rewriter: LanguageModel, pairs: dict[str, str]) -> None:
     """A sure model needs little more than its text, whatever the room; what the search has not reached stays zero."""
     prompt, completion = next(iter(pairs.items()))
-    options = resolve_options(rewriter.config.sample, max_new_tokens=45)
+    options = make_request(rewriter.config.sample, max_new_tokens=45)
     row = rewriter.row(f"{prompt}\n", 0, options)
-    tokens = np.zeros((1, 64), np.int32)
-    tokens[0, : len(row.ids)] = row.ids
-    lengths = np.array([len(row.ids)], np.int32)
-    model = {"config": rewriter.config.model, "dtype": rewriter.dtype}
-    state = prefill(rewriter.weights, tokens, lengths, None, slots=80, **model)
+    state = rewriter.programs.start(whole_prompts([row], 64, rewriter.settings([row])), 80)
     numbers = (np.int32(45), np.int32(rewriter.tokenizer.eot_id), np.float32(0.0))
-    ended, alive = search(rewriter.weights, state, *numbers, beams=1, slots=80, **model)
+    ended, alive = rewriter.programs.run(search, state, *numbers, beams=1, slots=80)
     assert int(alive.length[0]) == int(ended.length[0]) == len(completion) + 1
     assert rewriter.beam_search(f"{prompt}\n", beams=1, max_new_tokens=45)[0][1].text == completion
 
@@ -136,6 +132,6 @@ def test_bad_arguments(tiny: LanguageModel, beams: int, alpha: float) -> None:
 
 def test_numbers_that_are_none(make_model: MakeModel) -> None:
     broken = make_model(CharTokenizer("ab"))
-    broken.weights = jax.tree.map(lambda leaf: leaf * jnp.nan, broken.weights)
+    broken.programs.weights = jax.tree.map(lambda leaf: leaf * jnp.nan, broken.programs.weights)
     with pytest.raises(JslmError, match="logits are not finite"):
         broken.beam_search("ab", beams=2, max_new_tokens=3)

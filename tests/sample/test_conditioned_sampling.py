@@ -97,3 +97,19 @@ def test_on_the_command_line(model: LanguageModel, tmp_path: Path) -> None:
 def _stacked(model: LanguageModel) -> Any:
     layers = model.params["layers"]
     return {**model.params, "layers": jax.tree.map(lambda *leaves: np.stack(leaves), *layers)}
+
+
+def test_a_request_has_conditions_of_its_own(model: LanguageModel) -> None:
+    """Beside, and before, those that the model was told; in beams too."""
+    values: dict[str, Any] = {"greedy": True, "max_new_tokens": 20}
+    told = model.with_conditions({"style": "formal"})
+    assert model.generate("ab", conditions={"style": "formal"}, **values) == told.generate("ab", **values)
+    both = model.with_conditions({"style": "formal", "domain": "sea"}).generate("ab", **values)
+    assert told.generate("ab", conditions={"domain": "sea"}, **values) == both
+    casual = model.with_conditions({"style": "casual"}).generate("ab", **values)
+    assert told.generate("ab", conditions={"style": "casual"}, **values) == casual
+    found = [told.beam_search("ab", 2, max_new_tokens=9), model.beam_search("ab", 2, max_new_tokens=9)]
+    assert found[0] == model.beam_search("ab", 2, max_new_tokens=9, conditions={"style": "formal"})
+    assert found[0] != found[1]
+    with pytest.raises(JslmError, match="style=loud: 'style' can be formal, casual"):
+        model.generate("ab", conditions={"style": "loud"})

@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import jslm.infer.decode as decode
 import jslm.infer.language_model as language_model
+import jslm.infer.programs as programs
 from jslm.config import ModelConfig
 from jslm.errors import JslmError
-from jslm.infer import LanguageModel, resolve_options
+from jslm.infer import LanguageModel, make_request
 from jslm.model import Params, apply_decoder, logits_from_hidden
 from jslm.tokenizer import ByteTokenizer, CharTokenizer
 
@@ -59,7 +59,7 @@ def start(text: str) -> list[int]:
 
 
 def test_prompts_are_read_as_the_training_data_was(model: LanguageModel) -> None:
-    options = resolve_options(model.config.sample)
+    options = make_request(model.config.sample)
     assert model.row("\ufeffa\r\nb\rc ", 0, options).ids == start("a\nb\nc ")
     assert model.generate("a\r\nb", seed=3) == model.generate("a\nb", seed=3)
     data = model.config.data.model_copy(update={"cleaners": ["normalize"]})
@@ -389,7 +389,7 @@ def test_one_program_serves_prompts_and_limits_of_many_lengths(
     def traced(*arguments: Any, **options: Any) -> None:
         raise AssertionError("compiled anew")
 
-    monkeypatch.setattr(decode, "apply_cached", traced)
+    monkeypatch.setattr(programs, "apply_cached", traced)
     for prompt, count in (("", 1), ("abcdef", 9), ("x" * 15, 40)):
         model.generate(prompt, max_new_tokens=count, seed=count, temperature=0.5 + count)
     with pytest.raises(AssertionError, match="compiled anew"):
@@ -442,3 +442,46 @@ def test_parameters_on_a_mesh_of_several_devices() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_penalties_of_openai_are_over_the_continuation(model: LanguageModel) -> None:
+    """By hand: presence once, frequency each time, taken from the logits of what was written, not of the prompt."""
+    values: dict[str, Any] = {"presence_penalty": 1.5, "frequency_penalty": 0.75}
+    (result,) = model.generate_results("abab", greedy=True, max_new_tokens=30, **values)
+    ids, counts = [256, *b"abab"], np.zeros(257)
+    for token in result.tokens:
+        logits = model.logits(ids)[0, -1] - 1.5 * (counts > 0) - 0.75 * counts
+        assert token == logits.argmax()
+        ids.append(token)
+        counts[token] += 1
+    assert result.tokens != model.generate_results("abab", greedy=True, max_new_tokens=30)[0].tokens
+
+
+def test_penalties_hold_where_the_context_is_read_anew(letters: LanguageModel) -> None:
+    """The counts of what was written stay, also of what the context has lost."""
+    values: dict[str, Any] = {"greedy": True, "sliding_window": True, "max_new_tokens": 150, "frequency_penalty": 3.0}
+    (result,) = letters.generate_results("a", **values)
+    ids, counts, start = [256, ord("a")], np.zeros(257), 0
+    for token in result.tokens:
+        if len(ids) - start >= 64:
+            start = len(ids) - 32
+        assert token == (letters.logits(ids[start:])[0, -1] - 3.0 * counts).argmax()
+        ids.append(token)
+        counts[token] += 1
+    assert counts.max() >= 5, "none would have been lost"
+
+
+def test_likeliest_tokens_are_told(model: LanguageModel) -> None:
+    results = model.generate_results(["ab", "cde"], greedy=True, max_new_tokens=5, top_logprobs=3)
+    for prompt, result in zip((b"ab", b"cde"), results, strict=True):
+        assert len(result.top_logprobs) == len(result.tokens) == 5
+        for place, (token, logprob, top) in enumerate(
+            zip(result.tokens, result.logprobs, result.top_logprobs, strict=True)
+        ):
+            logits = model.logits([256, *prompt, *result.tokens[:place]])[0, -1].astype(np.float64)
+            wanted = logits - np.log(np.exp(logits).sum())
+            assert [each for each, _ in top] == np.argsort(-wanted, kind="stable")[:3].tolist()
+            assert [value for _, value in top] == pytest.approx(np.sort(-wanted)[:3] * -1, abs=1e-4)
+            assert top[0][0] == token
+            assert top[0][1] == pytest.approx(logprob, abs=1e-6)
+    assert model.generate_results("ab", greedy=True, max_new_tokens=5)[0].top_logprobs == []

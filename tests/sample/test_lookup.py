@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jslm.errors import JslmError
-from jslm.infer import LanguageModel, Result, Row, resolve_options
+from jslm.infer import LanguageModel, Result, Row, make_request
 from jslm.infer.lookup import DRAFT_TOKENS, guess_next, write_greedy
 
 MakeModel = Callable[..., LanguageModel]
@@ -19,7 +19,7 @@ MakeModel = Callable[..., LanguageModel]
 def looked_up(
     model: LanguageModel, prompts: Sequence[str], draft: int, most: int = 40, stop: str | Sequence[str] = ()
 ) -> tuple[list[Row], int]:
-    options = resolve_options(model.config.sample, greedy=True, max_new_tokens=most, stop=stop)
+    options = make_request(model.config.sample, greedy=True, max_new_tokens=most, stop=stop)
     rows = [model.row(prompt, 0, options) for prompt in prompts]
     return rows, write_greedy(model, rows, draft=draft)
 
@@ -91,7 +91,7 @@ def test_stop_string_cuts(letters: LanguageModel) -> None:
 def test_no_rows_and_no_numbers(make_model: MakeModel) -> None:
     broken = make_model()
     assert write_greedy(broken, []) == 0
-    broken.weights = jax.tree.map(lambda leaf: leaf * jnp.nan, broken.weights)
+    broken.programs.weights = jax.tree.map(lambda leaf: leaf * jnp.nan, broken.programs.weights)
     with pytest.raises(JslmError, match="logits are not finite"):
         looked_up(broken, ["abc"], 3)
 

@@ -2,15 +2,21 @@ from __future__ import annotations
 
 import pytest
 
+from jslm.config import SampleConfig
+from jslm.infer.request import Request, make_request
 from jslm.infer.row import Row
 from jslm.tokenizer import ByteTokenizer, CharTokenizer
 
 BYTES = ByteTokenizer()
 
 
+def asks(*stop: str) -> Request:
+    return make_request(SampleConfig(), stop=stop)
+
+
 def write(text: bytes, stop: tuple[str, ...] = (), limit: int = 100) -> tuple[Row, list[str]]:
     """A row that is given the bytes one by one until it ends, and the pieces that it lets go meanwhile."""
-    row = Row("", [BYTES.eot_id], 0, limit, BYTES, stop)
+    row = Row("", [BYTES.eot_id], 0, limit, BYTES, asks(*stop))
     pieces = []
     for token in [*text, BYTES.eot_id]:
         row.push(token, -1.0)
@@ -85,10 +91,10 @@ def test_stop_string_inside_a_token_keeps_the_token_that_it_begins_in() -> None:
             super().__init__("ab")
             self._pieces[2:] = [b"one. ", b"two"]
 
-    row = Row("", [0], 0, 9, Words(), ("tw", "."))
+    row = Row("", [0], 0, 9, Words(), asks("tw", "."))
     row.push(2, -0.5)
     assert (row.text, row.tokens, row.logprobs, row.finish_reason) == ("one", [2], [-0.5], "stop")
-    row = Row("", [0], 0, 9, Words(), ("tw",))
+    row = Row("", [0], 0, 9, Words(), asks("tw"))
     row.push(2, -0.5)
     row.push(3, -0.7)
     assert (row.text, row.tokens, row.logprobs, row.finish_reason) == ("one. ", [2], [-0.5], "stop")

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from jslm.infer.samplers import (
-    Plan,
+    Features,
     Sampling,
+    choose_tokens,
     draw_tokens,
     filter_logits,
     likeliest_tokens,
     penalise_repetition,
-    sample_tokens,
 )
 
 VOCAB = 23
@@ -33,9 +33,12 @@ ROWS: list[dict[str, Any]] = [
     {"temperature": 0.7, "top_k": 7, "top_p": 0.8, "min_p": 0.1},
 ]
 
+DRAWS = Features(draws=True, sorts=True, penalises=False, tops=False, asks=False)
+
 
 def make_sampling(rows: list[dict[str, Any]]) -> Sampling:
     defaults = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
+    defaults |= {"presence_penalty": 0.0, "frequency_penalty": 0.0}
     types = {"top_k": np.int32}
     return Sampling(
         **{
@@ -110,8 +113,9 @@ def test_draws_follow_the_distribution() -> None:
     logits = np.random.default_rng(2).normal(0, 1, VOCAB).astype(np.float32)
     sampling = Sampling(*(jnp.broadcast_to(column, (draws,)) for column in make_sampling([setting])))
     keys = jax.random.split(jax.random.key(0), draws)
-    run = jax.jit(sample_tokens, static_argnames="plan")
-    tokens = run(np.tile(logits, (draws, 1)), keys, sampling, None, plan=Plan(True, True, False))
+    run = jax.jit(choose_tokens, static_argnames="features")
+    everyone = np.ones(draws, bool)
+    tokens = run(np.tile(logits, (draws, 1)), keys, sampling, None, None, everyone, features=DRAWS)
     shares = np.bincount(np.asarray(tokens), minlength=VOCAB) / draws
     expected = naive_distribution(logits.astype(np.float64), **setting)
     assert np.all(np.abs(shares - expected) <= 5 * np.sqrt(expected * (1 - expected) / draws))
@@ -120,9 +124,10 @@ def test_draws_follow_the_distribution() -> None:
 def test_temperature_zero_is_greedy_beside_rows_that_draw() -> None:
     logits = np.random.default_rng(4).normal(0, 1, (2, VOCAB)).astype(np.float32)
     sampling = make_sampling([{"temperature": 0.0}, {"temperature": 50.0}])
-    run = jax.jit(sample_tokens, static_argnames="plan")
+    run = jax.jit(choose_tokens, static_argnames="features")
+    both = np.ones(2, bool)
     drawn = [
-        np.asarray(run(logits, jax.random.split(jax.random.key(i), 2), sampling, None, plan=Plan(True, True, False)))
+        np.asarray(run(logits, jax.random.split(jax.random.key(i), 2), sampling, None, None, both, features=DRAWS))
         for i in range(20)
     ]
     assert {int(tokens[0]) for tokens in drawn} == {int(logits[0].argmax())}
@@ -133,14 +138,14 @@ def test_temperature_zero_is_greedy_beside_rows_that_draw() -> None:
 def test_greedy_plan_pays_for_no_sampling(name: str) -> None:
     logits, keys = jnp.zeros((2, VOCAB)), jax.random.split(jax.random.key(0), 2)
 
-    def program(plan: Plan) -> str:
-        seen = jnp.zeros((2, VOCAB), bool)
-        run = functools.partial(sample_tokens, plan=plan)
-        return str(jax.make_jaxpr(run)(logits, keys, make_sampling([{}, {}]), seen))
+    def program(features: Features) -> str:
+        seen, counts, both = jnp.zeros((2, VOCAB), bool), jnp.zeros((2, VOCAB), jnp.int32), jnp.ones(2, bool)
+        run = functools.partial(choose_tokens, features=features)
+        return str(jax.make_jaxpr(run)(logits, keys, make_sampling([{}, {}]), seen, counts, both))
 
-    assert name not in program(Plan(False, False, False))
+    assert name not in program(Features(False, False, False, False, asks=False))
     if name != "threefry2x32":
-        assert name in program(Plan(True, True, True))
+        assert name in program(Features())
 
 
 @pytest.mark.parametrize("vocab", [3, 128, 300])

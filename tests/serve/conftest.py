@@ -91,14 +91,12 @@ class Caller:
     """A job, and what comes of it."""
 
     def __init__(self, engine: Engine, served: ServedModel, prompts: Sequence[Any], **values: Any) -> None:
-        more = {
-            name: values.pop(name)
-            for name in ("presence_penalty", "frequency_penalty", "wants_top", "writes", "conditions")
-            if name in values
-        }
+        writes = values.pop("writes", True)
+        if values.pop("wants_top", False):
+            values["top_logprobs"] = 20
         scores = values.pop("scores_prompt", False)
         deadline = values.pop("deadline", float("inf"))
-        samples = served.samples(prompts, served.options(values), scores_prompt=scores, **more)
+        samples = served.samples(prompts, served.request(values), scores_prompt=scores, writes=writes)
         self.heard = [Heard() for _ in samples]
         self.job = Job(served.name, samples, self._tell, deadline)
         self._open = len(samples)

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import pytest
 
 from jslm.infer import LanguageModel
-from jslm.infer import slots as step
 
 CONDITIONS = [{}, {"style": "formal"}, {"style": "casual"}, {"tone": "kind"}, {"style": "casual", "tone": "kind"}]
 # The last one is read in two pieces.
@@ -55,10 +54,7 @@ def test_scores_of_the_prompt_know_them(styled_bench: Any, styled: LanguageModel
 
 
 def test_a_model_without_them_has_no_room_for_them(letters: LanguageModel, styled: LanguageModel) -> None:
-    plain, told = (
-        step.empty_state(slots=3, config=model.config.model, dtype=model.dtype).settings.labels
-        for model in (letters, styled)
-    )
+    plain, told = (model.programs.empty(3).settings.labels for model in (letters, styled))
     assert plain.size == 0
     assert told.tolist() == [[-1, -1]] * 3
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from jslm.infer import LanguageModel
-from jslm.infer import slots as step
+from jslm.infer import programs as step
 from jslm.serve.engine import Refused
 
 PROMPTS = ["one", "", "another prompt", "x" * 40]

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from jslm.infer import LanguageModel
-from jslm.infer import slots as step
+from jslm.infer import programs as step
 from jslm.serve import Limits
 
 KEY = {"Authorization": "Bearer s3cret"}

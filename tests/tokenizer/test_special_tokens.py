@@ -13,7 +13,7 @@ from tokenizers import Tokenizer as LibraryTokenizer
 from jslm import JslmError
 from jslm.config import config_from_dict
 from jslm.formats.tokenizers import read_huggingface_tokenizer
-from jslm.infer import LanguageModel, resolve_options, rewrite_prompt
+from jslm.infer import LanguageModel, make_request, rewrite_prompt
 from jslm.prepare.encode import encode_texts
 from jslm.prompts.chat import ChatTemplate
 from jslm.tokenizer import HuggingFaceTokenizer, load_tokenizer
@@ -111,7 +111,7 @@ def test_prompts_and_sentences_have_none(layout: Layout, tokenizer: HuggingFaceT
     config = config_from_dict({"model": shape}, "test")
     model = LanguageModel.__new__(LanguageModel)
     model.config, model.tokenizer, model.ends_documents = config, tokenizer, True
-    options = resolve_options(config.sample)
+    options = make_request(config.sample)
     controls = set(tokenizer.special_tokens.values()) - unknown_ids(layout)
     for text in spellings(tokenizer):
         for prompt in (text, rewrite_prompt(config.data, text)):

@@ -1,0 +1,431 @@
+"""The two compiled programs of all decoding: `read` a piece of prompts, and `write` tokens of every row of a group.
+
+A group is some rows ("slots") that decode together. `Programs` binds both to a model's weights; who writes or scores
+(`LanguageModel`, the server's groups, beams, drafts, evaluation) is its client. What a row computes does not depend on
+who shares its group: a server's prompt is read alone, in pieces whose lengths follow from its own, and a group always
+decodes at its full width.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from jslm.config import ModelConfig
+from jslm.infer.request import TOP_TOKENS
+from jslm.infer.row import Row
+from jslm.infer.samplers import Features, Sampling, choose_tokens
+from jslm.model import (
+    Cache,
+    Params,
+    apply_cached,
+    apply_decoder,
+    choose_kernels,
+    decoding_kernels,
+    init_cache,
+    logits_from_hidden,
+)
+from jslm.model.loss import split_positions, target_log_probs
+
+# Tokens that one dispatch of `write` can give; it is told how many.
+DISPATCH_TOKENS = 256
+_SHORTEST = 16
+_SLOTS_STEP = 64
+_T = TypeVar("_T")
+
+
+class Settings(NamedTuple):
+    """How a row is written: a column a slot on the device, one entry of each where a row joins.
+
+    `labels` are those of the model's conditions, -1 for none; a model without conditions has no kinds.
+    """
+
+    sampling: Sampling
+    key: Key[Array, " slots"]
+    wants_top: Bool[Array, " slots"]
+    labels: Int[Array, "slots kinds"]
+
+
+class Pieces(NamedTuple):
+    """Tokens of prompts to read, padded on the right with anything: `length` of them, at positions `start` on.
+
+    `left` is what the row may write once they are read: 0 but for a prompt's last piece. `written` is what it has
+    written before (a row whose context was full is read anew). `seen` marks what the repetition penalty is for;
+    `counts` says how often the continuation has each token, None for never. `targets` are the tokens that follow, for
+    scores.
+    """
+
+    tokens: Int[Array, "rows length"]
+    start: Int[Array, " rows"]
+    length: Int[Array, " rows"]
+    left: Int[Array, " rows"]
+    written: Int[Array, " rows"]
+    settings: Settings
+    seen: Bool[Array, "rows vocab"] | None = None
+    counts: Int[Array, "rows vocab"] | None = None
+    targets: Int[Array, "rows length"] | None = None
+
+
+class State(NamedTuple):
+    """What lives on the device between dispatches, a row a slot. Slots without a row have `left` = 0.
+
+    `seen` and `counts` are there where rows may be penalised.
+    """
+
+    cache: Cache
+    logits: Float[Array, "slots vocab"]
+    position: Int[Array, " slots"]
+    left: Int[Array, " slots"]
+    written: Int[Array, " slots"]
+    seen: Bool[Array, "slots vocab"] | None
+    counts: Int[Array, "slots vocab"] | None
+    settings: Settings
+
+
+class Written(NamedTuple):
+    """Tokens with natural log-probabilities under the model's own distribution (temperature 1, no filter or penalty).
+
+    What follows a row's end-of-text token, or its last allowed one, means nothing; the same holds for `top` where no
+    row wants it, which has no columns where none may.
+    """
+
+    tokens: Int[Array, "slots dispatch"]
+    logprobs: Float[Array, "slots dispatch"]
+    top_tokens: Int[Array, "slots dispatch top"]
+    top_logprobs: Float[Array, "slots dispatch top"]
+
+
+class Scores(NamedTuple):
+    """Of the token after each of a piece: `target`'s natural log-probability, and the likeliest tokens."""
+
+    logprobs: Float[Array, "rows length"]
+    top_tokens: Int[Array, "rows length top"]
+    top_logprobs: Float[Array, "rows length top"]
+
+
+def padded_length(tokens: int, context: int) -> int:
+    """The length that prompts of up to `tokens` are padded to: few lengths, so that few programs are compiled."""
+    return min(max(_SHORTEST, 1 << (tokens - 1).bit_length()), context)
+
+
+def cache_slots(tokens: int, longest: int, context: int) -> int:
+    """Cache places for rows that grow to `tokens`, of prompts padded to `longest`."""
+    return max(min(round_slots(tokens), context), longest)
+
+
+def round_slots(tokens: int) -> int:
+    """Up to a multiple of 64, so that few programs are compiled."""
+    return -(-tokens // _SLOTS_STEP) * _SLOTS_STEP
+
+
+def piece_lengths(tokens: int, chunk: int, context: int) -> list[tuple[int, int]]:
+    """(tokens, padded length) of each piece in which a prompt is read: full chunks, then a power of two."""
+    pieces = []
+    for start in range(0, tokens, chunk):
+        length = min(chunk, tokens - start)
+        pieces.append((length, min(padded_length(length, chunk), context - start)))
+    return pieces
+
+
+def whole_prompts(rows: Sequence[Row], length: int, settings: Settings) -> Pieces:
+    """What `Programs.start` takes to read the rows' texts, each padded to `length`; without marks for penalties."""
+    # A row that has ended takes part with one token, to keep the batch's shape.
+    windows = [row.ids[row.start :] if row.left else row.ids[-1:] for row in rows]
+    tokens = np.zeros((len(rows), length), np.int32)
+    for row_tokens, window in zip(tokens, windows, strict=True):
+        row_tokens[: len(window)] = window
+    columns: dict[str, Any] = {
+        "start": np.zeros(len(rows), np.int32),
+        "length": np.array([len(window) for window in windows], np.int32),
+        "left": np.array([row.left for row in rows], np.int32),
+        "written": np.array([len(row.tokens) for row in rows], np.int32),
+    }
+    return Pieces(cast(Any, tokens), settings=settings, **columns)
+
+
+class Programs:
+    """A model's weights with the programs that run on them, on one device."""
+
+    def __init__(
+        self, params: Params, weights: Params, config: ModelConfig, dtype: jnp.dtype, mesh: jax.sharding.Mesh
+    ) -> None:
+        """`params` with the layers unstacked, `weights` the same by `decoding_params` for `dtype`; on `mesh`."""
+        self.params = params
+        self.weights = weights
+        self.config = config
+        self.dtype = dtype
+        self.mesh = mesh
+
+    def run(self, program: Callable[..., _T], *arguments: Any, **static: Any) -> _T:
+        """`program(weights, *arguments, config=, dtype=, **static)`, where the weights are: for a way of decoding of
+        its own, which is a jitted function over a `State`."""
+        with jax.set_mesh(self.mesh):
+            return program(self.weights, *arguments, config=self.config, dtype=self.dtype, **static)
+
+    def empty(self, slots: int) -> State:
+        """A group of `slots` free slots, each with a cache of the whole context."""
+        with jax.set_mesh(self.mesh):
+            return empty_state(slots=slots, config=self.config, dtype=self.dtype)
+
+    def start(self, pieces: Pieces, slots: int) -> State:
+        """A new group whose rows are these prompts, read whole, each with a cache of `slots` tokens."""
+        return self.run(read, None, None, pieces, slots=slots, scored=False)[0]
+
+    def read(self, state: State, slot: int, piece: Pieces, *, scored: bool = False) -> tuple[State, Scores | None]:
+        """The group with one row's next piece in `slot` (the state given is gone), and its scores where asked for."""
+        return self.run(read, state, np.int32(slot), piece, slots=0, scored=scored)
+
+    def write(
+        self,
+        state: State,
+        alive: Bool[np.ndarray, " slots"],
+        count: int,
+        end_of_text: int,
+        *,
+        features: Features,
+        dispatch: int = DISPATCH_TOKENS,
+    ) -> tuple[State, Written]:
+        """The group with up to `count` more tokens of each row that is `alive` (the state given is gone), and these."""
+        numbers = (np.int32(count), np.int32(end_of_text))
+        return self.run(write, state, alive, *numbers, features=features, dispatch=dispatch)
+
+    def logits(
+        self, tokens: Int[np.ndarray, "batch length"], labels: Int[np.ndarray, "batch kinds"]
+    ) -> Float[Array, "batch length vocab"]:
+        """float32 logits at every position, by the forward pass that training uses."""
+        return self.run(all_logits, tokens, labels)
+
+    def score(
+        self, tokens: Int[np.ndarray, "batch length"], targets: Int[np.ndarray, "batch length"]
+    ) -> tuple[Float[Array, "batch length"], Bool[Array, "batch length"]]:
+        """Natural log-probability of each target after the tokens up to its place, and whether it is the likeliest."""
+        with jax.set_mesh(self.mesh):
+            return token_scores(self.params, tokens, targets, config=self.config, dtype=self.dtype)
+
+
+@functools.partial(jax.jit, static_argnames=("slots", "config", "dtype"))
+def empty_state(*, slots: int, config: ModelConfig, dtype: jnp.dtype) -> State:
+    """A group of `slots` free slots, each with a cache of the whole context."""
+    ints = jnp.zeros(slots, jnp.int32)
+    settings = Settings(
+        Sampling.none(slots),
+        jax.random.split(jax.random.key(0), slots),
+        jnp.zeros(slots, bool),
+        jnp.full((slots, len(config.conditions)), -1, jnp.int32),
+    )
+    return State(
+        cache=init_cache(config, slots, config.context_length, dtype),
+        logits=jnp.zeros((slots, config.vocab_size), jnp.float32),
+        position=ints,
+        left=ints,
+        written=ints,
+        seen=jnp.zeros((slots, config.vocab_size), bool),
+        counts=jnp.zeros((slots, config.vocab_size), jnp.int32),
+        settings=settings,
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("slots", "scored", "config", "dtype"), donate_argnames=("state",))
+def read(
+    params: Params,
+    state: State | None,
+    slot: Int[Array, ""] | None,
+    pieces: Pieces,
+    *,
+    slots: int,
+    scored: bool,
+    config: ModelConfig,
+    dtype: jnp.dtype,
+) -> tuple[State, Scores | None]:
+    """`pieces` into a new group, with `slots` cache places a row; or one row's piece into `slot` of `state`.
+
+    Until a prompt's last piece is read, the group's decoding leaves a token of nothing at the row's position, which
+    the next piece overwrites.
+    """
+    rows, length = pieces.tokens.shape
+    if state is None or slot is None:
+        cache = init_cache(config, rows, slots, dtype)
+    else:
+        cache = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, slot, 1), state.cache)
+    positions = pieces.start[:, None] + jnp.arange(length, dtype=jnp.int32)[None]
+    kernels = decoding_kernels(config, dtype)
+    labels = labels_of(pieces.settings)
+    hidden, cache = apply_cached(
+        params, pieces.tokens, positions, cache, config, dtype, conditions=labels, kernels=kernels
+    )
+    last = jnp.take_along_axis(hidden, (pieces.length - 1)[:, None, None], axis=1)
+    scores = None
+    if scored:
+        assert pieces.targets is not None
+        logprobs = jax.nn.log_softmax(logits_from_hidden(params, hidden, config, kernels))
+        targets = jnp.take_along_axis(logprobs, pieces.targets[..., None], axis=-1)[..., 0]
+        top_logprobs, top_tokens = _top(logprobs)
+        scores = Scores(targets, top_tokens, top_logprobs)
+    counts = pieces.counts
+    if counts is None and pieces.seen is not None:
+        counts = jnp.zeros((rows, config.vocab_size), jnp.int32)
+    joined = State(
+        cache=cache,
+        logits=logits_from_hidden(params, last, config, kernels)[:, 0],
+        position=pieces.start + pieces.length,
+        left=pieces.left,
+        written=pieces.written,
+        seen=pieces.seen,
+        counts=counts,
+        settings=pieces.settings,
+    )
+    if state is None or slot is None:
+        return joined, scores
+    update = jax.lax.dynamic_update_slice_in_dim
+    return jax.tree.map(lambda leaf, row: update(leaf, row, slot, 0), state, joined), scores
+
+
+@functools.partial(jax.jit, static_argnames=("features", "dispatch", "config", "dtype"), donate_argnames=("state",))
+def write(
+    params: Params,
+    state: State,
+    alive: Bool[Array, " slots"],
+    count: Int[Array, ""],
+    end_of_text: Int[Array, ""],
+    *,
+    features: Features,
+    dispatch: int,
+    config: ModelConfig,
+    dtype: jnp.dtype,
+) -> tuple[State, Written]:
+    """`count` more tokens of each row (`dispatch` at most), fewer where all rows end before.
+
+    Rows that are not `alive` end at once; others after their end-of-text token or what is `left` of them. A token's
+    randomness depends on its row's key and its own index in the row. `features` is what any row may use. Rows that have
+    not ended need a place in the cache for each token.
+    """
+    slots = alive.shape[0]
+    rows = jnp.arange(slots)
+    kernels = decoding_kernels(config, dtype)
+    settings, labels = state.settings, labels_of(state.settings)
+    top = min(TOP_TOKENS, config.vocab_size) if features.tops else 0
+    empty = Written(
+        jnp.zeros((slots, dispatch), jnp.int32),
+        jnp.zeros((slots, dispatch), jnp.float32),
+        jnp.zeros((slots, dispatch, top), jnp.int32),
+        jnp.zeros((slots, dispatch, top), jnp.float32),
+    )
+
+    def unfinished(carry: tuple[Array, State, Written]) -> Array:
+        index, state, _ = carry
+        return (index < count) & jnp.any(state.left > 0)
+
+    def write_one(carry: tuple[Array, State, Written]) -> tuple[Array, State, Written]:
+        index, state, out = carry
+        active = state.left > 0
+        keys = jax.vmap(jax.random.fold_in)(settings.key, state.written) if features.draws else settings.key
+        tokens = choose_tokens(state.logits, keys, settings.sampling, state.seen, state.counts, active, features)
+        normaliser = jax.nn.logsumexp(state.logits, axis=-1, keepdims=True)
+        logprobs = jnp.take_along_axis(state.logits, tokens[:, None], axis=1) - normaliser
+        out = Written(
+            jax.lax.dynamic_update_slice(out.tokens, tokens[:, None], (0, index)),
+            jax.lax.dynamic_update_slice(out.logprobs, logprobs, (0, index)),
+            *(_write_top(state, normaliser, active, out, index) if top else (out.top_tokens, out.top_logprobs)),
+        )
+        left = jnp.where(tokens == end_of_text, 0, jnp.maximum(state.left - 1, 0))
+        positions = state.position[:, None]
+        hidden, cache = apply_cached(
+            params, tokens[:, None], positions, state.cache, config, dtype, conditions=labels, kernels=kernels
+        )
+        seen, counts = state.seen, state.counts
+        if seen is not None and counts is not None:
+            seen = seen.at[rows, tokens].max(active)
+            counts = counts.at[rows, tokens].add(active.astype(jnp.int32))
+        state = State(
+            cache=cache,
+            logits=logits_from_hidden(params, hidden, config, kernels)[:, 0],
+            # A row that has ended stays where it is: its position must not run out of the cache.
+            position=state.position + (left > 0),
+            left=left,
+            written=state.written + active,
+            seen=seen,
+            counts=counts,
+            settings=state.settings,
+        )
+        return index + 1, state, out
+
+    state = state._replace(left=jnp.where(alive, state.left, 0))
+    _, state, written = jax.lax.while_loop(unfinished, write_one, (jnp.int32(0), state, empty))
+    return state, written
+
+
+@functools.partial(jax.jit, static_argnames=("config", "dtype"))
+def all_logits(
+    params: Params,
+    tokens: Int[Array, "batch length"],
+    labels: Int[Array, "batch kinds"],
+    *,
+    config: ModelConfig,
+    dtype: jnp.dtype,
+) -> Float[Array, "batch length vocab"]:
+    """float32 logits at every position, by the forward pass that training uses."""
+    kernels = decoding_kernels(config, dtype)
+    conditions = None
+    if labels.shape[1]:
+        conditions = jnp.broadcast_to(labels[:, None], (*tokens.shape, labels.shape[1]))
+    hidden = apply_decoder(params, tokens, config, dtype, conditions=conditions, kernels=kernels)
+    return logits_from_hidden(params, hidden, config, kernels)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "dtype"))
+def token_scores(
+    params: Params,
+    tokens: Int[Array, "batch length"],
+    targets: Int[Array, "batch length"],
+    *,
+    config: ModelConfig,
+    dtype: jnp.dtype,
+) -> tuple[Float[Array, "batch length"], Bool[Array, "batch length"]]:
+    """Log-probability of each target, and whether it is the likeliest; logits exist for a chunk at a time."""
+    kernels = choose_kernels(config, dtype)
+    hidden = apply_decoder(params, tokens, config, dtype, kernels=kernels)
+    batch, length = tokens.shape
+    chunk = kernels.loss_chunk(batch, length, config.padded_vocab_size, 0)
+
+    def score(piece: tuple[Array, Array]) -> tuple[Array, Array]:
+        logits = logits_from_hidden(params, piece[0], config, kernels)
+        return target_log_probs(logits, piece[1], kernels), jnp.argmax(logits, axis=-1) == piece[1]
+
+    if chunk == length:
+        return score((hidden, targets))
+
+    pieces = split_positions(hidden, chunk), split_positions(targets, chunk)
+    logprobs, likeliest = jax.lax.map(score, pieces)
+    return tuple(jnp.moveaxis(x, 0, 1).reshape(batch, length) for x in (logprobs, likeliest))  # type: ignore[return-value]
+
+
+def labels_of(settings: Settings) -> Int[Array, "slots kinds"] | None:
+    """Each row's labels, None where the model has no conditions."""
+    return settings.labels if settings.labels.shape[1] else None
+
+
+def _write_top(
+    state: State, normaliser: Array, active: Array, out: Written, index: Array
+) -> tuple[Int[Array, "slots dispatch top"], Float[Array, "slots dispatch top"]]:
+    def tell() -> tuple[Array, Array]:
+        logprobs, tokens = _top(state.logits - normaliser)
+        return (
+            jax.lax.dynamic_update_slice(out.top_tokens, tokens[:, None], (0, index, 0)),
+            jax.lax.dynamic_update_slice(out.top_logprobs, logprobs[:, None], (0, index, 0)),
+        )
+
+    wanted = jnp.any(active & state.settings.wants_top)
+    tokens, logprobs = jax.lax.cond(wanted, tell, lambda: (out.top_tokens, out.top_logprobs))
+    return tokens, logprobs
+
+
+def _top(logprobs: Float[Array, "*rows vocab"]) -> tuple[Float[Array, "*rows top"], Int[Array, "*rows top"]]:
+    """The likeliest tokens, likeliest first."""
+    values, tokens = jax.lax.top_k(logprobs, min(TOP_TOKENS, logprobs.shape[-1]))
+    return values, tokens.astype(jnp.int32)
