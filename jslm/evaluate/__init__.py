@@ -9,19 +9,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jslm.evaluate.loss import LossResult, evaluate_loss, make_eval_step
     from jslm.evaluate.runner import Plan, evaluate_run
     from jslm.evaluate.stories import check_samples
 
-__all__ = ["LossResult", "Plan", "check_samples", "evaluate_loss", "evaluate_run", "make_eval_step"]
+__all__ = ["Plan", "check_samples", "evaluate_run"]
 
 _MODULES = {
-    "LossResult": "loss",
     "Plan": "runner",
     "check_samples": "stories",
-    "evaluate_loss": "loss",
     "evaluate_run": "runner",
-    "make_eval_step": "loss",
 }
 
 

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from jslm.config import DataConfig
 from jslm.console import Bar
 from jslm.errors import JslmError
-from jslm.evaluate.loss import LossResult
 from jslm.evaluate.scoring import BATCH_TOKENS, Window, cover, score_windows, start_ids
 from jslm.infer import LanguageModel
+from jslm.learn import LossResult
 from jslm.text import Document
 from jslm.text.documents import InputFile, clean_document
 from jslm.text.readers import read_file

@@ -29,7 +29,7 @@ from jslm.config import Config
 from jslm.console import Bar
 from jslm.errors import JslmError
 from jslm.files import whole_file
-from jslm.learn.dpo import answer_log_probs
+from jslm.learn.preference import answer_log_probs
 from jslm.model import Params
 from jslm.parallel import batch_sharding, eval_batch_size, place_rows, replicated
 from jslm.runs.checkpoint import flatten_tree

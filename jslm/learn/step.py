@@ -12,15 +12,14 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from jslm.config import Config
-from jslm.learn.dpo import SUMS, Sums, is_pair, preference_sums
+from jslm.learn.objective import Batch, Sums
+from jslm.learn.objectives import make_objective
 from jslm.learn.optimizer import make_schedule
 from jslm.learn.state import TrainState, state_shardings
-from jslm.model import IGNORED, Params, choose_kernels, loss_sums, merge_adapters, stack_conditions
+from jslm.model import IGNORED, Params, choose_kernels, merge_adapters
 from jslm.parallel import batch_sharding, replicated
 from jslm.tokens.course import Course
-from jslm.tokens.loader import batch_names, packing_of
 
-Batch = dict[str, Array]
 Metrics = dict[str, Array]
 
 # Good steps after which float16's loss scale doubles (Micikevicius et al. 2018, section 3.2).
@@ -38,46 +37,26 @@ def make_train_step(
     """The jitted step `(state, batch) -> (state, metrics)`; the state is donated.
 
     `batch` has int32 "inputs" and "targets" `[accumulation, micro_batch, context]`, and "segments" where `data.packing`
-    is "documents"; targets of -1 do not count. The loss is the mean over the counted tokens of the whole batch, however
-    it is accumulated. A step whose loss or gradient is not finite changes nothing but the counters. `course` is the
-    schedule's, see `make_schedule`. Metrics, scalars: loss (nats a token), grad_norm, param_norm, lr, tokens (those
-    counted), bad_steps, bad_in_a_row, loss_scale.
-
-    With `train.objective` = "dpo", `batch` is `[accumulation, micro_batch, 2, context]` with float32 "reference"
-    `[accumulation, micro_batch, 2]`, the loss is nats a pair, and the other means of `dpo.SUMS` are metrics too.
+    is "documents"; targets of -1 do not count. The loss is what `train.objective` minimises, the mean over what counts
+    in the whole batch, however it is accumulated. A step whose loss or gradient is not finite changes nothing but the
+    counters. `course` is the schedule's, see `make_schedule`. Metrics, scalars: loss (nats), grad_norm, param_norm, lr,
+    tokens (those counted), bad_steps, bad_in_a_row, loss_scale, and the means of the objective's other figures.
     """
     shardings = state_shardings(config, optimizer, mesh, dtype)
     schedule = make_schedule(config.optimizer, steps, course)
-    batch_shards = mesh.shape["data"] * mesh.shape["fsdp"]
     train = config.train
-    is_dpo = train.objective == "dpo"
-    sum_names = SUMS if is_dpo else ("loss",)
+    objective = make_objective(config, mesh, dtype)
 
-    def objective(params: Params, base: Params | None, batch: Batch, key: Array, scale: Array) -> tuple[Array, Sums]:
+    def minimised(params: Params, base: Params | None, batch: Batch, key: Array, scale: Array) -> tuple[Array, Sums]:
         whole = params if base is None else merge_adapters(base, params, train.lora)
-        if is_dpo:
-            sums = preference_sums(whole, batch, config, dtype, batch_shards)
-            return sums["loss"] * scale, sums
-        total, cross_entropy = loss_sums(
-            whole,
-            batch["inputs"],
-            batch["targets"],
-            config.model,
-            dtype,
-            dropout_key=key if config.model.drops_out or config.model.conditions else None,
-            z_loss=train.z_loss,
-            loss_chunk=train.loss_chunk,
-            batch_shards=batch_shards,
-            segments=batch.get("segments"),
-            conditions=stack_conditions(batch, config.model),
-        )
-        return total * scale, {"loss": cross_entropy}
+        total, sums = objective.sums(whole, batch, key)
+        return total * scale, sums
 
     def gradients(
         state: TrainState, batch: Batch, count: Float[Array, ""], loss_scale: Float[Array, ""]
     ) -> tuple[Sums, Params]:
         key = jax.random.fold_in(jax.random.key(config.seed), state["step"])
-        gradient = jax.value_and_grad(objective, has_aux=True)
+        gradient = jax.value_and_grad(minimised, has_aux=True)
 
         def micro(params: Params, piece: Batch, index: Array) -> tuple[Sums, Params]:
             step_key = jax.random.fold_in(key, index)
@@ -91,7 +70,7 @@ def make_train_step(
         def add(total: tuple[Sums, Params], piece: tuple[Batch, Array]) -> tuple[tuple[Sums, Params], None]:
             return jax.tree.map(jnp.add, total, micro(state["params"], *piece)), None
 
-        no_sums = {name: jnp.zeros((), jnp.float32) for name in sum_names}
+        no_sums = {name: jnp.zeros((), jnp.float32) for name in objective.figures}
         zeros = (no_sums, jax.tree.map(jnp.zeros_like, state["params"]))
         pieces = (batch, jnp.arange(accumulation, dtype=jnp.int32))
         return jax.lax.scan(add, zeros, pieces)[0]
@@ -99,7 +78,7 @@ def make_train_step(
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         tokens = jnp.maximum(jnp.sum(batch["targets"] != IGNORED), 1).astype(jnp.float32)
         loss_scale = state.get("loss_scale", jnp.ones((), jnp.float32))
-        count = jnp.sum(is_pair(batch)).astype(jnp.float32) if is_dpo else tokens
+        count = objective.count(batch)
         sums, grads = gradients(state, batch, count, loss_scale)
         loss = sums["loss"]
         if "loss_scale" in state:
@@ -143,9 +122,7 @@ def make_train_step(
         }
         return new_state, metrics
 
-    batch_in = dict.fromkeys(
-        batch_names(packing_of(config), config.model.conditions), batch_sharding(mesh, accumulation=True)
-    )
+    batch_in = dict.fromkeys(objective.batch_shapes(), batch_sharding(mesh, accumulation=True))
     with jax.set_mesh(mesh):
         options = dict(choose_kernels(config.model, dtype).compiler_options)
     return jax.jit(

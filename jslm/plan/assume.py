@@ -8,6 +8,7 @@ from typing import Any
 
 from jslm.config import Config, config_from_dict
 from jslm.errors import JslmError
+from jslm.learn import objective_kind
 from jslm.tokens.example_tokens import ExampleTokens
 from jslm.tokens.loader import count_examples, count_tokens, packing_of
 from jslm.tokens.token_file import META_NAME, TokenFile, open_tokens, read_meta
@@ -83,7 +84,7 @@ def tokens_of(config: Config) -> tuple[ExampleTokens, str]:
         context = config.model.context_length
         found = count_tokens(files, context, packing_of(config), config.data.stride, weights)
         return found, f"counted: {found.padding:.1%} of a batch is padding, {found.prompts:.1%} prompts"
-    places = config.model.context_length * (2 if config.train.objective == "dpo" else 1)
+    places = config.model.context_length * objective_kind(config).rows
     return ExampleTokens(places, places, places), "assumed: batches without padding, as the data is not prepared"
 
 

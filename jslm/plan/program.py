@@ -13,13 +13,12 @@ from jax.sharding import Mesh
 
 from jslm.config import Config
 from jslm.infer import trace_decode
-from jslm.learn import abstract_state, make_optimizer, make_train_step
+from jslm.learn import abstract_state, make_objective, make_optimizer, make_train_step
 from jslm.model import compute_dtype
 from jslm.parallel import batch_sharding, compute_capability
 from jslm.plan.flops import count_flops
 from jslm.plan.hlo import Traffic, count_traffic
 from jslm.plan.hlo_text import parse_hlo
-from jslm.tokens.loader import batch_names, packing_of
 
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 # Steps only shape the learning-rate schedule: no plan depends on how many there are.
@@ -127,7 +126,7 @@ def _trace(config: Config, mesh: Mesh, dtype: jnp.dtype) -> tuple[jax.stages.Tra
     """The traced step, and the abstract state and batch that it takes."""
     optimizer = make_optimizer(config.optimizer, _ANY_STEPS, dtype)
     state = abstract_state(config, optimizer, mesh, dtype)
-    batch = _abstract_batch(config, mesh)
+    batch = _abstract_batch(config, mesh, dtype)
     step: Any = make_train_step(config, optimizer, _ANY_STEPS, mesh, dtype)
     return step.trace(state, batch), state, batch
 
@@ -138,18 +137,12 @@ def _compile(traced: jax.stages.Traced, device: jax.Device) -> Any:
     return (traced.lower(lowering_platforms=("cuda",)) if is_cuda else traced.lower()).compile()
 
 
-def _abstract_batch(config: Config, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+def _abstract_batch(config: Config, mesh: Mesh, dtype: jnp.dtype) -> dict[str, jax.ShapeDtypeStruct]:
     train = config.train
     micro = train.micro_rows
-    packing = packing_of(config)
-    pairs = (train.batch_size // micro, micro, *([2] if packing == "preferences" else []))
-
-    def array(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(mesh, accumulation=True))
-
-    rows = array((*pairs, config.model.context_length), jnp.int32)
-    names = dict.fromkeys(batch_names(packing, config.model.conditions), rows)
-    return names | ({"reference": array(pairs, jnp.float32)} if packing == "preferences" else {})
+    shapes = make_objective(config, mesh, dtype).batch_shapes(train.batch_size // micro, micro)
+    place = batch_sharding(mesh, accumulation=True)
+    return {name: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=place) for name, shape in shapes.items()}
 
 
 def _device_bytes(tree: Any) -> int:

@@ -11,10 +11,9 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-from jslm.config import Config
-from jslm.evaluate import LossResult, check_samples
+from jslm.evaluate import check_samples
 from jslm.infer import LanguageModel
-from jslm.learn.dpo import SUMS, PreferenceResult
+from jslm.learn.objective import Result
 from jslm.learn.state import model_params
 from jslm.model import Params, count_parameters, flops_per_token
 from jslm.parallel import describe_devices, peak_flops
@@ -36,7 +35,8 @@ def run_info(setup: Setup) -> dict[str, Any]:
     left = setup.steps - setup.position.step
     expected = None
     if peak:
-        flops = flops_per_token(config.model) * step_places(config) * left
+        places = setup.objective.step_places
+        flops = flops_per_token(config.model) * places * left
         expected = flops / (peak * setup.mesh.size * _TYPICAL_MFU)
     bits = meta["val"].get("bits")
     return {
@@ -91,7 +91,7 @@ def finish_run(
     folder: RunFolder,
     info: dict[str, Any],
     status: str,
-    final: LossResult | PreferenceResult | None,
+    final: Result | None,
     log: MetricsLog | None,
     progress: Progress | None,
 ) -> None:
@@ -124,7 +124,7 @@ def finish_run(
             "best_step": position.best_step,
             "best_val/loss": position.best_loss,
         }
-        progress.message(_said(final, info["entropy_bits_per_byte"]))
+        progress.message(final.said(info["entropy_bits_per_byte"]))
     if any(source.startswith("stories:") for source in setup.data.meta["sources"]):
         info["story_check"] = check_samples(_language_model(setup, params))
         checked = info["story_check"]
@@ -134,32 +134,9 @@ def finish_run(
         progress.message(f"report: {write_report(folder.path)}")
 
 
-def validation_values(result: LossResult | PreferenceResult) -> dict[str, float]:
+def validation_values(result: Result) -> dict[str, float]:
     """A validation's figures as `metrics.jsonl` names them."""
-    is_dpo = isinstance(result, PreferenceResult)
-    names = (*SUMS, "pairs") if is_dpo else ("loss", "perplexity", "bits_per_byte", "tokens")
-    return {f"val/{name}": getattr(result, name) for name in names}
-
-
-def step_places(config: Config) -> int:
-    """Places of a step's batch, all of which it computes, padding too; pairs of answers have two rows each."""
-    rows = 2 if config.train.objective == "dpo" else 1
-    return rows * config.train.batch_size * config.model.context_length
-
-
-def _said(final: LossResult | PreferenceResult, floor: float | None) -> str:
-    if isinstance(final, PreferenceResult):
-        return (
-            f"validation over all {final.pairs:,} pairs: loss {final.loss:.4f}, the chosen answer preferred in "
-            f"{final.accuracy:.1%}, margin {final.margin:.4f}"
-        )
-    message = (
-        f"validation over all {final.tokens:,} tokens: loss {final.loss:.4f}, perplexity {final.perplexity:.2f}, "
-        f"{final.bits_per_byte:.4f} bits per byte"
-    )
-    if floor:
-        message += f"; the text's own entropy is {floor:.4f} ({final.bits_per_byte / floor - 1:+.1%})"
-    return message
+    return {f"val/{name}": value for name, value in result.figures().items()}
 
 
 def host_params(setup: Setup) -> Params:

@@ -18,10 +18,9 @@ from jax.experimental import multihost_utils
 from jslm.config import Config
 from jslm.console import say
 from jslm.errors import JslmError
-from jslm.evaluate import LossResult, evaluate_loss, make_eval_step
 from jslm.files import write_text
 from jslm.formats import with_start
-from jslm.learn.dpo import SUMS, PreferenceResult, evaluate_preferences, make_preference_step
+from jslm.learn.objective import Result
 from jslm.learn.state import model_params
 from jslm.learn.step import make_train_step
 from jslm.model import flops_per_token
@@ -29,7 +28,7 @@ from jslm.parallel import eval_batch_size, peak_flops, start_jax
 from jslm.runs.folder import RunFolder
 from jslm.tokens.loader import count_examples, eval_batches, packing_of
 from jslm.train.checks import check_before_data, check_not_imported, check_same_model, process_rows
-from jslm.train.finish import finish_run, run_info, step_places, validation_values, write_samples
+from jslm.train.finish import finish_run, run_info, validation_values, write_samples
 from jslm.train.memory import explained_out_of_memory, resolve_micro_batch
 from jslm.train.metrics import MetricsLog, Progress
 from jslm.train.profiler import Profiler
@@ -98,15 +97,10 @@ class _Loop:
         self.info = run_info(setup)
         self.accumulation = config.train.batch_size // config.train.micro_rows
         self.step_fn = make_train_step(config, setup.optimizer, setup.steps, setup.mesh, setup.dtype, setup.course)
-        self.is_dpo = config.train.objective == "dpo"
-        self.eval_fn: Any = (
-            make_preference_step(config, setup.mesh, setup.dtype)
-            if self.is_dpo
-            else make_eval_step(config, setup.mesh, setup.dtype, setup.data.tokenizer.token_bytes())
-        )
+        self.validate_fn = setup.objective.make_validation(setup.data.tokenizer.token_bytes())
         self.peak = peak_flops(setup.dtype.name)
         self.bits_per_nat = 1 / max(1e-9, setup.bytes_per_token) / math.log(2)
-        self.last_validation: LossResult | PreferenceResult | None = None
+        self.last_validation: Result | None = None
         # Metrics of the steps since the last line of metrics, and when that was (perf_counter, less what pauses took).
         self.window: list[dict[str, float]] = []
         self.mark = 0.0
@@ -229,13 +223,13 @@ class _Loop:
         seconds, self.mark, self.window = now - self.mark, now, []
         rate = sum(metrics["tokens"] for metrics in window) / seconds if seconds > 0 else math.nan
         # Padding and prompts are work too.
-        place_rate = len(window) * step_places(setup.config) / seconds if seconds > 0 else math.nan
+        place_rate = len(window) * setup.objective.step_places / seconds if seconds > 0 else math.nan
         losses = [metrics["loss"] for metrics in window if math.isfinite(metrics["loss"])]
         loss = float(np.mean(losses)) if losses else math.nan
         last = window[-1]
-        means = {"bits_per_byte": loss * self.bits_per_nat}
-        if self.is_dpo:
-            means = {name: float(np.mean([metrics[name] for metrics in window])) for name in SUMS if name != "loss"}
+        means = setup.objective.told_by_loss(loss, self.bits_per_nat)
+        for name in setup.objective.figures[1:]:
+            means[name] = float(np.mean([metrics[name] for metrics in window]))
         self.info["result"]["tokens_per_s"] = rate
         flops = flops_per_token(setup.config.model, setup.loader.context_at(step - 1))
         values: dict[str, Any] = {
@@ -268,7 +262,7 @@ class _Loop:
             position.evals_since_best += 1
         return result.loss
 
-    def _final_result(self) -> LossResult | PreferenceResult | None:
+    def _final_result(self) -> Result | None:
         """The loss over the whole split; the last validation, where that took it whole."""
         config = self.setup.config
         examples = count_examples(self.setup.val_tokens, config.model.context_length, packing_of(config))
@@ -277,7 +271,7 @@ class _Loop:
             return self.last_validation
         return self._evaluate(whole=True)
 
-    def _evaluate(self, *, whole: bool) -> LossResult | PreferenceResult | None:
+    def _evaluate(self, *, whole: bool) -> Result | None:
         setup, config = self.setup, self.setup.config
         if setup.data.meta["val"]["tokens"] < 2:
             return None
@@ -295,8 +289,7 @@ class _Loop:
             config.model.conditions,
             setup.reference.log_probs["val"] if setup.reference else (),
         )
-        evaluate = evaluate_preferences if self.is_dpo else evaluate_loss
-        return evaluate(self.eval_fn, model_params(setup.config, setup.state), batches, setup.mesh)
+        return self.validate_fn(model_params(setup.config, setup.state), batches)
 
     def _has_failed(self, metrics: dict[str, float]) -> bool:
         # float16's loss scale starts too high on purpose and falls to what fits.

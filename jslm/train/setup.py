@@ -19,6 +19,8 @@ from jax.sharding import Mesh
 from jslm.config import Config, config_from_dict, start_differences
 from jslm.errors import JslmError
 from jslm.formats import load_model
+from jslm.learn.objective import Objective
+from jslm.learn.objectives import make_objective
 from jslm.learn.optimizer import make_optimizer
 from jslm.learn.reference import Reference, open_reference
 from jslm.learn.state import TrainState, abstract_state, init_state, place_params
@@ -69,6 +71,7 @@ class Setup:
     mesh: Mesh
     dtype: jnp.dtype
     optimizer: optax.GradientTransformation
+    objective: Objective
     data: PreparedData
     val_tokens: list[TokenFile]
     reference: Reference | None
@@ -153,6 +156,7 @@ def build(config: Config, data: PreparedData, folder: RunFolder, *, by_epochs: b
         conditions=config.model.conditions,
     )
     optimizer = make_optimizer(config.optimizer, steps, dtype)
+    objective = make_objective(config, mesh, dtype)
     store = CheckpointStore(folder.checkpoints, config.checkpoint.keep)
     position = Position()
     course = None
@@ -193,7 +197,7 @@ def build(config: Config, data: PreparedData, folder: RunFolder, *, by_epochs: b
                     f"has {data.tokenizer.fingerprint}; use the data it was trained on"
                 )
         params = load() if config.train.init_from and not found else None
-        if config.train.objective == "dpo":
+        if objective.needs_reference:
             reference = open_reference(
                 folder.reference,
                 config,
@@ -215,6 +219,7 @@ def build(config: Config, data: PreparedData, folder: RunFolder, *, by_epochs: b
         mesh,
         dtype,
         optimizer,
+        objective,
         data,
         val_tokens,
         reference,

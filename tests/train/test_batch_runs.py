@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import jslm.learn.step
+import jslm.learn.next_token
 import jslm.train.loop
 from jslm.config import Config, config_to_toml
 from jslm.errors import JslmError
@@ -59,7 +59,7 @@ def test_a_mixture_in_stages_trains_on_all_and_compiles_once_a_stage(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     traced: Counter[tuple[int, ...]] = Counter()
-    loss_sums = jslm.learn.step.loss_sums
+    loss_sums = jslm.learn.next_token.loss_sums
 
     def counting(params: Any, inputs: Any, *args: Any, **options: Any) -> Any:
         traced[inputs.shape] += 1
@@ -72,7 +72,7 @@ def test_a_mixture_in_stages_trains_on_all_and_compiles_once_a_stage(
         counted.append(int(np.sum(batch["targets"] >= 0)))
         return place_batch(batch, *args)
 
-    monkeypatch.setattr(jslm.learn.step, "loss_sums", counting)
+    monkeypatch.setattr(jslm.learn.next_token, "loss_sums", counting)
     monkeypatch.setattr(jslm.train.loop, "place_batch", noting)
     config = make_config(data=mixture, train={"steps": 16, "curriculum": STAGES, "micro_batch": 4, "log_every": 1})
     outcome = train(config)

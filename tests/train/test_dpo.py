@@ -20,7 +20,7 @@ from jslm.config import Config, DpoConfig, ModelConfig, config_from_dict
 from jslm.errors import JslmError
 from jslm.evaluate.__main__ import main as evaluate
 from jslm.formats import export_model, load_model
-from jslm.learn.dpo import preference_losses
+from jslm.learn.preference import preference_losses
 from jslm.model import IGNORED, apply_decoder, head_table, init_params, row_log_probs
 from jslm.model.kernels import choose_kernels
 from jslm.model.log_probs import summed_log_probs

@@ -15,14 +15,15 @@ import pytest
 
 from jslm.config import Config
 from jslm.errors import JslmError
-from jslm.evaluate import LossResult, evaluate_loss, make_eval_step
+from jslm.learn import LossResult, make_objective
+from jslm.learn.next_token import NextToken
 from jslm.model import apply_decoder, logits_from_hidden
 from jslm.parallel import make_mesh
 from jslm.runs.checkpoint import CheckpointStore
 from jslm.runs.folder import RunFolder
 from jslm.tokenizer import load_tokenizer
 from jslm.tokens.token_file import open_tokens
-from jslm.train import loop, train
+from jslm.train import train
 from jslm.train.setup import load_initial, prepare_data, resolve_config
 
 MakeConfig = Callable[..., Config]
@@ -186,8 +187,9 @@ def test_validation_equals_a_loop_over_the_whole_split(make_config: MakeConfig) 
     assert result["val/loss"] == pytest.approx(nats / count, rel=1e-5)
     assert result["val/bits_per_byte"] == pytest.approx(nats / math.log(2) / size, rel=1e-5)
     # A validation between takes some of the split.
-    step = make_eval_step(resolved, make_mesh(resolved.mesh), jnp.dtype(jnp.float32), tokenizer.token_bytes())
-    assert evaluate_loss(step, params, [], make_mesh(resolved.mesh)).tokens == 0
+    objective = make_objective(resolved, make_mesh(resolved.mesh), jnp.dtype(jnp.float32))
+    nothing = objective.make_validation(tokenizer.token_bytes())(params, [])
+    assert nothing == LossResult(0.0, 0, 0)
 
 
 def test_without_a_validation_split(make_config: MakeConfig, helpers: Any) -> None:
@@ -265,7 +267,7 @@ def test_a_run_whose_validation_is_not_finite_still_ends(
     nats: float, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, helpers: Any
 ) -> None:
     """A diverged model's loss is no number, or its perplexity is beyond all numbers: files hold null."""
-    monkeypatch.setattr(loop, "evaluate_loss", lambda *_: LossResult(nats, 10, 10))
+    monkeypatch.setattr(NextToken, "result", lambda *_: LossResult(nats, 10, 10))
     config = make_config(train={"report": True})
     assert train(config).status == "finished"
     result = read_info(config)["result"]
