@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from jslm.lazy import lazy_names
 
 __version__ = "0.1.0"
 __all__ = ["JslmError", "__version__", "load"]
@@ -15,15 +17,4 @@ if TYPE_CHECKING:
     from jslm.errors import JslmError
     from jslm.infer import load
 
-
-def __getattr__(name: str) -> Any:
-    # PEP 562: `jslm.load` pulls in JAX only when somebody uses it, so that `--help` stays quick.
-    if name == "load":
-        from jslm.infer import load
-
-        return load
-    if name == "JslmError":
-        from jslm.errors import JslmError
-
-        return JslmError
-    raise AttributeError(f"module 'jslm' has no attribute {name!r}")
+__getattr__ = lazy_names(__name__, {"JslmError": "jslm.errors", "load": "jslm.infer"})

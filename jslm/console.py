@@ -234,8 +234,7 @@ def _log_warning(message: Warning | str, category: type[Warning], *_: Any, **__:
 
 
 def _open_bar(total: float, done: float, stream: TextIO, text: str) -> Any:
-    from tqdm import tqdm
-
+    tqdm = _tqdm()
     # tqdm's own lock is shared between processes and costs a semaphore; here one process draws. Nor a thread beside the
     # verb's: worker processes are forked from it.
     tqdm.set_lock(_LOCK)
@@ -249,7 +248,12 @@ def _above_bars(stream: TextIO, write: Callable[[], None]) -> None:
     if not _bars:
         write()
         return
+    with _tqdm().external_write_mode(file=stream):
+        write()
+
+
+def _tqdm() -> Any:
+    # Where a bar is shown, and no sooner: it takes as long to import as `jslm --help` in all.
     from tqdm import tqdm
 
-    with tqdm.external_write_mode(file=stream):
-        write()
+    return tqdm

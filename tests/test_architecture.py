@@ -14,7 +14,7 @@ MAX_LINES = 450
 
 # A part may import itself and parts of a lower layer; parts of one layer don't know of each other.
 LAYERS = (
-    {"errors", "installation", "console"},
+    {"errors", "installation", "console", "lazy"},
     {"config", "files"},
     {"tokenizer", "parallel", "corpora"},
     {"prompts", "model"},

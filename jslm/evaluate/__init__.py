@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from jslm.lazy import lazy_names
 
 if TYPE_CHECKING:
     from jslm.evaluate.runner import Plan, evaluate_run
@@ -15,13 +16,8 @@ if TYPE_CHECKING:
 __all__ = ["Plan", "check_samples", "evaluate_run"]
 
 _MODULES = {
-    "Plan": "runner",
-    "check_samples": "stories",
-    "evaluate_run": "runner",
+    "Plan": "jslm.evaluate.runner",
+    "check_samples": "jslm.evaluate.stories",
+    "evaluate_run": "jslm.evaluate.runner",
 }
-
-
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return getattr(importlib.import_module(f"jslm.evaluate.{_MODULES[name]}"), name)
-    raise AttributeError(f"module 'jslm.evaluate' has no attribute {name!r}")
+__getattr__ = lazy_names(__name__, _MODULES)

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import datetime
-import os
 import sys
 from pathlib import Path
-from typing import Any
 
-import jslm
 from jslm.cli import add_debug_argument, run_verb
 from jslm.errors import JslmError
 from jslm.evaluate.plan import TASKS, Plan, plan_tasks
@@ -67,27 +63,9 @@ def _run(args: argparse.Namespace) -> int:
         if not Path(run).exists():
             raise JslmError(f"--run {run}: no such run folder or model file")
 
-    from jslm.parallel import start_jax
+    from jslm.evaluate.command import run
 
-    start_jax()
-    from jslm.evaluate.report import as_json, markdown, write_reports
-    from jslm.evaluate.runner import evaluate_run
-
-    names = _names(args.run)
-    report: dict[str, Any] = {
-        "jslm": jslm.__version__,
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "device": _device(),
-        "runs": [
-            evaluate_run(run, plan, checkpoint=args.checkpoint, overrides=args.overrides, name=name)
-            for run, name in zip(args.run, names, strict=True)
-        ],
-    }
-    print(as_json(report) if args.json else markdown(report), end="")
-    if args.out:
-        for path in write_reports(report, args.out):
-            print(f"wrote {path}", file=sys.stderr)
-    return 0
+    return run(args, plan)
 
 
 def _plan(args: argparse.Namespace) -> Plan:
@@ -120,19 +98,6 @@ def _text_file(name: str) -> Path:
     if not path.stat().st_size:
         raise JslmError(f"--text {name}: empty; expected text")
     return path
-
-
-def _names(runs: list[str]) -> list[str]:
-    """The last parts of the paths, or the paths where those are the same."""
-    short = [Path(os.path.abspath(run)).name for run in runs]
-    return short if len(set(short)) == len(short) else runs
-
-
-def _device() -> str:
-    import jax
-
-    device = jax.local_devices()[0]
-    return f"{device.device_kind} ({device.platform}), jax {jax.__version__}"
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ from jslm.errors import JslmError
 from jslm.formats.formats import choose_format, format_named, known_formats
 from jslm.formats.opening import load_model
 from jslm.runs.bundle import Bundle
-from jslm.runs.model import is_run_folder, write_run
+from jslm.runs.folder import is_run_folder
+from jslm.runs.model import write_run
 
 
 def import_model(source: str | Path, run_dir: str | Path, *, format: str = "auto") -> Bundle:

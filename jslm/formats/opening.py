@@ -7,7 +7,8 @@ from pathlib import Path
 from jslm.errors import JslmError
 from jslm.formats.formats import choose_format
 from jslm.runs.bundle import Bundle
-from jslm.runs.model import is_run_folder, read_run
+from jslm.runs.folder import is_run_folder
+from jslm.runs.model import read_run
 
 
 def load_model(path: str | Path, *, checkpoint: str = "best", ema: bool | None = None, format: str = "auto") -> Bundle:

@@ -15,8 +15,7 @@ from jslm.formats.opening import load_model
 from jslm.prompts.chat import find_template, template_source
 from jslm.prompts.chat_templates import BUILT_IN
 from jslm.runs.checkpoint import CheckpointStore
-from jslm.runs.folder import RunFolder, resolve_checkpoint
-from jslm.runs.model import is_run_folder
+from jslm.runs.folder import RunFolder, is_run_folder, resolve_checkpoint
 from jslm.tokenizer import Tokenizer, load_tokenizer
 
 

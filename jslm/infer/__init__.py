@@ -5,8 +5,9 @@ Imports JAX only when used.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from jslm.lazy import lazy_names
 
 if TYPE_CHECKING:
     from jslm.infer.ahead import trace_decode
@@ -48,29 +49,24 @@ __all__ = [
 ]
 
 _MODULES = {
-    "Arguments": "request",
-    "Chat": "chat",
-    "FinishReason": "row",
-    "LanguageModel": "language_model",
-    "Request": "request",
-    "Result": "row",
-    "Rewrite": "rewrite",
-    "RewriteArguments": "request",
-    "Row": "row",
-    "Sampling": "samplers",
-    "draw_tokens": "samplers",
-    "filter_logits": "samplers",
-    "likeliest_tokens": "samplers",
-    "load": "loading",
-    "make_request": "request",
-    "penalise_repetition": "samplers",
-    "rewrite_prompt": "rewrite",
-    "sample_keys": "samplers",
-    "trace_decode": "ahead",
+    "Arguments": "jslm.infer.request",
+    "Chat": "jslm.infer.chat",
+    "FinishReason": "jslm.infer.row",
+    "LanguageModel": "jslm.infer.language_model",
+    "Request": "jslm.infer.request",
+    "Result": "jslm.infer.row",
+    "Rewrite": "jslm.infer.rewrite",
+    "RewriteArguments": "jslm.infer.request",
+    "Row": "jslm.infer.row",
+    "Sampling": "jslm.infer.samplers",
+    "draw_tokens": "jslm.infer.samplers",
+    "filter_logits": "jslm.infer.samplers",
+    "likeliest_tokens": "jslm.infer.samplers",
+    "load": "jslm.infer.loading",
+    "make_request": "jslm.infer.request",
+    "penalise_repetition": "jslm.infer.samplers",
+    "rewrite_prompt": "jslm.infer.rewrite",
+    "sample_keys": "jslm.infer.samplers",
+    "trace_decode": "jslm.infer.ahead",
 }
-
-
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return getattr(importlib.import_module(f"jslm.infer.{_MODULES[name]}"), name)
-    raise AttributeError(f"module 'jslm.infer' has no attribute {name!r}")
+__getattr__ = lazy_names(__name__, _MODULES)

@@ -11,6 +11,7 @@ import jax
 
 from jslm.config import Config, apply_overrides, config_from_dict, parse_overrides
 from jslm.errors import JslmError
+from jslm.formats import load_model
 from jslm.infer.language_model import LanguageModel
 
 # What may differ from training: nothing that the weights were shaped by.
@@ -36,8 +37,6 @@ def load(path: str | Path, *, checkpoint: str = "best", overrides: Sequence[str]
     `model.dtype`. Raises JslmError where there is no model, it is damaged, has no such checkpoint, or its tokenizer is
     not the one of its checkpoint.
     """
-    from jslm.formats import load_model
-
     bundle = load_model(path, checkpoint=checkpoint)
     config = changed_config(bundle.config, overrides)
     return LanguageModel(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from jslm.lazy import lazy_names
 
 if TYPE_CHECKING:
     from jslm.learn.next_token import LossResult
@@ -23,17 +24,12 @@ __all__ = [
 ]
 
 _MODULES = {
-    "LossResult": "next_token",
-    "TrainState": "state",
-    "abstract_state": "state",
-    "make_objective": "objectives",
-    "make_optimizer": "optimizer",
-    "make_train_step": "step",
-    "objective_kind": "objectives",
+    "LossResult": "jslm.learn.next_token",
+    "TrainState": "jslm.learn.state",
+    "abstract_state": "jslm.learn.state",
+    "make_objective": "jslm.learn.objectives",
+    "make_optimizer": "jslm.learn.optimizer",
+    "make_train_step": "jslm.learn.step",
+    "objective_kind": "jslm.learn.objectives",
 }
-
-
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return getattr(importlib.import_module(f"jslm.learn.{_MODULES[name]}"), name)
-    raise AttributeError(f"module 'jslm.learn' has no attribute {name!r}")
+__getattr__ = lazy_names(__name__, _MODULES)

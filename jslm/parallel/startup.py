@@ -6,6 +6,8 @@ import importlib.util
 import os
 from pathlib import Path
 
+import jax
+
 from jslm.errors import JslmError
 
 # Any of these says that this process is one of several, and lets jax.distributed find the others by itself.
@@ -36,8 +38,6 @@ def start_jax(*, training: bool = False) -> None:
     `$JAX_COMPILATION_CACHE_DIR`, by default `$XDG_CACHE_HOME/jslm/xla`; `JSLM_COMPILATION_CACHE=off` turns it off.
     Raises JslmError for a bad trio.
     """
-    import jax
-
     _set_for_gpus(training)
     _use_compilation_cache()
     if jax.distributed.is_initialized():
@@ -59,8 +59,6 @@ def start_jax(*, training: bool = False) -> None:
 
 
 def _set_for_gpus(training: bool) -> None:
-    import jax
-
     count = _gpu_count()
     if not count:
         return
@@ -100,8 +98,6 @@ def _runs_on_cluster() -> bool:
 
 
 def _use_compilation_cache() -> None:
-    import jax
-
     chosen = getattr(jax.config, "jax_compilation_cache_dir", None)
     if chosen or os.environ.get("JSLM_COMPILATION_CACHE", "on") == "off":
         return

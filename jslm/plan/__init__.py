@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from jslm.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from jslm.plan.estimate import make_plan, with_settings
+    from jslm.plan.assume import with_settings
+    from jslm.plan.estimate import make_plan
     from jslm.plan.fit import compile_step, device_memory, largest_micro_batch
     from jslm.plan.show import size
 
@@ -20,16 +22,11 @@ __all__ = [
 ]
 
 _MODULES = {
-    "compile_step": "fit",
-    "device_memory": "fit",
-    "largest_micro_batch": "fit",
-    "make_plan": "estimate",
-    "size": "show",
-    "with_settings": "estimate",
+    "compile_step": "jslm.plan.fit",
+    "device_memory": "jslm.plan.fit",
+    "largest_micro_batch": "jslm.plan.fit",
+    "make_plan": "jslm.plan.estimate",
+    "size": "jslm.plan.show",
+    "with_settings": "jslm.plan.assume",
 }
-
-
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return getattr(importlib.import_module(f"jslm.plan.{_MODULES[name]}"), name)
-    raise AttributeError(f"module 'jslm.plan' has no attribute {name!r}")
+__getattr__ = lazy_names(__name__, _MODULES)

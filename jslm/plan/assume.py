@@ -9,6 +9,7 @@ from typing import Any
 from jslm.config import Config, config_from_dict
 from jslm.errors import JslmError
 from jslm.learn import objective_kind
+from jslm.tokenizer import load_tokenizer
 from jslm.tokens.example_tokens import ExampleTokens
 from jslm.tokens.loader import count_examples, count_tokens, packing_of
 from jslm.tokens.token_file import META_NAME, TokenFile, open_tokens, read_meta
@@ -54,8 +55,6 @@ def _vocabulary(config: Config) -> tuple[int, str]:
         if isinstance(size, int):
             return size, ""
     if tokenizer.path and Path(tokenizer.path).is_file():
-        from jslm.tokenizer import load_tokenizer
-
         return load_tokenizer(tokenizer.path).vocab_size, ""
     if tokenizer.kind in _FIXED_VOCABULARY:
         return _FIXED_VOCABULARY[tokenizer.kind] + len(set(tokenizer.special_tokens)), ""
@@ -105,3 +104,11 @@ def _prepared(config: Config) -> dict[str, Any] | None:
     except JslmError:
         # Training will say what is wrong with it; a plan needs none.
         return None
+
+
+def with_settings(config: Config, **sections: dict[str, Any]) -> Config:
+    """The config with some keys of some sections replaced."""
+    values = config.model_dump()
+    for section, changes in sections.items():
+        values[section] |= changes
+    return config_from_dict(values, "config")

@@ -7,11 +7,12 @@ from typing import Any
 
 import jax
 
-from jslm.config import Config, config_from_dict
+from jslm.config import Config
 from jslm.model import count_parameters, flops_per_token, param_shapes
 from jslm.parallel import check_mesh_fits, make_mesh
 from jslm.plan.assume import resolve, tokens_of
 from jslm.plan.chips import Chip, chip_of
+from jslm.plan.fit import largest_micro_batch
 from jslm.plan.hlo import Collective
 from jslm.plan.program import Memory, compile_decode, compile_train, planned_dtype
 from jslm.plan.topology import topology_devices
@@ -141,9 +142,6 @@ def plan_on(
     dtype = planned_dtype(config, platform, devices[0].device_kind)
     chip = chip_of(devices[0], dtype.name)
     if undecided:
-        # It shows its numbers as plans are shown.
-        from jslm.plan.fit import largest_micro_batch
-
         config, _ = largest_micro_batch(config, mesh, dtype, _USABLE[platform] * chip.memory_bytes)
         notes.append(f"train.micro_batch=auto is {config.train.micro_rows} here")
     program = compile_train(config, mesh, dtype)
@@ -196,14 +194,6 @@ def plan_on(
         cost=hours * price if hours and price else None,
         decode=_plan_decode(config, devices[0], chip, decode_batch) if decode_batch else None,
     )
-
-
-def with_settings(config: Config, **sections: dict[str, Any]) -> Config:
-    """The config with some keys of some sections replaced."""
-    values = config.model_dump()
-    for section, changes in sections.items():
-        values[section] |= changes
-    return config_from_dict(values, "config")
 
 
 def _plan_decode(config: Config, device: jax.Device, chip: Chip, batch: int) -> DecodePlan:

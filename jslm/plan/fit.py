@@ -13,8 +13,8 @@ from jax.sharding import Mesh
 from jslm.config import Config
 from jslm.errors import JslmError
 from jslm.parallel import describe_devices
+from jslm.plan.assume import with_settings
 from jslm.plan.chips import available_memory
-from jslm.plan.estimate import with_settings
 from jslm.plan.program import TrainProgram, compile_train
 from jslm.plan.show import size
 

@@ -12,6 +12,7 @@ import os
 import re
 
 import jax
+from jax.experimental import topologies
 
 from jslm.errors import JslmError
 from jslm.installation import install_command
@@ -71,8 +72,6 @@ def gpu_devices(text: str) -> list[jax.Device]:
         )
     # The plugin looks for a driver otherwise, and need not find one.
     os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
-    from jax.experimental import topologies
-
     try:
         topology = topologies.get_topology_desc(
             text, "cuda", target_config=target_config(name), topology=f"1x1x{count or 1}"

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from jslm.config import Config, MeshConfig
 from jslm.errors import JslmError
 from jslm.model import count_parameters
-from jslm.plan.assume import resolve
+from jslm.plan.assume import resolve, with_settings
 from jslm.plan.chips import Chip, chip_of
-from jslm.plan.estimate import Plan, plan_on, with_settings
+from jslm.plan.estimate import Plan, plan_on
 from jslm.plan.program import planned_dtype
 from jslm.plan.topology import topology_devices
 

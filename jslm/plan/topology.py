@@ -7,6 +7,7 @@ import os
 import re
 
 import jax
+from jax.experimental import topologies
 
 from jslm.errors import JslmError
 from jslm.installation import install_command
@@ -65,8 +66,6 @@ def topology_devices(text: str) -> list[jax.Device]:
         raise JslmError(f"--topology {text}: needs the TPU compiler (libtpu); install it: {install_command('plan')}")
     for name, value in _LIBTPU.items():
         os.environ.setdefault(name, value)
-    from jax.experimental import topologies
-
     try:
         return list(topologies.get_topology_desc(platform="tpu", topology_name=text).devices)
     except Exception as error:

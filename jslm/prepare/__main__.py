@@ -35,25 +35,12 @@ def _run(args: argparse.Namespace) -> int:
     config = config_from_args(args)
     if config is None:
         return 0
+    if args.check and args.force:
+        raise JslmError("--check makes nothing, and --force makes all again; leave out one of the two")
     # After the arguments, so that --help and mistakes in them are quick.
-    if args.preview is not None:
-        from jslm.prepare.preview import preview
+    from jslm.prepare.command import run
 
-        for line in preview(config.data, args.preview):
-            print(line)
-        return 0
-    if args.check:
-        if args.force:
-            raise JslmError("--check makes nothing, and --force makes all again; leave out one of the two")
-        from jslm.prepare.pipeline import check_prepared
-
-        print(f"{check_prepared(config).dir}: the files and their sources are as they were when they were prepared")
-        return 0
-    from jslm.prepare.pipeline import prepare
-    from jslm.prepare.summary import summary
-
-    print(summary(prepare(config, force=args.force)))
-    return 0
+    return run(args, config)
 
 
 if __name__ == "__main__":

@@ -24,8 +24,7 @@ def open_cluster(
     Dask is not installed, nobody answers, no workers, workers with another version of jslm, a cluster that is lost.
     """
     try:
-        import distributed
-        from distributed.client import FutureCancelledError
+        import distributed.client
     except ImportError:
         raise JslmError(
             f"prepare.executor = {address!r} needs the package distributed, which is not installed: "
@@ -52,7 +51,7 @@ def open_cluster(
 
         try:
             yield submit, threads
-        except (distributed.KilledWorker, FutureCancelledError, OSError) as error:
+        except (distributed.KilledWorker, distributed.client.FutureCancelledError, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 # A disk of this machine, say.
                 raise

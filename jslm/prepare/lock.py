@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 from jslm.tokens.token_file import disk_error
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
 
 LOCK_NAME = ".lock"
 
@@ -34,9 +40,6 @@ def folder_lock(folder: Path, log: Callable[[str], None]) -> Iterator[None]:
 def _try_lock(file: IO[str], folder: Path, wait: bool) -> bool:
     try:
         if sys.platform == "win32":
-            import msvcrt
-            import time
-
             while True:
                 try:
                     file.seek(0)
@@ -46,8 +49,6 @@ def _try_lock(file: IO[str], folder: Path, wait: bool) -> bool:
                     if not wait:
                         return False
                     time.sleep(0.5)
-        import fcntl
-
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         return True
     except BlockingIOError:

@@ -53,9 +53,10 @@ def compare_with_gpt2(tokenizer: Tokenizer, texts: Iterable[str], utf8_bytes: in
 
     Empty where GPT-2's vocabulary is not on this machine; nothing is downloaded for a comparison.
     """
-    from jslm.tokenizer.gpt2 import Gpt2Tokenizer, is_cached
+    # With tiktoken, which other kinds do without.
+    import jslm.tokenizer.gpt2 as tiktoken
 
-    if not is_cached():
+    if not tiktoken.is_cached():
         return ""
     sample: list[str] = []
     size = 0
@@ -65,7 +66,7 @@ def compare_with_gpt2(tokenizer: Tokenizer, texts: Iterable[str], utf8_bytes: in
         if size >= COMPARISON_BYTES:
             break
     ours = sum(map(len, tokenizer.encode_batch(sample)))
-    gpt2 = sum(map(len, Gpt2Tokenizer().encode_batch(sample)))
+    gpt2 = sum(map(len, tiktoken.Gpt2Tokenizer().encode_batch(sample)))
     if not ours:
         return ""
     return (

@@ -15,6 +15,7 @@ from multiprocessing import connection
 from typing import Any, Generic, Protocol, TypeVar
 
 from jslm.errors import JslmError
+from jslm.prepare.cluster import open_cluster
 
 # Text under way: tasks of whole books would fill the memory long before there are two of them a process.
 MAX_CHARACTERS_UNDER_WAY = 32 << 20
@@ -51,8 +52,6 @@ def run_tasks(
     raise, and JslmError where a process dies or the cluster is lost.
     """
     if workers.address:
-        from jslm.prepare.cluster import open_cluster
-
         with open_cluster(workers.address, function, shared) as (submit, threads):
             yield from _in_order(tasks, submit, 2 * threads)
     elif workers.count > 1:

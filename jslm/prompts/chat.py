@@ -14,7 +14,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate, chain, pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jslm.config import DataConfig
 from jslm.errors import JslmError
@@ -52,8 +52,6 @@ class ChatTemplate:
         The template has `messages`, `add_generation_prompt`, `bos_token`, `eos_token` and `unk_token` where there are
         such, and `tools` and `documents`, which are none. Raises JslmError where `source` is no Jinja template.
         """
-        from jslm.prompts.chat_environment import compile_template
-
         self.source = source
         self._tokenizer = tokenizer
         self._special = tokenizer.special_tokens if tokenizer else dict.fromkeys([END_OF_TEXT, *special_tokens], 0)
@@ -62,7 +60,7 @@ class ChatTemplate:
         named = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT}
         self._named = named if tokenizer is None else tokenizer.named_tokens
         self._bos, self._eos = (self._named.get(key, "") for key in named)
-        self._template = compile_template(source, where)
+        self._template = _jinja().compile_template(source, where)
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
         """The text of a conversation, by default up to where the next answer begins.
@@ -79,11 +77,9 @@ class ChatTemplate:
         `starts_document` puts the token that begins a document first where the template does not. Raises JslmError as
         `render`, and where a content spells a special token and the template changes contents.
         """
-        from jslm.prompts.chat_environment import one_moment
-
         tokenizer = self._tokenizer
         assert tokenizer is not None
-        with one_moment():
+        with _jinja().one_moment():
             whole = self.render(messages)
             pieces = self._pieces(messages, whole, add_generation_prompt=True)
             try:
@@ -103,9 +99,7 @@ class ChatTemplate:
         content (without one: all that the template adds to the turn). Raises JslmError as `prompt_ids`, and where a
         turn's prompt and answer are not the beginning of the whole.
         """
-        from jslm.prompts.chat_environment import one_moment
-
-        with one_moment():
+        with _jinja().one_moment():
             whole = self.render(messages, add_generation_prompt=False)
             pieces = self._pieces(messages, whole, add_generation_prompt=False)
             parts = self._parts(pieces, [*chain.from_iterable(self._turns(messages, whole, pieces))])
@@ -324,3 +318,10 @@ def _read(path: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise JslmError(f"{path}: the chat template cannot be read: {reason}") from None
+
+
+def _jinja() -> Any:
+    # Jinja comes with it, for the models and data that have a chat template.
+    import jslm.prompts.chat_environment
+
+    return jslm.prompts.chat_environment

@@ -160,3 +160,8 @@ def resolve_checkpoint(steps: list[int], best: int | None, asked: str, where: Pa
     if asked.isdigit() and int(asked) in steps:
         return int(asked)
     raise JslmError(f"{where}: no checkpoint {asked!r}; there are best, latest, {', '.join(map(str, steps))}")
+
+
+def is_run_folder(path: Path) -> bool:
+    """Whether `path` has the config of a run."""
+    return RunFolder(path).config.is_file()

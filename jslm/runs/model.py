@@ -9,6 +9,7 @@ from typing import Any
 from jslm.config import Config, config_from_dict, state_difference
 from jslm.errors import JslmError
 from jslm.files import whole_folder, write_text
+from jslm.model import count_parameters, merge_adapters, param_shapes
 from jslm.prompts.chat import model_template
 from jslm.runs.bundle import Bundle
 from jslm.runs.checkpoint import CheckpointStore, check_params
@@ -20,16 +21,9 @@ _FIGURES = ("val/loss", "val/perplexity", "val/bits_per_byte", "val/tokens", "to
 _DPO_FIGURES = ("val/accuracy", "val/margin", "val/pairs", "tokens_seen", "train_seconds")
 
 
-def is_run_folder(path: Path) -> bool:
-    """Whether `path` has the config of a run."""
-    return RunFolder(path).config.is_file()
-
-
 def read_run(path: Path, *, checkpoint: str = "best", ema: bool | None = None) -> Bundle:
     """The model of a run folder; the arrays are on this process's first device. Raises
     JslmError where it is damaged or has no such checkpoint."""
-    from jslm.model import merge_adapters, param_shapes
-
     folder = RunFolder(path)
     config = folder.read_config()
     tokenizer = load_tokenizer(folder.tokenizer)
@@ -82,8 +76,6 @@ def write_run(bundle: Bundle, path: Path) -> None:
 
     Raises JslmError where `path` exists and is not empty, or cannot be written.
     """
-    from jslm.model import count_parameters, param_shapes
-
     model = bundle.config.model
     check_params(bundle.params, param_shapes(model), bundle.source, "its own config")
     values = bundle.config.model_dump()

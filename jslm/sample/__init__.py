@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from jslm.lazy import lazy_names
 
 __all__ = ["LanguageModel", "load"]
 
-
-def __getattr__(name: str) -> Any:
-    if name in __all__:
-        import jslm.infer
-
-        return getattr(jslm.infer, name)
-    raise AttributeError(f"module 'jslm.sample' has no attribute {name!r}")
+__getattr__ = lazy_names(__name__, dict.fromkeys(__all__, "jslm.infer"))

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jslm.cli import add_debug_argument, run_verb
+from jslm.config import SampleConfig
 from jslm.errors import JslmError
 from jslm.infer.request import Arguments, RewriteArguments, make_request, resolve_rewriting
+from jslm.runs.folder import RunFolder
 
 if TYPE_CHECKING:
-    from jslm.infer.language_model import LanguageModel
+    pass
 
 # Options that say how samples are drawn or shown, and those that say how sentences are rewritten.
 _SAMPLING = (
@@ -114,9 +116,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from jslm.config import SampleConfig
-    from jslm.runs.folder import RunFolder
-
     _check_mode(args)
     arguments, rewriting = _arguments(args), _rewrite_arguments(args)
     # Before JAX is imported: a mistake on the command line is told at once.
@@ -126,35 +125,9 @@ def _run(args: argparse.Namespace) -> int:
     resolve_rewriting(**rewriting)
     prompts = _prompts(args) if args.rewrite is None and not args.chat else None
 
-    from jslm.parallel import start_jax
+    from jslm.sample.command import run as write
 
-    start_jax()
-    from jslm.infer.loading import load
-    from jslm.sample import terminal
-
-    model: LanguageModel = load(args.run, checkpoint=args.checkpoint, overrides=args.overrides)
-    # A conversation forgets its beginning instead.
-    model.sliding_name = "" if args.chat else "--sliding-window"
-    if args.condition:
-        model = model.with_conditions(_conditions(args.condition))
-    if args.rewrite is not None:
-        from jslm.sample.rewrite_lines import print_rewrites
-
-        print_rewrites(model, args.rewrite, rewriting, as_json=args.json)
-    elif args.chat:
-        from jslm.sample.conversation import converse
-
-        converse(model, arguments, as_json=args.json)
-    elif prompts is None:
-        terminal.converse(model, arguments, as_json=args.json)
-    elif args.json:
-        terminal.print_json(model, prompts, arguments)
-    elif len(prompts) == 1 and arguments["num_samples"] == 1:
-        terminal.print_stream(model, prompts[0], arguments)
-    else:
-        terminal.print_samples(model, prompts, arguments)
-    terminal.print_speed(model)
-    return 0
+    return write(args, arguments, rewriting, prompts, _conditions(args.condition))
 
 
 def _conditions(items: list[str]) -> dict[str, str]:

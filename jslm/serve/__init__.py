@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from jslm.lazy import lazy_names
 
 if TYPE_CHECKING:
     from jslm.serve.app import create_app
@@ -16,10 +17,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Engine", "Limits", "ServedModel", "create_app"]
 
-_MODULES = {"Engine": "engine", "Limits": "limits", "ServedModel": "models", "create_app": "app"}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return getattr(importlib.import_module(f"jslm.serve.{_MODULES[name]}"), name)
-    raise AttributeError(f"module 'jslm.serve' has no attribute {name!r}")
+_MODULES = {
+    "Engine": "jslm.serve.engine",
+    "Limits": "jslm.serve.limits",
+    "ServedModel": "jslm.serve.models",
+    "create_app": "jslm.serve.app",
+}
+__getattr__ = lazy_names(__name__, _MODULES)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import logging
 import os
 import sys
 from pathlib import Path
@@ -12,11 +11,9 @@ from pathlib import Path
 from jslm.cli import add_debug_argument, run_verb
 from jslm.errors import JslmError
 from jslm.installation import install_command
-from jslm.serve.limits import Limits
+from jslm.serve.limits import KEY_VARIABLE, Limits
 
-_KEY_VARIABLE = "JSLM_SERVE_KEY"
 _NEEDED = ("starlette", "uvicorn", "prometheus_client", "jinja2")
-_log = logging.getLogger("jslm")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -28,7 +25,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="jslm serve",
         description="Serves models over HTTP in the shapes of OpenAI's API. A model's id is the name of its folder or "
-        f"file. An API key, where callers shall need one, is in the file of --api-key-file or in ${_KEY_VARIABLE}.",
+        f"file. An API key, where callers shall need one, is in the file of --api-key-file or in ${KEY_VARIABLE}.",
     )
     parser.add_argument(
         "--run", required=True, action="append", metavar="DIR", help="folder of a run, or a model file; repeatable"
@@ -81,27 +78,9 @@ def _run(args: argparse.Namespace) -> int:
         body_bytes=args.max_body_bytes,
     )
     token = _token(args.api_key_file)
-    from jslm.serve.server import local_names, open_socket, serve
+    from jslm.serve.command import run
 
-    # Before the models are read, which takes longer.
-    with open_socket(args.host, args.port) as listener:
-        from jslm.parallel import start_jax
-
-        start_jax()
-        from jslm.serve.app import create_app
-        from jslm.serve.models import open_models
-
-        models = open_models(args.run, limits, checkpoint=args.checkpoint, overrides=args.overrides)
-        hosts = local_names(listener, args.host)
-        if not hosts and token is None:
-            _log.warning(
-                "--host %s without an API key: whoever reaches this machine may use the server; give --api-key-file "
-                "FILE or set $%s, or leave --host out",
-                args.host,
-                _KEY_VARIABLE,
-            )
-        app = create_app(models, limits, token=token, cors_origins=args.cors_origin, hosts=hosts)
-        return serve(app, listener, drain_seconds=args.drain_seconds)
+    return run(args, limits, token)
 
 
 def _token(file: str | None) -> str | None:
@@ -112,8 +91,8 @@ def _token(file: str | None) -> str | None:
         except UnicodeDecodeError:
             raise JslmError(f"--api-key-file {file}: not UTF-8 text") from None
         token, where = (lines[0].strip() if lines else ""), f"--api-key-file {file}"
-    elif _KEY_VARIABLE in os.environ:
-        token, where = os.environ[_KEY_VARIABLE].strip(), f"${_KEY_VARIABLE}"
+    elif KEY_VARIABLE in os.environ:
+        token, where = os.environ[KEY_VARIABLE].strip(), f"${KEY_VARIABLE}"
     else:
         return None
     if not token:

@@ -6,6 +6,9 @@ from dataclasses import dataclass, fields
 
 from jslm.errors import JslmError
 
+# Where the API key is read from, where no file is named.
+KEY_VARIABLE = "JSLM_SERVE_KEY"
+
 
 @dataclass(frozen=True)
 class Limits:

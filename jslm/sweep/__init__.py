@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from jslm.lazy import lazy_names
 
 if TYPE_CHECKING:
     from jslm.sweep.runner import run_sweep
@@ -11,10 +12,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Trial", "grid_trials", "random_trials", "run_sweep"]
 
-_MODULES = {"Trial": "space", "grid_trials": "space", "random_trials": "space", "run_sweep": "runner"}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return getattr(importlib.import_module(f"jslm.sweep.{_MODULES[name]}"), name)
-    raise AttributeError(f"module 'jslm.sweep' has no attribute {name!r}")
+_MODULES = {
+    "Trial": "jslm.sweep.space",
+    "grid_trials": "jslm.sweep.space",
+    "random_trials": "jslm.sweep.space",
+    "run_sweep": "jslm.sweep.runner",
+}
+__getattr__ = lazy_names(__name__, _MODULES)

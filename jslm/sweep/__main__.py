@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from jslm.cli import add_debug_argument, run_verb
+from jslm.errors import JslmError
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -43,33 +44,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from pathlib import Path
-
-    from jslm.errors import JslmError
-    from jslm.sweep.runner import run_sweep
-    from jslm.sweep.space import grid_trials, random_trials
-
     if bool(args.grid) == bool(args.random):
         raise JslmError("expected --grid or --random, one of the two, at least once: the keys to change")
     if args.trials is not None and not args.random:
         raise JslmError("--trials goes with --random; a grid has as many trials as combinations")
-    trials = (
-        grid_trials(args.grid)
-        if args.grid
-        else random_trials(args.random, 10 if args.trials is None else args.trials, args.seed)
-    )
-    results = run_sweep(
-        args.config,
-        args.dir,
-        trials,
-        overrides=args.overrides,
-        metric=args.metric,
-        executor=args.executor,
-        log=lambda line: print(line, flush=True),
-    )
-    print(Path(args.dir, "sweep.md").read_text("utf-8"), end="")
-    print(f"The same as a page, with plots: {Path(args.dir, 'sweep.html')}")
-    return 1 if all(result.error for result in results) else 0
+    from jslm.sweep.command import run
+
+    return run(args)
 
 
 if __name__ == "__main__":

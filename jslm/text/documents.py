@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from jslm.config import DataConfig
+from jslm.corpora.stories import generate_stories
 from jslm.errors import JslmError
 from jslm.prompts.pairs import check_preference, pair_parts
 from jslm.text.cleaners import apply_cleaners
@@ -98,8 +99,6 @@ def read_raw_documents(config: DataConfig, on_bad: OnBad = stop) -> Iterator[Doc
 def read_entry(entry: InputFile | StoriesSource, config: DataConfig, on_bad: OnBad = stop) -> Iterator[Document]:
     """The documents of one file or generator as they are; see `read_documents`."""
     if isinstance(entry, StoriesSource):
-        from jslm.corpora.stories import generate_stories
-
         name = f"stories:{entry.megabytes:g}MB:seed={entry.seed}"
         for key, what in {"conditions": "labels", "rejected": "preferences", "messages": "messages"}.items():
             if getattr(config, key):

@@ -7,8 +7,9 @@ imported models `hf` (any Hugging Face tokenizer) and `sentencepiece` (llama2.c'
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from jslm.lazy import lazy_names
 
 if TYPE_CHECKING:
     from jslm.tokenizer.base import END_OF_TEXT, Tokenizer
@@ -39,25 +40,19 @@ __all__ = [
 ]
 
 _MODULES = {
-    "END_OF_TEXT": "base",
-    "Tokenizer": "base",
-    "BpeTokenizer": "bpe",
-    "build_tokenizer": "build",
-    "check_tokenizer": "build",
-    "load_tokenizer": "build",
-    "tokenizer_from_json": "build",
-    "ByteTokenizer": "byte",
-    "CharTokenizer": "char",
-    "UNKNOWN": "char",
-    "Gpt2Tokenizer": "gpt2",
-    "HuggingFaceTokenizer": "hf",
-    "SentencePieceTokenizer": "sentencepiece",
-    "StreamDecoder": "streaming",
+    "END_OF_TEXT": "jslm.tokenizer.base",
+    "Tokenizer": "jslm.tokenizer.base",
+    "BpeTokenizer": "jslm.tokenizer.bpe",
+    "build_tokenizer": "jslm.tokenizer.build",
+    "check_tokenizer": "jslm.tokenizer.build",
+    "load_tokenizer": "jslm.tokenizer.build",
+    "tokenizer_from_json": "jslm.tokenizer.build",
+    "ByteTokenizer": "jslm.tokenizer.byte",
+    "CharTokenizer": "jslm.tokenizer.char",
+    "UNKNOWN": "jslm.tokenizer.char",
+    "Gpt2Tokenizer": "jslm.tokenizer.gpt2",
+    "HuggingFaceTokenizer": "jslm.tokenizer.hf",
+    "SentencePieceTokenizer": "jslm.tokenizer.sentencepiece",
+    "StreamDecoder": "jslm.tokenizer.streaming",
 }
-
-
-def __getattr__(name: str) -> Any:
-    # PEP 562: a run with a byte tokenizer never pays for (or needs) the two libraries.
-    if name in _MODULES:
-        return getattr(importlib.import_module(f"jslm.tokenizer.{_MODULES[name]}"), name)
-    raise AttributeError(f"module 'jslm.tokenizer' has no attribute {name!r}")
+__getattr__ = lazy_names(__name__, _MODULES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from os import PathLike
@@ -13,7 +14,15 @@ from jslm.errors import JslmError
 from jslm.tokenizer.base import END_OF_TEXT, FILE_FORMAT, FILE_VERSION, Tokenizer, special_token_ids
 
 # The kinds of saved tokenizers; a config can ask for the first four, and the others come with imported models.
-KINDS = ("char", "byte", "bpe", "gpt2", "hf", "sentencepiece")
+_CLASSES = {
+    "char": ("jslm.tokenizer.char", "CharTokenizer"),
+    "byte": ("jslm.tokenizer.byte", "ByteTokenizer"),
+    "bpe": ("jslm.tokenizer.bpe", "BpeTokenizer"),
+    "gpt2": ("jslm.tokenizer.gpt2", "Gpt2Tokenizer"),
+    "hf": ("jslm.tokenizer.hf", "HuggingFaceTokenizer"),
+    "sentencepiece": ("jslm.tokenizer.sentencepiece", "SentencePieceTokenizer"),
+}
+KINDS = tuple(_CLASSES)
 
 
 def build_tokenizer(config: TokenizerConfig, texts: Callable[[], Iterable[str]]) -> Tokenizer:
@@ -24,21 +33,14 @@ def build_tokenizer(config: TokenizerConfig, texts: Callable[[], Iterable[str]])
     """
     if config.path:
         return _load_with_special_tokens(config)
-    if config.kind == "char":
-        from jslm.tokenizer.char import CharTokenizer
-
-        return CharTokenizer.train(texts(), config.special_tokens)
-    if config.kind == "bpe":
-        from jslm.tokenizer.bpe import BpeTokenizer
-
-        return BpeTokenizer.train(texts(), config.vocab_size, config.special_tokens)
-    if config.kind == "gpt2":
-        from jslm.tokenizer.gpt2 import Gpt2Tokenizer
-
-        return Gpt2Tokenizer(config.special_tokens)
-    from jslm.tokenizer.byte import ByteTokenizer
-
-    return ByteTokenizer(config.special_tokens)
+    kind = _class_of(config.kind)
+    match config.kind:
+        case "char":
+            return kind.train(texts(), config.special_tokens)
+        case "bpe":
+            return kind.train(texts(), config.vocab_size, config.special_tokens)
+        case _:
+            return kind(config.special_tokens)
 
 
 def check_tokenizer(config: TokenizerConfig) -> None:
@@ -48,9 +50,7 @@ def check_tokenizer(config: TokenizerConfig) -> None:
         return
     count = len(special_token_ids([END_OF_TEXT], config.special_tokens, first_id=0))
     if config.kind == "bpe":
-        from jslm.tokenizer.bpe import check_vocab_size
-
-        check_vocab_size(config.vocab_size, count)
+        importlib.import_module("jslm.tokenizer.bpe").check_vocab_size(config.vocab_size, count)
 
 
 def load_tokenizer(path: str | PathLike[str]) -> Tokenizer:
@@ -112,27 +112,7 @@ def _check_header(fields: Any, where: str) -> None:
         raise JslmError(f"{where}: tokenizer kind {fields.get('kind')!r}; expected one of {', '.join(KINDS)}")
 
 
-def _class_of(kind: str) -> type[Tokenizer]:
-    if kind == "char":
-        from jslm.tokenizer.char import CharTokenizer
-
-        return CharTokenizer
-    if kind == "bpe":
-        from jslm.tokenizer.bpe import BpeTokenizer
-
-        return BpeTokenizer
-    if kind == "gpt2":
-        from jslm.tokenizer.gpt2 import Gpt2Tokenizer
-
-        return Gpt2Tokenizer
-    if kind == "hf":
-        from jslm.tokenizer.hf import HuggingFaceTokenizer
-
-        return HuggingFaceTokenizer
-    if kind == "sentencepiece":
-        from jslm.tokenizer.sentencepiece import SentencePieceTokenizer
-
-        return SentencePieceTokenizer
-    from jslm.tokenizer.byte import ByteTokenizer
-
-    return ByteTokenizer
+def _class_of(kind: str) -> Any:
+    """The class of a kind, a `type[Tokenizer]`: its library is imported where there is such a tokenizer."""
+    module, name = _CLASSES[kind]
+    return getattr(importlib.import_module(module), name)

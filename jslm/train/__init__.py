@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from jslm.lazy import lazy_names
 
 if TYPE_CHECKING:
     from jslm.train.loop import TrainOutcome, train
 
 __all__ = ["TrainOutcome", "train"]
 
-
-def __getattr__(name: str) -> Any:
-    if name in __all__:
-        # JAX, optax and Grain come with it.
-        import jslm.train.loop
-
-        return getattr(jslm.train.loop, name)
-    raise AttributeError(f"module 'jslm.train' has no attribute {name!r}")
+# JAX, optax and Grain come with it.
+__getattr__ = lazy_names(__name__, dict.fromkeys(__all__, "jslm.train.loop"))

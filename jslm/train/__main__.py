@@ -23,7 +23,8 @@ def _run(args: argparse.Namespace) -> int:
     config = config_from_args(args)
     if config is None:
         return 0
-    from jslm.train import train
+    # After the arguments, so that --help and mistakes in them are quick.
+    from jslm.train.loop import train
 
     return train(config).exit_status
 

@@ -16,6 +16,7 @@ from jslm.config import Config
 from jslm.errors import JslmError
 from jslm.model import compute_dtype
 from jslm.parallel import check_mesh_fits, describe_devices, known_kind, make_mesh
+from jslm.plan import compile_step, device_memory, largest_micro_batch, size, with_settings
 from jslm.runs.checkpoint import CheckpointStore
 from jslm.runs.folder import RunFolder
 
@@ -30,8 +31,6 @@ def resolve_micro_batch(config: Config, folder: RunFolder) -> Config:
     """
     if config.train.micro_batch != "auto":
         return config
-    from jslm.plan import device_memory, largest_micro_batch, size, with_settings
-
     if folder.config.is_file() and CheckpointStore(folder.checkpoints).steps():
         before = folder.read_config().train
         if before.batch_size == config.train.batch_size:
@@ -86,8 +85,6 @@ def _explanation(config: Config, error: Exception) -> str:
 
 def _estimate(config: Config) -> str:
     """What `jslm plan` says of the step, where there is memory enough left to compile it."""
-    from jslm.plan import compile_step, device_memory, size
-
     try:
         mesh = make_mesh(config.mesh)
         memory = compile_step(config, mesh, compute_dtype(config.model)).memory

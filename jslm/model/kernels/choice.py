@@ -13,6 +13,8 @@ from jslm.config import ModelConfig
 from jslm.model.kernels.splash import splash_refusal
 from jslm.parallel import compute_capability, mesh_kind, mesh_platform, mesh_size
 
+# What the names of the kernels begin with.
+FLASH_PREFIX = "jslm_flash_"
 Implementation = Literal["xla", "cudnn", "flash", "splash", "blocked"]
 # What cuDNN pads, and jslm's own kernel need not.
 NARROW_HEAD = 32

@@ -11,12 +11,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
+from jslm.model.kernels.choice import FLASH_PREFIX
 from jslm.model.kernels.sharding import attend_on_each_device
 
-# What the names of the kernels begin with.
-FLASH_PREFIX = "jslm_flash_"
 _LOG2_E = 1.4426950408889634
 _HIDDEN = -1e30
 # Rows of queries and of keys that are on the chip together, warps and pipeline stages: (own block, other block, warps,
@@ -151,10 +152,6 @@ def _call(
 
     Arrays: q, k, v, segments, seeds and the rest of `inputs`, by kind.
     """
-    # Pallas takes a third of a second to import, and is for GPUs alone.
-    from jax.experimental import pallas as pl
-    from jax.experimental.pallas import triton
-
     batch, length, heads, head_dim = q.shape
     group = heads // k.shape[2]
     spec = pl.BlockSpec
@@ -194,8 +191,6 @@ def _forward_kernel(
     block: int,
     other: int,
 ) -> None:
-    from jax.experimental import pallas as pl
-
     start = pl.program_id(0) * block
     places = start + jnp.arange(block)
     q, seed = q_ref[...], seed_ref[...]
@@ -244,8 +239,6 @@ def _queries_kernel(
     block: int,
     other: int,
 ) -> None:
-    from jax.experimental import pallas as pl
-
     start = pl.program_id(0) * block
     places = start + jnp.arange(block)
     q, d_out, log_z, delta, seed = q_ref[...], d_out_ref[...], log_z_ref[...], delta_ref[...], seed_ref[...]
@@ -288,8 +281,6 @@ def _keys_kernel(
     block: int,
     other: int,
 ) -> None:
-    from jax.experimental import pallas as pl
-
     start = pl.program_id(0) * block
     keys = start + jnp.arange(block)
     k, v, seed = k_ref[...], v_ref[...], seed_ref[...]

@@ -11,6 +11,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton
 from jaxtyping import Array, Float, Int
 
 from jslm.model.kernels.choice import takes_own_kernels
@@ -35,10 +37,6 @@ def logit_sums(
     """
     if not takes_own_kernels():
         return plain_logit_sums(logits, targets, vocab_size, softcap)
-    # Pallas takes a third of a second to import, and is for GPUs alone.
-    from jax.experimental import pallas as pl
-    from jax.experimental.pallas import triton
-
     batch, length, padded = logits.shape
     rows = batch * length
     one = pl.BlockSpec((None,), lambda row: (row,))
@@ -66,9 +64,6 @@ def plain_logit_sums(logits: Array, targets: Array, vocab_size: int, softcap: fl
 def _kernel(
     logits_ref: Any, target_ref: Any, top_ref: Any, total_ref: Any, picked_ref: Any, *, vocab_size: int, softcap: float
 ) -> None:
-    from jax.experimental import pallas as pl
-    from jax.experimental.pallas import triton
-
     target = target_ref[...]
 
     def body(index: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:

@@ -10,6 +10,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton
 from jaxtyping import Array
 
 from jslm.model.kernels import plain
@@ -51,10 +53,6 @@ def _backward(
     residuals: tuple[Array, Array, Array | None],
     cotangents: tuple[Array, Array],
 ) -> tuple[Array, Array, Array | None]:
-    # Pallas takes a third of a second to import, and is for GPUs alone.
-    from jax.experimental import pallas as pl
-    from jax.experimental.pallas import triton
-
     x, scale, bias = residuals
     width = x.shape[-1]
     padded = 1 << (width - 1).bit_length()
@@ -92,9 +90,6 @@ def _kernel(
     eps: float,
     center: bool,
 ) -> None:
-    from jax.experimental import pallas as pl
-    from jax.experimental.pallas import triton
-
     inside = jnp.arange(x_ref.shape[1]) < width
     scale = triton.load(scale_ref, mask=inside, other=0.0)[None]
     inside = inside[None]
