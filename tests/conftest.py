@@ -15,6 +15,8 @@ import pytest
 
 # Set before anything imports jax, and inherited by the processes that tests start.
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+# The same number type on every machine: where nothing is known of the CPU, `auto` is float32.
+os.environ["JSLM_CPUINFO"] = os.devnull
 # Tests compile the same small programs again and again, in this process and in others; nothing stays behind.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jslm-test-xla-")

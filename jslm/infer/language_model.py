@@ -22,6 +22,7 @@ from jslm.infer.beam import write_beams
 from jslm.infer.chat import Chat
 from jslm.infer.programs import (
     DISPATCH_TOKENS,
+    JaxPrograms,
     Programs,
     Settings,
     State,
@@ -56,19 +57,21 @@ class LanguageModel:
     def __init__(
         self,
         config: Config,
-        params: Params,
+        params: Params | None,
         tokenizer: Tokenizer,
         *,
+        programs: Programs | None = None,
         dtype: jnp.dtype | None = None,
         ends_documents: bool = True,
         chat_template: str = "",
     ) -> None:
-        """`params` as from `init_params` or a checkpoint; `dtype` is that of the computation, by default the config's.
+        """`params` as from `init_params` or a checkpoint; `dtype` is that of the computation, by default
+        the config's.
+        Or `programs` that need none.
 
         `ends_documents`: whether the training data had an end-of-text token after each document, so that the token also
-        begins one. `chat_template`: the Jinja source of a chat template, see `stream_chat`. `.params` holds the
-        parameters as scoring uses them: `layers` a tuple, weights in `dtype`, on the one device of `.mesh`;
-        `.programs` is what decodes. Raises JslmError where the tokenizer has another vocabulary size than the model.
+        begins one. `chat_template`: the Jinja source of a chat template, see `stream_chat`. `.programs` is what
+        writes and scores. Raises JslmError where the tokenizer has another vocabulary size than the model.
         """
         if config.model.vocab_size != tokenizer.vocab_size:
             raise JslmError(
@@ -77,7 +80,7 @@ class LanguageModel:
             )
         self.config = config
         self.tokenizer = tokenizer
-        self.dtype = jnp.dtype(dtype or compute_dtype(config.model))
+        self.dtype = jnp.dtype(dtype or compute_dtype(config.model, "writing"))
         self.ends_documents = ends_documents
         self.chat_template = chat_template
         self.decode_tokens = 0
@@ -85,14 +88,29 @@ class LanguageModel:
         device = jax.local_devices()[0]
         # During training a mesh of many devices may be set, and these arrays live on one.
         self.mesh = make_mesh(MeshConfig(), [device])
-        with jax.set_mesh(self.mesh):
-            self.params = cast_params(unstack_layers(jax.device_put(params, device)), self.dtype)
-            weights = decoding_params(self.params, config.model, self.dtype)
-        self.programs = Programs(self.params, weights, config.model, self.dtype, self.mesh)
+        self.programs = programs or self._compiled(params, device)
         self.conditions: dict[str, str] = {}
         self._warned = False
         # What messages call the way past the context: a verb has its own name for it, or none.
         self.sliding_name = "sliding_window=True"
+
+    @property
+    def params(self) -> Params:
+        """The parameters as scoring uses them: `layers` a tuple, weights in the type of the computation, on one device.
+
+        Raises JslmError for a model that onnxruntime runs, which has none.
+        """
+        if isinstance(self.programs, JaxPrograms):
+            return self.programs.params
+        raise JslmError("this model is run by onnxruntime, and its weights are in its graph alone; open the run folder")
+
+    def _compiled(self, params: Params | None, device: jax.Device) -> JaxPrograms:
+        assert params is not None
+        model = self.config.model
+        with jax.set_mesh(self.mesh):
+            params = cast_params(unstack_layers(jax.device_put(params, device)), self.dtype)
+            weights = decoding_params(params, model, self.dtype)
+        return JaxPrograms(params, weights, model, self.dtype, self.mesh)
 
     def generate(
         self, prompt: str | Sequence[str], **arguments: Unpack[Arguments]

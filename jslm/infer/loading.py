@@ -7,12 +7,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
+import jax.numpy as jnp
 
 from jslm.config import Config, apply_overrides, config_from_dict, parse_overrides
 from jslm.errors import JslmError
 from jslm.formats import load_model
 from jslm.infer.language_model import LanguageModel
+from jslm.model import compute_dtype
 
 # What may differ from training: nothing that the weights were shaped by.
 _CHANGEABLE = (
@@ -33,9 +34,9 @@ def load(path: str | Path, *, checkpoint: str = "best", overrides: Sequence[str]
 
     `checkpoint` of a run is "best", "latest" or a step. `overrides` change how the model is used, such as
     `["model.context_length=1024", "model.rope_scaling.kind=yarn", "model.rope_scaling.factor=2"]`. A model that was
-    trained in a 16-bit type computes in float32 on CPUs, few of which multiply such types, unless they name
-    `model.dtype`. Raises JslmError where there is no model, it is damaged, has no such checkpoint, or its tokenizer is
-    not the one of its checkpoint.
+    trained in a 16-bit type writes in float32 where that is faster (CPUs), unless they name `model.dtype`. Raises
+    JslmError where there is no model, it is damaged, has no such checkpoint, or its tokenizer is not the one of its
+    checkpoint.
     """
     bundle = load_model(path, checkpoint=checkpoint)
     config = changed_config(bundle.config, overrides)
@@ -54,9 +55,9 @@ def changed_config(trained: Config, overrides: Sequence[str]) -> Config:
         if not key.startswith(_CHANGEABLE):
             allowed = ", ".join(name + ("*" if name.endswith(".") else "") for name in _CHANGEABLE)
             raise JslmError(f"command line: {key} is fixed once a model is trained; sampling can change {allowed}")
-    if jax.default_backend() == "cpu" and trained.model.dtype in ("bfloat16", "float16"):
-        model = trained.model.model_copy(update={"dtype": "auto"})
-        trained = trained.model_copy(update={"model": model})
+    auto = trained.model.model_copy(update={"dtype": "auto"})
+    if trained.model.dtype != "float32" and compute_dtype(auto, "writing") == jnp.float32:
+        trained = trained.model_copy(update={"model": auto})
     config = apply_overrides(trained, overrides)
     context, before = config.model.context_length, trained.model.context_length
     if context > before and config.model.position == "learned":

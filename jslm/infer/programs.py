@@ -1,16 +1,16 @@
 """The two compiled programs of all decoding: `read` a piece of prompts, and `write` tokens of every row of a group.
 
-A group is some rows ("slots") that decode together. `Programs` binds both to a model's weights; who writes or scores
-(`LanguageModel`, the server's groups, beams, drafts, evaluation) is its client. What a row computes does not depend on
-who shares its group: a server's prompt is read alone, in pieces whose lengths follow from its own, and a group always
-decodes at its full width.
+A group is some rows ("slots") that decode together. `JaxPrograms` binds both to a model's weights; who writes or
+scores (`LanguageModel`, the server's groups, beams, drafts, evaluation) is a client of `Programs`. What a row computes
+does not depend on who shares its group: a server's prompt is read alone, in pieces whose lengths follow from its own,
+and a group always decodes at its full width.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -149,8 +149,64 @@ def whole_prompts(rows: Sequence[Row], length: int, settings: Settings) -> Piece
     return Pieces(cast(Any, tokens), settings=settings, **columns)
 
 
-class Programs:
-    """A model's weights with the programs that run on them, on one device."""
+class Programs(Protocol):
+    """What writes and scores for a `LanguageModel`. A `state` that is given to `read` or `write` is gone."""
+
+    def empty(self, slots: int) -> Any:
+        """A group of `slots` free slots, each with a cache of the whole context."""
+        ...
+
+    def start(self, pieces: Pieces, slots: int) -> Any:
+        """A new group whose rows are these prompts, read whole, each with a cache of `slots` tokens."""
+        ...
+
+    def read(self, state: Any, slot: int, piece: Pieces, *, scored: bool = False) -> tuple[Any, Scores | None]:
+        """The group with one row's next piece in `slot`, and its scores where asked for."""
+        ...
+
+    def write(
+        self,
+        state: Any,
+        alive: Bool[np.ndarray, " slots"],
+        count: int,
+        end_of_text: int,
+        *,
+        features: Features,
+        dispatch: int = DISPATCH_TOKENS,
+    ) -> tuple[Any, Written]:
+        """The group with up to `count` more tokens of each row that is `alive`, and these."""
+        ...
+
+    def logits(
+        self, tokens: Int[np.ndarray, "batch length"], labels: Int[np.ndarray, "batch kinds"]
+    ) -> Float[Array, "batch length vocab"]:
+        """float32 logits at every position."""
+        ...
+
+    def score(
+        self, tokens: Int[np.ndarray, "batch length"], targets: Int[np.ndarray, "batch length"]
+    ) -> tuple[Float[Array, "batch length"], Bool[Array, "batch length"]]:
+        """Natural log-probability of each target after the tokens up to its place, and whether it is the likeliest."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """What computes, in words."""
+        ...
+
+    @property
+    def rows_together(self) -> int:
+        """Rows of a server that decode together at most: a group always computes at its full width."""
+        ...
+
+    def run(self, program: Callable[..., _T], *arguments: Any, **static: Any) -> _T:
+        """`program(weights, *arguments, config=, dtype=, **static)`, where the weights are: for a way of decoding of
+        its own, which is a jitted function over a `State`. Raises JslmError where no weights are at hand for it."""
+        ...
+
+
+class JaxPrograms:
+    """A model's weights with the compiled programs that run on them, on one device."""
 
     def __init__(
         self, params: Params, weights: Params, config: ModelConfig, dtype: jnp.dtype, mesh: jax.sharding.Mesh
@@ -162,9 +218,19 @@ class Programs:
         self.dtype = dtype
         self.mesh = mesh
 
+    @property
+    def device(self) -> str:
+        """What computes, in words."""
+        device = self.mesh.devices.flat[0]
+        return f"{device.device_kind} ({device.platform}), jax {jax.__version__}"
+
+    @property
+    def rows_together(self) -> int:
+        """See `Programs.rows_together`."""
+        return decoding_kernels(self.config, self.dtype, platform=self.mesh.devices.flat[0].platform).rows_together
+
     def run(self, program: Callable[..., _T], *arguments: Any, **static: Any) -> _T:
-        """`program(weights, *arguments, config=, dtype=, **static)`, where the weights are: for a way of decoding of
-        its own, which is a jitted function over a `State`."""
+        """See `Programs.run`."""
         with jax.set_mesh(self.mesh):
             return program(self.weights, *arguments, config=self.config, dtype=self.dtype, **static)
 

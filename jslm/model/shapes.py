@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from jslm.config import ModelConfig
 from jslm.model.decoder import param_shapes
+from jslm.model.kernels.types import Task, auto_type
 
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 
@@ -43,19 +44,13 @@ def flops_per_token(config: ModelConfig, length: int | None = None) -> float:
     return 6.0 * matrices + attention
 
 
-def compute_dtype(config: ModelConfig) -> jnp.dtype:
-    """The type that `model.dtype` means on this process's devices.
+def compute_dtype(config: ModelConfig, task: Task = "training", *, platform: str = "", kind: str = "") -> jnp.dtype:
+    """The type that `model.dtype` means for that task on a platform and kind of device, by default this process's.
 
-    `auto`: bfloat16 on TPUs and on GPUs from compute capability 8.0, float16 on older GPUs, float32 on CPUs:
-    bfloat16 is up to twice as fast on those that multiply it (AMX), and learns small models less well (docs/LOG.md).
+    `auto` is what `jslm.model.kernels.types` has measured there.
     """
     if config.dtype != "auto":
         return jnp.dtype(_DTYPES[config.dtype])
-    backend = jax.default_backend()
-    if backend == "cpu":
-        return jnp.dtype(jnp.float32)
-    if backend == "gpu":
-        capability = str(getattr(jax.devices()[0], "compute_capability", "9.0"))
-        major = capability.split(".")[0]
-        return jnp.dtype(jnp.float16 if major.isdigit() and int(major) < 8 else jnp.bfloat16)
-    return jnp.dtype(jnp.bfloat16)
+    if not platform:
+        platform, kind = jax.default_backend(), jax.devices()[0].device_kind
+    return jnp.dtype(_DTYPES[auto_type(task, platform, kind)])

@@ -8,9 +8,9 @@ from jslm.lazy import lazy_names
 
 if TYPE_CHECKING:
     from jslm.plan.assume import with_settings
+    from jslm.plan.chips import size
     from jslm.plan.estimate import make_plan
     from jslm.plan.fit import compile_step, device_memory, largest_micro_batch
-    from jslm.plan.show import size
 
 __all__ = [
     "compile_step",
@@ -26,7 +26,7 @@ _MODULES = {
     "device_memory": "jslm.plan.fit",
     "largest_micro_batch": "jslm.plan.fit",
     "make_plan": "jslm.plan.estimate",
-    "size": "jslm.plan.show",
+    "size": "jslm.plan.chips",
     "with_settings": "jslm.plan.assume",
 }
 __getattr__ = lazy_names(__name__, _MODULES)

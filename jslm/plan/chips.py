@@ -115,3 +115,11 @@ def available_memory() -> float:
         raise JslmError("--topology cpu: reads free memory from /proc/meminfo, which is not here; plan on Linux") from (
             error
         )
+
+
+def size(number: float) -> str:
+    """Bytes, as 1.23 GB (powers of 1,000)."""
+    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if number >= scale:
+            return f"{number / scale:.2f} {unit}"
+    return f"{number / 1e3:.1f} kB" if number else "0"

@@ -8,13 +8,13 @@ from typing import Any
 import jax
 
 from jslm.config import Config
-from jslm.model import count_parameters, flops_per_token, param_shapes
+from jslm.model import compute_dtype, count_parameters, flops_per_token, param_shapes
 from jslm.parallel import check_mesh_fits, make_mesh
 from jslm.plan.assume import resolve, tokens_of
 from jslm.plan.chips import Chip, chip_of
 from jslm.plan.fit import largest_micro_batch
 from jslm.plan.hlo import Collective
-from jslm.plan.program import Memory, compile_decode, compile_train, planned_dtype
+from jslm.plan.program import Memory, compile_decode, compile_train
 from jslm.plan.topology import topology_devices
 
 # Libraries and the runtime keep some of a GPU's memory; libtpu's compiler knows its own reserve and refuses by itself.
@@ -139,7 +139,7 @@ def plan_on(
     config, notes = resolve(config, mesh.shape["data"] * mesh.shape["fsdp"])
     check_mesh_fits(config, mesh)
     platform = devices[0].platform
-    dtype = planned_dtype(config, platform, devices[0].device_kind)
+    dtype = compute_dtype(config.model, platform=platform, kind=devices[0].device_kind)
     chip = chip_of(devices[0], dtype.name)
     if undecided:
         config, _ = largest_micro_batch(config, mesh, dtype, _USABLE[platform] * chip.memory_bytes)
@@ -197,7 +197,7 @@ def plan_on(
 
 
 def _plan_decode(config: Config, device: jax.Device, chip: Chip, batch: int) -> DecodePlan:
-    dtype = planned_dtype(config, device.platform, device.device_kind)
+    dtype = compute_dtype(config.model, "writing", platform=device.platform, kind=device.device_kind)
     try:
         traffic, memory = compile_decode(config, device, dtype, batch)
     except jax.errors.JaxRuntimeError as error:

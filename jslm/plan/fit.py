@@ -14,9 +14,8 @@ from jslm.config import Config
 from jslm.errors import JslmError
 from jslm.parallel import describe_devices
 from jslm.plan.assume import with_settings
-from jslm.plan.chips import available_memory
+from jslm.plan.chips import available_memory, size
 from jslm.plan.program import TrainProgram, compile_train
-from jslm.plan.show import size
 
 # What XLA may take of a device leaves no room for blocks that memory is cut into; a CPU has other programs, and its
 # estimate is known to 15%. A TPU's compiler refuses by itself.

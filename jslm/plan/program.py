@@ -14,8 +14,7 @@ from jax.sharding import Mesh
 from jslm.config import Config
 from jslm.infer import trace_decode
 from jslm.learn import abstract_state, make_objective, make_optimizer, make_train_step
-from jslm.model import compute_dtype
-from jslm.parallel import batch_sharding, compute_capability
+from jslm.parallel import batch_sharding
 from jslm.plan.flops import count_flops
 from jslm.plan.hlo import Traffic, count_traffic
 from jslm.plan.hlo_text import parse_hlo
@@ -50,15 +49,6 @@ class TrainProgram:
     flops: float
     traffic: Traffic | None
     refusal: str
-
-
-def planned_dtype(config: Config, platform: str, kind: str = "") -> jnp.dtype:
-    """What `model.dtype` means on that platform (and kind of GPU), which need not be that of this process's devices."""
-    if config.model.dtype == "auto" and platform != jax.default_backend():
-        if platform == "gpu" and compute_capability(kind) < 8:
-            return jnp.dtype(jnp.float16)
-        return jnp.dtype(jnp.float32 if platform == "cpu" else jnp.bfloat16)
-    return compute_dtype(config.model)
 
 
 def compile_train(config: Config, mesh: Mesh, dtype: jnp.dtype) -> TrainProgram:

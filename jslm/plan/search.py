@@ -8,11 +8,10 @@ from collections.abc import Iterator
 
 from jslm.config import Config, MeshConfig
 from jslm.errors import JslmError
-from jslm.model import count_parameters
+from jslm.model import compute_dtype, count_parameters
 from jslm.plan.assume import resolve, with_settings
 from jslm.plan.chips import Chip, chip_of
 from jslm.plan.estimate import Plan, plan_on
-from jslm.plan.program import planned_dtype
 from jslm.plan.topology import topology_devices
 
 _log = logging.getLogger("jslm")
@@ -39,7 +38,8 @@ def search_plans(config: Config, topology: str, *, tries: int = 12) -> list[Plan
     A rough guess of time and memory says what to try first; the ranking is by what was compiled.
     """
     devices = topology_devices(topology)
-    chip = chip_of(devices[0], planned_dtype(config, devices[0].platform, devices[0].device_kind).name)
+    device = devices[0]
+    chip = chip_of(device, compute_dtype(config.model, platform=device.platform, kind=device.device_kind).name)
     candidates = sorted(_candidates(config, len(devices), chip), key=lambda candidate: candidate.guess)
     plans: list[Plan] = []
     refused: list[_Candidate] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from jslm.plan.chips import size
 from jslm.plan.estimate import DecodePlan, Plan, Roofline
 
 _SHOWN = 5
@@ -94,14 +95,6 @@ def describe_search(plans: Sequence[Plan]) -> str:
         *best.notes,
     ]
     return "\n".join(lines)
-
-
-def size(number: float) -> str:
-    """Bytes, as 1.23 GB (powers of 1,000)."""
-    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if number >= scale:
-            return f"{number / scale:.2f} {unit}"
-    return f"{number / 1e3:.1f} kB" if number else "0"
 
 
 def count(number: float) -> str:

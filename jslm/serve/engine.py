@@ -13,16 +13,12 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import jax
-
 from jslm.cli import describe_error, is_out_of_memory
 from jslm.infer import LanguageModel
 from jslm.infer.group import DISPATCH_TOKENS, Group, Seat
 from jslm.infer.job import Failure, Job, Piece
 from jslm.serve.limits import Limits
 
-# On a CPU the work grows with the rows, so that a full-width step for few would be wasted; elsewhere it hardly does.
-_CPU_WIDTH = 16
 _MOST_SLOTS = 64
 _CACHE_BYTES = 2**30
 # Padded prompt tokens read between two decoding dispatches while samples are running.
@@ -58,7 +54,7 @@ class _Lane:
     """One model's groups and queue."""
 
     def __init__(self, model: LanguageModel, slots: int) -> None:
-        groups = -(-slots // _CPU_WIDTH) if jax.default_backend() == "cpu" else 1
+        groups = -(-slots // model.programs.rows_together)
         width = slots // groups
         self.groups = [Group(model, width) for _ in range(groups)]
         self.slots = width * len(self.groups)

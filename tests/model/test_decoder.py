@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -26,6 +27,7 @@ from jslm.model import (
     param_shapes,
     unstack_layers,
 )
+from jslm.model.kernels.types import _cpu_flags
 
 VOCAB = 53
 SHAPE = {
@@ -300,4 +302,28 @@ def test_flops_of_a_token() -> None:
 @pytest.mark.parametrize("name", ["float32", "bfloat16", "float16"])
 def test_compute_type(name: str) -> None:
     assert compute_dtype(make(dtype=name)) == jnp.dtype(name)
-    assert compute_dtype(make()) == jnp.float32, "on a CPU"
+
+
+@pytest.mark.parametrize(
+    ("flags", "training"),
+    [("avx2 avx512f", "float32"), ("avx512_bf16", "bfloat16"), ("avx512_bf16 amx_bf16 amx_tile", "float32")],
+)
+def test_cpus_train_in_bfloat16_where_that_was_measured_to_be_better(
+    flags: str, training: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: fpu sse2 {flags}\nbugs\t\t:\n", "ascii")
+    monkeypatch.setenv("JSLM_CPUINFO", str(tmp_path / "cpuinfo"))
+    monkeypatch.setattr(jax, "__version_info__", (0, 11, 2))
+    _cpu_flags.cache_clear()
+    try:
+        assert compute_dtype(make()).name == training
+        assert compute_dtype(make(), "writing").name == "float32"
+        assert compute_dtype(make(dtype="float16")).name == "float16"
+        monkeypatch.setattr(jax, "__version_info__", (0, 10, 2))
+        assert compute_dtype(make()).name == "float32"
+        monkeypatch.setattr(jax, "__version_info__", (0, 11, 2))
+        monkeypatch.setenv("JSLM_CPUINFO", str(tmp_path / "none"))
+        _cpu_flags.cache_clear()
+        assert compute_dtype(make()).name == "float32", "nothing is known of the CPU"
+    finally:
+        _cpu_flags.cache_clear()

@@ -100,6 +100,7 @@ def test_memory_is_taken_for_training_alone_and_as_the_user_says(two_gpus: pytes
 def test_gpus_without_bfloat16_compute_in_float16(monkeypatch: pytest.MonkeyPatch, capability: str, dtype: Any) -> None:
     class Device:
         compute_capability = capability
+        device_kind = "a GPU that no table knows"
 
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(jax, "devices", lambda: [Device()])

@@ -47,13 +47,14 @@ import json, sys
 import jax
 jax.config.update("jax_platforms", "cpu")
 from jslm.config import load_config
+from jslm.model import compute_dtype
 from jslm.parallel import make_mesh
-from jslm.plan.program import compiled_train, planned_dtype
+from jslm.plan.program import compiled_train
 from jslm.plan.topology import topology_devices
 config = load_config(sys.argv[1])
 mesh = make_mesh(config.mesh, topology_devices(sys.argv[2]))
 device = mesh.devices.flat[0]
-print(compiled_train(config, mesh, planned_dtype(config, device.platform, device.device_kind)).as_text())
+print(compiled_train(config, mesh, compute_dtype(config.model, platform="gpu", kind=device.device_kind)).as_text())
 """
 
 

@@ -11,13 +11,12 @@ from pathlib import Path
 import jax
 import pytest
 
-from jslm.config import Config, load_config
+from jslm.config import Config, ModelConfig, load_config
 from jslm.errors import JslmError
-from jslm.model import flops_per_token
+from jslm.model import compute_dtype, flops_per_token
 from jslm.plan import make_plan
 from jslm.plan.__main__ import main
 from jslm.plan.assume import resolve
-from jslm.plan.program import planned_dtype
 from jslm.plan.show import describe_plan
 from jslm.plan.topology import check_topology, topology_devices
 
@@ -175,9 +174,9 @@ def test_steps_come_from_prepared_data(tmp_path: Path) -> None:
 
 
 def test_type_of_computation_is_that_of_the_planned_device() -> None:
-    assert planned_dtype(Config(), "tpu").name == "bfloat16"
-    assert planned_dtype(Config(), "cpu").name == "float32"
-    assert planned_dtype(Config.model_validate({"model": {"dtype": "float16"}}), "tpu").name == "float16"
+    assert compute_dtype(ModelConfig(), platform="tpu").name == "bfloat16"
+    assert compute_dtype(ModelConfig(), platform="cpu").name == "float32"
+    assert compute_dtype(ModelConfig(dtype="float16"), platform="tpu").name == "float16"
 
 
 def test_undecided_micro_batch_is_the_largest_that_fits(tiny: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from jslm.errors import JslmError
 from jslm.infer import LanguageModel, make_request
 from jslm.infer.beam import search
-from jslm.infer.programs import whole_prompts
+from jslm.infer.programs import JaxPrograms, whole_prompts
 from jslm.tokenizer import CharTokenizer
 
 MakeModel = Callable[..., LanguageModel]
@@ -132,6 +132,7 @@ def test_bad_arguments(tiny: LanguageModel, beams: int, alpha: float) -> None:
 
 def test_numbers_that_are_none(make_model: MakeModel) -> None:
     broken = make_model(CharTokenizer("ab"))
+    assert isinstance(broken.programs, JaxPrograms)
     broken.programs.weights = jax.tree.map(lambda leaf: leaf * jnp.nan, broken.programs.weights)
     with pytest.raises(JslmError, match="logits are not finite"):
         broken.beam_search("ab", beams=2, max_new_tokens=3)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from jslm.errors import JslmError
 from jslm.infer import LanguageModel, Result, Row, make_request
 from jslm.infer.lookup import DRAFT_TOKENS, guess_next, write_greedy
+from jslm.infer.programs import JaxPrograms
 
 MakeModel = Callable[..., LanguageModel]
 
@@ -91,6 +92,7 @@ def test_stop_string_cuts(letters: LanguageModel) -> None:
 def test_no_rows_and_no_numbers(make_model: MakeModel) -> None:
     broken = make_model()
     assert write_greedy(broken, []) == 0
+    assert isinstance(broken.programs, JaxPrograms)
     broken.programs.weights = jax.tree.map(lambda leaf: leaf * jnp.nan, broken.programs.weights)
     with pytest.raises(JslmError, match="logits are not finite"):
         looked_up(broken, ["abc"], 3)

@@ -195,7 +195,7 @@ def test_a_crash_ends_all_jobs(
     def broken(*args: Any, **kwargs: Any) -> Any:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(step, "decode", broken)
+    monkeypatch.setattr(step, "write", broken)
     caller = bench.ask("bytes", ["a"] * 5)
     assert [heard.failure for heard in caller.wait()] == ["stopped"] * 5
     assert (bench.engine.ready, bench.engine.status, str(bench.engine.failure)) == (False, "stopped", "out of memory")

@@ -411,7 +411,7 @@ def test_a_crash_shows_and_nothing_hangs(
     def broken(*args: Any, **kwargs: Any) -> Any:
         raise RuntimeError("the device is gone")
 
-    monkeypatch.setattr(step, "decode", broken)
+    monkeypatch.setattr(step, "write", broken)
     rest = b""
     while piece := connection.recv(1 << 16):
         rest += piece

@@ -41,6 +41,8 @@ class Kernels:
     write_cache: Callable[[Array, Array, Array], Array]
     decoding_params: Callable[[Params, int], Params]
     head_logits: Callable[[Params, Array, int], Array]
+    # Rows of a server that decode together at most: a group always computes at its full width.
+    rows_together: int
     # Losses.
     cross_entropy: Callable[[Array, Array, Array, int, float, float, int], tuple[Array, Array]]
     loss_chunk: Callable[[int, int, int, int], int]

@@ -60,7 +60,8 @@ def training(implementation: Implementation) -> Kernels:
 
 def decoding(implementation: Implementation, narrow: bool) -> Kernels:
     """The kernels of decoding; `narrow`: in a 16-bit type."""
-    kernels = dataclasses.replace(training(implementation), head_logits=plain.decoding_head_logits)
+    # The work grows with the rows, so that a full-width step for few would be wasted; elsewhere it hardly does.
+    kernels = dataclasses.replace(training(implementation), head_logits=plain.decoding_head_logits, rows_together=16)
     if not narrow:
         return kernels
     return dataclasses.replace(

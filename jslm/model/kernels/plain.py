@@ -305,6 +305,7 @@ PLAIN = Kernels(
     write_cache=write_cache,
     decoding_params=decoding_params,
     head_logits=head_logits,
+    rows_together=64,
     cross_entropy=cross_entropy,
     loss_chunk=loss_chunk,
     pick_logit=pick_logit,
