@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 
-from jslm.config import ModelConfig
+from jslm.config import ConditionConfig, ModelConfig
 from jslm.formats.onnx.graph import Graph
 from jslm.formats.onnx.quantize import LEVELS, quantize_columns, quantize_rows
 
@@ -66,7 +66,7 @@ class _Builder:
             positions = graph.input("position_ids", np.int64, ["batch", "sequence"])
         if self.layout.open_conditions:
             graph.input("conditions", np.int64, ["batch", len(self.layout.open_conditions)])
-        shape = ["batch", model.kv_heads, "past", model.dim_per_head]
+        shape: list[int | str] = ["batch", model.kv_heads, "past", model.dim_per_head]
         for index in range(model.n_layers):
             for part in ("key", "value"):
                 graph.input(f"past_key_values.{index}.{part}", np.float32, shape)
@@ -137,9 +137,10 @@ class _Builder:
 
     def biased(self, y: str, name: str, parts: tuple[str, ...], index: int, scale: float = 1.0) -> str:
         """y plus the biases of `parts` one after the other, where there are any; the first times `scale`."""
-        leaves = [self.params.get(f"layers/{part}/bias") for part in parts]
-        if leaves[0] is None:
+        names = [f"layers/{part}/bias" for part in parts]
+        if names[0] not in self.params:
             return y
+        leaves = [self.params[name] for name in names]
 
         def make() -> np.ndarray:
             first, *others = (_take(leaf, index) for leaf in leaves)
@@ -167,35 +168,33 @@ class _Builder:
         x = self.rows(self.tokens, ids)
         if self.model.position == "learned":
             x = self.node("Add", x, self.rows(self.table("embed/positions", self.model.context_length), positions))
-        labels = self.layout.open_conditions
         for condition in self.model.conditions:
-            name = condition.name
-            leaf = self.params[f"embed/conditions/{name}"]
-            if name in self.layout.folded:
-                if label := self.layout.folded[name]:
-                    row = condition.labels.index(label)
-                    shape = (leaf.shape[1],)
-                    added = self.graph.weight(
-                        f"embed.conditions.{name}", np.float32, shape, lambda leaf=leaf, row=row: _take(leaf, row)
-                    )
-                    x = self.node("Add", x, added)
-                continue
-            # A row of zeros first: what -1 takes.
-            table = self.graph.weight(
-                f"embed.conditions.{name}",
-                np.float32,
-                (leaf.shape[0] + 1, leaf.shape[1]),
-                lambda leaf=leaf: np.concatenate([np.zeros_like(_take(leaf)[:1]), _take(leaf)]),
-            )
-            at = self.node("Gather", "conditions", self.constant([labels.index(name)]), axis=1)
-            x = self.node("Add", x, self.node("Gather", table, self.node("Add", at, self.constant(1))))
+            x = self.condition(x, condition)
         return x
 
-    def visible(self, ids: str, mask: str) -> str:
-        """What each position sees: itself and what is before it, where the mask is 1.
+    def condition(self, x: str, condition: ConditionConfig) -> str:
+        """x plus the embedding of the label: the one built in, or the input's, where -1 adds nothing."""
+        name, folded = condition.name, self.layout.folded
+        leaf = self.params[f"embed/conditions/{name}"]
+        rows, width = leaf.shape
+        weight = f"embed.conditions.{name}"
+        if name in folded:
+            if not folded[name]:
+                return x
+            make = partial(_take, leaf, condition.labels.index(folded[name]))
+            return self.node("Add", x, self.graph.weight(weight, np.float32, (width,), make))
+        # A row of zeros first.
+        make = partial(np.pad, leaf, ((1, 0), (0, 0)))
+        table = self.graph.weight(weight, np.float32, (rows + 1, width), make)
+        column = self.constant([self.layout.open_conditions.index(name)])
+        label = self.node("Gather", "conditions", column, axis=1)
+        return self.node("Add", x, self.node("Gather", table, self.node("Add", label, self.constant(1))))
 
-        `[batch, 1, sequence, total]` of booleans from opset 23 on; else what is added to the scores, in float32, the
-        rows once for each head that shares a key.
+    def visible(self, ids: str, mask: str) -> str:
+        """What is added to the scores: each position sees itself and what is before it, where the mask is 1.
+
+        float32 `[batch, 1, sequence, total]`; where heads share a key and the operator is not ONNX's own, the rows once
+        for each of them.
         """
         total = self.node("Gather", self.node("Shape", mask), self.constant(1))
         length = self.node("Gather", self.node("Shape", ids), self.constant(1))
@@ -204,11 +203,9 @@ class _Builder:
         causal = self.node("LessOrEqual", slots, self.node("Unsqueeze", own, self.constant([1])))
         there = self.node("Unsqueeze", self.node("Cast", mask, to=_BOOL), self.constant([1, 2]))
         seen = self.node("And", causal, there)
-        if self.standard:
-            return seen
         added = self.node("Where", seen, self.constant(0, np.float32), self.constant(_UNSEEN, np.float32))
         group = self.model.n_heads // self.model.kv_heads
-        if group == 1:
+        if group == 1 or self.standard:
             return added
         copies = self.node(
             "Expand", self.node("Unsqueeze", added, self.constant([2])), self.constant([1, 1, group, 1, 1])
@@ -223,9 +220,7 @@ class _Builder:
         found = []
         for index, name in enumerate(("cos", "sin")):
             shape = (self.model.context_length, self.model.dim_per_head // 2)
-            table = self.graph.weight(
-                f"rotary.{name}", np.float32, shape, lambda index=index: _tables(self.model)[index], is_fixed=True
-            )
+            table = self.graph.weight(f"rotary.{name}", np.float32, shape, partial(_table, self.model, index))
             found.append(self.node("Gather", table, positions))
         cos, sin = found
         if self.standard:
@@ -370,9 +365,8 @@ def _dotted(name: str, index: int | None = None) -> str:
     return dotted if index is None else dotted.replace("layers.", f"layers.{index}.", 1)
 
 
-def _tables(model: ModelConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Cosines and sines `[context, head_dim / 2]` of every position."""
+def _table(model: ModelConfig, index: int) -> np.ndarray:
+    """Cosines (0) or sines (1) `[context, head_dim / 2]` of every position."""
     from jslm.model.rope import default_positions, rotary_tables
 
-    cos, sin = rotary_tables(model, default_positions(1, model.context_length))
-    return np.asarray(cos)[0], np.asarray(sin)[0]
+    return np.asarray(rotary_tables(model, default_positions(1, model.context_length))[index])[0]

@@ -8,16 +8,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jslm.config import Config, config_from_dict
+from jslm.errors import JslmError
 from jslm.formats.huggingface.model import generation_fields
 from jslm.formats.huggingface.tokenizer import write_tokenizer
-from jslm.prompts.chat import TEMPLATE_NAME
+from jslm.formats.tokenizers import read_json
+from jslm.prompts.chat import TEMPLATE_NAME, model_template
 from jslm.runs.bundle import Bundle
+from jslm.tokenizer import Tokenizer, tokenizer_from_json
 
 NAME = "jslm.json"
 VERSION = 1
+_AGAIN = "export the model again with jslm convert export RUN DIR --format onnx"
 # By the kind of its matrices, where transformers.js looks for a file: its dtypes fp32, fp16 and q8.
 FILES = {
     "float32": "onnx/model.onnx",
@@ -55,6 +61,67 @@ def write_files(
         "tokenizer": json.loads(tokenizer.to_json()),
     }
     (folder / NAME).write_text(json.dumps(fields, ensure_ascii=False, separators=(",", ":")) + "\n", "utf-8")
+
+
+@dataclass(frozen=True)
+class OnnxModel:
+    """What a folder says of its model: all that `Bundle` has but the weights.
+
+    `graphs`: the files there are and what is known of each (`kind` first of all), the one to open first in front.
+    `folded`: the label that is built in for a condition, "" for none.
+    """
+
+    config: Config
+    tokenizer: Tokenizer
+    ends_documents: bool
+    figures: Mapping[str, Any]
+    chat_template: str
+    graphs: Mapping[str, Mapping[str, Any]]
+    folded: Mapping[str, str]
+
+
+def read_folder(path: Path) -> OnnxModel:
+    """The model that the folder `path` holds, its graphs aside. Raises JslmError where `jslm.json` is bad."""
+    where = path / NAME
+    fields = read_json(where)
+    if fields.get("version") != VERSION:
+        raise JslmError(f"{where}: version {fields.get('version')!r}, and this jslm reads {VERSION}; {_AGAIN}")
+    kinds = {"config": dict, "tokenizer": dict, "figures": dict, "graphs": dict, "conditions": dict}
+    for key, kind in {**kinds, "ends_documents": bool}.items():
+        if not isinstance(fields.get(key), kind):
+            raise JslmError(f"{where}: no {key}; the file is damaged: {_AGAIN}")
+    graphs = fields["graphs"]
+    if not graphs or any(FILES.get(_kind(facts)) != file for file, facts in graphs.items()):
+        raise JslmError(f"{where}: its graphs are none that jslm writes; the file is damaged: {_AGAIN}")
+    config = config_from_dict(fields["config"], f"{where}: config")
+    tokenizer = tokenizer_from_json(json.dumps(fields["tokenizer"]), where=f"{where}: tokenizer")
+    if tokenizer.vocab_size != config.model.vocab_size:
+        raise JslmError(f"{where}: its tokenizer is not the model's: {tokenizer.vocab_size:,} tokens; {_AGAIN}")
+    template = model_template(path)
+    folded = {str(name): str(label) for name, label in fields["conditions"].items()}
+    return OnnxModel(config, tokenizer, fields["ends_documents"], fields["figures"], template, graphs, folded)
+
+
+def graph_of(path: Path, kind: str = "") -> Path:
+    """The `.onnx` file `path`, or in a folder the one of that `kind`, by default the first. Raises JslmError."""
+    if not path.exists():
+        raise JslmError(f"{path}: no such file or folder")
+    if path.is_file():
+        return path
+    graphs = read_json(path / NAME).get("graphs")
+    listed = {_kind(facts): file for file, facts in graphs.items()} if isinstance(graphs, dict) else {}
+    found = {name: path / file for name, file in listed.items() if FILES.get(name) == file}
+    if not found or (kind and kind not in found):
+        asked = f"kind {kind}" if kind else "graph"
+        raise JslmError(f"{path}: no {asked}; {NAME} lists {', '.join(found) or 'none'}; {_AGAIN}")
+    graph = found[kind] if kind else next(iter(found.values()))
+    if not graph.is_file():
+        raise JslmError(f"{graph}: missing, though {NAME} names it; {_AGAIN}")
+    return graph
+
+
+def _kind(facts: Any) -> str:
+    return str(facts.get("kind")) if isinstance(facts, dict) else ""
 
 
 def _config(bundle: Bundle, kinds: list[str]) -> dict[str, Any]:
