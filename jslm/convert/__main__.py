@@ -11,9 +11,11 @@ from pathlib import Path
 
 from jslm.cli import add_debug_argument, run_verb
 from jslm.console import format_seconds
+from jslm.errors import JslmError
 
 _USAGE = """usage: jslm convert import SRC RUN_DIR [--format NAME]
        jslm convert export RUN_DIR DST --format NAME [--dtype TYPE] [--checkpoint WHICH] [--ema | --no-ema]
+                            [--condition NAME=LABEL] [--opset N] [--text FILE]
        jslm convert inspect PATH [--json]
 
 Models in from where people have them, and out to where people run them.
@@ -65,18 +67,20 @@ def _export_parser() -> argparse.ArgumentParser:
         "error that lists all such options; nothing is dropped in silence.",
     )
     parser.add_argument("run", metavar="RUN_DIR", help="run folder, or a portable file")
-    parser.add_argument("target", metavar="DST", help="file to write (hf: folder)")
+    parser.add_argument("target", metavar="DST", help="file to write (hf, onnx: folder)")
     parser.add_argument(
         "--format",
         required=True,
         metavar="NAME",
-        help="hf (Hugging Face), gguf (llama.cpp), llama2c (llama2.c), safetensors (one portable file)",
+        help="hf (Hugging Face), gguf (llama.cpp), llama2c (llama2.c), onnx (onnxruntime, browsers), safetensors (one "
+        "portable file)",
     )
     parser.add_argument(
         "--dtype",
         default="",
         metavar="TYPE",
-        help="of the matrices: float32 (default), float16, bfloat16; gguf also q8_0",
+        help="of the matrices: float32 (default), float16, bfloat16; gguf also q8_0; onnx: float32, float16, "
+        "int8, int7",
     )
     parser.add_argument("--checkpoint", default="best", metavar="WHICH", help="best (default), latest, or a step")
     parser.add_argument(
@@ -84,6 +88,14 @@ def _export_parser() -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         help="averaged parameters or not; by default where the run has them",
     )
+    parser.add_argument(
+        "--condition",
+        action="append",
+        metavar="NAME=LABEL",
+        help="onnx: a condition to build in, such as style=formal (style= for none); repeatable",
+    )
+    parser.add_argument("--opset", type=int, metavar="N", help="onnx: the operator set, 20 (default) or 23")
+    parser.add_argument("--text", metavar="FILE", help="onnx: held text, to measure what rounding the weights costs")
     add_debug_argument(parser)
     return parser
 
@@ -112,7 +124,16 @@ def _export(args: argparse.Namespace) -> int:
     from jslm.formats.api import export_model, inspect_model
 
     _stay_on_cpu()
-    export_model(args.run, args.target, format=args.format, dtype=args.dtype, checkpoint=args.checkpoint, ema=args.ema)
+    asked = {"condition": _conditions(args.condition), "opset": args.opset, "text": args.text}
+    export_model(
+        args.run,
+        args.target,
+        format=args.format,
+        dtype=args.dtype,
+        checkpoint=args.checkpoint,
+        ema=args.ema,
+        **{name: value for name, value in asked.items() if value is not None},
+    )
     _print_fields(inspect_model(args.target))
     print(f"{args.target}: {_size(Path(args.target)) / 1e6:,.2f} MB")
     return 0
@@ -128,6 +149,19 @@ def _inspect(args: argparse.Namespace) -> int:
     else:
         _print_fields(fields)
     return 0
+
+
+def _conditions(items: list[str] | None) -> dict[str, str] | None:
+    """Name to label of `NAME=LABEL`, each once; None for none at all."""
+    if items is None:
+        return None
+    found: dict[str, str] = {}
+    for item in items:
+        name, equals, label = item.partition("=")
+        if not equals or name in found:
+            raise JslmError(f"--condition {item}: expected NAME=LABEL, each name once")
+        found[name] = label
+    return found
 
 
 def _print_fields(fields: dict[str, object]) -> None:

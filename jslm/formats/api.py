@@ -33,12 +33,14 @@ def export_model(
     dtype: str = "",
     checkpoint: str = "best",
     ema: bool | None = None,
+    **options: Any,
 ) -> Bundle:
     """Writes the model of a run folder (or of a portable file) to `target` in `format`, whole or not at all.
 
     `dtype` is that of the matrices, by default float32, which loses nothing. `checkpoint` and `ema` as in `load_model`.
-    Raises JslmError that lists every option of the model that the format can't express, and for a format or type that
-    does not exist.
+    `options` are keywords of single formats: of onnx `condition` (labels to build in, by name), `opset` and `text` (a
+    file of held text). Raises JslmError that lists every option of the model that the format can't express, and for a
+    format, type or keyword that does not exist.
     """
     chosen = format_named(format)
     if chosen.write is None:
@@ -47,8 +49,10 @@ def export_model(
     dtype = dtype or chosen.dtypes[0]
     if dtype not in chosen.dtypes:
         raise JslmError(f"--dtype {dtype}: {format} holds {', '.join(chosen.dtypes)}")
+    if unknown := [name for name in options if name not in chosen.options]:
+        raise JslmError(f"jslm convert export --{unknown[0]}: {format} has no such option; leave it out")
     bundle = load_model(run, checkpoint=checkpoint, ema=ema)
-    chosen.write(bundle, Path(target), dtype)
+    chosen.write(bundle, Path(target), dtype, **options)
     return bundle
 
 

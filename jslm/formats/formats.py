@@ -10,8 +10,8 @@ from jslm.runs.bundle import Format
 
 # In the order of detection: the most particular first.
 _MODULES = (
-    "portable", "huggingface.model", "gguf.model", "llama2c.model", "llama2c.checkpoint", "checkpoints.nanogpt",
-    "checkpoints.lillm", "checkpoints.slms",
+    "portable", "onnx.model", "huggingface.model", "gguf.model", "llama2c.model", "llama2c.checkpoint",
+    "checkpoints.nanogpt", "checkpoints.lillm", "checkpoints.slms",
 )  # fmt: skip
 
 

@@ -36,9 +36,9 @@ class Format:
     """One file format. `read` and `write` are None where the format goes one way only.
 
     `detect(path)` is cheap (names and first bytes) and never raises. `read(path)` raises JslmError for a bad file.
-    `write(bundle, path, dtype)` takes one of `dtypes`, is atomic (the whole target or nothing), and raises JslmError
-    listing every option of the model that the format can't express. `describe(path)` is what `inspect` prints, without
-    reading the weights.
+    `write(bundle, path, dtype, **options)` takes one of `dtypes` and any of the keywords that `options` names, is
+    atomic (the whole target or nothing), and raises JslmError listing every option of the model that the format can't
+    express. `describe(path)` is what `inspect` prints, without reading the weights.
     """
 
     name: str
@@ -46,5 +46,6 @@ class Format:
     detect: Callable[[Path], bool]
     describe: Callable[[Path], dict[str, Any]]
     read: Callable[[Path], Bundle] | None = None
-    write: Callable[[Bundle, Path, str], None] | None = None
+    write: Callable[..., None] | None = None
     dtypes: tuple[str, ...] = ("float32", "float16", "bfloat16")
+    options: tuple[str, ...] = ()

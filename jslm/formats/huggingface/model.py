@@ -97,7 +97,7 @@ def write(bundle: Bundle, path: Path, dtype: str) -> None:
         tensors = {name: cast_weights(name, array, dtype) for name, array in named_tensors(params, model, family)}
         write_safetensors(folder / "model.safetensors", tensors, {"format": "pt"})
         _dump(folder / "config.json", fields)
-        _dump(folder / "generation_config.json", {**tokens, **_generation(bundle.config)})
+        _dump(folder / "generation_config.json", {**tokens, **generation_fields(bundle.config)})
         write_tokenizer(
             bundle.tokenizer, folder, context_length=model.context_length, starts_documents=starts_documents
         )
@@ -209,7 +209,8 @@ def _sampling(path: Path) -> dict[str, Any]:
     return {"sample": found}
 
 
-def _generation(config: Config) -> dict[str, Any]:
+def generation_fields(config: Config) -> dict[str, Any]:
+    """The run's sampling settings as `generation_config.json` names them."""
     sample = config.sample
     fields: dict[str, Any] = {"max_new_tokens": sample.max_new_tokens, "do_sample": sample.temperature > 0}
     if sample.temperature > 0:

@@ -1,0 +1,1 @@
+"""ONNX, for onnxruntime, browsers, and every runtime that takes standard operators."""

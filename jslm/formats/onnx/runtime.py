@@ -1,0 +1,180 @@
+"""A decoder run by onnxruntime: prompts read, tokens written one by one, logits of whole rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from jslm.errors import JslmError
+from jslm.formats.onnx.check import check_onnx, read_onnx
+from jslm.formats.onnx.folder import graph_of
+from jslm.installation import install_command
+
+# Logits of so many bytes at once, where those of every position are asked for.
+_MAX_LOGITS = 1 << 28
+_FATAL = 4
+
+
+@dataclass(frozen=True)
+class OnnxCache:
+    """Keys and values of the tokens read so far, as onnxruntime holds them.
+
+    `values`: keys and values in turn, a pair a layer, `[batch, kv_heads, slots, head_dim]` each. `seen`
+    `[batch, slots]` int64: 1 where a slot holds a token, 0 where a shorter row has none. A row's tokens stand in the
+    order of their positions; which slot holds which position differs by row.
+    """
+
+    values: Sequence[Any]
+    seen: NDArray[np.int64]
+
+
+class OnnxDecoder:
+    """A graph of jslm's in a session of onnxruntime, on the CPU.
+
+    `model` is the decoder's shape, `kind` how its matrices are held, `folded` the label that is built in for a
+    condition ("" for none), `open_conditions` those that every call takes.
+    """
+
+    def __init__(self, path: str | Path, *, kind: str = "", threads: int = 0) -> None:
+        """Opens an `.onnx` file, or in a folder that jslm wrote the graph of that `kind` ("": the first in its list).
+
+        `threads`: how many compute one product; 0: as many as there are cores. Raises JslmError where the file is bad,
+        none of jslm's, or has been changed, the folder has no such graph, or onnxruntime is missing.
+        """
+        try:
+            import onnxruntime
+        except ImportError:
+            raise JslmError(f"running ONNX needs the package onnxruntime: {install_command('onnx')}") from None
+        self.path = graph_of(Path(path), kind)
+        layout = check_onnx(read_onnx(self.path))
+        self.model, self.kind, self.folded = layout.model, layout.kind, layout.folded
+        self.open_conditions = layout.open_conditions
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = _FATAL
+        try:
+            self._session = onnxruntime.InferenceSession(str(self.path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime has a class of its own for each code, and none above them
+            raise JslmError(f"{self.path}: onnxruntime cannot open it ({_line(error)})") from None
+        self._past = [f"past_key_values.{n}.{part}" for n in range(self.model.n_layers) for part in ("key", "value")]
+        self._present = [f"present.{n}.{part}" for n in range(self.model.n_layers) for part in ("key", "value")]
+        self._new = onnxruntime.OrtValue.ortvalue_from_numpy
+        self._body_alone = onnxruntime.RunOptions()
+        self._body_alone.only_execute_path_to_fetches = True
+
+    def prefill(
+        self, tokens: ArrayLike, lengths: ArrayLike, conditions: ArrayLike | None = None
+    ) -> tuple[OnnxCache, NDArray[np.float32]]:
+        """Reads prompts: (cache, logits `[batch, vocab]` behind each row's last token).
+
+        `tokens` `[batch, length]` with whatever behind the first `lengths` `[batch]` of a row, each 1 or more.
+        `conditions` `[batch, kinds]`: the number of each row's label of each of `open_conditions`, -1 for none (so by
+        default). Raises JslmError where a row is longer than the context.
+        """
+        ids, counts = np.asarray(tokens, np.int64), np.asarray(lengths, np.int64)
+        batch = len(ids)
+        shape = (batch, self.model.kv_heads, 0, self.model.dim_per_head)
+        empty = OnnxCache([self._new(np.zeros(shape, np.float32)) for _ in self._past], np.zeros((batch, 0), np.int64))
+        return self.read(ids, counts, empty, np.zeros(batch, np.int64), conditions)
+
+    def read(
+        self,
+        tokens: ArrayLike,
+        lengths: ArrayLike,
+        cache: OnnxCache,
+        positions: ArrayLike,
+        conditions: ArrayLike | None = None,
+    ) -> tuple[OnnxCache, NDArray[np.float32]]:
+        """As `prefill`, behind what `cache` holds: row r's tokens stand at `positions[r]` and after."""
+        ids, counts, first = (np.asarray(values, np.int64) for values in (tokens, lengths, positions))
+        if len(ids) and int((first + counts).max()) > self.model.context_length:
+            raise JslmError(
+                f"{self.path}: position {int((first + counts).max()) - 1:,}, and the context is "
+                f"{self.model.context_length:,} tokens; shorten the prompt"
+            )
+        labels = self._labels(conditions, len(ids))
+        rows = np.arange(len(ids))
+        if ids.shape[1] > 1:
+            # Not the last tokens: the head computes logits for every token it is given.
+            body = np.arange(ids.shape[1] - 1)[None]
+            places = np.minimum(first[:, None] + body, self.model.context_length - 1)
+            seen = np.concatenate([cache.seen, (body < counts[:, None] - 1).astype(np.int64)], axis=1)
+            outputs = self._run(ids[:, :-1], seen, places, labels, cache.values, self._present)
+            cache = OnnxCache(outputs, seen)
+        return self.step(ids[rows, counts - 1], cache, first + counts - 1, labels)
+
+    def step(
+        self, tokens: ArrayLike, cache: OnnxCache, positions: ArrayLike, conditions: ArrayLike | None = None
+    ) -> tuple[OnnxCache, NDArray[np.float32]]:
+        """One token `[batch]` a row, at `positions` `[batch]`: (cache with it, logits `[batch, vocab]`).
+
+        `cache` stays as it is, and can be gone on from again.
+        """
+        ids, places = (np.asarray(values, np.int64)[:, None] for values in (tokens, positions))
+        seen = np.concatenate([cache.seen, np.ones((len(ids), 1), np.int64)], axis=1)
+        labels = self._labels(conditions, len(ids))
+        logits, *values = self._run(ids, seen, places, labels, cache.values, ["logits", *self._present])
+        return OnnxCache(values, seen), logits.numpy()[:, 0]
+
+    def logits(self, tokens: ArrayLike, conditions: ArrayLike | None = None) -> NDArray[np.float32]:
+        """Logits `[batch, length, vocab]` of whole rows `[batch, length]`, a token's behind it and those before it."""
+        ids = np.asarray(tokens, np.int64)
+        batch, length = ids.shape
+        if length > self.model.context_length:
+            raise JslmError(f"{self.path}: {length:,} tokens, and the context is {self.model.context_length:,}")
+        labels = self._labels(conditions, batch)
+        at_once = max(1, _MAX_LOGITS // (4 * max(1, length) * self.model.vocab_size))
+        found = np.empty((batch, length, self.model.vocab_size), np.float32)
+        for start in range(0, batch, at_once):
+            part = slice(start, min(batch, start + at_once))
+            rows = ids[part]
+            shape = (len(rows), self.model.kv_heads, 0, self.model.dim_per_head)
+            empty = [self._new(np.zeros(shape, np.float32)) for _ in self._past]
+            places = np.broadcast_to(np.arange(length)[None], rows.shape)
+            kinds = None if labels is None else labels[part]
+            found[part] = self._run(rows, np.ones_like(rows), places, kinds, empty, ["logits"])[0].numpy()
+        return found
+
+    def _labels(self, conditions: ArrayLike | None, batch: int) -> NDArray[np.int64] | None:
+        kinds = len(self.open_conditions)
+        if not kinds:
+            return None
+        return np.full((batch, kinds), -1, np.int64) if conditions is None else np.asarray(conditions, np.int64)
+
+    def _run(
+        self,
+        ids: NDArray[Any],
+        seen: NDArray[Any],
+        places: NDArray[Any],
+        labels: NDArray[Any] | None,
+        past: Sequence[Any],
+        outputs: Sequence[str],
+    ) -> list[Any]:
+        binding = self._session.io_binding()
+        feeds: dict[str, NDArray[Any] | None] = {"input_ids": ids, "attention_mask": seen, "conditions": labels}
+        if self.model.position != "none":
+            feeds["position_ids"] = places
+        # Arrays are not copied: they have to live until the run is over.
+        feeds = {name: np.ascontiguousarray(array, np.int64) for name, array in feeds.items() if array is not None}
+        for name, array in feeds.items():
+            binding.bind_cpu_input(name, array)
+        for name, value in zip(self._past, past, strict=True):
+            binding.bind_ortvalue_input(name, value)
+        for name in outputs:
+            binding.bind_output(name)
+        all_of_it = len(outputs) > len(self._present)
+        try:
+            self._session.run_with_iobinding(binding, None if all_of_it else self._body_alone)
+        except Exception as error:
+            raise JslmError(f"{self.path}: onnxruntime cannot run it ({_line(error)})") from None
+        found: list[Any] = binding.get_outputs()
+        return found
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
