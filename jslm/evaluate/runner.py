@@ -50,7 +50,7 @@ def evaluate_run(
             "vocab_size": tokenizer.vocab_size,
             "fingerprint": tokenizer.fingerprint,
         },
-        "dtype": str(model.dtype),
+        "dtype": model.programs.kind,
         "losses": {},
         "tasks": {},
     }

@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jslm.config import ModelConfig
-from jslm.infer.programs import Settings, State, cache_slots, labels_of, padded_length, whole_prompts
 from jslm.infer.row import Row, push_tokens
+from jslm.infer.state import Settings, State, cache_slots, labels_of, padded_length, whole_prompts
 from jslm.model import Cache, Params, apply_cached, decoding_kernels, logits_from_hidden
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ import numpy as np
 
 from jslm.infer.job import Failure, Job, Piece, Sample, Token
 from jslm.infer.language_model import LanguageModel
-from jslm.infer.programs import Pieces, Scores, Settings, Written, piece_lengths
 from jslm.infer.request import make_request
 from jslm.infer.row import NotFinite, Row, push_tokens
 from jslm.infer.samplers import Features
+from jslm.infer.state import Pieces, Scores, Settings, Written, piece_lengths
 from jslm.tokenizer import StreamDecoder
 
 # Prompts are read this many tokens at a time, between which running samples write on.

@@ -20,20 +20,12 @@ from jslm.config import Config, MeshConfig
 from jslm.errors import JslmError
 from jslm.infer.beam import write_beams
 from jslm.infer.chat import Chat
-from jslm.infer.programs import (
-    DISPATCH_TOKENS,
-    JaxPrograms,
-    Programs,
-    Settings,
-    State,
-    cache_slots,
-    padded_length,
-    whole_prompts,
-)
+from jslm.infer.programs import DISPATCH_TOKENS, JaxPrograms, Programs
 from jslm.infer.request import Arguments, Request, RewriteArguments, make_request
 from jslm.infer.rewrite import Rewrite, rewrite_sentences
 from jslm.infer.row import Result, Row, push_tokens
 from jslm.infer.samplers import Features, Sampling, sample_keys
+from jslm.infer.state import Settings, State, cache_slots, padded_length, whole_prompts
 from jslm.model import Params, compute_dtype, decoding_params, unstack_layers
 from jslm.parallel import make_mesh
 from jslm.prompts.as_read import as_read
@@ -90,6 +82,8 @@ class LanguageModel:
         self.mesh = make_mesh(MeshConfig(), [device])
         self.programs = programs or self._compiled(params, device)
         self.conditions: dict[str, str] = {}
+        # Those that are built into what computes, "" for none.
+        self.fixed_conditions: Mapping[str, str] = {}
         self._warned = False
         # What messages call the way past the context: a verb has its own name for it, or none.
         self.sliding_name = "sliding_window=True"
@@ -184,6 +178,11 @@ class LanguageModel:
         known = {condition.name: condition.labels for condition in self.config.model.conditions}
         wanted = {**self.conditions, **dict(conditions)}
         for name, label in wanted.items():
+            if name in self.fixed_conditions and self.fixed_conditions[name] != label:
+                there = self.fixed_conditions[name] or "none"
+                raise JslmError(
+                    f"condition {name}={label}: {there} is built into this file; export the run again without it"
+                )
             if name not in known:
                 there = f"it has {', '.join(known)}" if known else "it was trained without any"
                 raise JslmError(f"condition {name}={label}: this model has no condition {name!r}; {there}")

@@ -12,7 +12,9 @@ import jax.numpy as jnp
 from jslm.config import Config, apply_overrides, config_from_dict, parse_overrides
 from jslm.errors import JslmError
 from jslm.formats import load_model
+from jslm.formats.onnx import OnnxDecoder, is_onnx, read_folder
 from jslm.infer.language_model import LanguageModel
+from jslm.infer.onnx_programs import OnnxPrograms
 from jslm.model import compute_dtype
 
 # What may differ from training: nothing that the weights were shaped by.
@@ -38,6 +40,8 @@ def load(path: str | Path, *, checkpoint: str = "best", overrides: Sequence[str]
     JslmError where there is no model, it is damaged, has no such checkpoint, or its tokenizer is not the one of its
     checkpoint.
     """
+    if is_onnx(Path(path)):
+        return load_onnx(Path(path), overrides)
     bundle = load_model(path, checkpoint=checkpoint)
     config = changed_config(bundle.config, overrides)
     return LanguageModel(
@@ -47,6 +51,33 @@ def load(path: str | Path, *, checkpoint: str = "best", overrides: Sequence[str]
         ends_documents=bundle.ends_documents,
         chat_template=bundle.chat_template,
     )
+
+
+def load_onnx(path: Path, overrides: Sequence[str] = ()) -> LanguageModel:
+    """A folder that jslm exported as ONNX, run by onnxruntime.
+
+    Raises JslmError where it is bad, for a graph without its folder, and for overrides other than of `[sample]` and
+    `data.cleaners`: the rest is in the graph.
+    """
+    if path.is_file():
+        raise JslmError(f"{path}: a graph alone, without tokenizer; give the folder that it was exported to")
+    for key in _leaves(parse_overrides(overrides)):
+        if not key.startswith(("sample.", "data.cleaners")):
+            raise JslmError(f"command line: {key} is fixed in an ONNX graph; export the run again with another value")
+    found, decoder = read_folder(path), OnnxDecoder(path)
+    if decoder.model != found.config.model:
+        raise JslmError(f"{decoder.path}: its graph is of another model than jslm.json beside it; export the run again")
+    model = LanguageModel(
+        changed_config(found.config, overrides),
+        None,
+        found.tokenizer,
+        programs=OnnxPrograms(decoder, decoder.model),
+        dtype=jnp.dtype(jnp.float32),
+        ends_documents=found.ends_documents,
+        chat_template=found.chat_template,
+    )
+    model.fixed_conditions = found.folded
+    return model
 
 
 def changed_config(trained: Config, overrides: Sequence[str]) -> Config:

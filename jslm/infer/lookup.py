@@ -13,9 +13,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jslm.config import ModelConfig
-from jslm.infer.programs import Settings, labels_of, padded_length, round_slots, whole_prompts
+from jslm.infer.programs import JaxPrograms
 from jslm.infer.row import Row, push_tokens
-from jslm.infer.samplers import likeliest_tokens
+from jslm.infer.samplers import Features, likeliest_tokens
+from jslm.infer.state import Settings, labels_of, padded_length, round_slots, whole_prompts
 from jslm.model import Cache, Params, apply_cached, decoding_kernels, logits_from_hidden
 
 if TYPE_CHECKING:
@@ -54,6 +55,9 @@ def write_greedy(model: LanguageModel, rows: Sequence[Row], *, draft: int = DRAF
     """
     if not rows:
         return 0
+    if not isinstance(model.programs, JaxPrograms):
+        # Its forward pass of several tokens is no faster a token than that of one.
+        return _write_plainly(model, rows)
     context = model.config.model.context_length
     longest = max(len(row.ids) for row in rows)
     length = padded_length(longest, context)
@@ -82,6 +86,19 @@ def write_greedy(model: LanguageModel, rows: Sequence[Row], *, draft: int = DRAF
     for row, row_tokens, row_logprobs, end in zip(rows, found, logprobs, ends.tolist(), strict=True):
         model.decode_tokens += push_tokens(row, row_tokens[len(row.ids) : end], row_logprobs[len(row.ids) : end])
     return int(rounds)
+
+
+def _write_plainly(model: LanguageModel, rows: Sequence[Row]) -> int:
+    length = padded_length(max(len(row.ids) for row in rows), model.config.model.context_length)
+    state = model.programs.start(whole_prompts(rows, length, model.settings(rows)), 0)
+    rounds, end = max(row.left for row in rows), model.tokenizer.eot_id
+    alive = np.array([row.left > 0 for row in rows])
+    started = time.perf_counter()
+    written = model.programs.write(state, alive, rounds, end, features=Features.of([row.request for row in rows]))[1]
+    model.decode_seconds += time.perf_counter() - started
+    for row, *found in zip(rows, np.asarray(written.tokens), np.asarray(written.logprobs), strict=True):
+        model.decode_tokens += push_tokens(row, *found)
+    return rounds
 
 
 @functools.partial(jax.jit, static_argnames=("draft", "config", "dtype"), donate_argnames=("state",))

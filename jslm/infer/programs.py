@@ -9,144 +9,30 @@ and a group always decodes at its full width.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol, TypeVar, cast
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int
 
 from jslm.config import ModelConfig
 from jslm.infer.request import TOP_TOKENS
-from jslm.infer.row import Row
 from jslm.infer.samplers import Features, Sampling, choose_tokens
+from jslm.infer.scores import all_logits, token_scores
+from jslm.infer.state import Pieces, Scores, Settings, State, Written, labels_of
 from jslm.model import (
-    Cache,
     Params,
     apply_cached,
-    apply_decoder,
-    choose_kernels,
     decoding_kernels,
     init_cache,
     logits_from_hidden,
 )
-from jslm.model.loss import split_positions, target_log_probs
 
 # Tokens that one dispatch of `write` can give; it is told how many.
 DISPATCH_TOKENS = 256
-_SHORTEST = 16
-_SLOTS_STEP = 64
 _T = TypeVar("_T")
-
-
-class Settings(NamedTuple):
-    """How a row is written: a column a slot on the device, one entry of each where a row joins.
-
-    `labels` are those of the model's conditions, -1 for none; a model without conditions has no kinds.
-    """
-
-    sampling: Sampling
-    key: Key[Array, " slots"]
-    wants_top: Bool[Array, " slots"]
-    labels: Int[Array, "slots kinds"]
-
-
-class Pieces(NamedTuple):
-    """Tokens of prompts to read, padded on the right with anything: `length` of them, at positions `start` on.
-
-    `left` is what the row may write once they are read: 0 but for a prompt's last piece. `written` is what it has
-    written before (a row whose context was full is read anew). `seen` marks what the repetition penalty is for;
-    `counts` says how often the continuation has each token, None for never. `targets` are the tokens that follow, for
-    scores.
-    """
-
-    tokens: Int[Array, "rows length"]
-    start: Int[Array, " rows"]
-    length: Int[Array, " rows"]
-    left: Int[Array, " rows"]
-    written: Int[Array, " rows"]
-    settings: Settings
-    seen: Bool[Array, "rows vocab"] | None = None
-    counts: Int[Array, "rows vocab"] | None = None
-    targets: Int[Array, "rows length"] | None = None
-
-
-class State(NamedTuple):
-    """What lives on the device between dispatches, a row a slot. Slots without a row have `left` = 0.
-
-    `seen` and `counts` are there where rows may be penalised.
-    """
-
-    cache: Cache
-    logits: Float[Array, "slots vocab"]
-    position: Int[Array, " slots"]
-    left: Int[Array, " slots"]
-    written: Int[Array, " slots"]
-    seen: Bool[Array, "slots vocab"] | None
-    counts: Int[Array, "slots vocab"] | None
-    settings: Settings
-
-
-class Written(NamedTuple):
-    """Tokens with natural log-probabilities under the model's own distribution (temperature 1, no filter or penalty).
-
-    What follows a row's end-of-text token, or its last allowed one, means nothing; the same holds for `top` where no
-    row wants it, which has no columns where none may.
-    """
-
-    tokens: Int[Array, "slots dispatch"]
-    logprobs: Float[Array, "slots dispatch"]
-    top_tokens: Int[Array, "slots dispatch top"]
-    top_logprobs: Float[Array, "slots dispatch top"]
-
-
-class Scores(NamedTuple):
-    """Of the token after each of a piece: `target`'s natural log-probability, and the likeliest tokens."""
-
-    logprobs: Float[Array, "rows length"]
-    top_tokens: Int[Array, "rows length top"]
-    top_logprobs: Float[Array, "rows length top"]
-
-
-def padded_length(tokens: int, context: int) -> int:
-    """The length that prompts of up to `tokens` are padded to: few lengths, so that few programs are compiled."""
-    return min(max(_SHORTEST, 1 << (tokens - 1).bit_length()), context)
-
-
-def cache_slots(tokens: int, longest: int, context: int) -> int:
-    """Cache places for rows that grow to `tokens`, of prompts padded to `longest`."""
-    return max(min(round_slots(tokens), context), longest)
-
-
-def round_slots(tokens: int) -> int:
-    """Up to a multiple of 64, so that few programs are compiled."""
-    return -(-tokens // _SLOTS_STEP) * _SLOTS_STEP
-
-
-def piece_lengths(tokens: int, chunk: int, context: int) -> list[tuple[int, int]]:
-    """(tokens, padded length) of each piece in which a prompt is read: full chunks, then a power of two."""
-    pieces = []
-    for start in range(0, tokens, chunk):
-        length = min(chunk, tokens - start)
-        pieces.append((length, min(padded_length(length, chunk), context - start)))
-    return pieces
-
-
-def whole_prompts(rows: Sequence[Row], length: int, settings: Settings) -> Pieces:
-    """What `Programs.start` takes to read the rows' texts, each padded to `length`; without marks for penalties."""
-    # A row that has ended takes part with one token, to keep the batch's shape.
-    windows = [row.ids[row.start :] if row.left else row.ids[-1:] for row in rows]
-    tokens = np.zeros((len(rows), length), np.int32)
-    for row_tokens, window in zip(tokens, windows, strict=True):
-        row_tokens[: len(window)] = window
-    columns: dict[str, Any] = {
-        "start": np.zeros(len(rows), np.int32),
-        "length": np.array([len(window) for window in windows], np.int32),
-        "left": np.array([row.left for row in rows], np.int32),
-        "written": np.array([len(row.tokens) for row in rows], np.int32),
-    }
-    return Pieces(cast(Any, tokens), settings=settings, **columns)
 
 
 class Programs(Protocol):
@@ -190,8 +76,8 @@ class Programs(Protocol):
         ...
 
     @property
-    def device(self) -> str:
-        """What computes, in words."""
+    def kind(self) -> str:
+        """The number type that it computes in, in a word or two."""
         ...
 
     @property
@@ -219,10 +105,9 @@ class JaxPrograms:
         self.mesh = mesh
 
     @property
-    def device(self) -> str:
-        """What computes, in words."""
-        device = self.mesh.devices.flat[0]
-        return f"{device.device_kind} ({device.platform}), jax {jax.__version__}"
+    def kind(self) -> str:
+        """See `Programs.kind`."""
+        return str(self.dtype)
 
     @property
     def rows_together(self) -> int:
@@ -424,56 +309,6 @@ def write(
     state = state._replace(left=jnp.where(alive, state.left, 0))
     _, state, written = jax.lax.while_loop(unfinished, write_one, (jnp.int32(0), state, empty))
     return state, written
-
-
-@functools.partial(jax.jit, static_argnames=("config", "dtype"))
-def all_logits(
-    params: Params,
-    tokens: Int[Array, "batch length"],
-    labels: Int[Array, "batch kinds"],
-    *,
-    config: ModelConfig,
-    dtype: jnp.dtype,
-) -> Float[Array, "batch length vocab"]:
-    """float32 logits at every position, by the forward pass that training uses."""
-    kernels = decoding_kernels(config, dtype)
-    conditions = None
-    if labels.shape[1]:
-        conditions = jnp.broadcast_to(labels[:, None], (*tokens.shape, labels.shape[1]))
-    hidden = apply_decoder(params, tokens, config, dtype, conditions=conditions, kernels=kernels)
-    return logits_from_hidden(params, hidden, config, kernels)
-
-
-@functools.partial(jax.jit, static_argnames=("config", "dtype"))
-def token_scores(
-    params: Params,
-    tokens: Int[Array, "batch length"],
-    targets: Int[Array, "batch length"],
-    *,
-    config: ModelConfig,
-    dtype: jnp.dtype,
-) -> tuple[Float[Array, "batch length"], Bool[Array, "batch length"]]:
-    """Log-probability of each target, and whether it is the likeliest; logits exist for a chunk at a time."""
-    kernels = choose_kernels(config, dtype)
-    hidden = apply_decoder(params, tokens, config, dtype, kernels=kernels)
-    batch, length = tokens.shape
-    chunk = kernels.loss_chunk(batch, length, config.padded_vocab_size, 0)
-
-    def score(piece: tuple[Array, Array]) -> tuple[Array, Array]:
-        logits = logits_from_hidden(params, piece[0], config, kernels)
-        return target_log_probs(logits, piece[1], kernels), jnp.argmax(logits, axis=-1) == piece[1]
-
-    if chunk == length:
-        return score((hidden, targets))
-
-    pieces = split_positions(hidden, chunk), split_positions(targets, chunk)
-    logprobs, likeliest = jax.lax.map(score, pieces)
-    return tuple(jnp.moveaxis(x, 0, 1).reshape(batch, length) for x in (logprobs, likeliest))  # type: ignore[return-value]
-
-
-def labels_of(settings: Settings) -> Int[Array, "slots kinds"] | None:
-    """Each row's labels, None where the model has no conditions."""
-    return settings.labels if settings.labels.shape[1] else None
 
 
 def _write_top(

@@ -13,9 +13,9 @@ from jslm.config import DataConfig
 from jslm.errors import JslmError
 from jslm.infer.beam import write_beams
 from jslm.infer.lookup import DRAFT_TOKENS, write_greedy
-from jslm.infer.programs import padded_length
 from jslm.infer.request import RewriteArguments, RewriteOptions, make_request, resolve_rewriting
 from jslm.infer.row import Row
+from jslm.infer.state import padded_length
 from jslm.prompts.pairs import shown_prompt
 
 if TYPE_CHECKING:

@@ -107,19 +107,19 @@ def test_large_vocabularies_are_scored_in_chunks(
     tokenizer = BpeTokenizer.train([TEXT], 300)
     model = make_model(tokenizer)
     expected = naive_nats(model, [tokenizer.bos_id], tokenizer.encode(TEXT), 16)
-    from jslm.infer import programs
+    from jslm.infer import scores as module
 
     tokens = np.asarray([[tokenizer.bos_id, *tokenizer.encode(TEXT)][:33]])
 
     def scores(chunk: int) -> tuple[Any, Any]:
         kernels = dataclasses.replace(choose_kernels(model.config.model), loss_chunk=lambda *_: chunk)
-        monkeypatch.setattr(programs, "choose_kernels", lambda *_: kernels)
-        programs.token_scores.clear_cache()  # type: ignore[attr-defined]
+        monkeypatch.setattr(module, "choose_kernels", lambda *_: kernels)
+        module.token_scores.clear_cache()  # type: ignore[attr-defined]
         inputs, targets = tokens[:, :-1], tokens[:, 1:]
         return model.programs.score(inputs, targets)
 
     whole, chunked = scores(32), scores(4)
-    programs.token_scores.clear_cache()  # type: ignore[attr-defined]
+    module.token_scores.clear_cache()  # type: ignore[attr-defined]
     np.testing.assert_allclose(whole[0], chunked[0], rtol=1e-6)
     np.testing.assert_array_equal(whole[1], chunked[1])
     assert text_loss(model, TEXT).nats == pytest.approx(sum(expected), rel=1e-5)

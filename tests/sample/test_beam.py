@@ -11,7 +11,8 @@ import pytest
 from jslm.errors import JslmError
 from jslm.infer import LanguageModel, make_request
 from jslm.infer.beam import search
-from jslm.infer.programs import JaxPrograms, whole_prompts
+from jslm.infer.programs import JaxPrograms
+from jslm.infer.state import whole_prompts
 from jslm.tokenizer import CharTokenizer
 
 MakeModel = Callable[..., LanguageModel]

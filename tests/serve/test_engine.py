@@ -13,6 +13,8 @@ import pytest
 
 from jslm.infer import LanguageModel
 from jslm.infer import programs as step
+from jslm.infer.request import TOP_TOKENS
+from jslm.infer.state import piece_lengths
 from jslm.serve.engine import Refused
 
 PROMPTS = ["one", "", "another prompt", "x" * 40]
@@ -88,14 +90,14 @@ def test_running_samples_write_on_while_prompts_are_read(bench: Any, letters: La
 def test_piece_lengths_cover_the_prompt_and_fit_the_context() -> None:
     for context in (2, 40, 100, 192, 1024):
         for tokens in range(1, context):
-            pieces = step.piece_lengths(tokens, 128, context)
+            pieces = piece_lengths(tokens, 128, context)
             assert sum(count for count, _ in pieces) == tokens
             start = 0
             for count, padded in pieces:
                 assert count <= padded <= 128
                 assert start + padded <= context
                 start += count
-    assert step.piece_lengths(300, 128, 1024) == [(128, 128), (128, 128), (44, 64)]
+    assert piece_lengths(300, 128, 1024) == [(128, 128), (128, 128), (44, 64)]
 
 
 def test_presence_and_frequency_penalties_beside_a_naive_loop(bench: Any, bytes_model: LanguageModel) -> None:
@@ -130,8 +132,8 @@ def test_scores_of_the_prompt_and_likeliest_tokens(bench: Any, bytes_model: Lang
     wanted = [logprobs[i, token] for i, token in enumerate(ids[1:])]
     assert [t.logprob for t in heard.prompt_tokens] == pytest.approx(wanted, abs=1e-4)
     first = heard.tokens[0]
-    assert [token for token, _ in first.top] == np.argsort(-logprobs[-1], kind="stable")[: step.TOP_TOKENS].tolist()
-    assert [value for _, value in first.top] == pytest.approx(-np.sort(-logprobs[-1])[: step.TOP_TOKENS], abs=1e-4)
+    assert [token for token, _ in first.top] == np.argsort(-logprobs[-1], kind="stable")[:TOP_TOKENS].tolist()
+    assert [value for _, value in first.top] == pytest.approx(-np.sort(-logprobs[-1])[:TOP_TOKENS], abs=1e-4)
 
 
 def test_a_sample_may_only_score(bench: Any) -> None:

@@ -118,7 +118,7 @@ def test_run_keeps_its_first_choice(
         asked.append(device)
         return float(room)
 
-    monkeypatch.setattr("jslm.plan.fit.device_memory", device_memory)
+    monkeypatch.setattr("jslm.train.memory.device_memory", device_memory)
     with caplog.at_level(logging.INFO, "jslm"):
         train(with_settings(config, train={"steps": 4}))
     chosen = RunFolder(config.run_dir).read_config().train.micro_batch

@@ -1,1 +1,8 @@
 """ONNX, for onnxruntime, browsers, and every runtime that takes standard operators."""
+
+from __future__ import annotations
+
+from jslm.formats.onnx.folder import OnnxModel, is_onnx, read_folder
+from jslm.formats.onnx.runtime import OnnxCache, OnnxDecoder
+
+__all__ = ["OnnxCache", "OnnxDecoder", "OnnxModel", "is_onnx", "read_folder"]

@@ -34,6 +34,11 @@ FILES = {
 _JS_TYPES = {"float32": "fp32", "float16": "fp16", "int8": "q8", "int7": "q8"}
 
 
+def is_onnx(path: Path) -> bool:
+    """Whether `path` is an `.onnx` file, or a folder that jslm wrote with some."""
+    return (path.suffix == ".onnx" and path.is_file()) or (path / NAME).is_file()
+
+
 def write_files(
     bundle: Bundle, folder: Path, kinds: Mapping[str, Mapping[str, Any]], folded: Mapping[str, str]
 ) -> None:

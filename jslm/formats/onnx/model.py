@@ -15,17 +15,12 @@ from jslm.files import whole_folder
 from jslm.formats.onnx.card import model_card
 from jslm.formats.onnx.check import GRAPH_VERSION, KEY, check_onnx, read_onnx
 from jslm.formats.onnx.decoder import KINDS, Layout, decoder_graph
-from jslm.formats.onnx.folder import FILES, NAME, graph_of, read_folder, write_files
+from jslm.formats.onnx.folder import FILES, graph_of, is_onnx, read_folder, write_files
 from jslm.formats.onnx.graph import IR_VERSIONS, require_onnx
 from jslm.formats.onnx.measure import graph_loss, held_text, own_loss
 from jslm.formats.shapes import describe_model
 from jslm.runs.bundle import Bundle, Format
 from jslm.runs.checkpoint import flatten_tree
-
-
-def detect(path: Path) -> bool:
-    """Whether `path` is an `.onnx` file, or a folder that jslm wrote with some."""
-    return (path.suffix == ".onnx" and path.is_file()) or (path / NAME).is_file()
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -166,7 +161,7 @@ def _check_weights(name: str, array: np.ndarray, dtype: str) -> None:
 FORMAT = Format(
     name="onnx",
     summary="ONNX folder, for onnxruntime, browsers and what reads its files",
-    detect=detect,
+    detect=is_onnx,
     describe=describe,
     write=write,
     dtypes=KINDS,

@@ -63,6 +63,7 @@ class OnnxDecoder:
             raise JslmError(f"{self.path}: onnxruntime cannot open it ({_line(error)})") from None
         self._past = [f"past_key_values.{n}.{part}" for n in range(self.model.n_layers) for part in ("key", "value")]
         self._present = [f"present.{n}.{part}" for n in range(self.model.n_layers) for part in ("key", "value")]
+        self._version = onnxruntime.__version__
         self._new = onnxruntime.OrtValue.ortvalue_from_numpy
         self._body_alone = onnxruntime.RunOptions()
         self._body_alone.only_execute_path_to_fetches = True
@@ -107,6 +108,27 @@ class OnnxDecoder:
             outputs = self._run(ids[:, :-1], seen, places, labels, cache.values, self._present)
             cache = OnnxCache(outputs, seen)
         return self.step(ids[rows, counts - 1], cache, first + counts - 1, labels)
+
+    def read_all(
+        self, tokens: ArrayLike, cache: OnnxCache | None, positions: ArrayLike, conditions: ArrayLike | None = None
+    ) -> tuple[OnnxCache, NDArray[np.float32]]:
+        """Rows of one length `[batch, length]` behind what `cache` holds (None: nothing): (cache with them, logits
+        `[batch, length, vocab]` behind each of their tokens)."""
+        ids = np.asarray(tokens, np.int64)
+        batch, length = ids.shape
+        if cache is None:
+            empty = np.zeros((batch, self.model.kv_heads, 0, self.model.dim_per_head), np.float32)
+            cache = OnnxCache([self._new(empty) for _ in self._past], np.zeros((batch, 0), np.int64))
+        places = np.asarray(positions, np.int64)[:, None] + np.arange(length)[None]
+        seen = np.concatenate([cache.seen, np.ones_like(ids)], axis=1)
+        labels = self._labels(conditions, batch)
+        logits, *values = self._run(ids, seen, places, labels, cache.values, ["logits", *self._present])
+        return OnnxCache(values, seen), logits.numpy()
+
+    @property
+    def runtime(self) -> str:
+        """What computes, with its version."""
+        return f"onnxruntime {self._version}"
 
     def step(
         self, tokens: ArrayLike, cache: OnnxCache, positions: ArrayLike, conditions: ArrayLike | None = None
