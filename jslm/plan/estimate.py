@@ -108,6 +108,8 @@ class Plan:
     accelerator_hours: float | None
     cost: float | None
     decode: DecodePlan | None
+    # Of a search: the settings are those of the config.
+    as_given: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: plain values, with the totals and bounds that are computed from them."""

@@ -30,10 +30,16 @@ class _Candidate:
     remat: str
     guess: float
 
+    @property
+    def settings(self) -> tuple[MeshConfig, int, str]:
+        return self.mesh, self.micro_batch, self.remat
+
 
 def search_plans(config: Config, topology: str, *, tries: int = 12) -> list[Plan]:
-    """Plans of up to `tries` settings of `[mesh]`, `train.micro_batch` and `model.remat`: those that fit first, fastest
-    first. Raises JslmError as `make_plan` does, and where no mesh suits the model.
+    """Plans of up to `tries` settings of `[mesh]`, `train.micro_batch` and `model.remat`, the config's own among them
+    (`as_given`) where it is for so many devices: those that fit first, fastest first, of equals the config's own.
+
+    Raises JslmError as `make_plan` does, and where no mesh suits the model.
 
     A rough guess of time and memory says what to try first; the ranking is by what was compiled.
     """
@@ -43,10 +49,13 @@ def search_plans(config: Config, topology: str, *, tries: int = 12) -> list[Plan
     candidates = sorted(_candidates(config, len(devices), chip), key=lambda candidate: candidate.guess)
     plans: list[Plan] = []
     refused: list[_Candidate] = []
+    given = _given(config, len(devices))
+    if given is not None:
+        plans.append(dataclasses.replace(plan_on(config, topology, devices, decode_batch=0), as_given=True))
     for candidate in candidates:
         if len(plans) == tries:
             break
-        if any(_asks_more(candidate, other) for other in refused):
+        if candidate.settings == given or any(_asks_more(candidate, other) for other in refused):
             continue
         chosen = with_settings(
             config,
@@ -63,10 +72,21 @@ def search_plans(config: Config, topology: str, *, tries: int = 12) -> list[Plan
     if not plans:
         raise JslmError(f"--search: no mesh of {len(devices)} devices suits this model and batch; give mesh.* yourself")
 
-    def order(plan: Plan) -> tuple[bool, float]:
-        return not plan.fits, plan.expected_seconds or (plan.roofline.seconds if plan.roofline else 0.0)
+    def order(plan: Plan) -> tuple[bool, float, bool]:
+        seconds = plan.expected_seconds or (plan.roofline.seconds if plan.roofline else 0.0)
+        return not plan.fits, seconds, not plan.as_given
 
     return sorted(plans, key=order)
+
+
+def _given(config: Config, devices: int) -> tuple[MeshConfig, int, str] | None:
+    """The config's own settings, where they are whole and for so many devices."""
+    mesh = config.mesh
+    fixed = mesh.fsdp * mesh.tensor
+    data = mesh.data if mesh.data > 0 else devices // fixed
+    if data * fixed != devices or config.train.micro_batch == "auto" or config.train.batch_size % (data * mesh.fsdp):
+        return None
+    return mesh.model_copy(update={"data": data}), config.train.micro_rows, config.model.remat
 
 
 def _candidates(config: Config, devices: int, chip: Chip) -> Iterator[_Candidate]:

@@ -87,14 +87,30 @@ def describe_search(plans: Sequence[Plan]) -> str:
             f"{duration(plan.expected_seconds or plan.roofline.seconds):>11}{plan.mfu:>7.0%}  {plan.roofline.limit}"
         )
     best = fitting[0]
+    own = next((plan for plan in plans if plan.as_given), None)
     settings = " ".join(f"mesh.{axis}={n}" for axis, n in best.mesh.items())
     lines += [
         "",
         f"{len(plans)} tried, {len(fitting)} fit. The first: {settings} train.batch_size={best.batch_size} "
         f"train.micro_batch={best.micro_batch} model.remat={best.remat}",
+        *_beside_own(best, own),
         *best.notes,
     ]
     return "\n".join(lines)
+
+
+def _beside_own(best: Plan, own: Plan | None) -> list[str]:
+    """How the best of a search stands to the config as it is, where that was among the plans."""
+    if own is None:
+        return []
+    if best is own:
+        return ["These are the config's own settings: nothing that was tried is faster."]
+    if not own.fits:
+        return ["As it is, the config does not fit."]
+    assert best.roofline is not None
+    assert own.roofline is not None
+    ratio = (own.expected_seconds or own.roofline.seconds) / (best.expected_seconds or best.roofline.seconds)
+    return [f"{ratio:.2f} times as fast as the config as it is."]
 
 
 def count(number: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -129,9 +130,24 @@ def test_search_ranks_what_was_compiled(tiny: Path, capsys: pytest.CaptureFixtur
     assert main(["--config", str(tiny), *TINY, "--topology", "cpu", "--search", "--tries", "3"]) == 0
     assert "3 tried, 3 fit. The first: mesh.data=1" in capsys.readouterr().out
     assert main(["--config", str(tiny), *TINY, "--topology", "cpu", "--search", "--tries", "3", "--json"]) == 0
-    seconds = [plan["roofline"]["seconds"] for plan in json.loads(capsys.readouterr().out)]
+    plans = json.loads(capsys.readouterr().out)
+    seconds = [plan["roofline"]["seconds"] for plan in plans]
     assert len(set(seconds)) > 1
     assert seconds == sorted(seconds)
+    assert sum(plan["as_given"] for plan in plans) == 1
+
+
+def test_search_recommends_nothing_slower_than_what_it_was_given(
+    tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    search = ["--config", str(tiny), *TINY, "--topology", "cpu", "--search", "--tries", "3"]
+    assert main([*search, "--json"]) == 0
+    best = json.loads(capsys.readouterr().out)[0]
+    settings = [f"train.micro_batch={best['micro_batch']}", f"model.remat={best['remat']}"]
+    assert main([*search, *settings]) == 0
+    assert "These are the config's own settings: nothing that was tried is faster." in capsys.readouterr().out
+    assert main([*search, "train.micro_batch=1", "model.remat=full"]) == 0
+    assert re.search(r"^[1-9]\d*\.\d\d times as fast as the config as it is\.$", capsys.readouterr().out, re.M)
 
 
 @pytest.mark.parametrize("arguments", [["--tries", "0"], ["--decode-batch", "-1"]])
