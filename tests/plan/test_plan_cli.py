@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import math
@@ -18,7 +19,8 @@ from jslm.model import compute_dtype, flops_per_token
 from jslm.plan import make_plan
 from jslm.plan.__main__ import main
 from jslm.plan.assume import resolve
-from jslm.plan.show import describe_plan
+from jslm.plan.search import search_plans
+from jslm.plan.show import describe_plan, describe_search
 from jslm.plan.topology import check_topology, topology_devices
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -137,17 +139,16 @@ def test_search_ranks_what_was_compiled(tiny: Path, capsys: pytest.CaptureFixtur
     assert sum(plan["as_given"] for plan in plans) == 1
 
 
-def test_search_recommends_nothing_slower_than_what_it_was_given(
-    tiny: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    search = ["--config", str(tiny), *TINY, "--topology", "cpu", "--search", "--tries", "3"]
-    assert main([*search, "--json"]) == 0
-    best = json.loads(capsys.readouterr().out)[0]
-    settings = [f"train.micro_batch={best['micro_batch']}", f"model.remat={best['remat']}"]
-    assert main([*search, *settings]) == 0
-    assert "These are the config's own settings: nothing that was tried is faster." in capsys.readouterr().out
-    assert main([*search, "train.micro_batch=1", "model.remat=full"]) == 0
-    assert re.search(r"^[1-9]\d*\.\d\d times as fast as the config as it is\.$", capsys.readouterr().out, re.M)
+def test_search_says_how_the_best_stands_to_the_config(tiny: Path) -> None:
+    plans = search_plans(load_config(tiny, [*TINY, "train.micro_batch=1", "model.remat=full"]), "cpu", tries=2)
+    (own,) = [plan for plan in plans if plan.as_given]
+    assert (own.micro_batch, own.remat) == (1, "full")
+    assert plans[0] is not own
+    assert re.search(r"^[1-9]\d*\.\d\d times as fast as the config as it is\.$", describe_search(plans), re.M)
+    best = [dataclasses.replace(plan, as_given=plan is plans[0]) for plan in plans]
+    assert "These are the config's own settings: nothing that was tried is faster." in describe_search(best)
+    cramped = [plans[0], dataclasses.replace(own, fits=False)]
+    assert "As it is, the config does not fit." in describe_search(cramped)
 
 
 @pytest.mark.parametrize("arguments", [["--tries", "0"], ["--decode-batch", "-1"]])
