@@ -147,7 +147,7 @@ def test_search_says_how_the_best_stands_to_the_config(tiny: Path) -> None:
     assert re.search(r"^[1-9]\d*\.\d\d times as fast as the config as it is\.$", describe_search(worse), re.M)
     best = [dataclasses.replace(plan, as_given=plan is plans[0]) for plan in plans]
     assert "These are the config's own settings: nothing that was tried is faster." in describe_search(best)
-    cramped = [plans[0], dataclasses.replace(worse[1], fits=False)]
+    cramped = [worse[0], dataclasses.replace(worse[1], fits=False)]
     assert "As it is, the config does not fit." in describe_search(cramped)
 
 
