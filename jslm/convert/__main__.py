@@ -76,7 +76,7 @@ def _export_parser() -> argparse.ArgumentParser:
         "--dtype",
         default="",
         metavar="TYPE",
-        help="of the matrices: float32 (default), float16, bfloat16; gguf also q8_0",
+        help="of the matrices: float32 (default), float16, bfloat16; safetensors also int8, gguf also q8_0",
     )
     parser.add_argument("--checkpoint", default="best", metavar="WHICH", help="best (default), latest, or a step")
     parser.add_argument(
