@@ -72,7 +72,8 @@ impl Decoder {
             found => Ok(found),
         };
         let flag = |key: &str| config.need(key)?.flag();
-        let (n_layers, d_model, n_heads) = (at_least_one("n_layers")?, at_least_one("d_model")?, at_least_one("n_heads")?);
+        let (n_layers, d_model, n_heads) =
+            (at_least_one("n_layers")?, at_least_one("d_model")?, at_least_one("n_heads")?);
         let (vocab_size, context_length) = (at_least_one("vocab_size")?, at_least_one("context_length")?);
         let or = |found: usize, default: usize| if found == 0 { default } else { found };
         let kv_heads = or(size("n_kv_heads")?, n_heads);
@@ -103,11 +104,13 @@ impl Decoder {
         for condition in config.need("conditions")?.list()? {
             let name = condition.need("name")?.text()?.to_string();
             let labels = condition.need("labels")?.list()?;
-            let labels: Vec<String> = labels.iter().map(|label| Ok(label.text()?.to_string())).collect::<Result<_>>()?;
+            let labels: Vec<String> =
+                labels.iter().map(|label| Ok(label.text()?.to_string())).collect::<Result<_>>()?;
             let rows = tensors.floats(&format!("embed/conditions/{}", name), &[labels.len(), d_model])?;
             conditions.push((name, labels, rows));
         }
-        let mut single = |name: &str, rows: usize| tensors.matrices(name, None, rows, d_model).map(|mut found| found.pop());
+        let mut single =
+            |name: &str, rows: usize| tensors.matrices(name, None, rows, d_model).map(|mut found| found.pop());
         let tokens = single("embed/tokens", vocab_size)?;
         let positions = if position == "learned" { single("embed/positions", context_length)? } else { None };
         let head = if flag("tie_embeddings")? { None } else { single("head/tokens", vocab_size)? };
@@ -140,7 +143,8 @@ impl Decoder {
                 biases = found.chunks_exact(rows).map(<[f32]>::to_vec).collect();
             }
             let mut biases = biases.into_iter();
-            let found: Vec<Linear> = matrices.into_iter().map(|matrix| Linear { matrix, bias: biases.next() }).collect();
+            let found: Vec<Linear> =
+                matrices.into_iter().map(|matrix| Linear { matrix, bias: biases.next() }).collect();
             Ok(found.into_iter())
         };
         let mut q = linear("attention/q", d_model, q_width, qkv_bias)?;
@@ -174,8 +178,23 @@ impl Decoder {
         let eps = config.need("norm_eps")?.number()? as f32;
         let softcap = config.need("logit_softcap")?.number()? as f32;
         Ok(Decoder {
-            vocab_size, context_length, d_model, n_heads, kv_heads, head_dim, eps, center, softcap, activation, rotary,
-            tokens, head, positions, conditions, layers, norm,
+            vocab_size,
+            context_length,
+            d_model,
+            n_heads,
+            kv_heads,
+            head_dim,
+            eps,
+            center,
+            softcap,
+            activation,
+            rotary,
+            tokens,
+            head,
+            positions,
+            conditions,
+            layers,
+            norm,
         })
     }
 
@@ -352,13 +371,13 @@ fn frequencies(config: &Value, head_dim: usize, context_length: usize) -> Result
             let high = pair(number("beta_slow")?).ceil().min(dim - 1.0);
             let given = number("attention_factor")?;
             amplitude = if given > 0.0 { given } else { 0.1 * factor.ln() + 1.0 };
-            let ramp = |pair: usize| ((pair as f64 - low) / (high - low).max(0.001)).max(0.0).min(1.0);
+            let ramp = |pair: usize| ((pair as f64 - low) / (high - low).max(0.001)).clamp(0.0, 1.0);
             let each = plain(theta).into_iter().enumerate();
             each.map(|(pair, plain)| plain * (1.0 - ramp(pair)) + plain / factor * ramp(pair)).collect()
         }
         "llama3" => {
             let (low, high) = (number("low_freq_factor")?, number("high_freq_factor")?);
-            let kept = |plain: f64| ((turns(plain) - low) / (high - low)).max(0.0).min(1.0);
+            let kept = |plain: f64| ((turns(plain) - low) / (high - low)).clamp(0.0, 1.0);
             plain(theta).iter().map(|&plain| plain * (kept(plain) + (1.0 - kept(plain)) / factor)).collect()
         }
         _ => return fail("model.rope_scaling.kind is none that this computes"),

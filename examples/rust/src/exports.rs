@@ -89,7 +89,12 @@ pub unsafe extern "C" fn jslm_close(handle: *mut Handle) {
 /// See `jslm_ok`.
 #[no_mangle]
 pub unsafe extern "C" fn jslm_rewrite(
-    handle: *mut Handle, text: *const u8, length: usize, conditions: *const u8, conditions_length: usize, threshold: f32,
+    handle: *mut Handle,
+    text: *const u8,
+    length: usize,
+    conditions: *const u8,
+    conditions_length: usize,
+    threshold: f32,
 ) -> i32 {
     let handle = &mut *handle;
     let found = (|| {
@@ -115,8 +120,14 @@ pub unsafe extern "C" fn jslm_confidence(handle: *const Handle) -> f32 {
 /// See `jslm_ok`.
 #[no_mangle]
 pub unsafe extern "C" fn jslm_begin(
-    handle: *mut Handle, text: *const u8, length: usize, conditions: *const u8, conditions_length: usize, most: u32,
-    temperature: f32, seed: u32,
+    handle: *mut Handle,
+    text: *const u8,
+    length: usize,
+    conditions: *const u8,
+    conditions_length: usize,
+    most: u32,
+    temperature: f32,
+    seed: u32,
 ) -> i32 {
     let handle = &mut *handle;
     handle.given = 0;
@@ -194,7 +205,11 @@ pub unsafe extern "C" fn jslm_output_length(handle: *const Handle) -> usize {
 }
 
 unsafe fn bytes<'a>(address: *const u8, length: usize) -> &'a [u8] {
-    if address.is_null() || length == 0 { &[] } else { std::slice::from_raw_parts(address, length) }
+    if address.is_null() || length == 0 {
+        &[]
+    } else {
+        std::slice::from_raw_parts(address, length)
+    }
 }
 
 unsafe fn string<'a>(address: *const u8, length: usize) -> Result<&'a str> {

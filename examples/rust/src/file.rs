@@ -3,7 +3,6 @@
 use crate::json::{parse, shown, Value};
 use crate::matrix::Matrix;
 use crate::{fail, Result};
-use std::collections::BTreeMap;
 
 const LONGEST_HEADER: u64 = 100_000_000;
 
@@ -16,7 +15,7 @@ struct Tensor<'a> {
 
 /// The tensors of a file by name, each to be taken once.
 pub struct Tensors<'a> {
-    found: BTreeMap<String, Tensor<'a>>,
+    found: Vec<(String, Tensor<'a>)>,
     int8: bool,
 }
 
@@ -33,7 +32,7 @@ impl<'a> Tensors<'a> {
             Err(_) => return fail("its header is no UTF-8; the file is damaged"),
         };
         let body = &data[8 + size..];
-        let mut found = BTreeMap::new();
+        let mut found = Vec::new();
         let mut fields = Value::Null;
         let mut total = 0u64;
         for (name, entry) in header.pairs()? {
@@ -42,8 +41,12 @@ impl<'a> Tensors<'a> {
                 continue;
             }
             let kind = entry.need("dtype")?.text()?.to_string();
-            let shape: Vec<u64> =
-                entry.need("shape")?.list()?.iter().map(|n| Ok(n.count(usize::MAX / 2)? as u64)).collect::<Result<_>>()?;
+            let shape: Vec<u64> = entry
+                .need("shape")?
+                .list()?
+                .iter()
+                .map(|n| Ok(n.count(usize::MAX / 2)? as u64))
+                .collect::<Result<_>>()?;
             let offsets = entry.need("data_offsets")?.list()?;
             let bytes = match offsets {
                 [start, end] => body.get(start.count(usize::MAX / 2)?..end.count(usize::MAX / 2)?),
@@ -59,7 +62,7 @@ impl<'a> Tensors<'a> {
             match bytes {
                 Some(bytes) if wanted == Some(bytes.len() as u64) => {
                     total += bytes.len() as u64;
-                    found.insert(name.clone(), Tensor { kind, shape, bytes })
+                    found.push((name.clone(), Tensor { kind, shape, bytes }))
                 }
                 _ => return fail(format!("{} does not fit its place; the file is damaged", shown(name))),
             };
@@ -113,14 +116,15 @@ impl<'a> Tensors<'a> {
 
     /// Fails where a tensor was not taken: it would mean something that this does not compute.
     pub fn finish(self) -> Result<()> {
-        match self.found.keys().next() {
-            Some(name) => fail(format!("{} has no place by its config; the file is damaged", shown(name))),
+        match self.found.first() {
+            Some((name, _)) => fail(format!("{} has no place by its config; the file is damaged", shown(name))),
             None => Ok(()),
         }
     }
 
     fn take(&mut self, name: &str, shape: &[usize]) -> Result<Tensor<'a>> {
-        match self.found.remove(name) {
+        let at = self.found.iter().position(|(each, _)| each == name);
+        match at.map(|at| self.found.swap_remove(at).1) {
             Some(tensor) if tensor.shape.iter().copied().eq(shape.iter().map(|&n| n as u64)) => Ok(tensor),
             Some(_) => fail(format!("{} is of another shape than its config says; the file is damaged", name)),
             None => fail(format!("no tensor {}, which its config asks for; the file is incomplete", name)),
@@ -147,7 +151,11 @@ fn half_to_float(half: u16) -> f32 {
         31 => f32::NAN,
         _ => (1.0 + fraction / 1024.0) * f32::from_bits((exponent + 112) << 23),
     };
-    if half >> 15 == 1 { -size } else { size }
+    if half >> 15 == 1 {
+        -size
+    } else {
+        size
+    }
 }
 
 /// `[columns, rows]` as `[rows, columns]`.

@@ -155,12 +155,26 @@ impl Model {
     }
 
     /// Begins to write up to `most` tokens after a prompt; temperature 0 takes the likeliest, others draw by `seed`.
-    pub fn write(&self, prompt: &str, conditions: &[(&str, &str)], most: usize, temperature: f32, seed: u64) -> Result<Writer> {
+    pub fn write(
+        &self,
+        prompt: &str,
+        conditions: &[(&str, &str)],
+        most: usize,
+        temperature: f32,
+        seed: u64,
+    ) -> Result<Writer<'_>> {
         Ok(Writer { model: self, state: self.begin(prompt, conditions, most, temperature, seed)? })
     }
 
     /// As `write`, apart from the model.
-    pub fn begin(&self, prompt: &str, conditions: &[(&str, &str)], most: usize, temperature: f32, seed: u64) -> Result<State> {
+    pub fn begin(
+        &self,
+        prompt: &str,
+        conditions: &[(&str, &str)],
+        most: usize,
+        temperature: f32,
+        seed: u64,
+    ) -> Result<State> {
         let next = self.prompt_ids(prompt)?;
         let most = most.min(self.decoder.context_length - next.len());
         let finish = if most == 0 { Some(Finish::Length) } else { None };
@@ -300,7 +314,8 @@ impl Iterator for Writer<'_> {
 fn literals(template: &str) -> Vec<String> {
     let doubled = template.replace("{{", "\u{1}").replace("}}", "\u{2}");
     let parts = doubled.split('{').enumerate();
-    let outside = parts.map(|(at, part)| if at == 0 { part } else { part.split_once('}').map_or("", |(_, rest)| rest) });
+    let outside =
+        parts.map(|(at, part)| if at == 0 { part } else { part.split_once('}').map_or("", |(_, rest)| rest) });
     outside.map(|part| part.replace('\u{1}', "{").replace('\u{2}', "}")).collect()
 }
 

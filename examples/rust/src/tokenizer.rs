@@ -3,7 +3,6 @@
 use crate::json::{shown, Value};
 use crate::marks::MARKS;
 use crate::{fail, Result};
-use std::collections::BTreeMap;
 
 const CONTRACTIONS: [&str; 7] = ["'s", "'t", "'re", "'ve", "'m", "'ll", "'d"];
 
@@ -19,11 +18,33 @@ pub struct Tokenizer {
 }
 
 enum Kind {
-    Char(BTreeMap<char, u32>),
+    Char(Table),
     Byte,
-    /// The id of each byte, and of each pair of ids that is joined: its rank and the id of the two together.
-    Bpe(Vec<u32>, BTreeMap<(u32, u32), (usize, u32)>),
+    /// The id of each byte, and of each pair of ids that is joined: its rank and the id of the two together, as `both`.
+    Bpe(Vec<u32>, Table),
     Other(String),
+}
+
+/// Numbers by their keys, sorted: a map of the standard library takes three times as much code.
+struct Table(Vec<(u64, u64)>);
+
+impl Table {
+    /// Of several with one key the least counts.
+    fn new(pairs: impl Iterator<Item = (u64, u64)>) -> Table {
+        let mut pairs: Vec<(u64, u64)> = pairs.collect();
+        pairs.sort();
+        pairs.dedup_by_key(|(key, _)| *key);
+        Table(pairs)
+    }
+
+    fn get(&self, key: u64) -> Option<u64> {
+        self.0.binary_search_by_key(&key, |(each, _)| *each).ok().map(|at| self.0[at].1)
+    }
+}
+
+/// Two numbers as one.
+fn both(left: u32, right: u32) -> u64 {
+    u64::from(left) << 32 | u64::from(right)
 }
 
 impl Tokenizer {
@@ -35,8 +56,12 @@ impl Tokenizer {
         let kind = fields.need("kind")?.text()?;
         let mut pieces = vec![Vec::new(); size];
         let id = |value: &Value| Ok(value.count(size - 1)? as u32);
-        let special: Vec<(&str, u32)> =
-            fields.need("special_tokens")?.pairs()?.iter().map(|(name, at)| Ok((&**name, id(at)?))).collect::<Result<_>>()?;
+        let special: Vec<(&str, u32)> = fields
+            .need("special_tokens")?
+            .pairs()?
+            .iter()
+            .map(|(name, at)| Ok((&**name, id(at)?)))
+            .collect::<Result<_>>()?;
         for (name, at) in &special {
             pieces[*at as usize] = name.as_bytes().to_vec();
         }
@@ -51,12 +76,9 @@ impl Tokenizer {
                     return fail(damaged);
                 }
                 pieces[unknown.unwrap_or(0) as usize] = "\u{fffd}".into();
-                let mut ids = BTreeMap::new();
-                for (at, char) in characters.iter().enumerate().map(|(n, char)| (special.len() + n, *char)) {
-                    pieces[at] = char.to_string().into_bytes();
-                    ids.insert(char, at as u32);
-                }
-                Kind::Char(ids)
+                let numbered = characters.iter().zip(special.len()..);
+                numbered.clone().for_each(|(char, at)| pieces[at] = char.encode_utf8(&mut [0; 4]).as_bytes().to_vec());
+                Kind::Char(Table::new(numbered.map(|(char, at)| (u64::from(u32::from(*char)), at as u64))))
             }
             "byte" if size >= 256 => {
                 (0..=255).for_each(|byte| pieces[usize::from(byte)] = vec![byte]);
@@ -65,33 +87,41 @@ impl Tokenizer {
             "bpe" => {
                 let model = fields.need("tokenizers")?.need("model")?;
                 let spelled = byte_spelling();
-                let byte_of: BTreeMap<char, u8> = (0..=255).map(|byte| (spelled[usize::from(byte)], byte)).collect();
-                let mut ids = BTreeMap::new();
+                let byte_of = Table::new(spelled.iter().map(|char| u64::from(u32::from(*char))).zip(0..));
+                let mut ids = Vec::new();
                 for (token, at) in model.need("vocab")?.pairs()? {
                     if special_id(token).is_none() {
-                        let bytes: Option<Vec<u8>> = token.chars().map(|char| byte_of.get(&char).copied()).collect();
+                        let bytes: Option<Vec<u8>> = token
+                            .chars()
+                            .map(|char| byte_of.get(u32::from(char).into()).map(|byte| byte as u8))
+                            .collect();
                         let (at, bytes) = (id(at)?, bytes.filter(|bytes| !bytes.is_empty()));
                         match bytes {
                             Some(bytes) => pieces[at as usize] = bytes,
                             None => return fail(damaged),
                         }
-                        ids.insert(token.as_str(), at);
+                        ids.push((token.as_str(), at));
                     }
                 }
-                let of = |token: &str| ids.get(token).copied();
+                ids.sort();
+                let of = |token: &str| ids.binary_search_by_key(&token, |(each, _)| each).ok().map(|at| ids[at].1);
                 let bytes: Option<Vec<u32>> = spelled.iter().map(|char| of(char.encode_utf8(&mut [0; 4]))).collect();
-                let mut merges = BTreeMap::new();
+                let mut merges = Vec::new();
                 for (rank, merge) in model.need("merges")?.list()?.iter().enumerate() {
                     match merge.list()? {
-                        [left, right] => match (of(left.text()?), of(right.text()?), of(&[left.text()?, right.text()?].concat())) {
-                            (Some(left), Some(right), Some(joined)) => merges.entry((left, right)).or_insert((rank, joined)),
-                            _ => return fail(damaged),
-                        },
+                        [left, right] => {
+                            match (of(left.text()?), of(right.text()?), of(&[left.text()?, right.text()?].concat())) {
+                                (Some(left), Some(right), Some(joined)) => {
+                                    merges.push((both(left, right), both(rank as u32, joined)))
+                                }
+                                _ => return fail(damaged),
+                            }
+                        }
                         _ => return fail(damaged),
                     };
                 }
                 match bytes {
-                    Some(bytes) => Kind::Bpe(bytes, merges),
+                    Some(bytes) => Kind::Bpe(bytes, Table::new(merges.into_iter())),
                     None => return fail(damaged),
                 }
             }
@@ -113,7 +143,10 @@ impl Tokenizer {
     /// Ids of a text, in which no spelling is a special token.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         Ok(match &self.kind {
-            Kind::Char(ids) => text.chars().map(|c| ids.get(&c).copied().or(self.unknown).unwrap_or(0)).collect(),
+            Kind::Char(ids) => text
+                .chars()
+                .map(|c| ids.get(u32::from(c).into()).map(|id| id as u32).or(self.unknown).unwrap_or(0))
+                .collect(),
             Kind::Byte => text.bytes().map(u32::from).collect(),
             Kind::Bpe(bytes, merges) => {
                 let words = split_words(text).into_iter();
@@ -125,10 +158,11 @@ impl Tokenizer {
 }
 
 /// Joins, again and again, the pair of the lowest rank, the first of several.
-fn join(mut ids: Vec<u32>, merges: &BTreeMap<(u32, u32), (usize, u32)>) -> Vec<u32> {
+fn join(mut ids: Vec<u32>, merges: &Table) -> Vec<u32> {
     loop {
         let pairs = ids.windows(2).enumerate();
-        let best = pairs.filter_map(|(at, pair)| merges.get(&(pair[0], pair[1])).map(|m| (m.0, at, m.1))).min();
+        let best =
+            pairs.filter_map(|(at, pair)| merges.get(both(pair[0], pair[1])).map(|m| (m >> 32, at, m as u32))).min();
         match best {
             Some((_, at, joined)) => {
                 ids[at] = joined;
@@ -170,10 +204,20 @@ fn split_words(text: &str) -> Vec<&str> {
 
 /// White space 0, letters 1, digits 2, all else 3.
 fn kind_of(char: char) -> u8 {
-    let is_mark = || MARKS.binary_search_by(|&(first, last)| {
-        let code = char as u32;
-        if last < code { std::cmp::Ordering::Less } else if first > code { std::cmp::Ordering::Greater } else { std::cmp::Ordering::Equal }
-    }).is_ok();
+    let is_mark = || {
+        MARKS
+            .binary_search_by(|&(first, last)| {
+                let code = char as u32;
+                if last < code {
+                    std::cmp::Ordering::Less
+                } else if first > code {
+                    std::cmp::Ordering::Greater
+                } else {
+                    std::cmp::Ordering::Equal
+                }
+            })
+            .is_ok()
+    };
     match char {
         _ if char.is_whitespace() => 0,
         _ if char.is_numeric() => 2,
@@ -185,6 +229,12 @@ fn kind_of(char: char) -> u8 {
 /// The character that stands for each byte in a BPE vocabulary.
 fn byte_spelling() -> Vec<char> {
     let mut others = 0x100..;
-    let spell = |byte: u32| if matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff) { byte } else { others.next().unwrap_or(0) };
+    let spell = |byte: u32| {
+        if matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff) {
+            byte
+        } else {
+            others.next().unwrap_or(0)
+        }
+    };
     (0..256).map(spell).map(|code| char::from_u32(code).unwrap_or(' ')).collect()
 }

@@ -95,11 +95,28 @@ fn bad_files_are_errors() {
         }
         let text = String::from_utf8(file[8..8 + header].to_vec()).unwrap();
         for (name, by) in [
-            ("d_model", "16777216"), ("d_model", "0"), ("n_layers", "16777216"), ("n_layers", "0"), ("n_layers", "1"),
-            ("n_heads", "0"), ("n_heads", "7"), ("n_kv_heads", "5"), ("head_dim", "16777216"), ("head_dim", "3"),
-            ("d_ff", "16777216"), ("context_length", "16777216"), ("context_length", "0"), ("context_length", "1"),
-            ("vocab_size", "16777216"), ("vocab_size", "1e308"), ("vocab_size", "-1"), ("norm_eps", "NaN"),
-            ("rope_theta", "0"), ("rope_theta", "-1"), ("factor", "0"), ("logit_softcap", "1e999"),
+            ("d_model", "16777216"),
+            ("d_model", "0"),
+            ("n_layers", "16777216"),
+            ("n_layers", "0"),
+            ("n_layers", "1"),
+            ("n_heads", "0"),
+            ("n_heads", "7"),
+            ("n_kv_heads", "5"),
+            ("head_dim", "16777216"),
+            ("head_dim", "3"),
+            ("d_ff", "16777216"),
+            ("context_length", "16777216"),
+            ("context_length", "0"),
+            ("context_length", "1"),
+            ("vocab_size", "16777216"),
+            ("vocab_size", "1e308"),
+            ("vocab_size", "-1"),
+            ("norm_eps", "NaN"),
+            ("rope_theta", "0"),
+            ("rope_theta", "-1"),
+            ("factor", "0"),
+            ("logit_softcap", "1e999"),
             ("norm_eps", "[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[["),
         ] {
             let start = match text.find(&format!("\\\"{}\\\": ", name)) {

@@ -114,9 +114,11 @@ fn sentences_are_rewritten_alike() {
 
 #[test]
 fn temperature_draws_what_the_seed_says_and_by_the_shares() {
-    let (vectors, model) = vectors().into_iter().find(|(vectors, _)| text(vectors, "model") == "char_llama.safetensors").unwrap();
+    let (vectors, model) =
+        vectors().into_iter().find(|(vectors, _)| text(vectors, "model") == "char_llama.safetensors").unwrap();
     let prompt = text(&list(&vectors, "cases")[1], "prompt");
-    let write = |seed| model.write(prompt, &[], 12, 0.8, seed).unwrap().map(|token| token.unwrap()).collect::<Vec<u32>>();
+    let write =
+        |seed| model.write(prompt, &[], 12, 0.8, seed).unwrap().map(|token| token.unwrap()).collect::<Vec<u32>>();
     assert_eq!(write(5), write(5));
     assert!((0..9).any(|seed| write(seed) != write(5)));
     let ids = model.prompt_ids(prompt).unwrap();

@@ -16,11 +16,16 @@ fn main() {
 fn run(arguments: &[String]) -> std::result::Result<(), String> {
     let (path, action) = match arguments {
         [path, action, ..] => (path, action),
-        _ => return Err("usage: portable MODEL rewrite | write PROMPT [TOKENS [TEMPERATURE [SEED]]] | speed [TOKENS]".into()),
+        _ => {
+            return Err(
+                "usage: portable MODEL rewrite | write PROMPT [TOKENS [TEMPERATURE [SEED]]] | speed [TOKENS]".into()
+            )
+        }
     };
     let bytes = std::fs::read(path).map_err(|error| format!("{}: {}", path, error))?;
     let model = Model::open(&bytes).map_err(|error| format!("{}: {}", path, error))?;
-    let (conditions, rest): (Vec<&String>, Vec<&String>) = arguments[2..].iter().partition(|each| each.contains('=') && action != "speed");
+    let (conditions, rest): (Vec<&String>, Vec<&String>) =
+        arguments[2..].iter().partition(|each| each.contains('=') && action != "speed");
     let conditions: Vec<(&str, &str)> = conditions.iter().filter_map(|each| each.split_once('=')).collect();
     let number = |at: usize, default: f64| rest.get(at).map_or(Ok(default), |text| text.parse::<f64>());
     match action.as_str() {
@@ -29,7 +34,9 @@ fn run(arguments: &[String]) -> std::result::Result<(), String> {
             let parsed = (number(1, 200.0), number(2, 0.0), number(3, 0.0));
             match (rest.first(), parsed) {
                 (Some(prompt), (Ok(most), Ok(temperature), Ok(seed))) => {
-                    let mut writer = model.write(prompt, &conditions, most as usize, temperature as f32, seed as u64).map_err(|e| e.0)?;
+                    let mut writer = model
+                        .write(prompt, &conditions, most as usize, temperature as f32, seed as u64)
+                        .map_err(|e| e.0)?;
                     writer.by_ref().collect::<Result<Vec<u32>>>().map_err(|error| error.0)?;
                     println!("{}{}", prompt, writer.text());
                     Ok(())
