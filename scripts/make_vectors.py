@@ -120,7 +120,9 @@ def make_vectors(path: Path) -> dict[str, Any]:
     for condition in model.config.model.conditions:
         ways += [{condition.name: label} for label in condition.labels]
     is_rewriter = bool(model.config.model.conditions)
-    prompts = [_sentences()[index][0] + "\t" for index in (0, -1)] if is_rewriter else ["", "The old king", "A girl took 17"]
+    prompts = ["", "The old king", "A girl took 17"]
+    if is_rewriter:
+        prompts = [_sentences()[index][0] + "\t" for index in (0, -1)]
     cases = []
     for conditions, prompt in itertools.product(ways, prompts):
         told = model.with_conditions(conditions)
