@@ -79,8 +79,8 @@ def _export_parser() -> argparse.ArgumentParser:
         "--dtype",
         default="",
         metavar="TYPE",
-        help="of the matrices: float32 (default), float16, bfloat16; gguf also q8_0; onnx: float32, float16, "
-        "int8, int7",
+        help="of the matrices: float32 (default), float16, bfloat16; gguf also q8_0; safetensors also int8; onnx: "
+        "float32, float16, int8, int7",
     )
     parser.add_argument("--checkpoint", default="best", metavar="WHICH", help="best (default), latest, or a step")
     parser.add_argument(

@@ -1,12 +1,14 @@
 """A whole model in one safetensors file: weights, and in its metadata the config and the tokenizer.
 
-`jslm.load` and every verb take it in place of a run folder. Other programs read the weights as any safetensors file.
+`jslm.load` and every verb take it in place of a run folder. Other programs read the weights as any safetensors file;
+docs/portable-format.md says what they mean, for decoders in other languages.
 """
 
 from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import numpy as np
 from jslm.config import Config, config_from_dict
 from jslm.errors import JslmError
 from jslm.files import whole_file
+from jslm.formats.int8_rows import ROWS, SCALES, dequantise_rows, is_quantised, quantise_rows, to_rows
 from jslm.formats.shapes import describe_model
 from jslm.formats.weights import SafetensorsFile, cast_weights, pad_rows, write_safetensors
 from jslm.runs.bundle import Bundle, Format
@@ -22,7 +25,9 @@ from jslm.runs.checkpoint import check_params, flatten_tree, unflatten_params
 from jslm.tokenizer import tokenizer_from_json
 
 _KEY = "jslm"
-_VERSION = 1
+# A file has the lowest version that can read it.
+_VERSION, _INT8_VERSION = 1, 2
+_INT8 = "int8_rows"
 _MAX_HEADER = 100_000_000
 _TABLES = ("embed/tokens", "head/tokens")
 
@@ -48,7 +53,8 @@ def describe(path: Path) -> dict[str, Any]:
     return {
         "format": f"portable file of jslm, version {fields['version']}",
         "parameters": count_parameters(model)["total"],
-        "weights": f"{', '.join(sorted(set(file.types.values())))} in {len(file.shapes):,} tensors",
+        "weights": f"{', '.join(sorted(set(file.types.values())))} in {len(file.shapes):,} tensors"
+        + (", int8 with a scale a row" if fields["version"] == _INT8_VERSION else ""),
         **describe_model(model),
         "norm": model.norm,
         "position": model.position,
@@ -72,18 +78,18 @@ def read(path: Path) -> Bundle:
             "entries; the file is damaged"
         )
     shapes = param_shapes(config.model)
-    wanted = flatten_tree(shapes)
+    stored = _stored_shapes(config, flatten_tree(shapes), int8=fields["version"] == _INT8_VERSION)
     for name, shape in file.shapes.items():
         # Before anything is read or padded: a damaged header may name any size.
-        true = wanted[name].shape if name in wanted else None
-        if true is not None and name in _TABLES:
-            true = (config.model.vocab_size, *true[1:])
-        if shape != true:
-            expected = "nothing of that name" if true is None else list(true)
+        if shape != stored.get(name):
+            expected = list(stored[name]) if name in stored else "nothing of that name"
             raise JslmError(f"{path}: {name} is {list(shape)}, expected {expected} by its config; the file is damaged")
+    if missing := sorted(stored.keys() - file.shapes.keys()):
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise JslmError(f"{path}: no tensor {missing[0]}{more}, which its config asks for; the file is incomplete")
     flat = {}
-    for name in file.shapes:
-        array = np.asarray(file.get(name), np.float32)
+    for name in flatten_tree(shapes):
+        array = _read_tensor(file, name)
         flat[f"params/{name}"] = pad_rows(array, config.model.padded_vocab_size) if name in _TABLES else array
     params = unflatten_params(flat, "params")
     check_params(params, shapes, str(path), "its config")
@@ -101,14 +107,21 @@ def read(path: Path) -> Bundle:
 def write(bundle: Bundle, path: Path, dtype: str) -> None:
     """Writes the model to the file `path`, matrices in `dtype` and norms in float32, which they compute in.
 
-    The whole file, or nothing and what was there before. Raises JslmError where a weight is too large for `dtype`.
+    `int8` is 8-bit integers with a float32 scale a row (`int8_rows`), and float32 for all that is no matrix: a file of
+    version 2. The whole file, or nothing and what was there before. Raises JslmError where a weight is too large for
+    `dtype`.
     """
     tensors = {}
+    int8 = dtype == "int8"
     for name, array in flatten_tree(bundle.params).items():
         rows = np.asarray(array)[: bundle.config.model.vocab_size] if name in _TABLES else np.asarray(array)
-        tensors[name] = cast_weights(name, rows, "float32" if "norm" in name else dtype)
+        if int8 and is_quantised(name):
+            matrix = to_rows(name, np.asarray(rows, np.float32))
+            tensors[f"{name}/{ROWS}"], tensors[f"{name}/{SCALES}"] = quantise_rows(name, matrix)
+        else:
+            tensors[name] = cast_weights(name, rows, "float32" if int8 or "norm" in name else dtype)
     fields = {
-        "version": _VERSION,
+        **({"version": _INT8_VERSION, "quantisation": _INT8} if int8 else {"version": _VERSION}),
         "ends_documents": bundle.ends_documents,
         "figures": dict(bundle.figures),
         "config": bundle.config.model_dump(mode="json"),
@@ -117,6 +130,28 @@ def write(bundle: Bundle, path: Path, dtype: str) -> None:
     }
     with whole_file(path) as temporary:
         write_safetensors(temporary, tensors, {_KEY: json.dumps(fields, ensure_ascii=False)})
+
+
+def _stored_shapes(config: Config, wanted: Mapping[str, Any], *, int8: bool) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor that a file of this config has."""
+    stored: dict[str, tuple[int, ...]] = {}
+    for name, leaf in wanted.items():
+        shape = (config.model.vocab_size, *leaf.shape[1:]) if name in _TABLES else tuple(leaf.shape)
+        if int8 and is_quantised(name):
+            *outer, rows, columns = (*shape[:-2], shape[-1], shape[-2]) if name.endswith("/kernel") else shape
+            stored |= {f"{name}/{ROWS}": (*outer, rows, columns), f"{name}/{SCALES}": (*outer, rows)}
+        else:
+            stored[name] = shape
+    return stored
+
+
+def _read_tensor(file: SafetensorsFile, name: str) -> np.ndarray:
+    """One parameter in float32."""
+    if name in file.shapes:
+        return np.asarray(file.get(name), np.float32)
+    integers = file.get(f"{name}/{ROWS}", ("I8",))
+    scales = np.asarray(file.get(f"{name}/{SCALES}", ("F32",)))
+    return to_rows(name, dequantise_rows(f"{file.path}: {name}", integers, scales))
 
 
 def _header(file: SafetensorsFile) -> tuple[Config, dict[str, Any]]:
@@ -128,9 +163,14 @@ def _header(file: SafetensorsFile) -> tuple[Config, dict[str, Any]]:
         raise JslmError(
             f"{where}: a safetensors file, but not one that jslm wrote; to import a Hugging Face model name its folder"
         ) from None
-    if not isinstance(fields, dict) or fields.get("version") != _VERSION:
-        version = fields.get("version") if isinstance(fields, dict) else None
-        raise JslmError(f"{where}: version {version!r} of the portable file; this jslm reads {_VERSION}: update jslm")
+    version = fields.get("version") if isinstance(fields, dict) else None
+    if version not in (_VERSION, _INT8_VERSION) or isinstance(version, bool | float):
+        raise JslmError(
+            f"{where}: version {version!r} of the portable file; this jslm reads {_VERSION} and {_INT8_VERSION}: "
+            "update jslm"
+        )
+    if version == _INT8_VERSION and (found := fields.get("quantisation")) != _INT8:
+        raise JslmError(f"{where}: quantisation {found!r:.100}; this jslm reads {_INT8!r}: update jslm")
     kinds = {"config": dict, "tokenizer": dict, "figures": dict, "ends_documents": bool}
     if not isinstance(fields.get("chat_template", ""), str):
         raise JslmError(f"{where}: its chat_template is no text; the file is damaged")
@@ -147,4 +187,5 @@ FORMAT = Format(
     describe=describe,
     read=read,
     write=write,
+    dtypes=("float32", "float16", "bfloat16", "int8"),
 )

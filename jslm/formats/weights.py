@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -168,13 +168,11 @@ class SafetensorsFile:
         """The strings that its writer put beside the tensors."""
         return dict(self._file.metadata() or {})
 
-    def get(self, name: str) -> np.ndarray:
-        """One tensor in its own type. Raises JslmError for a type that no weight has."""
-        if self.types[name] not in _FLOATS:
-            raise JslmError(
-                f"{self.path}: {name} is of type {self.types[name]}; jslm reads {', '.join(_FLOATS)}: a quantised "
-                "model has to be converted back first"
-            )
+    def get(self, name: str, types: Sequence[str] = _FLOATS) -> np.ndarray:
+        """One tensor in its own type. Raises JslmError for a type that is none of `types`."""
+        if self.types[name] not in types:
+            reads = f"{self.path}: {name} is of type {self.types[name]}; jslm reads {', '.join(types)}"
+            raise JslmError(reads + (": a quantised model has to be converted back first" if types == _FLOATS else ""))
         try:
             array: np.ndarray = self._file.get_tensor(name)
         except (SafetensorError, OSError, ValueError, TypeError) as error:

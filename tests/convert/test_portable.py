@@ -174,7 +174,9 @@ HOSTILE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
         lambda data: with_header(data, header_of(data) | {"__metadata__": {"format": "pt"}}),
         "not one that jslm wrote",
     ),
-    "newer": (lambda data: change_metadata(data, lambda f: f.update(version=2)), "version 2 of the portable file"),
+    "newer": (lambda data: change_metadata(data, lambda f: f.update(version=3)), "version 3 of the portable file"),
+    "version of another type": (lambda data: change_metadata(data, lambda f: f.update(version=True)), "version True"),
+    "int8 without int8": (lambda data: change_metadata(data, lambda f: f.update(version=2)), "quantisation None"),
     "no tokenizer": (lambda data: change_metadata(data, lambda f: f.pop("tokenizer")), "has no tokenizer"),
     "edited tokenizer": (
         lambda data: change_metadata(data, lambda f: f["tokenizer"]["special_tokens"].update({"<|x|>": 257})),

@@ -1,0 +1,79 @@
+//! portable MODEL rewrite [name=label ...] < lines
+//! portable MODEL write PROMPT [TOKENS [TEMPERATURE [SEED]]] [name=label ...]
+//! portable MODEL speed [TOKENS]
+
+use jslm_portable::{Model, Result};
+use std::io::{BufRead, Write};
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let Err(message) = run(&arguments) {
+        eprintln!("portable: {}", message);
+        std::process::exit(2);
+    }
+}
+
+fn run(arguments: &[String]) -> std::result::Result<(), String> {
+    let (path, action) = match arguments {
+        [path, action, ..] => (path, action),
+        _ => {
+            return Err(
+                "usage: portable MODEL rewrite | write PROMPT [TOKENS [TEMPERATURE [SEED]]] | speed [TOKENS]".into()
+            )
+        }
+    };
+    let bytes = std::fs::read(path).map_err(|error| format!("{}: {}", path, error))?;
+    let model = Model::open(&bytes).map_err(|error| format!("{}: {}", path, error))?;
+    let (conditions, rest): (Vec<&String>, Vec<&String>) =
+        arguments[2..].iter().partition(|each| each.contains('=') && action != "speed");
+    let conditions: Vec<(&str, &str)> = conditions.iter().filter_map(|each| each.split_once('=')).collect();
+    let number = |at: usize, default: f64| rest.get(at).map_or(Ok(default), |text| text.parse::<f64>());
+    match action.as_str() {
+        "rewrite" => rewrite(&model, &conditions),
+        "write" => {
+            let parsed = (number(1, 200.0), number(2, 0.0), number(3, 0.0));
+            match (rest.first(), parsed) {
+                (Some(prompt), (Ok(most), Ok(temperature), Ok(seed))) => {
+                    let mut writer = model
+                        .write(prompt, &conditions, most as usize, temperature as f32, seed as u64)
+                        .map_err(|e| e.0)?;
+                    writer.by_ref().collect::<Result<Vec<u32>>>().map_err(|error| error.0)?;
+                    println!("{}{}", prompt, writer.text());
+                    Ok(())
+                }
+                _ => Err("write: give a prompt, then numbers".into()),
+            }
+        }
+        "speed" => speed(&model, number(0, 200.0).map_err(|_| "speed: give a number of tokens")? as usize),
+        _ => Err(format!("{}: expected rewrite, write or speed", action)),
+    }
+}
+
+fn rewrite(model: &Model, conditions: &[(&str, &str)]) -> std::result::Result<(), String> {
+    let mut out = std::io::stdout();
+    for line in std::io::stdin().lock().lines() {
+        let line = line.map_err(|error| error.to_string())?;
+        let found = model.rewrite(&line, conditions, f32::NEG_INFINITY).map_err(|error| error.0)?;
+        writeln!(out, "{}", found.output).map_err(|error| error.to_string())?;
+    }
+    Ok(())
+}
+
+/// Tokens a second of one text after the other: each the likeliest, and none the end.
+fn speed(model: &Model, tokens: usize) -> std::result::Result<(), String> {
+    let most = tokens.min(model.context_length() - 1);
+    let mut best = 0.0f64;
+    for _ in 0..5 {
+        let mut cache = model.start(&[]).map_err(|error| error.0)?;
+        let started = std::time::Instant::now();
+        let mut token = 2;
+        for _ in 0..most {
+            let logits = model.read(&mut cache, &[token]).map_err(|error| error.0)?;
+            let top = (2..logits.len()).fold(2, |best, at| if logits[at] > logits[best] { at } else { best });
+            token = top as u32;
+        }
+        best = best.max(most as f64 / started.elapsed().as_secs_f64());
+    }
+    println!("{:.0} tokens/s", best);
+    Ok(())
+}
