@@ -49,6 +49,12 @@ GRID: dict[str, dict[str, Any]] = {
     "qwen2": {"qkv_bias": True},
     "qwen3": {"qk_norm": True, "head_dim": 32},
     "qwen3_bias": {"qk_norm": True, "qkv_bias": True, "tie_embeddings": False},
+    "arcee": {"activation": "relu2", "qkv_bias": True},
+    "arcee_untied": {"activation": "relu2", "tie_embeddings": False, "head_dim": 32, "d_ff": 96},
+    "arcee_llama3": {
+        "activation": "relu2",
+        "rope_scaling": {"kind": "llama3", "factor": 8.0, "original_context_length": 32},
+    },
     "gpt2": {**GPT2, **BIASES},
     "gpt2_plain": {**GPT2, "norm_bias": False, "tie_embeddings": False},
     "linear": {"rope_scaling": {"kind": "linear", "factor": 4.0}},

@@ -21,8 +21,12 @@ if TYPE_CHECKING:
     from gguf import GGUFWriter
 
 
+# Whose rows of query and key are in pairs; the others rotate halves, as jslm does.
+ROTATES_NEIGHBOURS = ("llama", "arcee")
+
+
 def choose_architecture(model: ModelConfig) -> str:
-    """`gpt2`, `qwen3`, `qwen2` or `llama`: llama.cpp's name for the shape of `model`.
+    """`gpt2`, `qwen3`, `qwen2`, `arcee` or `llama`: llama.cpp's name for the shape of `model`.
 
     Raises JslmError that lists every option that none of the nearest one's programs has.
     """
@@ -35,6 +39,8 @@ def choose_architecture(model: ModelConfig) -> str:
         )
     if kind == "gpt2":
         return kind
+    if not model.is_gated:
+        return "arcee"
     if model.qk_norm:
         return "qwen3"
     is_qwen2 = model.qkv_bias and not (model.out_bias or model.mlp_bias) and is_square(model)
@@ -93,7 +99,7 @@ def _layer_tensors(
         heads = {"q": model.n_heads, "k": model.kv_heads}
         for name, parts in projections.items():
             for part, array in parts.items():
-                interleaves = architecture == "llama" and name in heads
+                interleaves = architecture in ROTATES_NEIGHBOURS and name in heads
                 yield (
                     f"{prefix}.attn_{name}.{part}",
                     _interleave(array, heads[name]) if interleaves else array,
@@ -172,16 +178,21 @@ def _original_context(model: ModelConfig) -> float:
 
 
 def _beyond_llama(model: ModelConfig) -> list[str]:
-    """What llama.cpp's Llama, Qwen2 and Qwen3 lack, an entry an option."""
+    """What llama.cpp's Llama, Qwen2, Qwen3 and Arcee lack, an entry an option."""
     found = beyond_llama_shape(model)
-    if model.activation != "swiglu":
-        found.append(f"model.activation = {model.activation!r} (Llama has 'swiglu')")
+    if model.activation not in ("swiglu", "relu2"):
+        found.append(f"model.activation = {model.activation!r} (Llama has 'swiglu' and Arcee 'relu2')")
     if model.qk_norm:
         # Only Qwen3's program has the norms.
+        if model.activation == "relu2":
+            found.append("model.activation = 'relu2' with model.qk_norm (Qwen3 has 'swiglu')")
         found += [f"model.{name} with model.qk_norm" for name in ("out_bias", "mlp_bias") if getattr(model, name)]
         if _needs_frequencies(model):
             how = "" if model.rope_scaling.kind == "llama3" else " other than by YaRN's usual betas"
             found.append(f"model.rope_scaling.kind = {model.rope_scaling.kind!r}{how} with model.qk_norm")
+    elif model.activation == "relu2":
+        names = [name for name in ("out_bias", "mlp_bias") if getattr(model, name)]
+        found += [f"model.{name} with model.activation = 'relu2' (Arcee has none)" for name in names]
     return found
 
 

@@ -1,4 +1,4 @@
-"""Hugging Face folders, both ways: Llama, Mistral, Qwen2, Qwen3 and GPT-2, with their tokenizers.
+"""Hugging Face folders, both ways: Llama, Mistral, Qwen2, Qwen3, Arcee and GPT-2, with their tokenizers.
 
 `config.json`, weights (`model.safetensors`, in shards with an index, or `pytorch_model.bin`), and tokenizer files, as
 transformers' `from_pretrained` and `save_pretrained` lay them out.
