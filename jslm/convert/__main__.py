@@ -52,7 +52,7 @@ def _import_parser() -> argparse.ArgumentParser:
         "--format",
         default="auto",
         metavar="NAME",
-        help="auto (default), hf, llama2c, llama2c-checkpoint, nanogpt, lillm, slms, safetensors",
+        help="auto (default), hf, gguf, llama2c, llama2c-checkpoint, nanogpt, lillm, slms, safetensors",
     )
     add_debug_argument(parser)
     return parser

@@ -1,4 +1,5 @@
-"""GGUF, llama.cpp's one file of weights, hyperparameters and tokenizer: written here, and described.
+"""GGUF, llama.cpp's one file of weights, hyperparameters and tokenizer: written here, and described;
+`reading.py` reads it.
 
 Written by llama.cpp's own library (`gguf`, in the extra `convert`). Layout: "GGUF" in the documentation of ggml.
 """
@@ -62,6 +63,13 @@ def describe(path: Path) -> dict[str, Any]:
         **{name: keys[key] for name, key in named.items() if isinstance(keys.get(key), str | int | float)},
         "tokenizer": _describe_tokenizer(header),
     }
+
+
+def read(path: Path) -> Bundle:
+    """The model of the file `path`, in float32. Raises JslmError for a bad file and for what jslm's decoder lacks."""
+    from jslm.formats.gguf.reading import read as read_file
+
+    return read_file(path)
 
 
 def write(bundle: Bundle, path: Path, dtype: str) -> None:
@@ -189,6 +197,7 @@ FORMAT = Format(
     summary="llama.cpp's file, for llama.cpp and what is built on it",
     detect=detect,
     describe=describe,
+    read=read,
     write=write,
     dtypes=("float32", "float16", "bfloat16", "q8_0"),
 )

@@ -1,7 +1,7 @@
 """A model's options as `config.json` of Hugging Face transformers names them, both ways.
 
-The names are those of transformers' `models/{llama,mistral,qwen2,qwen3,arcee,gpt2}/configuration_*.py`, and
-of `modeling_rope_utils.py`; versions before 5 say `rope_theta` and `rope_scaling` where later ones say `rope_parameters`.
+The names are those of transformers' `models/{llama,mistral,qwen2,qwen3,arcee,gpt2}/configuration_*.py`, and of
+`modeling_rope_utils.py`; versions before 5 say `rope_theta` and `rope_scaling` where later ones say `rope_parameters`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ _PLAIN = {
     "relu2": "relu2",
 }
 # GPT-2's own spelling of its GELU.
-_SPELLED = {ours: theirs for theirs, ours in reversed(_PLAIN.items())} | {"swiglu": "silu", "geglu": "gelu_pytorch_tanh"}
+_SPELLED = {ours: theirs for theirs, ours in reversed(_PLAIN.items())} | {
+    "swiglu": "silu",
+    "geglu": "gelu_pytorch_tanh",
+}
 
 
 def family_of(model: ModelConfig) -> str:
