@@ -76,7 +76,8 @@ def _export_parser() -> argparse.ArgumentParser:
         "--dtype",
         default="",
         metavar="TYPE",
-        help="of the matrices: float32 (default), float16, bfloat16; gguf also q8_0",
+        help="of the matrices: float32 (default), float16, bfloat16; gguf also q8_0, and by llama.cpp's quantiser "
+        "q4_k_m and q6_k",
     )
     parser.add_argument("--checkpoint", default="best", metavar="WHICH", help="best (default), latest, or a step")
     parser.add_argument(

@@ -475,3 +475,21 @@ def test_presets_that_can_be_exported() -> None:
     refused = {name: text for name, text in found.items() if text not in ("gpt2", "llama", "qwen3", "arcee")}
     assert refused == {"tinystories_1m": "GGUF cannot express model.activation = 'relu' (GPT-2 has 'gelu')"}
     assert found["tinystories_5m_fast"] == "arcee"
+
+
+def test_k_types_need_llama_cpps_quantiser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"before")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "llama_cpp", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(JslmError, match=r"llama-quantize of llama\.cpp on PATH, or pip install .*llamacpp.*q8_0$"):
+        write(make_bundle(), path, "q6_k")
+    # One that is there and fails.
+    program = tmp_path / "llama-quantize"
+    program.write_text("#!/bin/sh\necho 'main: failed to quantize' >&2\nexit 1\n", "utf-8")
+    program.chmod(0o755)
+    with pytest.raises(JslmError, match=r"--dtype q4_k_m: llama\.cpp's quantiser failed: main: failed to quantize"):
+        write(make_bundle(), path, "q4_k_m")
+    assert path.read_bytes() == b"before"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["llama-quantize", "model.gguf"]

@@ -16,6 +16,8 @@ import numpy as np
 from jslm.errors import JslmError
 from jslm.files import whole_file
 from jslm.formats.gguf.header import MAGIC, ArrayLength, Header, read_header
+from jslm.formats.gguf.quantiser import TYPES, check_quantiser, quantise
+from jslm.formats.gguf.sampling import write_sampling
 from jslm.installation import install_command
 from jslm.runs.bundle import Bundle, Format
 
@@ -75,10 +77,28 @@ def read(path: Path) -> Bundle:
 def write(bundle: Bundle, path: Path, dtype: str) -> None:
     """Writes `bundle` to the file `path`: the whole file, or nothing and what was there before.
 
-    `dtype` is that of the matrices: float32, float16, bfloat16, or q8_0 (blocks of 32 weights of 8 bits with a float16
-    scale); vectors stay float32. Raises JslmError that lists every option llama.cpp has nothing for, and where a weight
-    is too large for `dtype`, the library is missing, or the file cannot be written.
+    `dtype` is that of the matrices: float32, float16, bfloat16, q8_0 (blocks of 32 weights of 8 bits with a float16
+    scale), or q4_k_m and q6_k by llama.cpp's own quantiser; vectors stay float32. Raises JslmError that lists every
+    option llama.cpp has nothing for, and where a weight is too large for `dtype`, the library or the quantiser is
+    missing, or the file cannot be written.
     """
+    if dtype not in TYPES:
+        return _write(bundle, path, dtype, path.stem)
+    check_quantiser(dtype)
+    with whole_file(path) as temporary:
+        whole = temporary.with_name(f"{temporary.name}.float32")
+        try:
+            _write(bundle, whole, "float32", path.stem)
+            told = quantise(whole, temporary, dtype)
+        finally:
+            whole.unlink(missing_ok=True)
+    if told:
+        _log.info("%s: %s", path, told)
+    return None
+
+
+def _write(bundle: Bundle, path: Path, dtype: str, name: str) -> None:
+    """The file in a type that jslm writes itself; `name` is the model's where it came from nowhere."""
     try:
         from gguf import GGMLQuantizationType, GGUFWriter, quantize
     except ImportError:
@@ -100,7 +120,8 @@ def write(bundle: Bundle, path: Path, dtype: str) -> None:
         )
     architecture = choose_architecture(model)
     writer = GGUFWriter(None, architecture)
-    _write_general(writer, bundle, path, dtype)
+    _write_general(writer, bundle, name, dtype)
+    write_sampling(writer, bundle.config.sample)
     write_hyperparameters(writer, model, architecture)
     write_vocabulary(writer, bundle.tokenizer, starts_documents=bundle.ends_documents)
     if bundle.chat_template:
@@ -156,14 +177,14 @@ def _check_range(name: str, array: np.ndarray, kind: GGMLQuantizationType) -> No
         raise JslmError(f"{name} has weights that are not finite: the training has diverged; try another checkpoint")
 
 
-def _write_general(writer: GGUFWriter, bundle: Bundle, path: Path, dtype: str) -> None:
+def _write_general(writer: GGUFWriter, bundle: Bundle, name: str, dtype: str) -> None:
     from gguf import GGML_QUANT_VERSION, LlamaFileType, size_label
 
     from jslm.model import count_parameters
 
     n_parameters = count_parameters(bundle.config.model)["total"]
     writer.add_type("model")
-    writer.add_name(Path(bundle.source).name or path.stem)
+    writer.add_name(Path(bundle.source).name or name)
     writer.add_size_label(size_label(n_parameters, n_parameters, 0, 0))
     writer.add_uint64("general.parameter_count", n_parameters)
     writer.add_license("unknown")
@@ -199,5 +220,5 @@ FORMAT = Format(
     describe=describe,
     read=read,
     write=write,
-    dtypes=("float32", "float16", "bfloat16", "q8_0"),
+    dtypes=("float32", "float16", "bfloat16", "q8_0", *TYPES),
 )

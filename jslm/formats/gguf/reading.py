@@ -18,6 +18,7 @@ from jslm.config import ModelConfig, config_from_dict
 from jslm.errors import JslmError
 from jslm.formats.gguf.header import Header, StoredTensor, read_header
 from jslm.formats.gguf.keys import ROPE_KEY, model_from_header
+from jslm.formats.gguf.sampling import sampling_of
 from jslm.formats.gguf.tokenizer import ARRAYS, FINGERPRINT_KEY, tokenizer_from_header
 from jslm.formats.gguf.weights import FUSED, NAMES, ROTATES_NEIGHBOURS
 from jslm.formats.weights import TensorReader, pad_rows, same_weights, stack_layers
@@ -49,7 +50,8 @@ def read(path: Path) -> Bundle:
     tensors = TensorReader(str(path), {name: tensor.shape for name, tensor in header.tensors.items()}, file.get)
     model = _without_second_table(tensors, model)
     params = _read_params(tensors, model, architecture)
-    config = config_from_dict({"model": model.model_dump()}, str(path))
+    sample = sampling_of(header.metadata)
+    config = config_from_dict({"model": model.model_dump(), **({"sample": sample} if sample else {})}, str(path))
     return Bundle(
         config,
         params,

@@ -33,6 +33,11 @@ from jslm.runs.checkpoint import flatten_tree, unflatten_params
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 _PREFIXES = ("model.", "transformer.")
+# What `generation_config.json` may say besides whether there is a choice at all.
+_RANGES = {
+    "top_k": (0, 2**31), "top_p": (1e-6, 1), "min_p": (0, 1), "repetition_penalty": (1e-6, 1e6),
+    "max_new_tokens": (1, 2**31),
+}  # fmt: skip
 
 
 def detect(path: Path) -> bool:
@@ -202,10 +207,10 @@ def _sampling(path: Path) -> dict[str, Any]:
         found["temperature"] = 0.0
     elif isinstance(fields.get("temperature"), int | float) and fields["temperature"] >= 0:
         found["temperature"] = float(fields["temperature"])
-    if isinstance(fields.get("top_k"), int) and fields["top_k"] >= 0:
-        found["top_k"] = fields["top_k"]
-    if isinstance(fields.get("top_p"), int | float) and 0 < fields["top_p"] <= 1:
-        found["top_p"] = float(fields["top_p"])
+    for key, (lowest, highest) in _RANGES.items():
+        value = fields.get(key)
+        if isinstance(value, int | float) and not isinstance(value, bool) and lowest <= value <= highest:
+            found[key] = int(value) if key in ("top_k", "max_new_tokens") else float(value)
     return {"sample": found}
 
 
