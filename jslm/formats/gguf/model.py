@@ -15,6 +15,7 @@ import numpy as np
 
 from jslm.errors import JslmError
 from jslm.files import whole_file
+from jslm.formats.gguf.general import write_general
 from jslm.formats.gguf.header import MAGIC, ArrayLength, Header, read_header
 from jslm.formats.gguf.quantiser import TYPES, check_quantiser, quantise
 from jslm.formats.gguf.sampling import write_sampling
@@ -120,7 +121,7 @@ def _write(bundle: Bundle, path: Path, dtype: str, name: str) -> None:
         )
     architecture = choose_architecture(model)
     writer = GGUFWriter(None, architecture)
-    _write_general(writer, bundle, name, dtype)
+    write_general(writer, bundle, name, dtype)
     write_sampling(writer, bundle.config.sample)
     write_hyperparameters(writer, model, architecture)
     write_vocabulary(writer, bundle.tokenizer, starts_documents=bundle.ends_documents)
@@ -175,33 +176,6 @@ def _check_range(name: str, array: np.ndarray, kind: GGMLQuantizationType) -> No
         )
     if not math.isfinite(largest):
         raise JslmError(f"{name} has weights that are not finite: the training has diverged; try another checkpoint")
-
-
-def _write_general(writer: GGUFWriter, bundle: Bundle, name: str, dtype: str) -> None:
-    from gguf import GGML_QUANT_VERSION, LlamaFileType, size_label
-
-    from jslm.model import count_parameters
-
-    n_parameters = count_parameters(bundle.config.model)["total"]
-    writer.add_type("model")
-    writer.add_name(Path(bundle.source).name or name)
-    writer.add_size_label(size_label(n_parameters, n_parameters, 0, 0))
-    writer.add_uint64("general.parameter_count", n_parameters)
-    writer.add_license("unknown")
-    writer.add_description(_description(bundle))
-    types = {"float32": "ALL_F32", "float16": "MOSTLY_F16", "bfloat16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0"}
-    writer.add_file_type(LlamaFileType[types[dtype]])
-    writer.add_quantization_version(GGML_QUANT_VERSION)
-    writer.add_string("jslm.tokenizer.fingerprint", bundle.tokenizer.fingerprint)
-
-
-def _description(bundle: Bundle) -> str:
-    figures = [
-        f"{name} {bundle.figures[name]}"
-        for name in ("steps", "val/loss", "val/bits_per_byte")
-        if name in bundle.figures
-    ]
-    return f"a language model made with jslm ({', '.join(figures)})" if figures else "a language model made with jslm"
 
 
 def _describe_tokenizer(header: Header) -> str:

@@ -8,14 +8,17 @@ of llama.cpp's authors.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
+from pydantic import ValidationError
 
-from jslm.config import ModelConfig, config_from_dict
+from jslm.config import CardConfig, ModelConfig, config_from_dict
 from jslm.errors import JslmError
+from jslm.formats.gguf.general import DESCRIPTION
 from jslm.formats.gguf.header import Header, StoredTensor, read_header
 from jslm.formats.gguf.keys import ROPE_KEY, model_from_header
 from jslm.formats.gguf.sampling import sampling_of
@@ -26,6 +29,7 @@ from jslm.installation import install_command
 from jslm.runs.bundle import Bundle
 
 _log = logging.getLogger("jslm")
+_LANGUAGES = "general.languages"
 _TEMPLATE = "tokenizer.chat_template"
 _FLOATS = {"f32": np.dtype("<f4"), "f16": np.dtype("<f2"), "bf16": np.dtype(ml_dtypes.bfloat16), "f64": np.dtype("<f8")}
 # Of what other programs leave in a file, the parts that say nothing of what is computed.
@@ -38,7 +42,7 @@ def read(path: Path) -> Bundle:
     Raises JslmError where the file is damaged or cut short, for what jslm's decoder lacks, and where blocks of another
     type than float have to be unpacked and the package gguf is missing.
     """
-    header = read_header(path, ARRAYS)
+    header = read_header(path, (*ARRAYS, _LANGUAGES))
     architecture = header.metadata.get("general.architecture")
     _tell_the_rest(header, path, f"{architecture}.")
     file = _File(path, header)
@@ -50,8 +54,8 @@ def read(path: Path) -> Bundle:
     tensors = TensorReader(str(path), {name: tensor.shape for name, tensor in header.tensors.items()}, file.get)
     model = _without_second_table(tensors, model)
     params = _read_params(tensors, model, architecture)
-    sample = sampling_of(header.metadata)
-    config = config_from_dict({"model": model.model_dump(), **({"sample": sample} if sample else {})}, str(path))
+    values = {"model": model.model_dump(), "sample": sampling_of(header.metadata), "card": _card(header.metadata)}
+    config = config_from_dict(values, str(path))
     return Bundle(
         config,
         params,
@@ -187,6 +191,27 @@ def _chat_template(header: Header, path: Path) -> str:
     found = header.metadata.get(_TEMPLATE, "")
     if not isinstance(found, str):
         raise JslmError(f"{path}: {_TEMPLATE} is no text; the file is damaged")
+    return found
+
+
+def _card(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """What the file says of the model that a card says too, as far as it is spelled as there."""
+    said = {"description": metadata.get("general.description"), "license": metadata.get("general.license")}
+    author, languages = metadata.get("general.author"), metadata.get(_LANGUAGES)
+    found: dict[str, Any] = {key: text for key, text in said.items() if isinstance(text, str) and text}
+    if found.get("description", "").startswith(DESCRIPTION):
+        del found["description"]
+    if found.get("license") == "unknown":
+        del found["license"]
+    if isinstance(author, str) and author:
+        found["authors"] = [author]
+    if isinstance(languages, list):
+        found["language"] = languages
+    for key in list(found):
+        try:
+            CardConfig.model_validate({key: found[key]})
+        except ValidationError:
+            _log.info("%s = %s: left out, as no card spells it so", key, repr(found.pop(key))[:60])
     return found
 
 

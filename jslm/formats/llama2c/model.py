@@ -88,7 +88,7 @@ def write(bundle: Bundle, path: Path, dtype: str) -> None:
     `tokenizer.bin` is there already.
     """
     del dtype
-    _check_expressible(bundle)
+    check_expressible(bundle)
     model, tokenizer = bundle.config.model, cast(SentencePieceTokenizer, bundle.tokenizer)
     content, beside = tokenizer_bytes(tokenizer), path.with_name(NAME)
     if path.name == NAME:
@@ -109,7 +109,8 @@ def write(bundle: Bundle, path: Path, dtype: str) -> None:
             temporary_tokenizer.write_bytes(content)
 
 
-def _check_expressible(bundle: Bundle) -> None:
+def check_expressible(bundle: Bundle) -> None:
+    """Raises JslmError that lists every option of the model that llama2.c has nothing for."""
     model, tokenizer = bundle.config.model, bundle.tokenizer
     if model.vocab_size != tokenizer.vocab_size:
         raise JslmError(
