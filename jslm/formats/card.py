@@ -7,6 +7,7 @@ up. The front matter is YAML in its subset JSON, as the Hugging Face Hub reads i
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,7 @@ _ASKED = {
     "authors": "who made it",
 }
 _MAX_SAMPLE = 2000
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f]")
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,8 @@ def _sample(bundle: Bundle) -> str:
     if not (isinstance(found, list | tuple) and len(found) == 3 and all(isinstance(part, str) for part in found[1:])):
         return ""
     step, prompt, text = found
-    whole = prompt + text
+    # What a terminal would obey is shown as unknown.
+    whole = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", prompt + text)
     shown = whole if len(whole) <= _MAX_SAMPLE else f"{whole[:_MAX_SAMPLE]} [...]"
     fence = "```"
     while fence in shown:
