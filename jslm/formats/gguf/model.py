@@ -15,6 +15,7 @@ import numpy as np
 
 from jslm.errors import JslmError
 from jslm.files import whole_file
+from jslm.formats.ends import end_tokens
 from jslm.formats.gguf.general import write_general
 from jslm.formats.gguf.header import MAGIC, ArrayLength, Header, read_header
 from jslm.formats.gguf.quantiser import TYPES, check_quantiser, quantise
@@ -104,7 +105,7 @@ def _write(bundle: Bundle, path: Path, dtype: str, name: str) -> None:
         from gguf import GGMLQuantizationType, GGUFWriter, quantize
     except ImportError:
         raise JslmError(f"writing GGUF needs the package gguf: {install_command('convert')}") from None
-    from jslm.formats.gguf.vocabulary import write_vocabulary
+    from jslm.formats.gguf.vocabulary import NO_BOS_TEMPLATE, write_vocabulary
     from jslm.formats.gguf.weights import choose_architecture, model_tensors, write_hyperparameters
 
     wanted = {
@@ -124,9 +125,11 @@ def _write(bundle: Bundle, path: Path, dtype: str, name: str) -> None:
     write_general(writer, bundle, name, dtype)
     write_sampling(writer, bundle.config.sample)
     write_hyperparameters(writer, model, architecture)
-    write_vocabulary(writer, bundle.tokenizer, starts_documents=bundle.ends_documents)
+    turn_end = end_tokens(bundle)[-1]
+    write_vocabulary(writer, bundle.tokenizer, starts_documents=bundle.ends_documents, turn_end=turn_end)
     if bundle.chat_template:
-        writer.add_chat_template(bundle.chat_template)
+        has_bos = "bos_token" in bundle.tokenizer.named_tokens or "bos_token" not in bundle.chat_template
+        writer.add_chat_template(("" if has_bos else NO_BOS_TEMPLATE) + bundle.chat_template)
     # Views of the parameters, mostly: each is encoded when its turn to be written comes.
     tensors = [
         (name, array, _type_for(name, array.shape, wanted))

@@ -23,6 +23,7 @@ from jslm.formats.gguf.header import Header, StoredTensor, read_header
 from jslm.formats.gguf.keys import ROPE_KEY, model_from_header
 from jslm.formats.gguf.sampling import sampling_of
 from jslm.formats.gguf.tokenizer import ARRAYS, FINGERPRINT_KEY, tokenizer_from_header
+from jslm.formats.gguf.vocabulary import NO_BOS_TEMPLATE
 from jslm.formats.gguf.weights import FUSED, NAMES, ROTATES_NEIGHBOURS
 from jslm.formats.weights import TensorReader, pad_rows, same_weights, stack_layers
 from jslm.installation import install_command
@@ -191,7 +192,7 @@ def _chat_template(header: Header, path: Path) -> str:
     found = header.metadata.get(_TEMPLATE, "")
     if not isinstance(found, str):
         raise JslmError(f"{path}: {_TEMPLATE} is no text; the file is damaged")
-    return found
+    return found.removeprefix(NO_BOS_TEMPLATE)
 
 
 def _card(metadata: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from jslm.errors import JslmError
 from jslm.formats.gguf.header import ArrayLength, Header
-from jslm.formats.gguf.vocabulary import PATTERNS, TokenType, spelled_bytes
+from jslm.formats.gguf.vocabulary import NO_BOS_KEY, PATTERNS, TokenType, spelled_bytes
 from jslm.formats.tokenizers import starting_with
 from jslm.tokenizer import UNKNOWN, Tokenizer
 
@@ -240,6 +240,8 @@ def _library(
     # Rows behind the last token that stands for something are reserved, as in Qwen's padded tables.
     used = max((index for index, kind in enumerate(types) if kind != TokenType.UNUSED), default=-1) + 1
     bos = keys.token("bos_token_id", 1 if keys.text("model") == "llama" else None)
+    if keys.metadata.get(NO_BOS_KEY) is True:
+        bos = None
     eos = keys.token("eos_token_id", 2 if keys.text("model") == "llama" else None)
     if eos is None:
         raise JslmError(f"{keys.path}: no {_PREFIX}eos_token_id, the token that ends a document")

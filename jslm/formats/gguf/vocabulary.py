@@ -20,6 +20,9 @@ from jslm.tokenizer import UNKNOWN, Tokenizer
 if TYPE_CHECKING:
     from gguf import GGUFWriter
 
+NO_BOS_KEY = "jslm.tokenizer.names_no_bos"
+# Before a chat template of such a tokenizer, which would render llama.cpp's token for it.
+NO_BOS_TEMPLATE = '{%- set bos_token = "" -%}'
 _ELSE = "export with --format safetensors"
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
@@ -76,9 +79,12 @@ class _HasScores(Protocol):
     scores: Sequence[float]
 
 
-def write_vocabulary(writer: GGUFWriter, tokenizer: Tokenizer, *, starts_documents: bool) -> None:
+def write_vocabulary(
+    writer: GGUFWriter, tokenizer: Tokenizer, *, starts_documents: bool, turn_end: int | None = None
+) -> None:
     """Adds the keys `tokenizer.ggml.*` to the file's metadata.
 
+    `turn_end` is the token that ends a turn of a conversation, where it is another than the one that ends a document.
     `starts_documents`: whether jslm puts the token that begins a document before each prompt; llama.cpp then does too,
     unless the tokenizer is one that adds none. Raises JslmError where llama.cpp has nothing that gives the tokenizer's
     ids.
@@ -97,9 +103,13 @@ def write_vocabulary(writer: GGUFWriter, tokenizer: Tokenizer, *, starts_documen
         writer.add_add_space_prefix(vocabulary.add_space_prefix)
     if vocabulary.unknown_id is not None:
         writer.add_unk_token_id(vocabulary.unknown_id)
+    # llama.cpp takes some token for it in any case; that a tokenizer names none (Qwen's) is a word to jslm itself.
     writer.add_bos_token_id(tokenizer.bos_id)
+    if "bos_token" not in tokenizer.named_tokens:
+        writer.add_bool(NO_BOS_KEY, True)
     writer.add_eos_token_id(tokenizer.eot_id)
-    writer.add_eot_token_id(tokenizer.eot_id)
+    # llama.cpp's "eot" is the end of a turn, at which it stops too.
+    writer.add_eot_token_id(tokenizer.eot_id if turn_end is None else turn_end)
     # Its default depends on the model and the pattern; ours on neither.
     writer.add_add_bos_token(starts_documents and tokenizer.adds_bos)
     writer.add_add_eos_token(False)

@@ -16,6 +16,7 @@ import numpy as np
 from jslm.config import Config, ModelConfig, config_from_dict
 from jslm.errors import JslmError
 from jslm.files import whole_folder
+from jslm.formats.ends import end_tokens
 from jslm.formats.huggingface.config import (
     FAMILIES,
     config_fields,
@@ -102,7 +103,9 @@ def write(bundle: Bundle, path: Path, dtype: str) -> None:
         tensors = {name: cast_weights(name, array, dtype) for name, array in named_tensors(params, model, family)}
         write_safetensors(folder / "model.safetensors", tensors, {"format": "pt"})
         _dump(folder / "config.json", fields)
-        _dump(folder / "generation_config.json", {**tokens, **_generation(bundle.config)})
+        ends = end_tokens(bundle)
+        stops = {"eos_token_id": ends if len(ends) > 1 else ends[0]}
+        _dump(folder / "generation_config.json", {**tokens, **stops, **_generation(bundle.config)})
         write_tokenizer(
             bundle.tokenizer, folder, context_length=model.context_length, starts_documents=starts_documents
         )
