@@ -1,5 +1,6 @@
 """Run configuration: frozen pydantic models, TOML files, `section.key=value` overrides."""
 
+from jslm.config.card_schema import CardConfig
 from jslm.config.data_schema import (
     AugmentConfig,
     CleanerName,
@@ -36,6 +37,7 @@ from jslm.config.schema import (
 
 __all__ = [
     "AugmentConfig",
+    "CardConfig",
     "CheckpointConfig",
     "CleanerName",
     "ConditionConfig",

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, model_validator
 
+from jslm.config.card_schema import CardConfig
 from jslm.config.completion_checks import check_completions
 from jslm.config.data_schema import DataConfig, PrepareConfig, TokenizerConfig
 from jslm.config.preference_checks import check_preferences
@@ -362,6 +363,7 @@ class Config(Section):
     train: TrainConfig = Field(default_factory=lambda: TrainConfig())
     checkpoint: CheckpointConfig = Field(default_factory=lambda: CheckpointConfig())
     sample: SampleConfig = Field(default_factory=lambda: SampleConfig())
+    card: CardConfig = Field(default_factory=lambda: CardConfig())
 
     @model_validator(mode="after")
     def _check(self) -> Config:

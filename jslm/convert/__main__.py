@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from jslm.cli import add_debug_argument, run_verb
 from jslm.console import format_seconds
@@ -16,28 +17,31 @@ from jslm.errors import JslmError
 _USAGE = """usage: jslm convert import SRC RUN_DIR [--format NAME]
        jslm convert export RUN_DIR DST --format NAME [--dtype TYPE] [--checkpoint WHICH] [--ema | --no-ema]
                             [--condition NAME=LABEL] [--opset N] [--text FILE]
+       jslm convert push RUN_DIR USER/NAME [--format NAME] [--private] [--dtype TYPE] [...as export]
        jslm convert inspect PATH [--json]
 
 Models in from where people have them, and out to where people run them.
 
   import    a model of another program becomes a run folder: sample from it, train on, export it
   export    a run (or a portable file) becomes a file or folder of another program, whole or not at all
+  push      an export and its model card go to the Hugging Face Hub (HF_TOKEN; HF_ENDPOINT for another server)
   inspect   what a file or folder is, without reading its weights
 
-jslm convert import --help (export, inspect) tells the arguments and the formats."""
+jslm convert import --help (export, push, inspect) tells the arguments and the formats."""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Converts or describes a model; returns the exit status."""
     arguments = sys.argv[1:] if argv is None else argv
     actions = {"import": (_import_parser, _import), "export": (_export_parser, _export)}
+    actions["push"] = (_push_parser, _push)
     actions["inspect"] = (_inspect_parser, _inspect)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_USAGE, file=sys.stdout if arguments else sys.stderr)
         return 0 if arguments else 2
     action, *rest = arguments
     if action not in actions:
-        print(f"jslm convert: error: {action}: expected import, export or inspect", file=sys.stderr)
+        print(f"jslm convert: error: {action}: expected import, export, push or inspect", file=sys.stderr)
         return 2
     parser, body = actions[action]
     return run_verb("convert", parser(), rest, body)
@@ -54,7 +58,7 @@ def _import_parser() -> argparse.ArgumentParser:
         "--format",
         default="auto",
         metavar="NAME",
-        help="auto (default), hf, llama2c, llama2c-checkpoint, nanogpt, lillm, slms, safetensors",
+        help="auto (default), hf, gguf, llama2c, llama2c-checkpoint, nanogpt, lillm, slms, safetensors",
     )
     add_debug_argument(parser)
     return parser
@@ -75,12 +79,33 @@ def _export_parser() -> argparse.ArgumentParser:
         help="hf (Hugging Face), gguf (llama.cpp), llama2c (llama2.c), onnx (onnxruntime, browsers), safetensors (one "
         "portable file)",
     )
+    _add_choices(parser)
+    return parser
+
+
+def _push_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="jslm convert push",
+        description="Exports a run's model and uploads it with its model card, in one commit. What the card says "
+        "besides figures is the config's [card]. HF_TOKEN is the token, else that of hf auth login; HF_ENDPOINT is "
+        "another server.",
+    )
+    parser.add_argument("run", metavar="RUN_DIR", help="run folder, or a portable file")
+    parser.add_argument("repo", metavar="USER/NAME", help="repository; made where it is not there")
+    parser.add_argument("--format", default="hf", metavar="NAME", help="hf (default), gguf, llama2c, onnx, safetensors")
+    parser.add_argument("--private", action="store_true", help="a new repository is seen by its owner alone")
+    _add_choices(parser)
+    return parser
+
+
+def _add_choices(parser: argparse.ArgumentParser) -> None:
+    """Which weights, and how they are written."""
     parser.add_argument(
         "--dtype",
         default="",
         metavar="TYPE",
-        help="of the matrices: float32 (default), float16, bfloat16; gguf also q8_0; safetensors also int8; onnx: "
-        "float32, float16, int8, int7",
+        help="of the matrices: float32 (default), float16, bfloat16; gguf also q8_0, and by llama.cpp's quantiser "
+        "q4_k_m and q6_k; safetensors also int8; onnx: float32, float16, int8, int7",
     )
     parser.add_argument("--checkpoint", default="best", metavar="WHICH", help="best (default), latest, or a step")
     parser.add_argument(
@@ -97,7 +122,6 @@ def _export_parser() -> argparse.ArgumentParser:
     parser.add_argument("--opset", type=int, metavar="N", help="onnx: the operator set, 20 (default) or 23")
     parser.add_argument("--text", metavar="FILE", help="onnx: held text, to measure what rounding the weights costs")
     add_debug_argument(parser)
-    return parser
 
 
 def _inspect_parser() -> argparse.ArgumentParser:
@@ -124,19 +148,25 @@ def _export(args: argparse.Namespace) -> int:
     from jslm.formats.api import export_model, inspect_model
 
     _stay_on_cpu()
-    asked = {"condition": _conditions(args.condition), "opset": args.opset, "text": args.text}
-    export_model(
-        args.run,
-        args.target,
-        format=args.format,
-        dtype=args.dtype,
-        checkpoint=args.checkpoint,
-        ema=args.ema,
-        **{name: value for name, value in asked.items() if value is not None},
-    )
+    export_model(args.run, args.target, format=args.format, **_choices(args))
     _print_fields(inspect_model(args.target))
     print(f"{args.target}: {_size(Path(args.target)) / 1e6:,.2f} MB")
     return 0
+
+
+def _push(args: argparse.Namespace) -> int:
+    from jslm.formats.hub import push_model
+
+    _stay_on_cpu()
+    print(push_model(args.run, args.repo, format=args.format, private=args.private, **_choices(args)))
+    return 0
+
+
+def _choices(args: argparse.Namespace) -> dict[str, Any]:
+    """Those of `_add_choices` that were made."""
+    asked = {"condition": _conditions(args.condition), "opset": args.opset, "text": args.text}
+    found = {name: value for name, value in asked.items() if value is not None}
+    return {"dtype": args.dtype, "checkpoint": args.checkpoint, "ema": args.ema, **found}
 
 
 def _inspect(args: argparse.Namespace) -> int:

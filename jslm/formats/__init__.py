@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jslm.formats.api import export_model, import_model, inspect_model
     from jslm.formats.formats import known_formats
+    from jslm.formats.hub import push_model
     from jslm.formats.opening import load_model
     from jslm.formats.start import with_start
 
@@ -22,6 +23,7 @@ __all__ = [
     "inspect_model",
     "known_formats",
     "load_model",
+    "push_model",
     "with_start",
 ]
 
@@ -31,6 +33,7 @@ _MODULES = {
     "import_model": "api",
     "inspect_model": "api",
     "load_model": "opening",
+    "push_model": "hub",
     "with_start": "start",
 }
 

@@ -124,7 +124,8 @@ def write(bundle: Bundle, path: Path, dtype: str) -> None:
         **({"version": _INT8_VERSION, "quantisation": _INT8} if int8 else {"version": _VERSION}),
         "ends_documents": bundle.ends_documents,
         "figures": dict(bundle.figures),
-        "config": bundle.config.model_dump(mode="json"),
+        # Where nothing is said for a card, versions before there was one read the file too.
+        "config": bundle.config.model_dump(mode="json", exclude=None if bundle.config.card.is_said else {"card"}),
         "tokenizer": json.loads(bundle.tokenizer.to_json()),
         **({"chat_template": bundle.chat_template} if bundle.chat_template else {}),
     }

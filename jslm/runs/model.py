@@ -14,6 +14,7 @@ from jslm.prompts.chat import model_template
 from jslm.runs.bundle import Bundle
 from jslm.runs.checkpoint import CheckpointStore, check_params
 from jslm.runs.folder import RunFolder, resolve_checkpoint
+from jslm.runs.samples import read_samples
 from jslm.tokenizer import load_tokenizer
 
 # Figures of `run.json` that a model card or a header repeats.
@@ -49,7 +50,7 @@ def read_run(path: Path, *, checkpoint: str = "best", ema: bool | None = None) -
         params,
         tokenizer,
         ends_documents=_ends_documents(info, metadata, config),
-        figures=_figures(info, step, metadata),
+        figures={**_figures(info, step, metadata), **_sample(folder, step)},
         source=str(path),
         chat_template=_read_template(folder, metadata),
     )
@@ -134,6 +135,13 @@ def _figures(info: dict[str, Any], step: int, metadata: dict[str, Any]) -> dict[
         loss = metadata.get("val_loss")
         known = {} if loss is None else {"val/loss": loss}
     return {"steps": step, **known} if step else known
+
+
+def _sample(folder: RunFolder, step: int) -> dict[str, Any]:
+    """The last text that the run wrote up to this checkpoint: (step, prompt, text), where it wrote one."""
+    written = [sample for sample in read_samples(folder.samples) if sample[0] <= step and sample[2].strip()]
+    latest = max((sample[0] for sample in written), default=0)
+    return next(({"sample": list(sample)} for sample in written if sample[0] == latest), {})
 
 
 def _ends_documents(info: dict[str, Any], metadata: dict[str, Any], config: Config) -> bool:

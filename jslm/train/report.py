@@ -13,9 +13,9 @@ from typing import Any
 from jslm.cli import add_debug_argument, run_verb
 from jslm.errors import JslmError
 from jslm.files import write_text
+from jslm.runs.samples import SAMPLES_FILE, append_samples, drop_samples_after, read_samples
 from jslm.train import report_sections
 from jslm.train.metrics import METRICS_FILE, read_metrics
-from jslm.train.report_samples import SAMPLES_FILE, append_samples, drop_samples_after, read_samples
 from jslm.train.report_sections import Run
 from jslm.train.report_style import SCRIPT, STYLE
 from jslm.train.report_summary import summary_lines

@@ -152,6 +152,17 @@ def test_a_llamas_heads_rotate_neighbours(export: Export) -> None:
     np.testing.assert_array_equal(arrays["blk.0.attn_output.bias"], attention["out"]["bias"][0])
 
 
+def test_an_arcee_has_no_gate_and_rotates_neighbours(export: Export) -> None:
+    bundle = make_bundle(activation="relu2", tie_embeddings=False, qkv_bias=True)
+    keys, arrays, _ = export(bundle)
+    assert keys["general.architecture"] == "arcee"
+    assert not any("ffn_gate" in name for name in arrays)
+    layers = bundle.params["layers"]
+    np.testing.assert_array_equal(arrays["blk.1.ffn_up.weight"], layers["mlp"]["up"]["kernel"][1].T)
+    pairs = layers["attention"]["k"]["kernel"][1].T.reshape(2, 2, 8, 64).swapaxes(1, 2).reshape(32, 64)
+    np.testing.assert_array_equal(arrays["blk.1.attn_k.weight"], pairs)
+
+
 def test_a_gpt2_without_biases_gets_zeros(export: Export) -> None:
     bundle = make_bundle(**GPT2, norm_bias=False)
     keys, arrays, types = export(bundle, "float16")
@@ -235,7 +246,9 @@ def test_rope_scaling(export: Export) -> None:
 @pytest.mark.parametrize(
     ("model", "named"),
     [
-        ({"activation": "relu2"}, ["model.activation = 'relu2'"]),
+        ({"activation": "relu2", "qk_norm": True}, ["model.activation = 'relu2'"]),
+        ({"activation": "relu2", "mlp_bias": True, "out_bias": True}, ["model.mlp_bias", "model.out_bias"]),
+        ({"activation": "relu"}, ["model.activation = 'relu'"]),
         ({"activation": "geglu", "logit_softcap": 30.0}, ["model.activation = 'geglu'", "model.logit_softcap = 30"]),
         ({"norm": "layernorm"}, ["model.norm = 'layernorm'"]),
         ({"position": "none", "activation": "relu"}, ["model.position = 'none'", "model.activation = 'relu'"]),
@@ -444,7 +457,7 @@ def test_describe_and_detect(tmp_path: Path) -> None:
     (tmp_path / "short").write_bytes(b"GG")
     assert not detect(tmp_path / "short")
     assert FORMAT.name == "gguf"
-    assert FORMAT.read is None
+    assert FORMAT.read is not None
 
 
 def test_presets_that_can_be_exported() -> None:
@@ -459,8 +472,24 @@ def test_presets_that_can_be_exported() -> None:
             found[file.stem] = choose_architecture(config.model)
         except JslmError as error:
             found[file.stem] = str(error).split(";")[0]
-    refused = {name: text for name, text in found.items() if text not in ("gpt2", "llama", "qwen3")}
-    assert refused == {
-        "tinystories_1m": "GGUF cannot express model.activation = 'relu' (GPT-2 has 'gelu')",
-        "tinystories_5m_fast": "GGUF cannot express model.activation = 'relu2' (Llama has 'swiglu')",
-    }
+    refused = {name: text for name, text in found.items() if text not in ("gpt2", "llama", "qwen3", "arcee")}
+    assert refused == {"tinystories_1m": "GGUF cannot express model.activation = 'relu' (GPT-2 has 'gelu')"}
+    assert found["tinystories_5m_fast"] == "arcee"
+
+
+def test_k_types_need_llama_cpps_quantiser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"before")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "llama_cpp", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(JslmError, match=r"llama-quantize of llama\.cpp on PATH, or pip install .*llamacpp.*q8_0$"):
+        write(make_bundle(), path, "q6_k")
+    # One that is there and fails.
+    program = tmp_path / "llama-quantize"
+    program.write_text("#!/bin/sh\necho 'main: failed to quantize' >&2\nexit 1\n", "utf-8")
+    program.chmod(0o755)
+    with pytest.raises(JslmError, match=r"--dtype q4_k_m: llama\.cpp's quantiser failed: main: failed to quantize"):
+        write(make_bundle(), path, "q4_k_m")
+    assert path.read_bytes() == b"before"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["llama-quantize", "model.gguf"]

@@ -57,6 +57,9 @@ def arrays(bundle: Bundle) -> dict[str, np.ndarray]:
         ({"out_bias": True}, "llama"),
         ({"qkv_bias": True}, "qwen2"),
         ({"qk_norm": True, "qkv_bias": True}, "qwen3"),
+        ({"activation": "relu2", "n_kv_heads": 1, "tie_embeddings": False}, "arcee"),
+        ({"activation": "relu2", "qkv_bias": True, "mlp_bias": True}, "arcee"),
+        ({"activation": "gelu_exact"}, "arcee"),
         ({**GPT2, "qkv_bias": True, "tie_embeddings": False}, "gpt2"),
         ({"rope_scaling": {"kind": "llama3", "factor": 4.0, "original_context_length": 16}}, "llama"),
     ],
@@ -117,7 +120,8 @@ def test_the_card_tells_the_figures(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "wanted"),
     [
-        ({"activation": "relu2"}, ["activation = 'relu2'"]),
+        ({"activation": "relu2", "qk_norm": True}, ["activation = 'relu2' with model.qk_norm"]),
+        ({"n_heads": 3, "head_dim": 8}, ["n_heads = 3 (Llama and Arcee have a divisor of d_model = 16)"]),
         ({"activation": "gelu", "norm": "layernorm"}, ["position = 'rope'"]),
         ({"position": "none", "logit_softcap": 30.0}, ["logit_softcap = 30", "position = 'none'"]),
         ({"qk_norm": True, "mlp_bias": True}, ["mlp_bias with model.qk_norm"]),

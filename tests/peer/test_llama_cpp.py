@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import unicodedata
 from collections.abc import Callable, Iterator
@@ -12,11 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from tokenizers import Regex, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as LibraryTokenizer
 
+import jslm
 from jslm.formats import load_model
 from jslm.formats.gguf.model import write
 from jslm.formats.llama2c.tokenizer import read_tokenizer
@@ -49,6 +52,12 @@ GRID: dict[str, dict[str, Any]] = {
     "qwen2": {"qkv_bias": True},
     "qwen3": {"qk_norm": True, "head_dim": 32},
     "qwen3_bias": {"qk_norm": True, "qkv_bias": True, "tie_embeddings": False},
+    "arcee": {"activation": "relu2", "qkv_bias": True},
+    "arcee_untied": {"activation": "relu2", "tie_embeddings": False, "head_dim": 32, "d_ff": 96},
+    "arcee_llama3": {
+        "activation": "relu2",
+        "rope_scaling": {"kind": "llama3", "factor": 8.0, "original_context_length": 32},
+    },
     "gpt2": {**GPT2, **BIASES},
     "gpt2_plain": {**GPT2, "norm_bias": False, "tie_embeddings": False},
     "linear": {"rope_scaling": {"kind": "linear", "factor": 4.0}},
@@ -294,3 +303,41 @@ def test_other_types_load_and_stay_close(llama: Callable[..., Llama], random_bun
     for dtype, bound in (("float16", 2e-3), ("bfloat16", 2e-2), ("q8_0", 3e-2)):
         error = np.abs(llama(bundle, dtype).logits(ids) - exact)
         assert error.mean() < bound * np.abs(exact).mean(), dtype
+
+
+@pytest.mark.parametrize(("dtype", "share"), [("q4_k_m", 0.25), ("q6_k", 0.15)])
+def test_k_types_of_llama_cpps_own_quantiser(
+    tmp_path: Path, random_bundle: Callable[..., Bundle], dtype: str, share: float
+) -> None:
+    """Written by way of llama.cpp and read again here: the weights that llama.cpp itself unpacks."""
+    bundle = random_bundle(ByteTokenizer(), d_model=256, d_ff=512, n_heads=4)
+    path = tmp_path / "model.gguf"
+    write(bundle, path, dtype)
+    assert [file.name for file in tmp_path.iterdir()] == ["model.gguf"]
+    assert path.stat().st_size < 0.25 * 4_980_000
+    options = llama_cpp.llama_model_quantize_default_params()
+    options.ftype, options.allow_requantize = 0, True
+    whole = str(tmp_path / "float32.gguf").encode()
+    assert not llama_cpp.llama_model_quantize(str(path).encode(), whole, ctypes.byref(options))
+    ours, unpacked = load_model(path), load_model(tmp_path / "float32.gguf")
+    for here, there in zip(jax.tree.leaves(ours.params), jax.tree.leaves(unpacked.params), strict=True):
+        np.testing.assert_allclose(here, there, rtol=0, atol=1e-7)
+    assert ours.tokenizer.fingerprint == bundle.tokenizer.fingerprint
+    ids = np.random.default_rng(1).integers(0, 256, CONTEXT).tolist()
+    exact = language_model(bundle).logits(ids)[0]
+    theirs = Llama(path)
+    # llama.cpp rounds activations to 8 bits for these types, which jslm does not; random weights are the worst case.
+    for found in (theirs.logits(ids), language_model(ours).logits(ids)[0]):
+        assert np.abs(found - exact).mean() < share * np.abs(exact).mean()
+    theirs.model.close()
+
+
+def test_k_types_say_what_stays_wider(
+    tmp_path: Path, random_bundle: Callable[..., Bundle], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", logger="jslm"):
+        write(random_bundle(ByteTokenizer(), d_ff=96), tmp_path / "model.gguf", "q4_k_m")
+    assert "K types take rows of a multiple of 256" in caplog.text
+    assert "with rows of 64 are q5_0" in caplog.text
+    ids = np.random.default_rng(1).integers(0, 256, CONTEXT).tolist()
+    assert np.isfinite(jslm.load(tmp_path / "model.gguf").logits(ids)).all()

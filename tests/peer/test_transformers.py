@@ -42,6 +42,11 @@ EXPORTED: dict[str, dict[str, Any]] = {
     "qwen2_head_dim": {"qkv_bias": True, "head_dim": 32},
     "qwen3": {"qk_norm": True, "head_dim": 32},
     "qwen3_bias": {"qk_norm": True, "qkv_bias": True, "tie_embeddings": False},
+    "arcee": {"activation": "relu2"},
+    "arcee_untied": {"activation": "relu2", "tie_embeddings": False, "head_dim": 32, **BIASES},
+    "arcee_yarn": {"activation": "relu2", "rope_scaling": {"kind": "yarn", "factor": 4.0}},
+    "arcee_relu": {"activation": "relu"},
+    "arcee_gelu": {"activation": "gelu"},
     "gpt2": {**GPT2, **BIASES},
     "gpt2_plain": {**GPT2, "norm_bias": False, "tie_embeddings": False, "d_ff": 96},
     "gpt2_relu2": {**GPT2, "activation": "relu2"},
@@ -95,6 +100,11 @@ IMPORTED: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2": ("Qwen2", {"tie_word_embeddings": True}),
     "qwen3": ("Qwen3", {"head_dim": 32, "tie_word_embeddings": True}),
     "qwen3_bias": ("Qwen3", {"head_dim": 16, "attention_bias": True}),
+    "arcee": ("Arcee", {}),
+    "arcee_tied_biases": (
+        "Arcee",
+        {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True, "head_dim": 32},
+    ),
     "gpt2": ("GPT2", {}),
     "gpt2_untied_exact_gelu": ("GPT2", {"tie_word_embeddings": False, "activation_function": "gelu", "n_inner": 96}),
 }  # fmt: skip

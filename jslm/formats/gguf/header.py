@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 import struct
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
+
+import numpy as np
 
 from jslm.errors import JslmError
 
@@ -23,6 +25,8 @@ _STRING, _ARRAY = 8, 9
 _MAX_DIMENSIONS = 4
 # Far above what models have: a chat template is some 10 kB, a header has 60 keys. ggml's own limit of names is 64.
 _MAX_STRING, _MAX_NAME, _MAX_KEYS = 2**20, 2**10, 2**12
+# The largest vocabularies have some 260,000 tokens and 450,000 merges, the largest models some 2,000 tensors.
+_MAX_ENTRIES, _MAX_TENSORS = 2**20, 2**14
 # ggml's types by number: name, weights a block, bytes a block.
 _TYPES = {
     0: ("f32", 1, 4),
@@ -61,14 +65,25 @@ _TYPES = {
 
 
 @dataclass(frozen=True)
+class StoredTensor:
+    """Where a tensor is: its type in ggml's words, its shape as numpy has it, and the bytes from `offset` on."""
+
+    kind: str
+    shape: tuple[int, ...]
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
 class Header:
-    """What stands before the weights. An array of the metadata is kept as its length alone."""
+    """What stands before the weights. An array of the metadata is its length alone, unless its value was asked for."""
 
     version: int
     metadata: dict[str, Any]
     n_tensors: int
     n_parameters: int
     types: Counter[str]
+    tensors: Mapping[str, StoredTensor]
 
 
 @dataclass(frozen=True)
@@ -78,14 +93,15 @@ class ArrayLength:
     length: int
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: Path, arrays: Collection[str] = ()) -> Header:
     """The header of a little-endian GGUF file of version 2 or 3, in memory that does not grow with the file.
 
+    `arrays` are the keys whose arrays are read too: a list of strings, or a numpy array, of at most 2**20.
     Raises JslmError where the file cannot be read, is cut short, or says anything that cannot be.
     """
     try:
         with path.open("rb") as stream:
-            return _read(_Cursor(stream, path.stat().st_size, path))
+            return _read(_Cursor(stream, path.stat().st_size, path), arrays)
     except OSError as error:
         raise JslmError(f"{path}: cannot be read ({error.strerror or error})") from error
 
@@ -125,7 +141,7 @@ class _Cursor:
             raise self.bad("a string in the header is not UTF-8") from None
 
 
-def _read(cursor: _Cursor) -> Header:
+def _read(cursor: _Cursor, arrays: Collection[str]) -> Header:
     if cursor.take(min(len(MAGIC), cursor.left())) != MAGIC:
         raise JslmError(f"{cursor.path}: not a GGUF file (it does not begin with {MAGIC.decode()!r})")
     version = cursor.number("I")
@@ -141,26 +157,33 @@ def _read(cursor: _Cursor) -> Header:
         name = cursor.string(_MAX_NAME)
         if name in metadata:
             raise cursor.bad(f"the key {name[:80]!r} comes twice")
-        metadata[name] = _value(cursor, cursor.number("I"))
+        metadata[name] = _value(cursor, cursor.number("I"), name if name in arrays else "")
     alignment = metadata.get("general.alignment", 32)
     if type(alignment) is not int or alignment < 1 or alignment & (alignment - 1):
         raise cursor.bad(f"general.alignment = {alignment!r}, which is no power of two")
 
-    types: Counter[str] = Counter()
-    n_parameters = end = 0
-    for name, kind, weights, offset, size in _tensors(cursor, n_tensors):
-        if offset % alignment:
-            raise cursor.bad(f"tensor {name!r} starts at {offset:,}, which is not a multiple of {alignment}")
-        types[kind] += weights
-        n_parameters += weights
-        end = max(end, offset + size)
+    tensors: dict[str, StoredTensor] = {}
+    for name, tensor in _tensors(cursor, n_tensors):
+        if tensor.offset % alignment:
+            raise cursor.bad(f"tensor {name!r} starts at {tensor.offset:,}, which is not a multiple of {alignment}")
+        if name in tensors:
+            raise cursor.bad(f"the tensor {name[:80]!r} comes twice")
+        if len(tensors) == _MAX_TENSORS:
+            raise cursor.bad(f"{n_tensors:,} tensors, where at most {_MAX_TENSORS:,} are expected")
+        tensors[name] = tensor
     start = -(-cursor.stream.tell() // alignment) * alignment
-    if n_tensors and start + end > cursor.size:
-        raise cursor.bad(f"cut short: {start + end:,} bytes by its header, {cursor.size:,} are there")
-    return Header(version, metadata, n_tensors, n_parameters, types)
+    end = start + max((tensor.offset + tensor.size for tensor in tensors.values()), default=0)
+    if tensors and end > cursor.size:
+        raise cursor.bad(f"cut short: {end:,} bytes by its header, {cursor.size:,} are there")
+    types: Counter[str] = Counter()
+    for name, tensor in tensors.items():
+        types[tensor.kind] += math.prod(tensor.shape)
+        tensors[name] = StoredTensor(tensor.kind, tensor.shape, start + tensor.offset, tensor.size)
+    return Header(version, metadata, n_tensors, types.total(), types, tensors)
 
 
-def _value(cursor: _Cursor, kind: int) -> Any:
+def _value(cursor: _Cursor, kind: int, wanted: str) -> Any:
+    """A value of the metadata; `wanted` is the name of one whose array is kept."""
     if kind in _SCALARS:
         return cursor.number(_SCALARS[kind])
     if kind == _STRING:
@@ -168,11 +191,18 @@ def _value(cursor: _Cursor, kind: int) -> Any:
     if kind != _ARRAY:
         raise cursor.bad(f"metadata of the unknown type {kind}")
     element, length = cursor.number("I"), cursor.number("Q")
+    if wanted and length > _MAX_ENTRIES:
+        raise cursor.bad(f"{wanted} has {length:,} entries, where at most {_MAX_ENTRIES:,} are expected")
+    if element in _SCALARS and wanted:
+        kind_of = np.dtype(f"<{_SCALARS[element]}")
+        return np.frombuffer(cursor.take(length * kind_of.itemsize), kind_of)
     if element in _SCALARS:
         cursor.skip(length * struct.calcsize(f"<{_SCALARS[element]}"))
     elif element == _STRING:
         if length * 8 > cursor.left():
             raise cursor.bad(f"cut short: an array of {length:,} strings, {cursor.left():,} bytes are left")
+        if wanted:
+            return [cursor.string(_MAX_NAME) for _ in range(length)]
         for _ in range(length):
             cursor.skip(cursor.number("Q"))
     else:
@@ -181,19 +211,18 @@ def _value(cursor: _Cursor, kind: int) -> Any:
     return ArrayLength(length)
 
 
-def _tensors(cursor: _Cursor, count: int) -> Iterator[tuple[str, str, int, int, int]]:
-    """(name, type, weights, offset, bytes) of each tensor."""
+def _tensors(cursor: _Cursor, count: int) -> Iterator[tuple[str, StoredTensor]]:
+    """(name, tensor) of each, offsets counted from the start of the data."""
     for _ in range(count):
         name = cursor.string(_MAX_NAME)
         n_dimensions = cursor.number("I")
         if not 1 <= n_dimensions <= _MAX_DIMENSIONS:
             raise cursor.bad(f"tensor {name!r} has {n_dimensions:,} dimensions, where 1 to 4 are expected")
         shape = [cursor.number("Q") for _ in range(n_dimensions)]
-        weights = math.prod(shape)
         number, offset = cursor.number("I"), cursor.number("Q")
         if number not in _TYPES:
             raise cursor.bad(f"tensor {name!r} has the unknown type {number}")
         kind, block, block_bytes = _TYPES[number]
         if shape[0] % block:
             raise cursor.bad(f"tensor {name!r} has rows of {shape[0]:,}, which {kind} cannot hold in blocks of {block}")
-        yield name, kind, weights, offset, weights // block * block_bytes
+        yield name, StoredTensor(kind, tuple(reversed(shape)), offset, math.prod(shape) // block * block_bytes)

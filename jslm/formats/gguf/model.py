@@ -1,4 +1,5 @@
-"""GGUF, llama.cpp's one file of weights, hyperparameters and tokenizer: written here, and described.
+"""GGUF, llama.cpp's one file of weights, hyperparameters and tokenizer: written here, and described;
+`reading.py` reads it.
 
 Written by llama.cpp's own library (`gguf`, in the extra `convert`). Layout: "GGUF" in the documentation of ggml.
 """
@@ -14,7 +15,11 @@ import numpy as np
 
 from jslm.errors import JslmError
 from jslm.files import whole_file
+from jslm.formats.ends import end_tokens
+from jslm.formats.gguf.general import write_general
 from jslm.formats.gguf.header import MAGIC, ArrayLength, Header, read_header
+from jslm.formats.gguf.quantiser import TYPES, check_quantiser, quantise
+from jslm.formats.gguf.sampling import write_sampling
 from jslm.installation import install_command
 from jslm.runs.bundle import Bundle, Format
 
@@ -64,18 +69,43 @@ def describe(path: Path) -> dict[str, Any]:
     }
 
 
+def read(path: Path) -> Bundle:
+    """The model of the file `path`, in float32. Raises JslmError for a bad file and for what jslm's decoder lacks."""
+    from jslm.formats.gguf.reading import read as read_file
+
+    return read_file(path)
+
+
 def write(bundle: Bundle, path: Path, dtype: str) -> None:
     """Writes `bundle` to the file `path`: the whole file, or nothing and what was there before.
 
-    `dtype` is that of the matrices: float32, float16, bfloat16, or q8_0 (blocks of 32 weights of 8 bits with a float16
-    scale); vectors stay float32. Raises JslmError that lists every option llama.cpp has nothing for, and where a weight
-    is too large for `dtype`, the library is missing, or the file cannot be written.
+    `dtype` is that of the matrices: float32, float16, bfloat16, q8_0 (blocks of 32 weights of 8 bits with a float16
+    scale), or q4_k_m and q6_k by llama.cpp's own quantiser; vectors stay float32. Raises JslmError that lists every
+    option llama.cpp has nothing for, and where a weight is too large for `dtype`, the library or the quantiser is
+    missing, or the file cannot be written.
     """
+    if dtype not in TYPES:
+        return _write(bundle, path, dtype, path.stem)
+    check_quantiser(dtype)
+    with whole_file(path) as temporary:
+        whole = temporary.with_name(f"{temporary.name}.float32")
+        try:
+            _write(bundle, whole, "float32", path.stem)
+            told = quantise(whole, temporary, dtype)
+        finally:
+            whole.unlink(missing_ok=True)
+    if told:
+        _log.info("%s: %s", path, told)
+    return None
+
+
+def _write(bundle: Bundle, path: Path, dtype: str, name: str) -> None:
+    """The file in a type that jslm writes itself; `name` is the model's where it came from nowhere."""
     try:
         from gguf import GGMLQuantizationType, GGUFWriter, quantize
     except ImportError:
         raise JslmError(f"writing GGUF needs the package gguf: {install_command('convert')}") from None
-    from jslm.formats.gguf.vocabulary import write_vocabulary
+    from jslm.formats.gguf.vocabulary import NO_BOS_TEMPLATE, write_vocabulary
     from jslm.formats.gguf.weights import choose_architecture, model_tensors, write_hyperparameters
 
     wanted = {
@@ -92,11 +122,14 @@ def write(bundle: Bundle, path: Path, dtype: str) -> None:
         )
     architecture = choose_architecture(model)
     writer = GGUFWriter(None, architecture)
-    _write_general(writer, bundle, path, dtype)
+    write_general(writer, bundle, name, dtype)
+    write_sampling(writer, bundle.config.sample)
     write_hyperparameters(writer, model, architecture)
-    write_vocabulary(writer, bundle.tokenizer, starts_documents=bundle.ends_documents)
+    turn_end = end_tokens(bundle)[-1]
+    write_vocabulary(writer, bundle.tokenizer, starts_documents=bundle.ends_documents, turn_end=turn_end)
     if bundle.chat_template:
-        writer.add_chat_template(bundle.chat_template)
+        has_bos = "bos_token" in bundle.tokenizer.named_tokens or "bos_token" not in bundle.chat_template
+        writer.add_chat_template(("" if has_bos else NO_BOS_TEMPLATE) + bundle.chat_template)
     # Views of the parameters, mostly: each is encoded when its turn to be written comes.
     tensors = [
         (name, array, _type_for(name, array.shape, wanted))
@@ -148,33 +181,6 @@ def _check_range(name: str, array: np.ndarray, kind: GGMLQuantizationType) -> No
         raise JslmError(f"{name} has weights that are not finite: the training has diverged; try another checkpoint")
 
 
-def _write_general(writer: GGUFWriter, bundle: Bundle, path: Path, dtype: str) -> None:
-    from gguf import GGML_QUANT_VERSION, LlamaFileType, size_label
-
-    from jslm.model import count_parameters
-
-    n_parameters = count_parameters(bundle.config.model)["total"]
-    writer.add_type("model")
-    writer.add_name(Path(bundle.source).name or path.stem)
-    writer.add_size_label(size_label(n_parameters, n_parameters, 0, 0))
-    writer.add_uint64("general.parameter_count", n_parameters)
-    writer.add_license("unknown")
-    writer.add_description(_description(bundle))
-    types = {"float32": "ALL_F32", "float16": "MOSTLY_F16", "bfloat16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0"}
-    writer.add_file_type(LlamaFileType[types[dtype]])
-    writer.add_quantization_version(GGML_QUANT_VERSION)
-    writer.add_string("jslm.tokenizer.fingerprint", bundle.tokenizer.fingerprint)
-
-
-def _description(bundle: Bundle) -> str:
-    figures = [
-        f"{name} {bundle.figures[name]}"
-        for name in ("steps", "val/loss", "val/bits_per_byte")
-        if name in bundle.figures
-    ]
-    return f"a language model made with jslm ({', '.join(figures)})" if figures else "a language model made with jslm"
-
-
 def _describe_tokenizer(header: Header) -> str:
     keys = header.metadata
     tokens = keys.get("tokenizer.ggml.tokens")
@@ -189,6 +195,7 @@ FORMAT = Format(
     summary="llama.cpp's file, for llama.cpp and what is built on it",
     detect=detect,
     describe=describe,
+    read=read,
     write=write,
-    dtypes=("float32", "float16", "bfloat16", "q8_0"),
+    dtypes=("float32", "float16", "bfloat16", "q8_0", *TYPES),
 )

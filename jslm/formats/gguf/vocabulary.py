@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -20,6 +20,9 @@ from jslm.tokenizer import UNKNOWN, Tokenizer
 if TYPE_CHECKING:
     from gguf import GGUFWriter
 
+NO_BOS_KEY = "jslm.tokenizer.names_no_bos"
+# Before a chat template of such a tokenizer, which would render llama.cpp's token for it.
+NO_BOS_TEMPLATE = '{%- set bos_token = "" -%}'
 _ELSE = "export with --format safetensors"
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
@@ -28,7 +31,7 @@ _BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
 _WORD = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_PATTERNS = {
+PATTERNS = {
     (_WORD % "", False): "qwen2",
     (_WORD % "{1,3}", True): "llama-bpe",
     (_WORD % "{1,3}", False): "dbrx",
@@ -49,6 +52,7 @@ class TokenType(IntEnum):
     UNKNOWN = 2
     CONTROL = 3
     USER_DEFINED = 4
+    UNUSED = 5
     BYTE = 6
 
 
@@ -75,9 +79,12 @@ class _HasScores(Protocol):
     scores: Sequence[float]
 
 
-def write_vocabulary(writer: GGUFWriter, tokenizer: Tokenizer, *, starts_documents: bool) -> None:
+def write_vocabulary(
+    writer: GGUFWriter, tokenizer: Tokenizer, *, starts_documents: bool, turn_end: int | None = None
+) -> None:
     """Adds the keys `tokenizer.ggml.*` to the file's metadata.
 
+    `turn_end` is the token that ends a turn of a conversation, where it is another than the one that ends a document.
     `starts_documents`: whether jslm puts the token that begins a document before each prompt; llama.cpp then does too,
     unless the tokenizer is one that adds none. Raises JslmError where llama.cpp has nothing that gives the tokenizer's
     ids.
@@ -96,9 +103,13 @@ def write_vocabulary(writer: GGUFWriter, tokenizer: Tokenizer, *, starts_documen
         writer.add_add_space_prefix(vocabulary.add_space_prefix)
     if vocabulary.unknown_id is not None:
         writer.add_unk_token_id(vocabulary.unknown_id)
+    # llama.cpp takes some token for it in any case; that a tokenizer names none (Qwen's) is a word to jslm itself.
     writer.add_bos_token_id(tokenizer.bos_id)
+    if "bos_token" not in tokenizer.named_tokens:
+        writer.add_bool(NO_BOS_KEY, True)
     writer.add_eos_token_id(tokenizer.eot_id)
-    writer.add_eot_token_id(tokenizer.eot_id)
+    # llama.cpp's "eot" is the end of a turn, at which it stops too.
+    writer.add_eot_token_id(tokenizer.eot_id if turn_end is None else turn_end)
     # Its default depends on the model and the pattern; ours on neither.
     writer.add_add_bos_token(starts_documents and tokenizer.adds_bos)
     writer.add_add_eos_token(False)
@@ -117,6 +128,15 @@ def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
         vocabulary = _from_characters(tokenizer)
     else:
         raise JslmError(f"GGUF: llama.cpp has no tokenizer like kind {tokenizer.kind!r}; {_ELSE}")
+    if (missing := tokenizer.vocab_size - len(vocabulary.tokens)) > 0:
+        # Rows of the table that no text leads to, as Qwen's; llama.cpp counts the table by the names of its rows.
+        reserved = [f"[PAD{index}]" for index in range(len(vocabulary.tokens), tokenizer.vocab_size)]
+        vocabulary = replace(
+            vocabulary,
+            tokens=[*vocabulary.tokens, *reserved],
+            types=[*vocabulary.types, *[TokenType.UNUSED] * missing],
+            scores=[*vocabulary.scores, *[0.0] * missing] if vocabulary.scores else (),
+        )
     _check_distinct(vocabulary.tokens)
     return vocabulary
 
@@ -202,8 +222,8 @@ def _pattern_name(fields: Mapping[str, Any]) -> str:
                 return "smollm"
         pattern = (split.get("pattern") or {}).get("Regex") or ""
         isolates = split.get("behavior") == "Isolated" and not split.get("invert")
-        if not has_gpt2_regex and isolates and (pattern, takes_words) in _PATTERNS:
-            return _PATTERNS[pattern, takes_words]
+        if not has_gpt2_regex and isolates and (pattern, takes_words) in PATTERNS:
+            return PATTERNS[pattern, takes_words]
     raise JslmError(
         f"GGUF: this tokenizer.json cuts words in a way (pre_tokenizer {json.dumps(cutter)[:200]}) that is not that of "
         f"GPT-2, SmolLM, Qwen2 or Llama 3, and llama.cpp would give other ids; {_ELSE}"
@@ -284,6 +304,15 @@ def _spell(piece: bytes) -> str:
     return piece.decode("latin-1").translate(_SPELLING)
 
 
+def spelled_bytes(token: str) -> bytes:
+    """The bytes of a token in GPT-2's spelling. Raises KeyError for a character that spells none.
+
+    >>> spelled_bytes("Ġa")
+    b' a'
+    """
+    return bytes(map(_BYTES.__getitem__, token))
+
+
 def _byte_spelling() -> dict[int, str]:
     """GPT-2's characters for the bytes that Latin-1 does not print: the ones from U+0100 on, in order."""
     unprintable = (*range(0x21), *range(0x7F, 0xA1), 0xAD)
@@ -291,3 +320,4 @@ def _byte_spelling() -> dict[int, str]:
 
 
 _SPELLING = _byte_spelling()
+_BYTES = {_SPELLING.get(byte, chr(byte)): byte for byte in range(256)}

@@ -5,6 +5,7 @@ The names and shapes are those of "GGUF" in the documentation of ggml and of lla
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -21,8 +22,15 @@ if TYPE_CHECKING:
     from gguf import GGUFWriter
 
 
+# Whose rows of query and key are in pairs; the others rotate halves, as jslm does.
+ROTATES_NEIGHBOURS = ("llama", "arcee")
+# In a layer: our name of a matrix, and llama.cpp's; GPT-2's query, key and value are one.
+NAMES = {"out": "attn_output", "gate": "ffn_gate", "up": "ffn_up", "down": "ffn_down"}
+FUSED = "attn_qkv"
+
+
 def choose_architecture(model: ModelConfig) -> str:
-    """`gpt2`, `qwen3`, `qwen2` or `llama`: llama.cpp's name for the shape of `model`.
+    """`gpt2`, `qwen3`, `qwen2`, `arcee` or `llama`: llama.cpp's name for the shape of `model`.
 
     Raises JslmError that lists every option that none of the nearest one's programs has.
     """
@@ -35,6 +43,8 @@ def choose_architecture(model: ModelConfig) -> str:
         )
     if kind == "gpt2":
         return kind
+    if not model.is_gated:
+        return "arcee"
     if model.qk_norm:
         return "qwen3"
     is_qwen2 = model.qkv_bias and not (model.out_bias or model.mlp_bias) and is_square(model)
@@ -58,7 +68,7 @@ def write_hyperparameters(writer: GGUFWriter, model: ModelConfig, architecture: 
     writer.add_key_length(model.dim_per_head)
     writer.add_value_length(model.dim_per_head)
     writer.add_rope_dimension_count(model.dim_per_head)
-    writer.add_rope_freq_base(_rope_base(model))
+    writer.add_rope_freq_base(rope_base(model))
     _write_rope_scaling(writer, model)
 
 
@@ -69,10 +79,8 @@ def model_tensors(params: Mapping[str, Any], model: ModelConfig, architecture: s
         yield "position_embd.weight", _float32(params["embed"]["positions"])
     if "head" in params:
         yield "output.weight", _float32(params["head"]["tokens"][: model.vocab_size])
-    if _needs_frequencies(model):
-        # llama.cpp divides each plain frequency by its factor.
-        plain = model.rope_theta ** -(np.arange(0, model.dim_per_head, 2) / model.dim_per_head)
-        yield "rope_freqs.weight", _float32(plain / rotary_frequencies(model)[0])
+    if (factors := frequency_factors(model)) is not None:
+        yield "rope_freqs.weight", factors
     yield from _norm(params["final_norm"], "output_norm", architecture)
     for index in range(model.n_layers):
         yield from _layer_tensors(layer_at(params["layers"], index), f"blk.{index}", model, architecture)
@@ -88,12 +96,12 @@ def _layer_tensors(
     if architecture == "gpt2":
         for part in ("weight", "bias"):
             joined = np.concatenate([projections[name][part] for name in ("q", "k", "v")])
-            yield f"{prefix}.attn_qkv.{part}", joined
+            yield f"{prefix}.{FUSED}.{part}", joined
     else:
         heads = {"q": model.n_heads, "k": model.kv_heads}
         for name, parts in projections.items():
             for part, array in parts.items():
-                interleaves = architecture == "llama" and name in heads
+                interleaves = architecture in ROTATES_NEIGHBOURS and name in heads
                 yield (
                     f"{prefix}.attn_{name}.{part}",
                     _interleave(array, heads[name]) if interleaves else array,
@@ -101,7 +109,7 @@ def _layer_tensors(
     if model.qk_norm:
         yield from _norm(attention["q_norm"], f"{prefix}.attn_q_norm", architecture)
         yield from _norm(attention["k_norm"], f"{prefix}.attn_k_norm", architecture)
-    linears = {"attn_output": attention["out"]} | {f"ffn_{name}": mlp[name] for name in mlp}
+    linears = {NAMES[name]: linear for name, linear in ({"out": attention["out"]} | dict(mlp)).items()}
     for name, linear in linears.items():
         for part, array in _linear(linear, architecture):
             yield f"{prefix}.{name}.{part}", array
@@ -133,21 +141,54 @@ def _interleave(rows: np.ndarray, heads: int) -> np.ndarray:
     return halves.swapaxes(1, 2).reshape(rows.shape)
 
 
+def rope_keys(model: ModelConfig) -> dict[str, Any]:
+    """The keys after `rope.scaling.` that say how the rotary frequencies are stretched, those that there are."""
+    scaling = model.rope_scaling
+    if _needs_frequencies(model):
+        return {"attn_factor": rotary_frequencies(model)[1]}
+    if scaling.kind == "linear":
+        return {"type": "linear", "factor": scaling.factor}
+    if scaling.kind == "yarn":
+        # llama.cpp itself multiplies by 0.1 ln(factor) + 1.
+        attention = rotary_frequencies(model)[1] / (0.1 * math.log(scaling.factor) + 1.0)
+        original = int(_original_context(model))
+        return {
+            "type": "yarn",
+            "factor": scaling.factor,
+            "original_context_length": original,
+            "attn_factor": attention,
+        }
+    return {}
+
+
+def frequency_factors(model: ModelConfig) -> np.ndarray | None:
+    """`rope_freqs.weight`, by which llama.cpp divides each plain frequency; None where its keys say it all."""
+    if not _needs_frequencies(model):
+        return None
+    plain = model.rope_theta ** -(np.arange(0, model.dim_per_head, 2) / model.dim_per_head)
+    return _float32(plain / rotary_frequencies(model)[0])
+
+
+def rope_base(model: ModelConfig) -> float:
+    """The base of the frequencies; NTK scaling is another base and nothing else."""
+    scaling, dim = model.rope_scaling, model.dim_per_head
+    return model.rope_theta * scaling.factor ** (dim / max(dim - 2, 1)) if scaling.kind == "ntk" else model.rope_theta
+
+
 def _write_rope_scaling(writer: GGUFWriter, model: ModelConfig) -> None:
     from gguf import RopeScalingType
 
-    scaling = model.rope_scaling
-    if _needs_frequencies(model):
-        writer.add_rope_scaling_attn_factors(rotary_frequencies(model)[1])
-    elif scaling.kind == "linear":
-        writer.add_rope_scaling_type(RopeScalingType.LINEAR)
-        writer.add_rope_scaling_factor(scaling.factor)
-    elif scaling.kind == "yarn":
-        writer.add_rope_scaling_type(RopeScalingType.YARN)
-        writer.add_rope_scaling_factor(scaling.factor)
-        writer.add_rope_scaling_orig_ctx_len(int(_original_context(model)))
-        # llama.cpp itself multiplies by 0.1 ln(factor) + 1.
-        writer.add_rope_scaling_attn_factors(rotary_frequencies(model)[1] / (0.1 * math.log(scaling.factor) + 1.0))
+    keys, scaling = rope_keys(model), model.rope_scaling
+    if "type" in keys:
+        writer.add_rope_scaling_type(RopeScalingType(keys["type"]))
+        writer.add_rope_scaling_factor(keys["factor"])
+    if "original_context_length" in keys:
+        writer.add_rope_scaling_orig_ctx_len(keys["original_context_length"])
+    if "attn_factor" in keys:
+        writer.add_rope_scaling_attn_factors(keys["attn_factor"])
+    if scaling.kind != "none":
+        # What these came from, in full precision: jslm reads it again where they still say the same.
+        writer.add_string("jslm.rope_scaling", json.dumps({"rope_theta": model.rope_theta, **scaling.model_dump()}))
 
 
 def _needs_frequencies(model: ModelConfig) -> bool:
@@ -160,28 +201,27 @@ def _needs_frequencies(model: ModelConfig) -> bool:
     return scaling.kind == "llama3" or (scaling.kind == "yarn" and not plain_yarn)
 
 
-def _rope_base(model: ModelConfig) -> float:
-    """NTK scaling is another base and nothing else."""
-    scaling, dim = model.rope_scaling, model.dim_per_head
-    return model.rope_theta * scaling.factor ** (dim / max(dim - 2, 1)) if scaling.kind == "ntk" else model.rope_theta
-
-
 def _original_context(model: ModelConfig) -> float:
     scaling = model.rope_scaling
     return float(scaling.original_context_length or model.context_length / scaling.factor)
 
 
 def _beyond_llama(model: ModelConfig) -> list[str]:
-    """What llama.cpp's Llama, Qwen2 and Qwen3 lack, an entry an option."""
+    """What llama.cpp's Llama, Qwen2, Qwen3 and Arcee lack, an entry an option."""
     found = beyond_llama_shape(model)
-    if model.activation != "swiglu":
-        found.append(f"model.activation = {model.activation!r} (Llama has 'swiglu')")
+    if model.activation not in ("swiglu", "relu2"):
+        found.append(f"model.activation = {model.activation!r} (Llama has 'swiglu' and Arcee 'relu2')")
     if model.qk_norm:
         # Only Qwen3's program has the norms.
+        if model.activation == "relu2":
+            found.append("model.activation = 'relu2' with model.qk_norm (Qwen3 has 'swiglu')")
         found += [f"model.{name} with model.qk_norm" for name in ("out_bias", "mlp_bias") if getattr(model, name)]
         if _needs_frequencies(model):
             how = "" if model.rope_scaling.kind == "llama3" else " other than by YaRN's usual betas"
             found.append(f"model.rope_scaling.kind = {model.rope_scaling.kind!r}{how} with model.qk_norm")
+    elif model.activation == "relu2":
+        names = [name for name in ("out_bias", "mlp_bias") if getattr(model, name)]
+        found += [f"model.{name} with model.activation = 'relu2' (Arcee has none)" for name in names]
     return found
 
 

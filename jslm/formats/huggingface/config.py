@@ -1,6 +1,6 @@
 """A model's options as `config.json` of Hugging Face transformers names them, both ways.
 
-The names are those of transformers' `models/{llama,mistral,qwen2,qwen3,gpt2}/configuration_*.py`, and of
+The names are those of transformers' `models/{llama,mistral,qwen2,qwen3,arcee,gpt2}/configuration_*.py`, and of
 `modeling_rope_utils.py`; versions before 5 say `rope_theta` and `rope_scaling` where later ones say `rope_parameters`.
 """
 
@@ -17,7 +17,9 @@ from jslm.config import ModelConfig
 from jslm.errors import JslmError
 from jslm.formats.shapes import beyond_gpt2_shape, beyond_llama_shape, is_square
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gpt2")
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "arcee", "gpt2")
+# Those whose `attention_bias` puts one on the attention's output too.
+_ALL_BIASES = ("llama", "qwen3", "arcee")
 _MAX_SIZE = 2**31
 _GATED = {"silu": "swiglu", "swish": "swiglu", "gelu_pytorch_tanh": "geglu", "gelu_new": "geglu"}
 _PLAIN = {
@@ -27,22 +29,32 @@ _PLAIN = {
     "relu": "relu",
     "relu2": "relu2",
 }
+# GPT-2's own spelling of its GELU.
+_SPELLED = {ours: theirs for theirs, ours in reversed(_PLAIN.items())} | {
+    "swiglu": "silu",
+    "geglu": "gelu_pytorch_tanh",
+}
 
 
 def family_of(model: ModelConfig) -> str:
-    """`llama`, `qwen2`, `qwen3` or `gpt2`: the architecture of transformers that computes what `model` does.
+    """`llama`, `qwen2`, `qwen3`, `arcee` or `gpt2`: the architecture of transformers that computes what `model` does.
 
     Raises JslmError that lists every option that the nearest of them lacks.
     """
     llama_like, gpt2_like = _beyond_llama(model), _beyond_gpt2(model)
-    missing, family = (gpt2_like, "gpt2") if len(gpt2_like) < len(llama_like) else (llama_like, "llama")
+    # Of two that are as near, a gate is Llama's.
+    is_gpt2 = len(gpt2_like) < len(llama_like) + (not model.is_gated)
+    missing, family = (gpt2_like, "gpt2") if is_gpt2 else (llama_like, "llama")
     if missing:
+        nearest = "GPT-2" if family == "gpt2" else "Llama, Qwen and Arcee"
         raise JslmError(
-            f"Hugging Face's {'GPT-2' if family == 'gpt2' else 'Llama and Qwen'} cannot express {'; '.join(missing)}; "
-            "the nearest format that can is one file of safetensors: export with --format safetensors"
+            f"Hugging Face's {nearest} cannot express {'; '.join(missing)}; the nearest format that can is one file of "
+            "safetensors: export with --format safetensors"
         )
     if family == "gpt2":
         return family
+    if not model.is_gated:
+        return "arcee"
     if model.qk_norm:
         return "qwen3"
     is_qwen2 = model.qkv_bias and not (model.out_bias or model.mlp_bias) and is_square(model)
@@ -69,7 +81,7 @@ def config_fields(model: ModelConfig, family: str) -> dict[str, Any]:
             "n_layer": model.n_layers,
             "n_head": model.n_heads,
             "n_inner": model.hidden_dim,
-            "activation_function": {ours: theirs for theirs, ours in reversed(_PLAIN.items())}[model.activation],
+            "activation_function": _SPELLED[model.activation],
             "layer_norm_epsilon": model.norm_eps,
             "scale_attn_weights": True,
             "scale_attn_by_inverse_layer_idx": False,
@@ -79,10 +91,9 @@ def config_fields(model: ModelConfig, family: str) -> dict[str, Any]:
             "attn_pdrop": model.attention_dropout_rate,
             "initializer_range": model.initial_std,
         }
-    names = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
     base, scaling = _rope_fields(model)
     fields = {
-        "architectures": [names[family]],
+        "architectures": [f"{family.capitalize()}ForCausalLM"],
         "model_type": family,
         "vocab_size": model.vocab_size,
         "hidden_size": model.d_model,
@@ -91,7 +102,7 @@ def config_fields(model: ModelConfig, family: str) -> dict[str, Any]:
         "num_attention_heads": model.n_heads,
         "num_key_value_heads": model.kv_heads,
         "head_dim": model.dim_per_head,
-        "hidden_act": {"swiglu": "silu", "geglu": "gelu_pytorch_tanh"}[model.activation],
+        "hidden_act": _SPELLED[model.activation],
         "max_position_embeddings": model.context_length,
         "rms_norm_eps": model.norm_eps,
         "tie_word_embeddings": model.tie_embeddings,
@@ -101,7 +112,7 @@ def config_fields(model: ModelConfig, family: str) -> dict[str, Any]:
         "rope_scaling": scaling,
         "rope_parameters": {"rope_theta": base, **(scaling or {"rope_type": "default"})},
     }
-    if family == "llama":
+    if family in ("llama", "arcee"):
         fields |= {"attention_bias": model.qkv_bias, "mlp_bias": model.mlp_bias}
     elif family == "qwen3":
         fields |= {"attention_bias": model.qkv_bias, "use_sliding_window": False}
@@ -166,7 +177,7 @@ def _llama_options(values: _Fields, family: str) -> dict[str, Any]:
         )
     values.refuse_not("partial_rotary_factor", 1.0, "rotary positions on a part of each head")
     heads, width = values.size("num_attention_heads"), values.size("hidden_size")
-    has_bias = values.flag("attention_bias", False)
+    has_bias, is_plain = values.flag("attention_bias", False), family == "arcee"
     head_dim = values.size("head_dim", 0, smallest=0)
     return {
         "vocab_size": values.size("vocab_size"),
@@ -177,12 +188,12 @@ def _llama_options(values: _Fields, family: str) -> dict[str, Any]:
         "n_kv_heads": values.size("num_key_value_heads", heads),
         "head_dim": 0 if head_dim * heads == width else head_dim,
         "d_ff": values.size("intermediate_size"),
-        "activation": values.choice("hidden_act", "silu", _GATED),
+        "activation": values.choice("hidden_act", "relu2" if is_plain else "silu", _PLAIN if is_plain else _GATED),
         "norm_eps": values.number("rms_norm_eps", 1e-6),
         "tie_embeddings": values.flag("tie_word_embeddings", False),
         "qkv_bias": has_bias or family == "qwen2",
-        "out_bias": has_bias and family in ("llama", "qwen3"),
-        "mlp_bias": values.flag("mlp_bias", False) and family == "llama",
+        "out_bias": has_bias and family in _ALL_BIASES,
+        "mlp_bias": values.flag("mlp_bias", False) and family in ("llama", "arcee"),
         "qk_norm": family == "qwen3",
         "attention_dropout": values.number("attention_dropout", 0.0),
         **_rope_options(values),
@@ -254,13 +265,15 @@ def _rope_fields(model: ModelConfig) -> tuple[float, dict[str, Any] | None]:
 
 
 def _beyond_llama(model: ModelConfig) -> list[str]:
-    """What transformers' Llama, Qwen2 and Qwen3 lack, an entry an option."""
+    """What transformers' Llama, Qwen2, Qwen3 and Arcee lack, an entry an option."""
     found = beyond_llama_shape(model)
-    if not model.is_gated:
-        found.append(f"model.activation = {model.activation!r} (Llama has 'swiglu' and 'geglu')")
-    if model.qk_norm and model.mlp_bias:
-        # Only Qwen3 has the norms.
-        found.append("model.mlp_bias with model.qk_norm")
+    if model.qk_norm:
+        # Only Qwen3 has the norms, and Arcee alone has no gate.
+        found += ["model.mlp_bias with model.qk_norm"] if model.mlp_bias else []
+        if not model.is_gated:
+            found.append(f"model.activation = {model.activation!r} with model.qk_norm (Qwen3 has 'swiglu' and 'geglu')")
+    elif model.d_model % model.n_heads:
+        found.append(f"model.n_heads = {model.n_heads} (Llama and Arcee have a divisor of d_model = {model.d_model})")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Hugging Face folders, both ways: Llama, Mistral, Qwen2, Qwen3 and GPT-2, with their tokenizers.
+"""Hugging Face folders, both ways: Llama, Mistral, Qwen2, Qwen3, Arcee and GPT-2, with their tokenizers.
 
 `config.json`, weights (`model.safetensors`, in shards with an index, or `pytorch_model.bin`), and tokenizer files, as
 transformers' `from_pretrained` and `save_pretrained` lay them out.
@@ -16,6 +16,7 @@ import numpy as np
 from jslm.config import Config, ModelConfig, config_from_dict
 from jslm.errors import JslmError
 from jslm.files import whole_folder
+from jslm.formats.ends import end_tokens
 from jslm.formats.huggingface.config import (
     FAMILIES,
     config_fields,
@@ -33,6 +34,11 @@ from jslm.runs.checkpoint import flatten_tree, unflatten_params
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 _PREFIXES = ("model.", "transformer.")
+# What `generation_config.json` may say besides whether there is a choice at all.
+_RANGES = {
+    "top_k": (0, 2**31), "top_p": (1e-6, 1), "min_p": (0, 1), "repetition_penalty": (1e-6, 1e6),
+    "max_new_tokens": (1, 2**31),
+}  # fmt: skip
 
 
 def detect(path: Path) -> bool:
@@ -97,7 +103,9 @@ def write(bundle: Bundle, path: Path, dtype: str) -> None:
         tensors = {name: cast_weights(name, array, dtype) for name, array in named_tensors(params, model, family)}
         write_safetensors(folder / "model.safetensors", tensors, {"format": "pt"})
         _dump(folder / "config.json", fields)
-        _dump(folder / "generation_config.json", {**tokens, **generation_fields(bundle.config)})
+        ends = end_tokens(bundle)
+        stops = {"eos_token_id": ends if len(ends) > 1 else ends[0]}
+        _dump(folder / "generation_config.json", {**tokens, **stops, **generation_fields(bundle.config)})
         write_tokenizer(
             bundle.tokenizer, folder, context_length=model.context_length, starts_documents=starts_documents
         )
@@ -202,10 +210,10 @@ def _sampling(path: Path) -> dict[str, Any]:
         found["temperature"] = 0.0
     elif isinstance(fields.get("temperature"), int | float) and fields["temperature"] >= 0:
         found["temperature"] = float(fields["temperature"])
-    if isinstance(fields.get("top_k"), int) and fields["top_k"] >= 0:
-        found["top_k"] = fields["top_k"]
-    if isinstance(fields.get("top_p"), int | float) and 0 < fields["top_p"] <= 1:
-        found["top_p"] = float(fields["top_p"])
+    for key, (lowest, highest) in _RANGES.items():
+        value = fields.get(key)
+        if isinstance(value, int | float) and not isinstance(value, bool) and lowest <= value <= highest:
+            found[key] = int(value) if key in ("top_k", "max_new_tokens") else float(value)
     return {"sample": found}
 
 

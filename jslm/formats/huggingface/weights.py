@@ -125,7 +125,8 @@ def _read_llama_layer(tensors: TensorReader, model: ModelConfig, index: int) -> 
     if model.qk_norm:
         for name in ("q_norm", "k_norm"):
             attention[name] = {"scale": tensors.take(f"{at}.self_attn.{name}.weight", model.dim_per_head)}
-    sizes = {"gate": (width, model.hidden_dim), "up": (width, model.hidden_dim), "down": (model.hidden_dim, width)}
+    sizes = {"gate": (width, model.hidden_dim)} if model.is_gated else {}
+    sizes |= {"up": (width, model.hidden_dim), "down": (model.hidden_dim, width)}
     return {
         "attention_norm": _read_norm(tensors, f"{at}.input_layernorm", model),
         "attention": attention,

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from jslm.config import ModelConfig, config_from_dict
+from jslm.config import ModelConfig, SampleConfig, config_from_dict
 from jslm.errors import JslmError
 from jslm.files import whole_file
 from jslm.formats.llama2c.tokenizer import NAME, find_tokenizer, tokenizer_bytes
@@ -34,6 +34,7 @@ _PLAUSIBLE = 2**20
 # A key of the figures: how the file's rotary tables differ from ours, in units of the last place.
 TABLES_FIGURE = "llama2c/rotary_tables"
 _TOLERANCE, _MAX_FIGURE = 1e-3, 2**17
+_DEFAULTS = SampleConfig()
 
 
 def detect(path: Path) -> bool:
@@ -88,7 +89,7 @@ def write(bundle: Bundle, path: Path, dtype: str) -> None:
     `tokenizer.bin` is there already.
     """
     del dtype
-    _check_expressible(bundle)
+    check_expressible(bundle)
     model, tokenizer = bundle.config.model, cast(SentencePieceTokenizer, bundle.tokenizer)
     content, beside = tokenizer_bytes(tokenizer), path.with_name(NAME)
     if path.name == NAME:
@@ -96,6 +97,10 @@ def write(bundle: Bundle, path: Path, dtype: str) -> None:
     if beside.exists() and beside.read_bytes() != content:
         raise JslmError(f"{beside}: another tokenizer is there; choose another folder, or move it away")
     tables = dict(zip(TABLES, _tables(bundle), strict=True))
+    left_out = ["its chat template"] if bundle.chat_template else []
+    left_out += ["its sampling settings (run takes them as -t, -p and -n)"] if bundle.config.sample != _DEFAULTS else []
+    if left_out:
+        _log.info("%s: the file has no place for %s", path, " and ".join(left_out))
     with whole_file(path) as temporary:
         with temporary.open("xb") as stream:
             vocab_size = model.vocab_size if model.tie_embeddings else -model.vocab_size
@@ -109,7 +114,8 @@ def write(bundle: Bundle, path: Path, dtype: str) -> None:
             temporary_tokenizer.write_bytes(content)
 
 
-def _check_expressible(bundle: Bundle) -> None:
+def check_expressible(bundle: Bundle) -> None:
+    """Raises JslmError that lists every option of the model that llama2.c has nothing for."""
     model, tokenizer = bundle.config.model, bundle.tokenizer
     if model.vocab_size != tokenizer.vocab_size:
         raise JslmError(

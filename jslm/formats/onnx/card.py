@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+from jslm.formats.card import Card
+from jslm.formats.card import model_card as whole_card
 from jslm.formats.onnx.decoder import Layout
 from jslm.formats.onnx.folder import FILES
-from jslm.model import count_parameters
 from jslm.runs.bundle import Bundle
 
 _HELD = {
@@ -23,55 +23,33 @@ def model_card(bundle: Bundle, layout: Layout, graphs: Mapping[str, Mapping[str,
     """Markdown with what is known of the model, its graphs and their losses. `held`: the text they were measured on,
     in words; "" where there was none."""
     model = bundle.config.model
-    shape: list[tuple[str, ...]] = [
-        ("Parameters", f"{count_parameters(model)['total']:,}"),
-        ("Layers x width", f"{model.n_layers} x {model.d_model}"),
-        ("Heads (query / key-value)", f"{model.n_heads} / {model.kv_heads}"),
-        ("MLP width", f"{model.hidden_dim} ({model.activation})"),
-        ("Norm, positions", f"{model.norm}, {model.position}"),
-        ("Context", f"{model.context_length:,} tokens"),
-        ("Vocabulary", f"{model.vocab_size:,} ({bundle.tokenizer.kind})"),
-        ("Operators", f"ONNX opset {layout.opset}, no others"),
-    ]
-    if loss := bundle.figures.get("val/loss"):
-        shape.append(("Validation loss", f"{loss:.4g} nats a token"))
-    first = next(iter(graphs))
-    paragraphs = [
-        "---\nlibrary_name: transformers.js\npipeline_tag: text-generation\ntags:\n- jslm\n- onnx\n---",
-        f"# {Path(bundle.source).name or 'model'}",
-        "A small language model, trained with jslm, as ONNX graphs with a cache.",
-        _table(("", ""), shape),
-        "## Files",
+    files = [
         _table(("file", "MB", "how weights are held", *(("loss", "cost") if held else ())), _graph_rows(graphs, held)),
+        f"Operators of ONNX opset {layout.opset}, no others.",
         f"Losses are nats a token over {held}; the cost is beside jslm's own float32 loss there."
         if held
         else "What rounding costs was not measured: no held-out text was at hand. `--text FILE` names some.",
         *_conditions(layout),
-        "## Use",
-        "In a browser or node, with transformers.js:",
-        "```js\n"
-        'import { pipeline } from "@huggingface/transformers";\n\n'
-        f'const generate = await pipeline("text-generation", "FOLDER", {{ dtype: "{_JS_TYPES[first]}" }});\n'
-        f'console.log(await generate("The", {{ max_new_tokens: 50 }}));\n'
-        "```",
-        "In Python, with onnxruntime (`onnxruntime-genai` opens the folder by its `genai_config.json`):",
-        "```python\n"
-        "from jslm.formats.onnx.runtime import OnnxDecoder\n\n"
-        f'decoder = OnnxDecoder("FOLDER", kind="{first}")\n'
-        "cache, logits = decoder.prefill([[1, 2, 3]], [3])\n"
-        "```",
         f"Inputs: `input_ids`, `attention_mask`{'' if model.position == 'none' else ', `position_ids`'} (int64), "
         "`past_key_values.N.key` and `.value`; outputs: `logits` and `present.N.key`, `.value`. Positions end at "
         f"{model.context_length:,}.",
-        "The tokenizer puts the token that begins a document before each prompt, as in training; onnxruntime-genai's "
-        f"does not, so put {bundle.tokenizer.bos_id} before its ids."
+        f"onnxruntime-genai opens the folder by its `genai_config.json`; put {bundle.tokenizer.bos_id}, which begins a "
+        "document, before its ids."
         if bundle.ends_documents and bundle.tokenizer.adds_bos
-        else "",
+        else "onnxruntime-genai opens the folder by its `genai_config.json`.",
     ]
-    return "\n\n".join(paragraph.strip() for paragraph in paragraphs if paragraph) + "\n"
-
-
-_JS_TYPES = {"float32": "fp32", "float16": "fp16", "int8": "q8", "int7": "q8"}
+    card = Card(
+        "onnx",
+        "as ONNX graphs with a cache",
+        ", ".join(graphs),
+        library="transformers.js",
+        tags=["onnx"],
+        sections=[("Files", "\n\n".join(files))],
+        cost="; ".join(f"{kind} {facts['cost']:+.4f} nats a token" for kind, facts in graphs.items()) + f" over {held}"
+        if held
+        else "",
+    )
+    return whole_card(bundle, card)
 
 
 def _graph_rows(graphs: Mapping[str, Mapping[str, Any]], held: str) -> list[tuple[str, ...]]:
