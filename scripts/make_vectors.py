@@ -19,9 +19,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jslm.infer.options import resolve_options
 
 from jslm.errors import JslmError
-from jslm.infer.options import resolve_options
 
 FOLDER = Path(__file__).resolve().parents[1] / "tests" / "vectors"
 TEXT = "The old king found a song by the river. A girl took 17 books home, and we'll read them.\nWho was it?\n"
