@@ -14,7 +14,7 @@ import pytest
 from jslm.config import config_from_dict
 from jslm.formats import load_model
 from jslm.formats.formats import format_named
-from jslm.infer import LanguageModel, resolve_options
+from jslm.infer import LanguageModel, make_request
 from jslm.infer.chat import Chat
 from jslm.model import init_params
 from jslm.prompts.chat_templates import BUILT_IN
@@ -139,7 +139,7 @@ def test_read_again_all_do_the_same(tmp_path: Path, kind: str, ends: bool) -> No
             ends_documents=again.ends_documents,
             chat_template=again.chat_template,
         )
-        options = resolve_options(again.config.sample)
+        options = make_request(again.config.sample)
         chat = Chat(model) if chats else None
         found[format] = {
             "bos": again.tokenizer.bos_id,
