@@ -19,9 +19,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jslm.infer.options import resolve_options
 
 from jslm.errors import JslmError
+from jslm.infer.request import make_request
 
 FOLDER = Path(__file__).resolve().parents[1] / "tests" / "vectors"
 TEXT = "The old king found a song by the river. A girl took 17 books home, and we'll read them.\nWho was it?\n"
@@ -126,7 +126,7 @@ def make_vectors(path: Path) -> dict[str, Any]:
     cases = []
     for conditions, prompt in itertools.product(ways, prompts):
         told = model.with_conditions(conditions)
-        row = model.row(prompt, 0, resolve_options(model.config.sample, max_new_tokens=1, greedy=True))
+        row = model.row(prompt, 0, make_request(model.config.sample, max_new_tokens=1, greedy=True))
         (result,) = told.generate_results(prompt, greedy=True, max_new_tokens=NEW_TOKENS)
         ids = row.ids + result.tokens
         logits = np.asarray(told.logits(ids[: model.config.model.context_length])[0])
@@ -170,7 +170,7 @@ def _rewrites(model: Any, sentences: list[str], conditions: dict[str, str]) -> I
         if rewrite.confidence is not None:
             prompt = rewrite.source.strip() + "\t"
             (result,) = told.generate_results(prompt, greedy=True, stop="\n", max_new_tokens=2 * len(prompt) + 32)
-            lead = _lead(told, told.row(prompt, 0, resolve_options(told.config.sample)).ids, result)
+            lead = _lead(told, told.row(prompt, 0, make_request(told.config.sample)).ids, result)
             if lead < LEAD:
                 print(f"left out: {rewrite.source!r}: two tokens lie within {lead:.4f}", file=sys.stderr)
                 continue
