@@ -20,6 +20,8 @@ import numpy as np
 from jslm.config import ModelConfig, SampleConfig, config_from_dict
 from jslm.errors import JslmError
 from jslm.files import whole_file
+from jslm.formats.gguf.vocabulary import vocabulary_of
+from jslm.formats.gguf.weights import choose_architecture
 from jslm.formats.llama2c.tokenizer import NAME, find_tokenizer, tokenizer_bytes
 from jslm.formats.llama2c.weights import TABLES, params_of, rotary_tables, tensor_of, tensor_shapes
 from jslm.runs.bundle import Bundle, Format
@@ -158,9 +160,6 @@ def check_expressible(bundle: Bundle) -> None:
 
 
 def _nearest(bundle: Bundle) -> str:
-    from jslm.formats.gguf.vocabulary import vocabulary_of
-    from jslm.formats.gguf.weights import choose_architecture
-
     try:
         choose_architecture(bundle.config.model)
         vocabulary_of(bundle.tokenizer)
