@@ -20,10 +20,12 @@ from jslm import JslmError
 from jslm.config import ModelConfig, config_from_dict, load_config
 from jslm.convert.__main__ import main
 from jslm.formats import inspect_model, load_model
-from jslm.formats.onnx.check import check_onnx, read_onnx
-from jslm.formats.onnx.decoder import Layout, decoder_graph
+from jslm.formats.onnx.check import check_onnx
+from jslm.formats.onnx.decoder import decoder_graph
+from jslm.formats.onnx.file import read_onnx
 from jslm.formats.onnx.folder import read_folder
 from jslm.formats.onnx.model import write
+from jslm.formats.onnx.products import Layout
 from jslm.formats.onnx.runtime import OnnxDecoder
 from jslm.model import apply_decoder, count_parameters, logits_from_hidden, param_shapes
 from jslm.runs.bundle import Bundle

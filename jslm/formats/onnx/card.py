@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jslm.formats.onnx.decoder import Layout
 from jslm.formats.onnx.folder import FILES
+from jslm.formats.onnx.products import Layout
 from jslm.model import count_parameters
 from jslm.runs.bundle import Bundle
 

@@ -45,8 +45,8 @@ class HeldText:
 def held_text(bundle: Bundle, text: str | Path | None) -> HeldText | None:
     """The text file, or the validation tokens of the run where they are here; None where there is neither.
 
-    Documents are rows, each after the token that begins one, cut at the context (of 1,024 at most). Raises JslmError where the file is
-    absent or no text.
+    Documents are rows, each after the token that begins one, cut at the context (of 1,024 at most). Raises JslmError
+    where the file is absent or no text.
     """
     from jslm.model import count_parameters
 
@@ -84,8 +84,8 @@ def own_loss(bundle: Bundle, held: HeldText, labels: list[int]) -> float:
     model = bundle.config.model
 
     def sums(params: Any, inputs: Any, targets: Any) -> Any:
-        kinds = jnp.broadcast_to(jnp.asarray(labels, jnp.int32)[None, None], (*inputs.shape, len(labels)))
-        kinds = kinds if labels else None
+        row = jnp.asarray(labels, jnp.int32)[None, None]
+        kinds = jnp.broadcast_to(row, (*inputs.shape, len(labels))) if labels else None
         return loss_sums(params, inputs, targets, model, jnp.float32, conditions=kinds, kernels=PLAIN)[1]
 
     compiled = jax.jit(sums)
