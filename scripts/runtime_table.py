@@ -249,7 +249,6 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", type=Path, metavar="FILE", help="a file with the two marks")
     args = parser.parse_args(argv)
-    logging.disable(logging.WARNING)
     columns = available()
     lines = []
     for line in table(columns):
@@ -267,4 +266,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    logging.disable(logging.WARNING)
     sys.exit(main())
