@@ -127,7 +127,7 @@ def test_no_action_and_unknown_ones(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     assert "jslm convert export" in capsys.readouterr().out
     assert main(["publish"]) == 2
-    assert "expected import, export or inspect" in capsys.readouterr().err
+    assert "expected import, export, push or inspect" in capsys.readouterr().err
 
 
 def test_llama2c_there_and_back_through_a_run(tmp_path: Path, assets: Path) -> None:

@@ -135,13 +135,14 @@ def check_expressible(bundle: Bundle) -> None:
         "mlp_bias": False,
         "qk_norm": False,
         "logit_softcap": 0.0,
-        "conditions": (),
     }
     missing = [
         f"model.{name} = {getattr(model, name)!r} (it has {value!r})"
         for name, value in only.items()
         if getattr(model, name) != value
     ]
+    if model.conditions:
+        missing.append(f"model.conditions ({', '.join(condition.name for condition in model.conditions)}; it has none)")
     if model.rope_scaling.kind != "none":
         missing.append(f"model.rope_scaling.kind = {model.rope_scaling.kind!r} (it has none)")
     if model.n_heads * model.dim_per_head != model.d_model:
