@@ -49,6 +49,7 @@ _TARGETS = {
     "llama2c": "model.bin",
     "onnx": "onnx-folder",
     "safetensors": "model.safetensors",
+    "web": "page",
 }
 
 
@@ -80,6 +81,12 @@ def _gguf(bundle: Bundle) -> object:
 
     choose_architecture(bundle.config.model)
     return vocabulary_of(bundle.tokenizer)
+
+
+def _web(bundle: Bundle) -> object:
+    from jslm.formats.web.vocabulary import tokenizer_fields
+
+    return tokenizer_fields(bundle.tokenizer)
 
 
 def _llama2c(bundle: Bundle) -> None:
@@ -139,6 +146,12 @@ def _in_onnxruntime(bundle: Bundle) -> str:
     )
 
 
+def _in_browsers(bundle: Bundle) -> str:
+    return _code("sh", "python -m http.server --directory FOLDER  # then open http://localhost:8000") + (
+        "\n\nOr put the folder on any static host, under any path."
+    )
+
+
 def _in_jslm(bundle: Bundle) -> str:
     prompt = json.dumps(_prompt(bundle), ensure_ascii=False)
     return _code("python", f'import jslm\n\nprint(jslm.load("model.safetensors").generate({prompt}))')
@@ -149,5 +162,6 @@ _RUNTIMES = (
     Runtime("llama.cpp", "gguf", _asks(_gguf), _in_llama_cpp),
     Runtime("llama2.c", "llama2c", _asks(_llama2c), _in_llama2c),
     Runtime("onnxruntime", "onnx", lambda bundle: None, _in_onnxruntime),
+    Runtime("a browser", "web", _asks(_web), _in_browsers),
     Runtime("jslm", "safetensors", lambda bundle: None, _in_jslm),
 )
