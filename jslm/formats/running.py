@@ -29,11 +29,14 @@ def runtimes() -> list[Runtime]:
 def ways_to_run(bundle: Bundle, format: str) -> Iterator[str]:
     """A paragraph of Markdown for each program; the one of `format` first, as its files are these."""
     refused = []
+    # What jslm writes and does not read holds no weights for another format.
+    known = known_formats().get(format)
+    where, source = (" or from this folder", "FOLDER") if known is None or known.read else ("", "RUN_DIR")
     for runtime in sorted(runtimes(), key=lambda runtime: runtime.format != format):
         if (problem := runtime.problem(bundle)) is None:
             here = runtime.format == format
-            first = "" if here else f"jslm convert export FOLDER {_TARGETS[runtime.format]} --format {runtime.format}\n"
-            lead = f"**{runtime.name}**" + (":" if here else f", from the run or from this folder (`{first.strip()}`):")
+            first = f"jslm convert export {source} {_TARGETS[runtime.format]} --format {runtime.format}"
+            lead = f"**{runtime.name}**" + (":" if here else f", from the run{where} (`{first}`):")
             yield f"{lead}\n\n{runtime.how(bundle)}"
         else:
             refused.append(f"{runtime.name} ({problem})")

@@ -17,6 +17,7 @@ from jslm.formats.onnx.folder import FILES, read_folder
 from jslm.formats.onnx.model import write as write_onnx
 from jslm.formats.shapes import describe_model
 from jslm.formats.tokenizers import read_json
+from jslm.formats.web.graph import OPSET, shrink_outputs
 from jslm.formats.web.runtime import BINARY, VERSION, write_runtime
 from jslm.formats.web.vocabulary import tokenizer_fields
 from jslm.prompts.pairs import shown_prompt
@@ -104,10 +105,10 @@ def _write_graph(
     """`model.onnx`; what is known of it, and the labels that are built in."""
     with tempfile.TemporaryDirectory(dir=folder) as name:
         whole = Path(name, "onnx")
-        write_onnx(bundle, whole, dtype, **options)
+        write_onnx(bundle, whole, dtype, opset=OPSET, **options)
         found = read_folder(whole)
         facts = dict(found.graphs[FILES[dtype]])
-        shutil.move(whole / FILES[dtype], folder / GRAPH)
+        shrink_outputs(whole / FILES[dtype], folder / GRAPH)
     return facts, found.folded
 
 
