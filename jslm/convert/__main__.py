@@ -92,7 +92,9 @@ def _push_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("run", metavar="RUN_DIR", help="run folder, or a portable file")
     parser.add_argument("repo", metavar="USER/NAME", help="repository; made where it is not there")
-    parser.add_argument("--format", default="hf", metavar="NAME", help="hf (default), gguf, llama2c, onnx, safetensors, web")
+    parser.add_argument(
+        "--format", default="hf", metavar="NAME", help="hf (default), gguf, llama2c, onnx, safetensors, web"
+    )
     parser.add_argument("--private", action="store_true", help="a new repository is seen by its owner alone")
     _add_choices(parser)
     return parser

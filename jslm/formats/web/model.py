@@ -99,9 +99,7 @@ def write(
         _write_service_worker(folder)
 
 
-def _write_graph(
-    bundle: Bundle, folder: Path, dtype: str, **options: Any
-) -> tuple[dict[str, Any], Mapping[str, str]]:
+def _write_graph(bundle: Bundle, folder: Path, dtype: str, **options: Any) -> tuple[dict[str, Any], Mapping[str, str]]:
     """`model.onnx`; what is known of it, and the labels that are built in."""
     with tempfile.TemporaryDirectory(dir=folder) as name:
         whole = Path(name, "onnx")
@@ -112,9 +110,7 @@ def _write_graph(
     return facts, found.folded
 
 
-def _page_fields(
-    bundle: Bundle, folded: Mapping[str, str], dtype: str, facts: Mapping[str, Any]
-) -> dict[str, Any]:
+def _page_fields(bundle: Bundle, folded: Mapping[str, str], dtype: str, facts: Mapping[str, Any]) -> dict[str, Any]:
     model, sample, tokenizer = bundle.config.model, bundle.config.sample, bundle.tokenizer
     return {
         "format": _FORMAT,
@@ -160,9 +156,7 @@ def _rewriting(bundle: Bundle) -> dict[str, Any] | None:
     return {"parts": prompt.split(_SENTENCE), "end": data.prompt_end or "\n"}
 
 
-def _about(
-    bundle: Bundle, folded: Mapping[str, str], dtype: str, facts: Mapping[str, Any]
-) -> list[tuple[str, str]]:
+def _about(bundle: Bundle, folded: Mapping[str, str], dtype: str, facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     from jslm.model import count_parameters
 
     model, said = bundle.config.model, bundle.config.card
@@ -205,9 +199,7 @@ def _write_service_worker(folder: Path) -> None:
     """Names every file that the page needs, and a version that any change to one of them changes."""
     skipped = {"sw.js", CARD_NAME}
     names = sorted(
-        file.relative_to(folder).as_posix()
-        for file in folder.rglob("*")
-        if file.is_file() and file.name not in skipped
+        file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file() and file.name not in skipped
     )
     digest = hashlib.sha256()
     for name in names:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import gzip
 import hashlib
 import os
@@ -20,7 +21,6 @@ VERSION = "1.30.0"
 INTEGRITY = "sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
 # The build without WebGPU and WebGL is the smallest; its JavaScript has the glue code in it.
 SCRIPT, BINARY = "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"
-_MAX_FILE = 100_000_000
 _SECONDS = 600.0
 _PACKAGE = f"onnxruntime-web@{VERSION}"
 _BY_FILE = f"npm pack {_PACKAGE} gets it on a machine that has npm, and --onnxruntime-web FILE.tgz takes it from there"
@@ -37,19 +37,25 @@ def write_runtime(folder: Path, archive: str | Path | None = None) -> int:
         raise JslmError(f"jslm convert export --onnxruntime-web {path}: no such file; {_BY_FILE}")
     if not _is_it(path):
         raise JslmError(f"{path}: not the package {_PACKAGE} (its SHA-512 is another); {_BY_FILE}")
-    found = {}
+    script, packed, size = _files_of(path)
+    (folder / SCRIPT).write_bytes(script)
+    (folder / f"{BINARY}.gz").write_bytes(packed)
+    shutil.copy(Path(__file__).parent / "onnxruntime-license.txt", folder / "LICENSE.txt")
+    return size
+
+
+@functools.lru_cache(1)
+def _files_of(path: Path) -> tuple[bytes, bytes, int]:
+    """Of a package that is known to be the one: the script, the binary gzipped, and its size before."""
+    found = []
     with tarfile.open(path) as package:
         for name in (SCRIPT, BINARY):
-            member = package.getmember(f"package/dist/{name}")
-            stream = package.extractfile(member)
+            stream = package.extractfile(f"package/dist/{name}")
             assert stream is not None
-            assert member.size <= _MAX_FILE
-            found[name] = stream.read()
-    (folder / SCRIPT).write_bytes(found[SCRIPT])
+            found.append(stream.read())
+    script, binary = found
     # Many servers send it as it lies there, which is 14 MB; and no time in it, so that the same makes the same.
-    (folder / f"{BINARY}.gz").write_bytes(gzip.compress(found[BINARY], 9, mtime=0))
-    shutil.copy(Path(__file__).parent / "onnxruntime-license.txt", folder / "LICENSE.txt")
-    return len(found[BINARY])
+    return script, gzip.compress(binary, 9, mtime=0), len(binary)
 
 
 def _cached() -> Path:
