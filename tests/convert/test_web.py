@@ -38,6 +38,7 @@ from jslm.tokenizer import (
     StreamDecoder,
     Tokenizer,
 )
+from tests.tokenizer_layouts import LAYOUTS
 
 NODE = shutil.which("node")
 needs_node = pytest.mark.skipif(NODE is None, reason="node is not installed")
@@ -84,7 +85,7 @@ def tiktoken_files(assets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def node(tmp_path: Path) -> Callable[[str, Any], Any]:
-    """`node(script, value)`: what `answer(found)` was called with in a module beside the page's, `value` being given."""
+    """`node(script, value)`: what `answer(found)` was called with beside the page's modules, `value` given."""
     folder = tmp_path / "code"
     shutil.copytree(STATIC, folder)
     (folder / "package.json").write_text('{"type": "module"}')
@@ -162,7 +163,10 @@ def test_lone_surrogates_become_what_utf8_has(node: Callable[[str, Any], Any]) -
 
 @needs_node
 def test_every_piece_is_that_of_python(node: Callable[[str, Any], Any]) -> None:
-    script = 'import { makeTokenizer } from "./tokenizer.js";\nanswer(makeTokenizer(value).pieces.map((one) => Array.from(one)));'
+    script = (
+        'import { makeTokenizer } from "./tokenizer.js";\n'
+        "answer(makeTokenizer(value).pieces.map((one) => Array.from(one)));"
+    )
     for kind in ("char", "byte", "bpe", "sentencepiece"):
         tokenizer = make_tokenizer(kind)
         expected = [list(tokenizer.decode_bytes([token])) for token in range(tokenizer.vocab_size)]
@@ -326,10 +330,7 @@ def test_a_template_goes_around_the_sentence() -> None:
     assert web._rewriting(bundle(ByteTokenizer(), data=wants_more)) is None
 
 
-def test_what_the_page_cannot_do_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
-    from tokenizer_layouts import LAYOUTS
-
+def test_what_the_page_cannot_do_is_refused(tmp_path: Path) -> None:
     tokenizer = next(iter(LAYOUTS.values()))().tokenizer()
     with pytest.raises(JslmError, match="--format onnx"):
         web.write(bundle(tokenizer), tmp_path / "page", "int8")
@@ -375,11 +376,11 @@ def test_a_file_of_another_version_or_none_is_refused(tmp_path: Path) -> None:
 def test_without_npm_the_error_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
-    with pytest.raises(JslmError, match="npm is not installed; npm pack .* --onnxruntime-web FILE.tgz takes it"):
+    with pytest.raises(JslmError, match=r"npm is not installed; npm pack .* --onnxruntime-web FILE\.tgz"):
         runtime.write_runtime(tmp_path)
     put_npm(tmp_path / "bin", "echo 'code E404: not in this registry' >&2; exit 1")
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}/usr/bin{os.pathsep}/bin")
-    with pytest.raises(JslmError, match="npm did not get it .*E404"):
+    with pytest.raises(JslmError, match=r"npm did not get it .*E404"):
         runtime.write_runtime(tmp_path)
     put_npm(tmp_path / "bin", 'echo other > "$4/onnxruntime-web.tgz"')
     with pytest.raises(JslmError, match="what npm got is another file"):

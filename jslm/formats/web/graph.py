@@ -1,8 +1,8 @@
 """The decoder's graph as a page runs it: what it gives back is small, since all of it is copied.
 
 In place of `present.N.key` and `.value`, which are all keys and values there are: `new` `[2 layers, kv_heads, sequence,
-head_dim]`, those of the tokens read, which the page puts into arrays with room to grow. And `logits` `[1, 1, vocab]` are
-those behind the last token alone. The batch is 1.
+head_dim]`, those of the tokens read, which the page puts into arrays with room to grow. And `logits` `[1, 1, vocab]`
+are those behind the last token alone. The batch is 1.
 """
 
 from __future__ import annotations

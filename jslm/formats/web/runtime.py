@@ -95,4 +95,4 @@ def _is_it(path: Path) -> bool:
             digest = hashlib.file_digest(stream, "sha512").digest()
     except OSError as error:
         raise JslmError(f"{path}: {(error.strerror or str(error)).lower()}") from None
-    return INTEGRITY == f"sha512-{base64.b64encode(digest).decode()}"
+    return f"sha512-{base64.b64encode(digest).decode()}" == INTEGRITY
