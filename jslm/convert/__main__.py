@@ -16,7 +16,7 @@ from jslm.errors import JslmError
 
 _USAGE = """usage: jslm convert import SRC RUN_DIR [--format NAME]
        jslm convert export RUN_DIR DST --format NAME [--dtype TYPE] [--checkpoint WHICH] [--ema | --no-ema]
-                            [--condition NAME=LABEL] [--opset N] [--text FILE]
+                            [--condition NAME=LABEL] [--opset N] [--text FILE] [--onnxruntime-web FILE]
        jslm convert push RUN_DIR USER/NAME [--format NAME] [--private] [--dtype TYPE] [...as export]
        jslm convert inspect PATH [--json]
 
@@ -71,13 +71,13 @@ def _export_parser() -> argparse.ArgumentParser:
         "error that lists all such options; nothing is dropped in silence.",
     )
     parser.add_argument("run", metavar="RUN_DIR", help="run folder, or a portable file")
-    parser.add_argument("target", metavar="DST", help="file to write (hf, onnx: folder)")
+    parser.add_argument("target", metavar="DST", help="file to write (hf, onnx, web: folder)")
     parser.add_argument(
         "--format",
         required=True,
         metavar="NAME",
         help="hf (Hugging Face), gguf (llama.cpp), llama2c (llama2.c), onnx (onnxruntime, browsers), safetensors (one "
-        "portable file)",
+        "portable file), web (a page that opens the model in a browser)",
     )
     _add_choices(parser)
     return parser
@@ -92,7 +92,9 @@ def _push_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("run", metavar="RUN_DIR", help="run folder, or a portable file")
     parser.add_argument("repo", metavar="USER/NAME", help="repository; made where it is not there")
-    parser.add_argument("--format", default="hf", metavar="NAME", help="hf (default), gguf, llama2c, onnx, safetensors")
+    parser.add_argument(
+        "--format", default="hf", metavar="NAME", help="hf (default), gguf, llama2c, onnx, safetensors, web"
+    )
     parser.add_argument("--private", action="store_true", help="a new repository is seen by its owner alone")
     _add_choices(parser)
     return parser
@@ -105,7 +107,8 @@ def _add_choices(parser: argparse.ArgumentParser) -> None:
         default="",
         metavar="TYPE",
         help="of the matrices: float32 (default), float16, bfloat16; gguf also q8_0, and by llama.cpp's quantiser "
-        "q4_k_m and q6_k; safetensors also int8; onnx: float32, float16, int8, int7",
+        "q4_k_m and q6_k; safetensors also int8; onnx: float32, float16, int8, int7; web the same, by default "
+        "int8",
     )
     parser.add_argument("--checkpoint", default="best", metavar="WHICH", help="best (default), latest, or a step")
     parser.add_argument(
@@ -117,10 +120,15 @@ def _add_choices(parser: argparse.ArgumentParser) -> None:
         "--condition",
         action="append",
         metavar="NAME=LABEL",
-        help="onnx: a condition to build in, such as style=formal (style= for none); repeatable",
+        help="onnx, web: a condition to build in, such as style=formal (style= for none); repeatable",
     )
     parser.add_argument("--opset", type=int, metavar="N", help="onnx: the operator set, 20 (default) or 23")
-    parser.add_argument("--text", metavar="FILE", help="onnx: held text, to measure what rounding the weights costs")
+    parser.add_argument("--text", metavar="FILE", help="onnx, web: held text, to measure what rounding costs")
+    parser.add_argument(
+        "--onnxruntime-web",
+        metavar="FILE",
+        help="web: npm's package onnxruntime-web as a .tgz file, where npm is not there to get it",
+    )
     add_debug_argument(parser)
 
 
@@ -164,7 +172,12 @@ def _push(args: argparse.Namespace) -> int:
 
 def _choices(args: argparse.Namespace) -> dict[str, Any]:
     """Those of `_add_choices` that were made."""
-    asked = {"condition": _conditions(args.condition), "opset": args.opset, "text": args.text}
+    asked = {
+        "condition": _conditions(args.condition),
+        "opset": args.opset,
+        "text": args.text,
+        "onnxruntime_web": args.onnxruntime_web,
+    }
     found = {name: value for name, value in asked.items() if value is not None}
     return {"dtype": args.dtype, "checkpoint": args.checkpoint, "ema": args.ema, **found}
 

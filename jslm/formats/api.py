@@ -40,10 +40,11 @@ def export_model(
 ) -> Bundle:
     """Writes the model of a run folder (or of a portable file) to `target` in `format`, whole or not at all.
 
-    `dtype` is that of the matrices, by default float32, which loses nothing. `checkpoint` and `ema` as in `load_model`.
-    `options` are keywords of single formats: of onnx `condition` (labels to build in, by name), `opset` and `text` (a
-    file of held text). Raises JslmError that lists every option of the model that the format can't express, and for a
-    format, type or keyword that does not exist.
+    `dtype` is that of the matrices, by default float32, which loses nothing (of web int8). `checkpoint` and `ema` as in
+    `load_model`. `options` are keywords of single formats: of onnx `condition` (labels to build in, by name), `opset`
+    and `text` (a file of held text); of web `condition`, `text` and `onnxruntime_web` (npm's package as a file). Raises
+    JslmError that lists every option of the model that the format can't express, and for a format, type or keyword that
+    does not exist.
     """
     chosen = format_named(format)
     if chosen.write is None:

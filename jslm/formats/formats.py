@@ -10,7 +10,7 @@ from jslm.runs.bundle import Format
 
 # In the order of detection: the most particular first.
 _MODULES = (
-    "portable", "onnx.model", "huggingface.model", "gguf.model", "llama2c.model", "llama2c.checkpoint",
+    "portable", "onnx.model", "web.model", "huggingface.model", "gguf.model", "llama2c.model", "llama2c.checkpoint",
     "checkpoints.nanogpt", "checkpoints.lillm", "checkpoints.slms",
 )  # fmt: skip
 

@@ -29,11 +29,14 @@ def runtimes() -> list[Runtime]:
 def ways_to_run(bundle: Bundle, format: str) -> Iterator[str]:
     """A paragraph of Markdown for each program; the one of `format` first, as its files are these."""
     refused = []
+    # What jslm writes and does not read holds no weights for another format.
+    known = known_formats().get(format)
+    where, source = (" or from this folder", "FOLDER") if known is None or known.read else ("", "RUN_DIR")
     for runtime in sorted(runtimes(), key=lambda runtime: runtime.format != format):
         if (problem := runtime.problem(bundle)) is None:
             here = runtime.format == format
-            first = "" if here else f"jslm convert export FOLDER {_TARGETS[runtime.format]} --format {runtime.format}\n"
-            lead = f"**{runtime.name}**" + (":" if here else f", from the run or from this folder (`{first.strip()}`):")
+            first = f"jslm convert export {source} {_TARGETS[runtime.format]} --format {runtime.format}"
+            lead = f"**{runtime.name}**" + (":" if here else f", from the run{where} (`{first}`):")
             yield f"{lead}\n\n{runtime.how(bundle)}"
         else:
             refused.append(f"{runtime.name} ({problem})")
@@ -49,6 +52,7 @@ _TARGETS = {
     "llama2c": "model.bin",
     "onnx": "onnx-folder",
     "safetensors": "model.safetensors",
+    "web": "page",
 }
 
 
@@ -80,6 +84,12 @@ def _gguf(bundle: Bundle) -> object:
 
     choose_architecture(bundle.config.model)
     return vocabulary_of(bundle.tokenizer)
+
+
+def _web(bundle: Bundle) -> object:
+    from jslm.formats.web.vocabulary import tokenizer_fields
+
+    return tokenizer_fields(bundle.tokenizer)
 
 
 def _llama2c(bundle: Bundle) -> None:
@@ -139,6 +149,12 @@ def _in_onnxruntime(bundle: Bundle) -> str:
     )
 
 
+def _in_browsers(bundle: Bundle) -> str:
+    return _code("sh", "python -m http.server --directory FOLDER  # then open http://localhost:8000") + (
+        "\n\nOr put the folder on any static host, under any path."
+    )
+
+
 def _in_jslm(bundle: Bundle) -> str:
     prompt = json.dumps(_prompt(bundle), ensure_ascii=False)
     return _code("python", f'import jslm\n\nprint(jslm.load("model.safetensors").generate({prompt}))')
@@ -149,5 +165,6 @@ _RUNTIMES = (
     Runtime("llama.cpp", "gguf", _asks(_gguf), _in_llama_cpp),
     Runtime("llama2.c", "llama2c", _asks(_llama2c), _in_llama2c),
     Runtime("onnxruntime", "onnx", lambda bundle: None, _in_onnxruntime),
+    Runtime("a browser", "web", _asks(_web), _in_browsers),
     Runtime("jslm", "safetensors", lambda bundle: None, _in_jslm),
 )

@@ -2,6 +2,7 @@
 import { marked } from "./differences.js";
 import { drawCurves } from "./curves.js";
 import { Key, post, stream, get } from "./api.js";
+import { Tokens } from "./tokens.js";
 
 const $ = (id) => document.getElementById(id);
 const key = new Key($("key-field"), $("key"));
@@ -94,7 +95,7 @@ const stop = () => running?.abort();
 
 // Write
 
-const tokens = new WeakMap(); // span -> {logprob, top}
+const tokens = new Tokens($("output"), $("tip"), say);
 
 async function write() {
   const prompt = $("prompt").value;
@@ -135,58 +136,11 @@ function append(whole, begin, logprobs) {
     const text = whole.slice(at, end).join("");
     at = end;
     if (!text) continue; // a part of a character
-    const span = document.createElement("span");
-    span.className = "token";
-    span.textContent = text;
-    const probability = Math.exp(logprobs.token_logprobs[i] ?? 0);
-    span.style.backgroundColor = `rgba(var(--doubt), ${((1 - probability) * 0.3).toFixed(3)})`;
-    tokens.set(span, { token: logprobs.tokens[i], probability, top: logprobs.top_logprobs?.[i] ?? {} });
-    $("output").append(span);
+    const top = Object.entries(logprobs.top_logprobs?.[i] ?? {}).map(([token, logprob]) => [token, Math.exp(logprob)]);
+    tokens.add(text, logprobs.tokens[i], Math.exp(logprobs.token_logprobs[i] ?? 0), top);
   }
   if (at < whole.length) $("output").append(whole.slice(at).join(""));
   return count;
-}
-
-function showTip(span) {
-  const found = tokens.get(span);
-  const tip = $("tip");
-  if (!found) { tip.hidden = true; return; }
-  const rows = Object.entries(found.top).map(([token, logprob]) => [token, Math.exp(logprob)]);
-  if (!rows.some(([token]) => token === found.token)) rows.push([found.token, found.probability]);
-  rows.sort((one, other) => other[1] - one[1]);
-  const table = document.createElement("table");
-  for (const [token, probability] of rows) {
-    const row = table.insertRow();
-    if (token === found.token) row.className = "chosen";
-    row.insertCell().textContent = JSON.stringify(token).slice(1, -1).replaceAll(" ", "·");
-    row.insertCell().textContent = `${(100 * probability).toFixed(1)} %`;
-  }
-  tip.replaceChildren(table);
-  tip.hidden = false;
-  const box = span.getBoundingClientRect();
-  tip.style.left = `${Math.max(8, Math.min(box.left, innerWidth - tip.offsetWidth - 8))}px`;
-  const below = box.bottom + 6;
-  tip.style.top = `${below + tip.offsetHeight > innerHeight ? box.top - tip.offsetHeight - 6 : below}px`;
-}
-
-function show(span) {
-  $("output").querySelector(".token.shown")?.classList.remove("shown");
-  if (tokens.has(span)) span.classList.add("shown");
-  showTip(span);
-}
-
-function walk(event) {
-  // Arrow keys go from token to token for people without a pointer.
-  if (event.key !== "ArrowRight" && event.key !== "ArrowLeft") return;
-  const all = [...$("output").querySelectorAll(".token")];
-  if (!all.length) return;
-  event.preventDefault();
-  const now = all.findIndex((span) => span.classList.contains("shown"));
-  const next = Math.max(0, Math.min(all.length - 1, now + (event.key === "ArrowRight" ? 1 : -1)));
-  all[next].scrollIntoView({ block: "nearest" });
-  show(all[next]);
-  const { token, probability } = tokens.get(all[next]);
-  say(`${token}: ${(100 * probability).toFixed(1)} %`);
 }
 
 // Rewrite
@@ -351,18 +305,10 @@ $("clear").addEventListener("click", clearChat);
 $("defaults").addEventListener("click", useDefaults);
 $("settings").addEventListener("input", showSettings);
 for (const id of ["settings", "key-field"]) $(id).addEventListener("submit", (event) => event.preventDefault());
-// A finger does not hover: its tap shows a token until the next one, and hides it where it meets no token.
-const hovers = (event) => event.pointerType !== "touch";
-$("output").addEventListener("pointerover", (event) => { if (hovers(event)) showTip(event.target); });
-$("output").addEventListener("pointerleave", (event) => { if (hovers(event)) $("tip").hidden = true; });
-document.addEventListener("click", (event) => show(event.target));
-document.addEventListener("scroll", () => showTip($("output").querySelector(".token.shown")), { passive: true });
-$("output").addEventListener("keydown", walk);
-$("output").addEventListener("blur", () => { $("tip").hidden = true; });
 onCtrlEnter("prompt", write);
 onCtrlEnter("sentences", rewrite);
 onCtrlEnter("say", send);
-document.addEventListener("keydown", (event) => { if (event.key === "Escape") { $("tip").hidden = true; stop(); } });
+document.addEventListener("keydown", (event) => { if (event.key === "Escape") { tokens.hide(); stop(); } });
 for (const tab of document.querySelectorAll("[role=tab]")) {
   tab.addEventListener("click", () => choose(tab));
   tab.addEventListener("keydown", moveTab);
