@@ -45,7 +45,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_format_is_known_and_one_reads_each_other() -> None:
-    names = ["safetensors", "onnx", "hf", "gguf", "llama2c", "llama2c-checkpoint", "nanogpt", "lillm", "slms"]
+    names = ["safetensors", "onnx", "web", "hf", "gguf", "llama2c", "llama2c-checkpoint", "nanogpt", "lillm", "slms"]
     assert list(known_formats()) == names
     assert all(entry.read or entry.write for entry in known_formats().values())
 
@@ -99,7 +99,10 @@ def test_inspect(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["export", "RUN", "OUT", "--format", "ctm"], "--format ctm: no such format; there are safetensors, onnx, hf"),
+        (
+            ["export", "RUN", "OUT", "--format", "ctm"],
+            "--format ctm: no such format; there are safetensors, onnx, web, hf",
+        ),
         (["export", "RUN", "OUT", "--format", "nanogpt"], "--format nanogpt: jslm reads it and does not write it"),
         (["export", "RUN", "OUT", "--format", "hf", "--dtype", "q8_0"], "--dtype q8_0: hf holds float32, float16"),
         (["export", "ABSENT", "OUT", "--format", "hf"], "no such run folder or model file"),
