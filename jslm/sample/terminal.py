@@ -46,9 +46,15 @@ def print_samples(model: LanguageModel, prompts: list[str], arguments: Arguments
 
 
 def print_json(model: LanguageModel, prompts: list[str], arguments: Arguments) -> None:
-    """Prints a JSON object a line for each sample: prompt, text, tokens, logprobs, finish_reason, seed."""
+    """Prints a JSON object a line for each sample: prompt, text, tokens, logprobs, finish_reason, seed.
+
+    `top_logprobs` stands there too where `arguments` ask for some.
+    """
     for result in model.generate_results(prompts, **arguments):
-        print(json.dumps({**vars(result), "seed": arguments["seed"]}, ensure_ascii=False), flush=True)
+        fields = {**vars(result), "seed": arguments["seed"]}
+        if not fields["top_logprobs"]:
+            del fields["top_logprobs"]
+        print(json.dumps(fields, ensure_ascii=False), flush=True)
 
 
 def converse(model: LanguageModel, arguments: Arguments, *, as_json: bool) -> None:

@@ -3,7 +3,6 @@ transformers opens."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from jslm.tokenizer import BpeTokenizer, ByteTokenizer, CharTokenizer, Tokenizer
 
 pytest.importorskip("onnx", reason="onnx is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
-os.environ["HF_HUB_OFFLINE"] = "1"
 pytestmark = [pytest.mark.peer, pytest.mark.filterwarnings("default")]
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -104,7 +102,10 @@ def test_genai_reads_the_same_text(random_bundle: RandomBundle, tmp_path: Path, 
     assert reader.decode(np.array(ids, np.int32)) == text
 
 
-def test_transformers_opens_the_files(random_bundle: RandomBundle, tmp_path: Path) -> None:
+def test_transformers_opens_the_files(
+    random_bundle: RandomBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
     bundle = random_bundle(CharTokenizer("abc def\n"), n_kv_heads=1, head_dim=32)
     write(bundle, tmp_path / "out", "float32")
