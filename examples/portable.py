@@ -338,11 +338,14 @@ def main():
     parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    model, conditions = Model(args.model), dict(each.split("=", 1) for each in args.condition)
-    if args.rewrite:
-        print(model.rewrite(args.text, conditions)[0])
-    else:
-        print(args.text + model.generate(args.text, args.tokens, args.temperature, args.seed, conditions)[1])
+    try:
+        model, conditions = Model(args.model), dict(each.split("=", 1) for each in args.condition)
+        if args.rewrite:
+            print(model.rewrite(args.text, conditions)[0])
+        else:
+            print(args.text + model.generate(args.text, args.tokens, args.temperature, args.seed, conditions)[1])
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
+        parser.error(f"{args.model}: {error!r}; a damaged file, or a label that it has not")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """How fast onnxruntime writes text by the exported graphs, beside jslm: python scripts/bench_onnx.py [--json].
 
-Random weights, greedy, one sequence. Lanes take turns, each in a process of its own; ratios are of
-the same round.
+Random weights, greedy, one sequence. Lanes take turns, each in a process of its own; ratios are of the same round.
 """
 
 from __future__ import annotations

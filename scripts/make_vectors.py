@@ -23,6 +23,7 @@ import numpy as np
 from jslm.errors import JslmError
 from jslm.infer.request import make_request
 
+_TEMPLATE = "{prompt}\t{completion}"
 FOLDER = Path(__file__).resolve().parents[1] / "tests" / "vectors"
 TEXT = "The old king found a song by the river. A girl took 17 books home, and we'll read them.\nWho was it?\n"
 # What tokenizers trip over: several blanks, line breaks, digits, contractions, accents, marks, other scripts, emoji.
@@ -264,7 +265,7 @@ def _train_rewriter() -> Any:
 
     sentences = _sentences()
     tokenizer = CharTokenizer("\t\n" + "".join("".join(triple) for triple in sentences))
-    data = {"packing": "documents", "template": "{prompt}\t{completion}", "prompt_end": "\t", "conditions": ["style"]}
+    data = {"packing": "documents", "template": _TEMPLATE, "prompt_end": "\t", "conditions": ["style"]}
     config = _config(REWRITER, tokenizer.vocab_size, **data)
     context = config.model.context_length
     rows, targets, labels = [], [], []

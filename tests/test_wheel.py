@@ -122,9 +122,9 @@ def test_advice_fits_how_it_was_installed(installed: Path, wheel: Path, tmp_path
     assert advice() == "pip install 'jslm[convert] @ git+https://host/jslm.git@abc123'"
     # What it was installed from has gone, or was an index: the packages themselves.
     record.write_text(json.dumps({"url": "file:///nowhere/jslm.whl", "archive_info": {}}), "utf-8")
-    assert advice() == "pip install 'gguf>=0.19'"
+    assert advice() == "pip install 'gguf>=0.19' 'huggingface-hub>=2.4'"
     record.unlink()
-    assert advice() == "pip install 'gguf>=0.19'"
+    assert advice() == "pip install 'gguf>=0.19' 'huggingface-hub>=2.4'"
 
 
 def test_in_the_repository_it_is_the_repository() -> None:

@@ -8,8 +8,11 @@ from typing import Any
 from jslm.errors import JslmError
 from jslm.formats.formats import choose_format, format_named, known_formats
 from jslm.formats.opening import load_model
+from jslm.formats.shapes import describe_model
+from jslm.model import count_parameters
 from jslm.runs.bundle import Bundle
-from jslm.runs.folder import is_run_folder
+from jslm.runs.checkpoint import CheckpointStore
+from jslm.runs.folder import RunFolder, is_run_folder
 from jslm.runs.model import write_run
 
 
@@ -68,11 +71,6 @@ def inspect_model(path: str | Path) -> dict[str, Any]:
 
 
 def _describe_run(path: Path) -> dict[str, Any]:
-    from jslm.formats.shapes import describe_model
-    from jslm.model import count_parameters
-    from jslm.runs.checkpoint import CheckpointStore
-    from jslm.runs.folder import RunFolder
-
     folder = RunFolder(path)
     config, info = folder.read_config(), folder.read_info()
     model = config.model

@@ -20,6 +20,7 @@ from jslm.files import whole_file
 from jslm.formats.int8_rows import ROWS, SCALES, dequantise_rows, is_quantised, quantise_rows, to_rows
 from jslm.formats.shapes import describe_model
 from jslm.formats.weights import SafetensorsFile, cast_weights, pad_rows, write_safetensors
+from jslm.model import count_parameters, param_shapes
 from jslm.runs.bundle import Bundle, Format
 from jslm.runs.checkpoint import check_params, flatten_tree, unflatten_params
 from jslm.tokenizer import tokenizer_from_json
@@ -45,8 +46,6 @@ def detect(path: Path) -> bool:
 
 def describe(path: Path) -> dict[str, Any]:
     """What the file holds, without reading its weights. Raises JslmError for a bad file."""
-    from jslm.model import count_parameters
-
     file = SafetensorsFile(path)
     config, fields = _header(file)
     model = config.model
@@ -67,8 +66,6 @@ def describe(path: Path) -> dict[str, Any]:
 
 def read(path: Path) -> Bundle:
     """The model. Raises JslmError where the file is damaged, edited, or of a newer version."""
-    from jslm.model import param_shapes
-
     file = SafetensorsFile(path)
     config, fields = _header(file)
     tokenizer = tokenizer_from_json(json.dumps(fields["tokenizer"]), where=f"{path}: tokenizer")

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jslm.tokenizer as kinds
 from jslm.errors import JslmError
 from jslm.tokenizer import Tokenizer, load_tokenizer
 
@@ -27,9 +28,7 @@ def find_tokenizer(folder: Path, vocab_size: int, where: str) -> Tokenizer:
     if path.is_file() or (folder / "vocab.json").is_file():
         return read_huggingface_tokenizer(folder, {}, vocab_size)
     if vocab_size in _GPT2_SIZES:
-        from jslm.tokenizer import Gpt2Tokenizer
-
-        return Gpt2Tokenizer()
+        return kinds.Gpt2Tokenizer()
     raise JslmError(
         f"{where}: no tokenizer beside it (tokenizer.json, or vocab.json and merges.txt); put the one that the model "
         f"of {vocab_size:,} tokens was trained with into {folder}"
@@ -42,8 +41,6 @@ def read_huggingface_tokenizer(folder: Path, config: dict[str, Any], vocab_size:
     `config` is the model's `config.json`, which may name the tokens that begin and end a document; so may
     `tokenizer_config.json`, which counts for more. Raises JslmError where files are missing or contradict each other.
     """
-    from jslm.tokenizer import HuggingFaceTokenizer
-
     settings = read_json(folder / "tokenizer_config.json", absent_ok=True)
     specials = read_json(folder / "special_tokens_map.json", absent_ok=True)
     named = {key: _content(settings.get(key, specials.get(key))) for key in ("bos_token", "eos_token", "unk_token")}
@@ -79,7 +76,7 @@ def read_huggingface_tokenizer(folder: Path, config: dict[str, Any], vocab_size:
         )
     fields = {**fields, "added_tokens": _with_settings(added, [settings, specials], ids)}
     try:
-        return HuggingFaceTokenizer(fields, vocab_size=vocab_size, bos_id=bos_id, eos_id=eos_id)
+        return kinds.HuggingFaceTokenizer(fields, vocab_size=vocab_size, bos_id=bos_id, eos_id=eos_id)
     except JslmError as error:
         raise JslmError(f"{path}: {error}") from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -45,7 +45,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_format_is_known_and_one_reads_each_other() -> None:
-    names = ["safetensors", "hf", "gguf", "llama2c", "llama2c-checkpoint", "nanogpt", "lillm", "slms"]
+    names = ["safetensors", "onnx", "web", "hf", "gguf", "llama2c", "llama2c-checkpoint", "nanogpt", "lillm", "slms"]
     assert list(known_formats()) == names
     assert all(entry.read or entry.write for entry in known_formats().values())
 
@@ -99,7 +99,10 @@ def test_inspect(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["export", "RUN", "OUT", "--format", "onnx"], "--format onnx: no such format; there are safetensors, hf"),
+        (
+            ["export", "RUN", "OUT", "--format", "ctm"],
+            "--format ctm: no such format; there are safetensors, onnx, web, hf",
+        ),
         (["export", "RUN", "OUT", "--format", "nanogpt"], "--format nanogpt: jslm reads it and does not write it"),
         (["export", "RUN", "OUT", "--format", "hf", "--dtype", "q8_0"], "--dtype q8_0: hf holds float32, float16"),
         (["export", "ABSENT", "OUT", "--format", "hf"], "no such run folder or model file"),
@@ -127,7 +130,7 @@ def test_no_action_and_unknown_ones(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     assert "jslm convert export" in capsys.readouterr().out
     assert main(["publish"]) == 2
-    assert "expected import, export or inspect" in capsys.readouterr().err
+    assert "expected import, export, push or inspect" in capsys.readouterr().err
 
 
 def test_llama2c_there_and_back_through_a_run(tmp_path: Path, assets: Path) -> None:

@@ -100,6 +100,17 @@ def test_its_command_line_rewrites_and_writes_on() -> None:
     assert shown == case["prompt"] + case["greedy_text"] + "\n"
 
 
+def test_a_bad_file_is_one_line(tmp_path: Path) -> None:
+    good = (ROOT / "tests" / "vectors" / "rewriter_int8.safetensors").read_bytes()
+    path = tmp_path / "bad.safetensors"
+    for data in (b"", good[:100], good[:-1], good.replace(b"int8_rows", b"int4_rows")):
+        path.write_bytes(data)
+        found = subprocess.run([sys.executable, str(EXAMPLE), str(path), "The"], capture_output=True, text=True)
+        assert found.returncode == 2
+        assert len([line for line in found.stderr.splitlines() if "error:" in line]) == 1
+        assert "Traceback" not in found.stderr
+
+
 @pytest.mark.parametrize(
     ("template", "prompt_end", "prompt"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -16,10 +17,6 @@ ROOT = Path(__file__).resolve().parents[2]
 CRATE = ROOT / "examples" / "rust"
 VECTORS = ROOT / "tests" / "vectors"
 REWRITER = VECTORS / "rewriter.safetensors"
-# What the README of the example says, but for the name of the compiler.
-_OPTIONS = ("opt-level=s", "lto", "codegen-units=1", "panic=abort", "strip=symbols", "target-feature=+simd128")
-_LINKING = ("link-arg=-O2", "link-arg=--compress-relocations")
-WASM = ["--target=wasm32-unknown-unknown", "--crate-type=cdylib", *(f"-C{each}" for each in (*_OPTIONS, *_LINKING))]
 LARGEST_WASM = 150_000
 
 
@@ -43,6 +40,14 @@ def compilers() -> Iterator[str]:
         path = shutil.which("rustc", path=folder)
         if path:
             yield path
+
+
+def wasm_command() -> list[str]:
+    """The one that the README gives, which ends with `-o FILE`."""
+    readme = (CRATE / "README.md").read_text("utf-8")
+    found = re.search(r"^    (rustc .*--target wasm32(?:.*\\\n)+.*-o \S+)$", readme, re.MULTILINE)
+    assert found is not None
+    return found[1].replace("\\\n", " ").split()
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +81,11 @@ def wasm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for path in compilers():
         folder = subprocess.run([path, "--print", "sysroot"], capture_output=True, text=True).stdout.strip()
         if Path(folder, "lib", "rustlib", "wasm32-unknown-unknown").is_dir():
-            command = [path, "--edition", "2021", *WASM, "--crate-name", "jslm_portable"]
-            run(*command, CRATE / "src" / "lib.rs", "-o", target)
+            command = wasm_command()
+            # From the crate's folder, as its README has it.
+            command = [path, *command[1:-2], "-o", str(target)]
+            found = subprocess.run(command, cwd=CRATE, capture_output=True, text=True)
+            assert found.returncode == 0, found.stderr
             return target
     pytest.skip("no rustc with the target wasm32-unknown-unknown here: Debian has it in libstd-rust-dev-wasm32")
 

@@ -228,9 +228,9 @@ def test_listening_to_all_without_a_key_warns(
     *,
     warns: bool,
 ) -> None:
-    monkeypatch.setattr("jslm.serve.models.open_models", lambda *given, **more: {})
-    monkeypatch.setattr("jslm.serve.app.create_app", lambda *given, **more: None)
-    monkeypatch.setattr("jslm.serve.server.serve", lambda *given, **more: 0)
+    monkeypatch.setattr("jslm.serve.command.open_models", lambda *given, **more: {})
+    monkeypatch.setattr("jslm.serve.command.create_app", lambda *given, **more: None)
+    monkeypatch.setattr("jslm.serve.command.serve", lambda *given, **more: 0)
     if key is None:
         monkeypatch.delenv("JSLM_SERVE_KEY", raising=False)
     else:

@@ -374,3 +374,43 @@ fn draw(logits: &[f32], top: f32, temperature: f32, random: &mut u64) -> usize {
     });
     found.unwrap_or(logits.len() - 1)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rewriter() -> Model {
+        let beside = option_env!("CARGO_MANIFEST_DIR").map(|here| format!("{}/../../tests/vectors", here));
+        let folder = std::env::var("JSLM_VECTORS").ok().or(beside).expect("JSLM_VECTORS names no folder");
+        Model::open(&std::fs::read(folder + "/rewriter.safetensors").unwrap()).unwrap()
+    }
+
+    #[test]
+    fn prompts_are_those_of_jslm() {
+        let mut model = rewriter();
+        for (template, end, prompt) in [
+            ("", "", "S\n"),
+            ("", "\t", "S\t"),
+            ("{prompt}\t{completion}", "\t", "S\t"),
+            ("Fix: {prompt}\n=> {completion}", "", "Fix: S\n=> "),
+            ("{{{prompt}}} -> {completion}", "->", "{S} ->"),
+            ("{{prompt}} {prompt}", "", "S\n"),
+            ("{completion} of {prompt}:", ":", " of S:"),
+        ] {
+            model.template = template.into();
+            model.prompt_end = end.into();
+            assert_eq!(model.rewrite_prompt("S").unwrap(), prompt, "{:?}", template);
+        }
+        model.template = "{prompt} {colour} {completion}".into();
+        assert!(model.rewrite_prompt("S").is_err());
+    }
+
+    #[test]
+    fn texts_are_read_as_in_training() {
+        assert_eq!(as_read("\u{feff}\u{feff}a\r\nb\rc\u{a0}\u{7}", false), "a\nb\nc\u{a0}\u{7}");
+        assert_eq!(as_read("a\u{7}\u{a0}\u{2028}\u{ad}b\tc", true), "a \nb\tc");
+        assert_eq!(strip(" \u{1c}\u{3000}a b\u{1f}\n"), "a b");
+        assert_eq!(whole_characters(b"a\xff\xe4\xbd\xa0\xe4\xbd"), "a\u{fffd}\u{4f60}");
+        assert_eq!(literals("{{a}} {prompt} b {completion}c"), ["{a} ", " b ", "c"]);
+    }
+}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jslm.model import count_parameters
 from jslm.runs.bundle import Bundle
 
 if TYPE_CHECKING:
@@ -17,8 +18,6 @@ DESCRIPTION = "a language model made with jslm"
 def write_general(writer: GGUFWriter, bundle: Bundle, name: str, dtype: str) -> None:
     """Adds them; `name` is the model's where it came from nowhere."""
     from gguf import GGML_QUANT_VERSION, LlamaFileType, size_label
-
-    from jslm.model import count_parameters
 
     n_parameters = count_parameters(bundle.config.model)["total"]
     writer.add_type("model")

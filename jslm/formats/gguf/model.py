@@ -19,7 +19,10 @@ from jslm.formats.ends import end_tokens
 from jslm.formats.gguf.general import write_general
 from jslm.formats.gguf.header import MAGIC, ArrayLength, Header, read_header
 from jslm.formats.gguf.quantiser import TYPES, check_quantiser, quantise
+from jslm.formats.gguf.reading import read as read_file
 from jslm.formats.gguf.sampling import write_sampling
+from jslm.formats.gguf.vocabulary import NO_BOS_TEMPLATE, write_vocabulary
+from jslm.formats.gguf.weights import choose_architecture, model_tensors, write_hyperparameters
 from jslm.installation import install_command
 from jslm.runs.bundle import Bundle, Format
 
@@ -71,8 +74,6 @@ def describe(path: Path) -> dict[str, Any]:
 
 def read(path: Path) -> Bundle:
     """The model of the file `path`, in float32. Raises JslmError for a bad file and for what jslm's decoder lacks."""
-    from jslm.formats.gguf.reading import read as read_file
-
     return read_file(path)
 
 
@@ -105,9 +106,6 @@ def _write(bundle: Bundle, path: Path, dtype: str, name: str) -> None:
         from gguf import GGMLQuantizationType, GGUFWriter, quantize
     except ImportError:
         raise JslmError(f"writing GGUF needs the package gguf: {install_command('convert')}") from None
-    from jslm.formats.gguf.vocabulary import NO_BOS_TEMPLATE, write_vocabulary
-    from jslm.formats.gguf.weights import choose_architecture, model_tensors, write_hyperparameters
-
     wanted = {
         "float32": GGMLQuantizationType.F32,
         "float16": GGMLQuantizationType.F16,

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+import jslm.tokenizer as tokenizers
 from jslm.errors import JslmError
 from jslm.formats.gguf.header import ArrayLength, Header
 from jslm.formats.gguf.vocabulary import NO_BOS_KEY, PATTERNS, TokenType, spelled_bytes
@@ -89,49 +90,38 @@ def _jslms_own(keys: _Keys, tokens: Sequence[str], types: Sequence[int]) -> Toke
 
 
 def _byte(keys: _Keys, tokens: Sequence[str], control: Sequence[str]) -> Tokenizer | None:
-    from jslm.tokenizer import ByteTokenizer
-
     del keys
-    return ByteTokenizer(control[1:]) if len(tokens) == 256 + len(control) else None
+    return tokenizers.ByteTokenizer(control[1:]) if len(tokens) == 256 + len(control) else None
 
 
 def _char(keys: _Keys, tokens: Sequence[str], control: Sequence[str]) -> Tokenizer:
-    from jslm.tokenizer import CharTokenizer
-
     # Where the alphabet has no U+FFFD, the unknown character is written as that, and as text.
     del keys
     special = [name for name in control[1:] if name != UNKNOWN]
     first = 2 + len(special)
-    return CharTokenizer({spelled_bytes(token).decode() for token in tokens[first:]}, special)
+    return tokenizers.CharTokenizer({spelled_bytes(token).decode() for token in tokens[first:]}, special)
 
 
 def _bpe(keys: _Keys, tokens: Sequence[str], control: Sequence[str]) -> Tokenizer | None:
-    from jslm.tokenizer import BpeTokenizer
-
     if keys.text("model") != "gpt2" or keys.metadata.get(f"{_PREFIX}pre") != "gpt-2":
         return None
     merges = [merge for merge in keys.merges() if not set(merge) & set(control)]
-    return BpeTokenizer(tokens[len(control) :], merges, control[1:])
+    return tokenizers.BpeTokenizer(tokens[len(control) :], merges, control[1:])
 
 
 def _gpt2(keys: _Keys, tokens: Sequence[str], control: Sequence[str]) -> Tokenizer | None:
-    from jslm.tokenizer import Gpt2Tokenizer
-    from jslm.tokenizer.gpt2 import is_cached
-
     del keys
     # Its vocabulary is no part of a saved run: where it would have to be fetched, the file's own is as good.
-    return Gpt2Tokenizer(control[1:]) if len(tokens) == 50256 + len(control) and is_cached() else None
+    return tokenizers.Gpt2Tokenizer(control[1:]) if len(tokens) == 50256 + len(control) and _gpt2_is_cached() else None
 
 
 def _pieces(keys: _Keys, tokens: Sequence[str], control: Sequence[str]) -> Tokenizer | None:
-    from jslm.tokenizer import SentencePieceTokenizer
-
     if keys.text("model") != "llama":
         return None
     del control
     pieces = [token.replace(_SPACE, " ") for token in tokens]
     end = tokens[keys.token("eos_token_id", 2)]
-    return SentencePieceTokenizer(pieces, keys.scores(len(tokens)), end_of_text=end)
+    return tokenizers.SentencePieceTokenizer(pieces, keys.scores(len(tokens)), end_of_text=end)
 
 
 def _byte_level(keys: _Keys, tokens: Sequence[str], types: Sequence[int]) -> Tokenizer:
@@ -228,8 +218,6 @@ def _library(
     starts: bool,
 ) -> Tokenizer:
     """The vocabulary as a `tokenizer.json`; `starts`: whether bos goes before a text where the file does not say."""
-    from jslm.tokenizer import HuggingFaceTokenizer
-
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     kinds = {TokenType.CONTROL: True, TokenType.UNKNOWN: True, TokenType.USER_DEFINED: False}
     added = [
@@ -256,7 +244,7 @@ def _library(
         "model": {"type": "BPE", **extra, **model, "vocab": vocabulary},
     }
     try:
-        return HuggingFaceTokenizer(whole, vocab_size=len(tokens), bos_id=bos, eos_id=eos)
+        return tokenizers.HuggingFaceTokenizer(whole, vocab_size=len(tokens), bos_id=bos, eos_id=eos)
     except JslmError as error:
         raise JslmError(f"{keys.path}: its tokenizer: {error}") from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -344,3 +332,10 @@ def _shown(value: Any) -> str:
     if isinstance(value, ArrayLength | list | np.ndarray):
         return f"an array of {value.length if isinstance(value, ArrayLength) else len(value):,}"
     return "absent" if value is None else repr(value)[:60]
+
+
+def _gpt2_is_cached() -> bool:
+    # With tiktoken, which other kinds do without.
+    from jslm.tokenizer.gpt2 import is_cached
+
+    return is_cached()

@@ -17,6 +17,7 @@ from jslm.config import Config, ModelConfig, config_from_dict
 from jslm.errors import JslmError
 from jslm.files import whole_folder
 from jslm.formats.ends import end_tokens
+from jslm.formats.huggingface.card import model_card
 from jslm.formats.huggingface.config import (
     FAMILIES,
     config_fields,
@@ -24,10 +25,13 @@ from jslm.formats.huggingface.config import (
     model_from_config,
     target_model,
 )
+from jslm.formats.huggingface.tokenizer import write_tokenizer
 from jslm.formats.huggingface.weights import named_tensors, read_params, with_its_head
+from jslm.formats.pickles.reader import read_torch_file
 from jslm.formats.shapes import describe_model
 from jslm.formats.tokenizers import read_huggingface_tokenizer, read_json
 from jslm.formats.weights import SafetensorsFile, TensorReader, cast_weights, same_weights, write_safetensors
+from jslm.model import count_parameters, param_shapes
 from jslm.prompts.chat import TEMPLATE_NAME, model_template
 from jslm.runs.bundle import Bundle, Format
 from jslm.runs.checkpoint import flatten_tree, unflatten_params
@@ -49,8 +53,6 @@ def detect(path: Path) -> bool:
 def describe(path: Path) -> dict[str, Any]:
     """What the folder holds, by its config and the headers of its weights; of those, a head that may be the embedding
     is read. Raises JslmError for a bad one."""
-    from jslm.model import count_parameters
-
     fields = read_json(path / "config.json")
     family = fields.get("model_type")
     if family not in FAMILIES:
@@ -88,9 +90,6 @@ def write(bundle: Bundle, path: Path, dtype: str) -> None:
     All tensors are in `dtype`. Raises JslmError that lists every option that transformers' architectures lack, and
     where `path` is there already, or a weight is too large for `dtype`.
     """
-    from jslm.formats.huggingface.card import model_card
-    from jslm.formats.huggingface.tokenizer import write_tokenizer
-
     family = family_of(bundle.config.model)
     model = target_model(bundle.config.model, family)
     fields = config_fields(model, family)
@@ -174,8 +173,6 @@ def _add_safetensors(weights: _Weights, path: Path, names: set[str] | None) -> N
 
 
 def _add_torch(weights: _Weights, path: Path, names: set[str] | None) -> None:
-    from jslm.formats.pickles.reader import read_torch_file
-
     found = read_torch_file(path)
     if not isinstance(found, Mapping):
         raise JslmError(f"{path}: holds a {type(found).__name__}, expected a table of tensors")
@@ -192,8 +189,6 @@ def _check_names(path: Path, found: Mapping[str, Any], names: set[str] | None) -
 
 def _with_zeros(params: Mapping[str, Any], model: ModelConfig) -> dict[str, Any]:
     """`params` with zeros for the biases that `model` has and they have not."""
-    from jslm.model import param_shapes
-
     flat = flatten_tree(params)
     wanted = flatten_tree(param_shapes(model))
     whole = {f"params/{n}": flat[n] if n in flat else np.zeros(leaf.shape, np.float32) for n, leaf in wanted.items()}

@@ -20,6 +20,8 @@ import numpy as np
 from jslm.config import ModelConfig, SampleConfig, config_from_dict
 from jslm.errors import JslmError
 from jslm.files import whole_file
+from jslm.formats.gguf.vocabulary import vocabulary_of
+from jslm.formats.gguf.weights import choose_architecture
 from jslm.formats.llama2c.tokenizer import NAME, find_tokenizer, tokenizer_bytes
 from jslm.formats.llama2c.weights import TABLES, params_of, rotary_tables, tensor_of, tensor_shapes
 from jslm.runs.bundle import Bundle, Format
@@ -133,13 +135,14 @@ def check_expressible(bundle: Bundle) -> None:
         "mlp_bias": False,
         "qk_norm": False,
         "logit_softcap": 0.0,
-        "conditions": (),
     }
     missing = [
         f"model.{name} = {getattr(model, name)!r} (it has {value!r})"
         for name, value in only.items()
         if getattr(model, name) != value
     ]
+    if model.conditions:
+        missing.append(f"model.conditions ({', '.join(condition.name for condition in model.conditions)}; it has none)")
     if model.rope_scaling.kind != "none":
         missing.append(f"model.rope_scaling.kind = {model.rope_scaling.kind!r} (it has none)")
     if model.n_heads * model.dim_per_head != model.d_model:
@@ -158,9 +161,6 @@ def check_expressible(bundle: Bundle) -> None:
 
 
 def _nearest(bundle: Bundle) -> str:
-    from jslm.formats.gguf.vocabulary import vocabulary_of
-    from jslm.formats.gguf.weights import choose_architecture
-
     try:
         choose_architecture(bundle.config.model)
         vocabulary_of(bundle.tokenizer)

@@ -7,8 +7,8 @@ from typing import Any
 
 from jslm.formats.card import Card
 from jslm.formats.card import model_card as whole_card
-from jslm.formats.onnx.decoder import Layout
 from jslm.formats.onnx.folder import FILES
+from jslm.formats.onnx.products import Layout
 from jslm.runs.bundle import Bundle
 
 _HELD = {

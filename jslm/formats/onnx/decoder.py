@@ -8,39 +8,18 @@ Inputs `input_ids` `[batch, sequence]`, `attention_mask` `[batch, total]` (1: th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import cache, partial
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from jslm.config import ConditionConfig, ModelConfig
 from jslm.formats.onnx.graph import Graph
-from jslm.formats.onnx.quantize import LEVELS, quantize_columns, quantize_rows
+from jslm.formats.onnx.products import BOOL, Layout, Products, take
 
-KINDS = ("float32", "float16", "int8", "int7")
 # Scores of what may not be seen; finite, so that a padding row, which sees nothing, is no division by zero.
 _UNSEEN = -1e30
-
-
-@dataclass(frozen=True)
-class Layout:
-    """What decides a graph, its weights apart.
-
-    `kind`: how matrices are held (of `KINDS`). `folded`: the label of each condition that is built in, "" for none;
-    the other conditions are an input.
-    """
-
-    model: ModelConfig
-    kind: str = "float32"
-    opset: int = 20
-    folded: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def open_conditions(self) -> list[str]:
-        """The conditions that are an input, in its order."""
-        return [condition.name for condition in self.model.conditions if condition.name not in self.folded]
 
 
 def decoder_graph(layout: Layout, params: Mapping[str, Any]) -> Graph:
@@ -49,14 +28,7 @@ def decoder_graph(layout: Layout, params: Mapping[str, Any]) -> Graph:
     return _Builder(layout, params).build()
 
 
-class _Builder:
-    def __init__(self, layout: Layout, params: Mapping[str, Any]) -> None:
-        self.model, self.kind, self.layout = layout.model, layout.kind, layout
-        self.params = params
-        self.graph = Graph(layout.opset)
-        self.node, self.constant = self.graph.node, self.graph.constant
-        self.standard = layout.opset >= 23
-
+class _Builder(Products):
     def build(self) -> Graph:
         graph, model = self.graph, self.model
         ids = graph.input("input_ids", np.int64, ["batch", "sequence"])
@@ -90,78 +62,6 @@ class _Builder:
                 graph.output(f"present.{index}.{part}", np.float32, shape)
         return graph
 
-    # Weights.
-
-    def vector(self, name: str, index: int | None = None) -> str:
-        """A vector in float32; `index`: of that layer."""
-        leaf = self.params[name]
-        shape = leaf.shape if index is None else leaf.shape[1:]
-        return self.graph.weight(_dotted(name, index), np.float32, shape, lambda: _take(leaf, index))
-
-    def table(self, name: str, rows: int) -> tuple[str, str]:
-        """The first `rows` of a table `[rows, d_model]` as it is held, and its scales, "" for floats."""
-        leaf, dotted = self.params[name], _dotted(name)
-        shape = (rows, leaf.shape[1])
-        if self.kind in LEVELS:
-            made = cache(lambda: quantize_rows(_take(leaf)[:rows], LEVELS[self.kind]))
-            scales = self.graph.weight(f"{dotted}.scale", np.float32, shape[:1], lambda: made()[1])
-            return self.graph.weight(dotted, np.int8, shape, lambda: made()[0]), scales
-        return self.graph.weight(dotted, _held(self.kind), shape, lambda: _take(leaf)[:rows]), ""
-
-    def linear(self, x: str, name: str, shape: tuple[int, int], make: Callable[[], np.ndarray]) -> str:
-        """x @ a kernel `[in, out]`."""
-        if self.kind in LEVELS:
-            made = cache(lambda: quantize_columns(make(), LEVELS[self.kind]))
-            kernel = self.graph.weight(name, np.int8, shape, lambda: made()[0])
-            scales = self.graph.weight(f"{name}.scale", np.float32, shape[1:], lambda: made()[1])
-            return self.integer_product(x, kernel, scales)
-        return self.node("MatMul", x, self.wide(self.graph.weight(name, _held(self.kind), shape, make)))
-
-    def integer_product(self, x: str, kernel: str, scales: str) -> str:
-        """x @ an int8 kernel, x rounded to 8 bits as it comes; in onnxruntime these five nodes become one."""
-        rounded, scale, zero = self.graph.nodes_out("DynamicQuantizeLinear", [x], 3)
-        product = self.node("Cast", self.node("MatMulInteger", rounded, kernel, zero), to=_FLOAT)
-        return self.node("Mul", product, self.node("Mul", scale, scales))
-
-    def wide(self, weight: str) -> str:
-        return self.node("Cast", weight, to=_FLOAT) if self.kind == "float16" else weight
-
-    def rows(self, table: tuple[str, str], ids: str) -> str:
-        """The rows of a table in float32."""
-        held, scales = table
-        found = self.node("Gather", held, ids)
-        if not scales:
-            return self.wide(found)
-        scale = self.node("Unsqueeze", self.node("Gather", scales, ids), self.constant([-1]))
-        return self.node("Mul", self.node("Cast", found, to=_FLOAT), scale)
-
-    def biased(self, y: str, name: str, parts: tuple[str, ...], index: int, scale: float = 1.0) -> str:
-        """y plus the biases of `parts` one after the other, where there are any; the first times `scale`."""
-        names = [f"layers/{part}/bias" for part in parts]
-        if names[0] not in self.params:
-            return y
-        leaves = [self.params[name] for name in names]
-
-        def make() -> np.ndarray:
-            first, *others = (_take(leaf, index) for leaf in leaves)
-            return np.concatenate([first * np.float32(scale), *others])
-
-        width = sum(leaf.shape[1] for leaf in leaves)
-        return self.node("Add", y, self.graph.weight(f"layers.{index}.{name}.bias", np.float32, (width,), make))
-
-    def kernels(self, x: str, name: str, parts: tuple[str, ...], index: int, scale: float = 1.0) -> str:
-        """x @ the kernels of `parts` side by side, plus their biases; the first times `scale`."""
-        leaves = [self.params[f"layers/{part}/kernel"] for part in parts]
-
-        def make() -> np.ndarray:
-            first, *others = (_take(leaf, index) for leaf in leaves)
-            return np.concatenate([first * np.float32(scale), *others], axis=1)
-
-        shape = (leaves[0].shape[1], sum(leaf.shape[2] for leaf in leaves))
-        return self.biased(self.linear(x, f"layers.{index}.{name}.weight", shape, make), name, parts, index, scale)
-
-    # The model, in the order of its arithmetic.
-
     def embed(self, ids: str, positions: str) -> str:
         self.graph.scope("embed")
         self.tokens = self.table("embed/tokens", self.model.vocab_size)
@@ -181,7 +81,7 @@ class _Builder:
         if name in folded:
             if not folded[name]:
                 return x
-            make = partial(_take, leaf, condition.labels.index(folded[name]))
+            make = partial(take, leaf, condition.labels.index(folded[name]))
             return self.node("Add", x, self.graph.weight(weight, np.float32, (width,), make))
         # A row of zeros first.
         make = partial(np.pad, leaf, ((1, 0), (0, 0)))
@@ -201,7 +101,7 @@ class _Builder:
         slots = self.node("Range", self.constant(0), total, self.constant(1))
         own = self.node("Range", self.node("Sub", total, length), total, self.constant(1))
         causal = self.node("LessOrEqual", slots, self.node("Unsqueeze", own, self.constant([1])))
-        there = self.node("Unsqueeze", self.node("Cast", mask, to=_BOOL), self.constant([1, 2]))
+        there = self.node("Unsqueeze", self.node("Cast", mask, to=BOOL), self.constant([1, 2]))
         seen = self.node("And", causal, there)
         added = self.node("Where", seen, self.constant(0, np.float32), self.constant(_UNSEEN, np.float32))
         group = self.model.n_heads // self.model.kv_heads
@@ -282,7 +182,7 @@ class _Builder:
         """Queries and keys `[batch, heads, sequence, head_dim]`, each head normalised; the queries times `scale`."""
         counts = (self.model.n_heads, self.model.kv_heads)
         leaves = [self.params[f"layers/attention/{name}_norm/scale"] for name in "qk"]
-        makes = [lambda: _take(leaves[0], index) * np.float32(scale), lambda: _take(leaves[1], index)]
+        makes = [lambda: take(leaves[0], index) * np.float32(scale), lambda: take(leaves[1], index)]
         name, width = f"layers.{index}.attention", self.model.dim_per_head
         if self.standard:
             parts = self.graph.nodes_out("Split", [both, self.constant(counts)], 2, axis=1)
@@ -340,29 +240,11 @@ class _Builder:
         else:
             leaf = self.params["head/tokens"]
             shape = (model.d_model, model.vocab_size)
-            logits = self.linear(x, "head.weight", shape, lambda: _take(leaf)[: model.vocab_size].T)
+            logits = self.linear(x, "head.weight", shape, lambda: take(leaf)[: model.vocab_size].T)
         if model.logit_softcap:
             cap = self.constant(model.logit_softcap, np.float32)
             logits = self.node("Mul", self.node("Tanh", self.node("Div", logits, cap)), cap)
         return logits
-
-
-# TensorProto.DataType, which is part of the format.
-_FLOAT, _BOOL = 1, 9
-
-
-def _held(kind: str) -> Any:
-    return np.float16 if kind == "float16" else np.float32
-
-
-def _take(leaf: Any, index: int | None = None) -> np.ndarray:
-    return np.asarray(leaf if index is None else leaf[index], np.float32)
-
-
-def _dotted(name: str, index: int | None = None) -> str:
-    """The parameter's name in the graph: `layers/mlp_norm/scale` of layer 2 is `layers.2.mlp_norm.scale`."""
-    dotted = name.replace("/", ".")
-    return dotted if index is None else dotted.replace("layers.", f"layers.{index}.", 1)
 
 
 def _table(model: ModelConfig, index: int) -> np.ndarray:

@@ -16,6 +16,7 @@ from jslm.config import Config, config_from_dict
 from jslm.errors import JslmError
 from jslm.formats.huggingface.model import generation_fields
 from jslm.formats.huggingface.tokenizer import write_tokenizer
+from jslm.formats.onnx.file import AGAIN
 from jslm.formats.tokenizers import read_json
 from jslm.prompts.chat import TEMPLATE_NAME, model_template
 from jslm.runs.bundle import Bundle
@@ -23,7 +24,6 @@ from jslm.tokenizer import Tokenizer, tokenizer_from_json
 
 NAME = "jslm.json"
 VERSION = 1
-_AGAIN = "export the model again with jslm convert export RUN DIR --format onnx"
 # By the kind of its matrices, where transformers.js looks for a file: its dtypes fp32, fp16 and q8.
 FILES = {
     "float32": "onnx/model.onnx",
@@ -90,18 +90,18 @@ def read_folder(path: Path) -> OnnxModel:
     where = path / NAME
     fields = read_json(where)
     if fields.get("version") != VERSION:
-        raise JslmError(f"{where}: version {fields.get('version')!r}, and this jslm reads {VERSION}; {_AGAIN}")
+        raise JslmError(f"{where}: version {fields.get('version')!r}, and this jslm reads {VERSION}; {AGAIN}")
     kinds = {"config": dict, "tokenizer": dict, "figures": dict, "graphs": dict, "conditions": dict}
     for key, kind in {**kinds, "ends_documents": bool}.items():
         if not isinstance(fields.get(key), kind):
-            raise JslmError(f"{where}: no {key}; the file is damaged: {_AGAIN}")
+            raise JslmError(f"{where}: no {key}; the file is damaged: {AGAIN}")
     graphs = fields["graphs"]
     if not graphs or any(FILES.get(_kind(facts)) != file for file, facts in graphs.items()):
-        raise JslmError(f"{where}: its graphs are none that jslm writes; the file is damaged: {_AGAIN}")
+        raise JslmError(f"{where}: its graphs are none that jslm writes; the file is damaged: {AGAIN}")
     config = config_from_dict(fields["config"], f"{where}: config")
     tokenizer = tokenizer_from_json(json.dumps(fields["tokenizer"]), where=f"{where}: tokenizer")
     if tokenizer.vocab_size != config.model.vocab_size:
-        raise JslmError(f"{where}: its tokenizer is not the model's: {tokenizer.vocab_size:,} tokens; {_AGAIN}")
+        raise JslmError(f"{where}: its tokenizer is not the model's: {tokenizer.vocab_size:,} tokens; {AGAIN}")
     template = model_template(path)
     folded = {str(name): str(label) for name, label in fields["conditions"].items()}
     return OnnxModel(config, tokenizer, fields["ends_documents"], fields["figures"], template, graphs, folded)
@@ -118,10 +118,10 @@ def graph_of(path: Path, kind: str = "") -> Path:
     found = {name: path / file for name, file in listed.items() if FILES.get(name) == file}
     if not found or (kind and kind not in found):
         asked = f"kind {kind}" if kind else "graph"
-        raise JslmError(f"{path}: no {asked}; {NAME} lists {', '.join(found) or 'none'}; {_AGAIN}")
+        raise JslmError(f"{path}: no {asked}; {NAME} lists {', '.join(found) or 'none'}; {AGAIN}")
     graph = found[kind] if kind else next(iter(found.values()))
     if not graph.is_file():
-        raise JslmError(f"{graph}: missing, though {NAME} names it; {_AGAIN}")
+        raise JslmError(f"{graph}: missing, though {NAME} names it; {AGAIN}")
     return graph
 
 

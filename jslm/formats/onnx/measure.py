@@ -25,7 +25,8 @@ _MAX_TOKENS = 1 << 14
 _MIN_TOKENS = 1 << 11
 # Of one pass over the tokens: a few seconds on two cores.
 _MAX_PRODUCTS = 2.5e11
-_ROWS = 4
+# A row is no longer, and a batch has so many tokens.
+_MAX_LENGTH = 1024
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ class HeldText:
 def held_text(bundle: Bundle, text: str | Path | None) -> HeldText | None:
     """The text file, or the validation tokens of the run where they are here; None where there is neither.
 
-    Documents are rows, each after the token that begins one, cut at the context. Raises JslmError where the file is
-    absent or no text.
+    Documents are rows, each after the token that begins one, cut at the context (of 1,024 at most). Raises JslmError
+    where the file is absent or no text.
     """
     from jslm.model import count_parameters
 
@@ -57,7 +58,7 @@ def held_text(bundle: Bundle, text: str | Path | None) -> HeldText | None:
     left = max(_MIN_TOKENS, min(_MAX_TOKENS, limit))
     start = [bundle.tokenizer.bos_id] if bundle.ends_documents else []
     # One more than is read: the last token is only predicted.
-    length = bundle.config.model.context_length + 1
+    length = min(bundle.config.model.context_length, _MAX_LENGTH) + 1
     rows = []
     for document in documents:
         ids = np.concatenate([np.asarray(start, np.int64), np.asarray(document, np.int64)])
@@ -78,20 +79,21 @@ def own_loss(bundle: Bundle, held: HeldText, labels: list[int]) -> float:
     import jax.numpy as jnp
 
     from jslm.model import loss_sums
+    from jslm.model.kernels.plain import PLAIN
 
     model = bundle.config.model
 
     def sums(params: Any, inputs: Any, targets: Any) -> Any:
-        kinds = jnp.broadcast_to(jnp.asarray(labels, jnp.int32)[None, None], (*inputs.shape, len(labels)))
-        _, loss = loss_sums(params, inputs, targets, model, jnp.float32, conditions=kinds if labels else None)
-        return loss
+        row = jnp.asarray(labels, jnp.int32)[None, None]
+        kinds = jnp.broadcast_to(row, (*inputs.shape, len(labels))) if labels else None
+        return loss_sums(params, inputs, targets, model, jnp.float32, conditions=kinds, kernels=PLAIN)[1]
 
     compiled = jax.jit(sums)
     width = max(map(len, held.rows)) - 1
-    total = 0.0
-    for first in range(0, len(held.rows), _ROWS):
-        inputs, targets = np.zeros((_ROWS, width), np.int32), np.full((_ROWS, width), -1, np.int32)
-        for index, row in enumerate(held.rows[first : first + _ROWS]):
+    batch, total = max(1, _MAX_LENGTH // width), 0.0
+    for first in range(0, len(held.rows), batch):
+        inputs, targets = np.zeros((batch, width), np.int32), np.full((batch, width), -1, np.int32)
+        for index, row in enumerate(held.rows[first : first + batch]):
             inputs[index, : len(row) - 1], targets[index, : len(row) - 1] = row[:-1], row[1:]
         total += float(compiled(bundle.params, inputs, targets))
     return total / held.tokens

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from jslm.errors import JslmError
-from jslm.formats.onnx.check import check_onnx, read_onnx
+from jslm.formats.onnx.check import check_onnx
+from jslm.formats.onnx.file import read_onnx
 from jslm.formats.onnx.folder import graph_of
 from jslm.installation import install_command
 
@@ -57,6 +58,10 @@ class OnnxDecoder:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = _FATAL
+        # Every step has shapes of its own, so that none is met again.
+        options.enable_mem_pattern = False
+        # Threads that spin for work are slower than one alone where the cores have other work as well.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session = onnxruntime.InferenceSession(str(self.path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has a class of its own for each code, and none above them

@@ -15,6 +15,7 @@ from jslm.errors import JslmError
 from jslm.formats.pickles.reader import Record, looks_like_torch, read_torch_file
 from jslm.formats.tokenizers import find_tokenizer, read_huggingface_tokenizer, read_json
 from jslm.formats.weights import TensorReader, same_weights
+from jslm.model import count_parameters
 from jslm.tokenizer import Tokenizer
 
 # torch.compile and DistributedDataParallel put these before every name.
@@ -152,8 +153,6 @@ def make_config(checkpoint: TorchCheckpoint, model: Mapping[str, Any], tokenizer
 
 def describe_checkpoint(checkpoint: TorchCheckpoint, name: str, config: Config, tokenizer: str) -> dict[str, Any]:
     """What `inspect` prints, for every format alike."""
-    from jslm.model import count_parameters
-
     model = config.model
     types = sorted({str(array.dtype) for array in checkpoint.tensors.values()})
     return {
