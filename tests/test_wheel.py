@@ -85,7 +85,8 @@ def test_the_wheel_has_presets_and_recipes_and_no_corpus(wheel: Path) -> None:
     patterns = ("configs/*.toml", "data/*/recipe.toml", "data/*/README.md", "data/*/SHA256SUMS")
     there = {str(path.relative_to(ROOT)) for pattern in patterns for path in ROOT.glob(pattern)}
     assert shipped == there | {"data/books/gutenberg.csv", "data/rewrite/natural.tsv"}
-    assert "jslm/serve/static/index.html" in names
+    pages = ("serve/static/index.html", "formats/web/static/index.html", "formats/web/onnxruntime-license.txt")
+    assert {f"jslm/{page}" for page in pages} <= names
 
 
 @pytest.mark.slow

@@ -54,7 +54,8 @@ def export_model(
     if dtype not in chosen.dtypes:
         raise JslmError(f"--dtype {dtype}: {format} holds {', '.join(chosen.dtypes)}")
     if unknown := [name for name in options if name not in chosen.options]:
-        raise JslmError(f"jslm convert export --{unknown[0]}: {format} has no such option; leave it out")
+        flag = unknown[0].replace("_", "-")
+        raise JslmError(f"jslm convert export --{flag}: {format} has no such option; leave it out")
     bundle = load_model(run, checkpoint=checkpoint, ema=ema)
     chosen.write(bundle, Path(target), dtype, **options)
     return bundle

@@ -1,8 +1,13 @@
 // The folder's large files: their bytes, with progress, checked for having come whole.
 
+export const AGAIN = "copy the whole exported folder to the server again";
+
 /** The JSON object in a file of this folder. */
 export async function json(name) {
-  return (await answer(name)).json();
+  const found = await answer(name);
+  return found.json().catch(() => {
+    throw new Error(`${name}: cut short, or no JSON; ${AGAIN}`);
+  });
 }
 
 /**
@@ -21,7 +26,7 @@ async function answer(name) {
   const found = await fetch(new URL(name, import.meta.url), { cache: "no-cache" }).catch(() => {
     throw new Error(`${name}: not reached; are you online?`);
   });
-  if (!found.ok) throw new Error(`${name}: the server answers ${found.status}; copy the whole exported folder there`);
+  if (!found.ok) throw new Error(`${name}: the server answers ${found.status}; ${AGAIN}`);
   return found;
 }
 
@@ -46,4 +51,4 @@ async function one({ name, stored, bytes }, count) {
 const whole = async (stream) => new Uint8Array(await new Response(stream).arrayBuffer());
 
 const cut = (name, found, expected) => new Error(
-  `${name}: ${found.toLocaleString("en")} bytes, expected ${expected.toLocaleString("en")}; copy the whole exported folder to the server again`);
+  `${name}: ${found.toLocaleString("en")} bytes, expected ${expected.toLocaleString("en")}; ${AGAIN}`);

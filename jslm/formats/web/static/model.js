@@ -1,4 +1,5 @@
 // The model in onnxruntime-web: one text at a time, its cache, and the logits behind each token.
+import { AGAIN } from "./files.js";
 import * as ort from "./onnxruntime/ort.wasm.bundle.min.mjs";
 
 // Prompts are read in pieces: the scores of a piece take heads * piece * prompt floats. A graph in int8 rounds the
@@ -18,6 +19,8 @@ export class Model {
       executionProviders: ["wasm"],
       // Every token has shapes of its own, so that none is met again.
       enableMemPattern: false,
+    }).catch((error) => {
+      throw new Error(`onnxruntime-web cannot open the model (${error.message.slice(0, 200)}); ${AGAIN}`);
     });
     return new Model(card, session);
   }
