@@ -276,8 +276,17 @@ class TrainConfig(Section):
         "what assistants say (`data.messages`), which the data then must have (Ouyang et al. 2022); `dpo`: to "
         "prefer one answer to another (`data.rejected`, `train.dpo`), from the model of `init_from`.",
     )
-    steps: NonNegative = Field(0, description="Optimizer steps. 0: from `epochs`.")
-    epochs: float = Field(1.0, gt=0.0, description="Passes over the training tokens, where `steps` is 0.")
+    steps: NonNegative = Field(0, description="Optimizer steps. 0: from `epochs`, or as many as `minutes` allow.")
+    epochs: float = Field(
+        1.0, gt=0.0, description="Passes over the training tokens, where `steps` and `minutes` are 0."
+    )
+    minutes: float = Field(
+        0.0,
+        ge=0.0,
+        description="Time for the whole run, from the start of the command to its end: preparing, compiling and "
+        "validating too. The schedule (`wsd` or `linear`) ends with it, however fast the steps turn out to be; with "
+        "`steps`, it ends at the earlier of the two. A run that goes on has the minutes that are left. 0: no limit.",
+    )
     batch_size: Positive = Field(32, description="Sequences an optimizer step, over all devices and micro-batches.")
     micro_batch: NonNegative | Literal["auto"] = Field(
         0,
@@ -378,7 +387,21 @@ class Config(Section):
             raise ValueError(f"train.micro_batch = {micro} does not divide train.batch_size = {self.train.batch_size}")
         check_completions(self)
         self._check_batches()
+        self._check_minutes()
         return self
+
+    def _check_minutes(self) -> None:
+        if not self.train.minutes:
+            return
+        if self.optimizer.schedule not in ("wsd", "linear"):
+            raise ValueError(
+                f"train.minutes = {self.train.minutes:g} needs a schedule that can end when time is up, found "
+                f"optimizer.schedule = {self.optimizer.schedule!r}; use 'wsd' or 'linear', or set train.steps"
+            )
+        if self.train.curriculum:
+            raise ValueError(
+                "train.curriculum has shares of train.steps, which train.minutes leaves open; leave one of them out"
+            )
 
     def _check_batches(self) -> None:
         data, context = self.data, self.model.context_length
