@@ -19,7 +19,7 @@ def main(argv: list[str] | None = None) -> int:
         usage="jslm train FILE_OR_FOLDER... [--minutes M] [section.key=value ...]\n"
         "       jslm train --config FILE [section.key=value ...]",
         description="Trains a model: on your own text, choosing everything for it and for this device; or from a "
-        "config file. Prepares the data where that has not been done; goes on where it was where run_dir has a checkpoint.",
+        "config file. Prepares the data where that has not been done; goes on from a checkpoint in run_dir.",
     )
     add_config_arguments(parser, required=False)
     parser.add_argument(
