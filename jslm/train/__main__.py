@@ -53,7 +53,7 @@ def _config(args: argparse.Namespace) -> Config | None:
     sources = [given for given in args.overrides if "=" not in given or Path(given).exists()]
     if not sources:
         raise JslmError(
-            "nothing to train on: give a text file or a folder, as in jslm train book.txt, or --config FILE"
+            "nothing to train on; give a text file or a folder, as in jslm train book.txt, or --config FILE"
         )
     from jslm.dial.command import DEFAULT_MINUTES, dial
 
