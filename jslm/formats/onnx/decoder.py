@@ -25,11 +25,14 @@ _UNSEEN = -1e30
 def decoder_graph(layout: Layout, params: Mapping[str, Any]) -> Graph:
     """The graph, whose weights are taken from the flat parameters (`layers/mlp/up/kernel`, layers on axis 0) when the
     file is written; here only their shapes are used."""
-    return _Builder(layout, params).build()
+    return Builder(layout, params).build()
 
 
-class _Builder(Products):
+class Builder(Products):
+    """The parts of a decoder, each adding its nodes; values are strings."""
+
     def build(self) -> Graph:
+        """The whole graph."""
         graph, model = self.graph, self.model
         ids = graph.input("input_ids", np.int64, ["batch", "sequence"])
         mask = graph.input("attention_mask", np.int64, ["batch", "total"])
@@ -117,17 +120,20 @@ class _Builder(Products):
     def rotary(self, positions: str) -> tuple[str, str]:
         """Cosines and sines of the positions: from jslm's own tables, since runtimes' sines of large angles differ."""
         self.graph.scope("rotary")
-        found = []
-        for index, name in enumerate(("cos", "sin")):
-            shape = (self.model.context_length, self.model.dim_per_head // 2)
-            table = self.graph.weight(f"rotary.{name}", np.float32, shape, partial(_table, self.model, index))
-            found.append(self.node("Gather", table, positions))
-        cos, sin = found
+        cos, sin = (self.node("Gather", table, positions) for table in self.rotary_tables())
         if self.standard:
             return cos, sin
         both = self.node("Concat", cos, cos, axis=-1), self.node("Concat", self.node("Neg", sin), sin, axis=-1)
         cos, sin = (self.node("Unsqueeze", table, self.constant([1])) for table in both)
         return cos, sin
+
+    def rotary_tables(self) -> list[str]:
+        """Cosines and sines of all positions, `[context, head_dim / 2]` each."""
+        shape = (self.model.context_length, self.model.dim_per_head // 2)
+        return [
+            self.graph.weight(f"rotary.{name}", np.float32, shape, partial(_table, self.model, index))
+            for index, name in enumerate(("cos", "sin"))
+        ]
 
     def norm(self, x: str, name: str, index: int | None = None) -> str:
         """RMSNorm or LayerNorm over the last axis."""
