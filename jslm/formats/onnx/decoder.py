@@ -66,6 +66,7 @@ class Builder(Products):
         return graph
 
     def embed(self, ids: str, positions: str) -> str:
+        """The sum of a token's embeddings, `[batch, sequence, d_model]`."""
         self.graph.scope("embed")
         self.tokens = self.table("embed/tokens", self.model.vocab_size)
         x = self.rows(self.tokens, ids)
@@ -144,6 +145,7 @@ class Builder(Products):
         return self.node("LayerNormalization", x, scale, *bias, axis=-1, epsilon=self.model.norm_eps)
 
     def rms_norm(self, x: str, scale: str) -> str:
+        """x / sqrt(mean(x^2) + eps) * scale over the last axis."""
         if self.standard:
             return self.node("RMSNormalization", x, scale, axis=-1, epsilon=self.model.norm_eps)
         square = self.node("Pow", x, self.constant(2, np.float32))
@@ -152,6 +154,7 @@ class Builder(Products):
         return self.node("Mul", self.node("Div", x, root), scale)
 
     def attention(self, x: str, index: int, seen: str, tables: tuple[str, str] | None) -> str:
+        """A layer's attention of what is normed, whose keys and values go behind those of the cache."""
         model = self.model
         heads, kv_heads, width = model.n_heads, model.kv_heads, model.dim_per_head
         # The scores' scale is in the weights of the queries, or behind their norm.
@@ -214,6 +217,7 @@ class Builder(Products):
         return self.node("Add", self.node("Mul", x, cos), self.node("Mul", swapped, sin))
 
     def mlp(self, x: str, index: int) -> str:
+        """A layer's MLP of what is normed."""
         model = self.model
         if model.is_gated:
             y = self.kernels(x, "mlp.gate_up", ("mlp/gate", "mlp/up"), index)
@@ -224,6 +228,7 @@ class Builder(Products):
         return self.kernels(y, "mlp.down", ("mlp/down",), index)
 
     def activate(self, x: str) -> str:
+        """The activation, of the gate where there is one."""
         match self.model.activation:
             case "swiglu":
                 return self.node("Mul", x, self.node("Sigmoid", x))
@@ -238,6 +243,7 @@ class Builder(Products):
                 return self.node("Mul", y, y)
 
     def head(self, x: str) -> str:
+        """Logits, `[..., vocab]`."""
         model = self.model
         if model.tie_embeddings:
             held, scales = self.tokens

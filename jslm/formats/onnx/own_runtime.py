@@ -83,9 +83,9 @@ class OwnDecoder:
         `conditions` `[batch, kinds]`: the number of each row's label of each of `open_conditions`, -1 for none (so by
         default). Raises JslmError where a row is longer than the context.
         """
-        batch = len(np.asarray(tokens))
-        cache = self._empty(batch, int(np.max(lengths)) + 1)
-        return self.read(tokens, lengths, cache, np.zeros(batch, np.int64), conditions)
+        counts = np.asarray(lengths, np.int64)
+        cache = self._empty(len(counts), int(counts.max(initial=0)) + 1)
+        return self.read(tokens, counts, cache, np.zeros_like(counts), conditions)
 
     def read(
         self,
@@ -154,8 +154,9 @@ class OwnDecoder:
         step.slots[...] = slots
         if step.places is not None:
             step.places[:, 0] = places
-        if step.labels is not None:
-            step.labels[:] = self._labels(conditions, len(places))
+        labels = self._labels(conditions, len(places))
+        if step.labels is not None and labels is not None:
+            step.labels[:] = labels
         self._go(step.binding)
         return cache, step.logits
 
@@ -262,7 +263,7 @@ class _Step:
         self.places = np.zeros((batch, 1), np.int64) if learned else None
         self.labels = np.zeros((batch, kinds), np.int64) if kinds else None
         self.logits = np.empty((batch, decoder.model.vocab_size), np.float32)
-        feeds = {
+        feeds: dict[str, NDArray[Any] | None] = {
             "input_ids": self.ids, "last": self.last, "slots": self.slots, "rows": self.rows,
             "position_ids": self.places, "conditions": self.labels,
         }  # fmt: skip
