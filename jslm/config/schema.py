@@ -226,6 +226,12 @@ class OptimizerConfig(Section):
         "cosine", description="After warm-up: cosine, warmup-stable-decay, linear decay, or constant."
     )
     warmup_steps: NonNegative = Field(100, description="Steps of linear warm-up from 0.")
+    warmup_share: float = Field(
+        0.0,
+        ge=0.0,
+        le=1.0,
+        description="Warm-up as a share of all steps, in place of `warmup_steps`. 0: `warmup_steps`.",
+    )
     decay_fraction: float = Field(
         0.2, ge=0.0, le=1.0, description="`wsd`: share of all steps in the final linear decay."
     )
