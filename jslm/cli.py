@@ -25,11 +25,11 @@ _LESS_MEMORY = {
 }
 
 
-def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+def add_config_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """Adds `--config FILE`, positional `section.key=value` overrides, `--print-config` and `--debug`."""
     parser.add_argument(
         "--config",
-        required=True,
+        required=required,
         metavar="FILE",
         help="TOML file of the run, or the name of a preset that comes with jslm, such as quickstart (jslm configs "
         "lists them)",

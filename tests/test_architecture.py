@@ -21,7 +21,7 @@ LAYERS = (
     {"text", "tokens", "runs"},
     {"formats", "learn"},
     {"infer"},
-    {"cli"},
+    {"cli", "dial"},
     {"prepare", "train", "sample", "evaluate", "convert", "plan", "serve", "sweep", "inspect", "configs"},
 )
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}

@@ -16,21 +16,21 @@ from jslm.config.load import (
     config_from_dict,
     config_to_toml,
     load_config,
+    merge_values,
     parse_overrides,
     said_to_toml,
+    values_to_toml,
 )
 from jslm.config.meaning import Difference, model_differences, start_differences, state_difference
+from jslm.config.model_schema import ConditionConfig, ModelConfig, RopeScalingConfig
 from jslm.config.presets import describe, preset_files
 from jslm.config.schema import (
     CheckpointConfig,
-    ConditionConfig,
     Config,
     DpoConfig,
     LoraConfig,
     MeshConfig,
-    ModelConfig,
     OptimizerConfig,
-    RopeScalingConfig,
     SampleConfig,
     TrainConfig,
 )
@@ -62,10 +62,12 @@ __all__ = [
     "config_to_toml",
     "describe",
     "load_config",
+    "merge_values",
     "model_differences",
     "parse_overrides",
     "preset_files",
     "said_to_toml",
     "start_differences",
     "state_difference",
+    "values_to_toml",
 ]

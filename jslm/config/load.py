@@ -12,8 +12,9 @@ from typing import Any, TypeGuard, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from jslm.config.model_schema import STARTS
 from jslm.config.presets import find_config, preset_files
-from jslm.config.schema import STARTS, Config
+from jslm.config.schema import Config
 from jslm.errors import JslmError
 
 _ITEM = re.compile(r"\[\d+\]")
@@ -39,7 +40,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     # The file is checked alone first, so that an error names the file or the command line, whichever is at fault.
     config_from_dict(values, str(path), partial=True)
     origin = f"{path} with overrides" if overrides else str(path)
-    return config_from_dict(_merge(values, parse_overrides(overrides)), origin)
+    return config_from_dict(merge_values(values, parse_overrides(overrides)), origin)
 
 
 def config_from_dict(values: Mapping[str, Any], origin: str, *, partial: bool = False) -> Config:
@@ -70,7 +71,7 @@ def apply_overrides(config: Config, overrides: Iterable[str]) -> Config:
         return config
     # What was never said stays so: a run that starts from a model takes it from there.
     said = config.model_dump(exclude_unset=True)
-    return config_from_dict(_merge(said, parse_overrides(overrides)), "command line")
+    return config_from_dict(merge_values(said, parse_overrides(overrides)), "command line")
 
 
 def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
@@ -95,7 +96,7 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
             nested = {part: nested}
         # Each alone first: merged, a section given as a plain value could hide behind its own keys.
         config_from_dict(nested, "command line", partial=True)
-        result = _merge(result, nested)
+        result = merge_values(result, nested)
     return result
 
 
@@ -117,7 +118,7 @@ def _parse_value(key: str, text: str) -> Any:
 
 def config_to_toml(config: BaseModel) -> str:
     """The whole resolved config as TOML; `load_config` reads back an equal one."""
-    return _to_toml(config.model_dump())
+    return values_to_toml(config.model_dump())
 
 
 def said_to_toml(config: Config) -> str:
@@ -131,10 +132,11 @@ def said_to_toml(config: Config) -> str:
     taken = (
         f"# What [model], [tokenizer] and data.chat_template leave out is that of {json.dumps(config.train.init_from)}"
     )
-    return f"{taken}\n{_to_toml(values)}"
+    return f"{taken}\n{values_to_toml(values)}"
 
 
-def _to_toml(values: Mapping[str, Any]) -> str:
+def values_to_toml(values: Mapping[str, Any]) -> str:
+    """A nested dict as TOML: plain keys first, then a table a section."""
     return "\n".join(_toml_lines(values, ())) + "\n"
 
 
@@ -168,11 +170,12 @@ def _toml_value(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False).replace(chr(127), "\\u007f")
 
 
-def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def merge_values(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the values of `changes`, section by section."""
     merged = dict(base)
     for key, value in changes.items():
         old = merged.get(key)
-        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        merged[key] = merge_values(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return merged
 
 

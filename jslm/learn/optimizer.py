@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from jslm.config import OptimizerConfig
 from jslm.tokens.course import Course
@@ -24,8 +24,11 @@ def make_schedule(config: OptimizerConfig, steps: int, course: Course | None = N
 
     The warm-up's first update already moves: factor 1 / (warmup + 1). "wsd": Hu et al. 2024, "MiniCPM". With a
     `course`, the shape follows the share of the run's examples rather than of its steps: the same, unless the batch
-    size changed on the way, and then the rate goes on from where it was.
+    size changed on the way, and then the rate goes on from where it was. `steps = 0`: constant, as a run against the
+    clock has its factor in its state (`timed_factor`).
     """
+    if not steps:
+        return optax.constant_schedule(1.0)
     warmup = min(config.warmup_steps, steps)
     floor, ahead = config.min_learning_rate_ratio, 0.0
     total: float = steps
@@ -52,6 +55,20 @@ def make_schedule(config: OptimizerConfig, steps: int, course: Course | None = N
     if not warmup:
         return shape
     return optax.join_schedules([optax.linear_schedule(1 / (warmup + 1), 1.0, warmup), shape], [warmup])
+
+
+def timed_factor(
+    step: Int[Array, ""], schedule: Float[Array, "3"], warmup_steps: int, floor: float
+) -> Float[Array, ""]:
+    """Learning rate of a run against the clock (`train.minutes`), as a factor of its peak.
+
+    `schedule`: the step at which the linear decay begins, the step at which the run ends (infinite while that is not
+    known), and the factor from which it falls, to `floor` of it. A warm-up as in `make_schedule` comes first.
+    """
+    begin, end, height = schedule[0], schedule[1], schedule[2]
+    done = jnp.clip((step - begin) / jnp.maximum(end - begin, 1.0), 0.0, 1.0)
+    decayed = height * (1.0 - (1.0 - floor) * jnp.where(jnp.isfinite(end), done, 0.0))
+    return jnp.minimum(decayed, (step + 1.0) / (warmup_steps + 1.0))
 
 
 def _linear(floor: float, begin: float, length: float) -> optax.Schedule:

@@ -16,7 +16,7 @@ from jslm.parallel import replicated, tree_shardings
 
 # "params" (with train.lora the adapters, and the frozen weights as "base"), "opt_state", "step" (optimizer steps
 # tried), "bad_steps" (of them skipped), "bad_in_a_row"; "ema" where train.ema_decay is on; "loss_scale" and
-# "good_steps" where compute is float16.
+# "good_steps" where compute is float16; "schedule" (see `timed_factor`) where train.minutes is set.
 TrainState = dict[str, Any]
 
 INITIAL_LOSS_SCALE = 2.0**15
@@ -107,6 +107,8 @@ def _new_state(config: Config, optimizer: optax.GradientTransformation, dtype: j
         state["base"] = base
     if config.train.ema_decay:
         state["ema"] = jax.tree.map(jnp.copy, params)
+    if config.train.minutes:
+        state["schedule"] = jnp.array([jnp.inf, jnp.inf, 1.0], jnp.float32)
     if dtype == jnp.float16:
         state["loss_scale"] = jnp.full((), INITIAL_LOSS_SCALE, jnp.float32)
         state["good_steps"] = jnp.zeros((), jnp.int32)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from jslm.config import Config
 from jslm.learn.objective import Batch, Sums
 from jslm.learn.objectives import make_objective
-from jslm.learn.optimizer import make_schedule
+from jslm.learn.optimizer import make_schedule, timed_factor
 from jslm.learn.state import TrainState, state_shardings
 from jslm.model import IGNORED, Params, choose_kernels, merge_adapters
 from jslm.parallel import batch_sharding, replicated
@@ -39,7 +39,8 @@ def make_train_step(
     `batch` has int32 "inputs" and "targets" `[accumulation, micro_batch, context]`, and "segments" where `data.packing`
     is "documents"; targets of -1 do not count. The loss is what `train.objective` minimises, the mean over what counts
     in the whole batch, however it is accumulated. A step whose loss or gradient is not finite changes nothing but the
-    counters. `course` is the schedule's, see `make_schedule`. Metrics, scalars: loss (nats), grad_norm, param_norm, lr,
+    counters. `course` is the schedule's, see `make_schedule`; with `train.minutes` the state's "schedule" holds in
+    place of `steps`. Metrics, scalars: loss (nats), grad_norm, param_norm, lr,
     tokens (those counted), bad_steps, bad_in_a_row, loss_scale, and the means of the objective's other figures.
     """
     shardings = state_shardings(config, optimizer, mesh, dtype)
@@ -86,8 +87,16 @@ def make_train_step(
         grad_norm = optax.tree.norm(grads)
         good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
 
+        if train.minutes:
+            warmup, floor = config.optimizer.warmup_steps, config.optimizer.min_learning_rate_ratio
+            factor = timed_factor(state["step"], state["schedule"], warmup, floor)
+        else:
+            factor = schedule(state["step"] - state["bad_steps"])
+
         def update(params: Params, opt_state: Any) -> tuple[Params, Any]:
             updates, opt_state = optimizer.update(grads, opt_state, params)
+            if train.minutes:
+                updates = jax.tree.map(lambda leaf: factor * leaf, updates)
             return optax.apply_updates(params, updates), opt_state
 
         kernels = choose_kernels(config.model, dtype)
@@ -114,7 +123,7 @@ def make_train_step(
             **{name: value / count for name, value in sums.items()},
             "grad_norm": grad_norm,
             "param_norm": optax.tree.norm(new_state["params"]),
-            "lr": config.optimizer.learning_rate * schedule(state["step"] - state["bad_steps"]),
+            "lr": config.optimizer.learning_rate * factor,
             "tokens": tokens,
             "bad_steps": new_state["bad_steps"],
             "bad_in_a_row": new_state["bad_in_a_row"],

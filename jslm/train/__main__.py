@@ -1,32 +1,68 @@
-"""`jslm train --config FILE [section.key=value ...]`."""
+"""`jslm train FILE... [--minutes M]`, or `jslm train --config FILE [section.key=value ...]`."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+import time
+from pathlib import Path
 
 from jslm.cli import add_config_arguments, config_from_args, run_verb
+from jslm.config import Config, said_to_toml
+from jslm.errors import JslmError
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Trains, or goes on with, the run that the config names; returns the exit status."""
+    """Trains, or goes on with, the run that the texts or the config name; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="jslm train",
-        description="Trains a model from a config file. Prepares the data where that has not been done; "
-        "goes on where it was where run_dir holds a checkpoint.",
+        usage="jslm train FILE_OR_FOLDER... [--minutes M] [section.key=value ...]\n"
+        "       jslm train --config FILE [section.key=value ...]",
+        description="Trains a model: on your own text, choosing everything for it and for this device; or from a "
+        "config file. Prepares the data where that has not been done; goes on where it was where run_dir has a checkpoint.",
     )
-    add_config_arguments(parser)
+    add_config_arguments(parser, required=False)
+    parser.add_argument(
+        "--minutes", type=float, metavar="M", help="time for all of it, preparing and compiling too (10)"
+    )
+    parser.add_argument("--plan", action="store_true", help="only say what would be chosen for the text, and why")
     return run_verb("train", parser, argv, _run)
 
 
 def _run(args: argparse.Namespace) -> int:
-    config = config_from_args(args)
+    config = _config(args)
     if config is None:
         return 0
     # After the arguments, so that --help and mistakes in them are quick.
+    from jslm.train.budget import process_seconds
     from jslm.train.loop import train
 
-    return train(config).exit_status
+    return train(config, started=time.monotonic() - process_seconds()).exit_status
+
+
+def _config(args: argparse.Namespace) -> Config | None:
+    """The config to train; None where there is nothing to do but what has been said."""
+    if args.config:
+        if args.plan:
+            raise JslmError(
+                f"--plan is for a text; what a config will take is told by jslm plan --config {args.config}"
+            )
+        if args.minutes is not None:
+            args.overrides.append(f"train.minutes={args.minutes}")
+        return config_from_args(args)
+    sources = [given for given in args.overrides if "=" not in given or Path(given).exists()]
+    if not sources:
+        raise JslmError(
+            "nothing to train on: give a text file or a folder, as in jslm train book.txt, or --config FILE"
+        )
+    from jslm.dial.command import DEFAULT_MINUTES, dial
+
+    overrides = [given for given in args.overrides if given not in sources]
+    minutes = DEFAULT_MINUTES if args.minutes is None else args.minutes
+    config = dial(sources, minutes, overrides, plan=args.plan or args.print_config)
+    if args.print_config:
+        print(said_to_toml(config), end="")
+    return None if args.plan or args.print_config else config
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ class Amounts:
 
 
 def advice(config: Config, amounts: Amounts) -> Iterator[str]:
-    """A line for each thing that will spoil the run."""
+    """A line for each thing that will spoil the run; `steps` and `seen_tokens` of 0 are not known, and not judged."""
     yield from _warmup(config, amounts.steps)
     # A model to start from has its size, and has learned from other text.
     if not config.train.init_from:
@@ -64,7 +64,7 @@ def _warmup(config: Config, steps: int) -> Iterator[str]:
 def _size(amounts: Amounts) -> Iterator[str]:
     passes = amounts.seen_tokens / max(1, amounts.training_tokens)
     worth = worth_in_tokens(amounts.training_tokens, passes)
-    if amounts.parameters <= worth:
+    if not amounts.seen_tokens or amounts.parameters <= worth:
         return
     yield (
         f"model: {format_count(amounts.parameters)} parameters are too many for {passes:.2g} passes over "

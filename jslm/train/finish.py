@@ -35,7 +35,9 @@ def run_info(setup: Setup) -> dict[str, Any]:
     peak = peak_flops(setup.dtype.name)
     left = setup.steps - setup.position.step
     expected = None
-    if peak:
+    if setup.budget is not None:
+        expected = setup.budget.seconds_left
+    elif peak:
         places = setup.objective.step_places
         flops = flops_per_token(config.model) * places * left
         expected = flops / (peak * setup.mesh.size * _TYPICAL_MFU)
@@ -61,11 +63,12 @@ def run_info(setup: Setup) -> dict[str, Any]:
             "val": {key: meta["val"][key] for key in ("tokens", "documents", "bytes")},
         },
         "entropy_bits_per_byte": bits / meta["val"]["bytes"] if bits and meta["val"]["bytes"] else None,
-        "steps": setup.steps,
+        "steps": setup.steps or None,
+        "minutes": config.train.minutes or None,
         "tokens_per_step": round(setup.loader.tokens.targets * config.train.batch_size),
         "padding": setup.loader.tokens.padding,
         "prompts": setup.loader.tokens.prompts,
-        "passes": setup.loader.epoch_of(setup.steps),
+        "passes": setup.loader.epoch_of(setup.steps) if setup.steps else None,
         "expected_seconds": expected,
         "result": {},
         "story_check": None,
@@ -106,6 +109,9 @@ def finish_run(
     peak = peak_flops(setup.dtype.name)
     info["finished"] = _now()
     info["status"] = status
+    if setup.budget is not None:
+        # What the clock has made of them.
+        info |= {"steps": position.step, "passes": setup.loader.epoch_of(position.step)}
     info["result"] |= {
         "step": position.step,
         "train_seconds": position.seconds,

@@ -24,10 +24,11 @@ from jslm.learn.objective import Result
 from jslm.learn.state import model_params
 from jslm.learn.step import make_train_step
 from jslm.model import count_parameters, flops_per_token
-from jslm.parallel import eval_batch_size, peak_flops, start_jax
+from jslm.parallel import eval_batch_size, peak_flops, replicated, start_jax
 from jslm.runs.folder import RunFolder
 from jslm.tokens.loader import count_examples, eval_batches, packing_of
 from jslm.train.advice import Amounts, advice
+from jslm.train.budget import Budget
 from jslm.train.checks import check_before_data, check_not_imported, check_same_model, process_rows
 from jslm.train.finish import finish_run, run_info, validation_values, write_samples
 from jslm.train.memory import explained_out_of_memory, resolve_micro_batch
@@ -44,6 +45,8 @@ from jslm.train.setup import (
 )
 
 _log = logging.getLogger("jslm")
+# The first steps of a run against the clock, at each of which its end is told anew.
+_TIMED_STEPS = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,12 +59,14 @@ class TrainOutcome:
     run_dir: str
 
 
-def train(config: Config) -> TrainOutcome:
+def train(config: Config, *, started: float | None = None) -> TrainOutcome:
     """Trains the run that `config` names, or goes on with it where its folder holds a checkpoint.
 
     SIGTERM and Ctrl-C save a checkpoint and return with status "interrupted". Raises JslmError for everything that the
-    user can mend; nothing that was saved before is lost by it.
+    user can mend; nothing that was saved before is lost by it. `train.minutes` begin at `started`, in seconds of
+    `time.monotonic()`, or with this call.
     """
+    started = time.monotonic() if started is None else started
     start_jax(training=True)
     folder = RunFolder(config.run_dir)
     if jax.process_index() == 0:
@@ -71,11 +76,11 @@ def train(config: Config) -> TrainOutcome:
         config = with_start(config)
         check_before_data(config, folder)
         data = prepare_data(config)
-        by_epochs = not config.train.steps
+        by_epochs = not config.train.steps and not config.train.minutes
         config = resolve_micro_batch(resolve_config(config, data), folder)
         check_same_model(config, folder, data.tokenizer.fingerprint, by_epochs=by_epochs)
         with explained_out_of_memory(config):
-            setup = build(config, data, folder, by_epochs=by_epochs)
+            setup = build(config, data, folder, by_epochs=by_epochs, started=started)
         config = setup.config
         if jax.process_index() == 0:
             data.tokenizer.save(folder.tokenizer)
@@ -111,7 +116,8 @@ class _Loop:
         position = setup.position
         resumed = position.step > 0
         ended = self.folder.read_info()
-        if ended.get("result", {}).get("step") == position.step and (position.step >= setup.steps or self._is_stale()):
+        at_end = ended.get("result", {}).get("step") == position.step
+        if at_end and (self._was_last(ended) or self._is_stale()):
             self._say(f"{self.folder.path}: {ended['status']} already at step {position.step:,}; nothing to do")
             return TrainOutcome(ended["status"], position.step, 0, str(self.folder.path))
         if self.first:
@@ -124,7 +130,7 @@ class _Loop:
             drop_samples_after(self.folder.samples, position.step if resumed else -1)
         status = "finished"
         with contextlib.ExitStack() as stack:
-            self.progress = stack.enter_context(Progress(setup.steps)) if self.first else None
+            self.progress = stack.enter_context(Progress(setup.steps, budget=setup.budget)) if self.first else None
             self.log = (
                 stack.enter_context(
                     MetricsLog(
@@ -175,9 +181,10 @@ class _Loop:
         started = self.mark = time.perf_counter()
         seconds_before = position.seconds
         saved_at = position.step
-        profiler = Profiler(self.folder.path / "profile", position.step, setup.steps)
+        began_at = position.step
+        profiler = Profiler(self.folder.path / "profile", position.step, setup.steps or position.step + 10**9)
         with profiler if setup.config.train.profile and self.first else contextlib.nullcontext():
-            while position.step < setup.steps:
+            while position.step < self._end:
                 profiler.before(position.step)
                 batch = place_batch(next(setup.loader), setup.mesh, self.accumulation)
                 setup.state, metrics = self.step_fn(setup.state, batch)
@@ -185,7 +192,11 @@ class _Loop:
                 # The step before this one: the device already has the next to work on while the host reads.
                 self._read(pending)
                 pending = (position.step, metrics)
-                last = position.step == setup.steps
+                if setup.budget is not None and (
+                    position.step - began_at <= _TIMED_STEPS or _every(setup.config.train.log_every, position.step)
+                ):
+                    self._follow(setup.budget)
+                last = position.step >= self._end
                 validate = last or _every(setup.config.train.eval_every, position.step)
                 stopping = self._should_stop()
                 save = validate or stopping or _every(setup.config.checkpoint.every, position.step)
@@ -200,6 +211,8 @@ class _Loop:
                 pause = time.perf_counter()
                 position.seconds = seconds_before + pause - started
                 val_loss = self._validate() if validate else None
+                if validate and setup.budget is not None:
+                    setup.budget.closing_takes(self._closing_share * (time.perf_counter() - pause))
                 if sample:
                     write_samples(setup, self.folder, self.log)
                 if save:
@@ -217,6 +230,31 @@ class _Loop:
                     return "early_stopped"
         assert saved_at == position.step
         return "finished"
+
+    @property
+    def _end(self) -> float:
+        """The step at which the run ends; that of a run against the clock moves."""
+        return self.setup.steps if self.setup.budget is None else self.setup.budget.end
+
+    def _was_last(self, ended: dict[str, Any]) -> bool:
+        """Whether the run has come to the end that its config gives it."""
+        train = self.setup.config.train
+        if self.setup.budget is None:
+            return self.setup.position.step >= self.setup.steps
+        return bool(ended.get("status") == "finished" and ended.get("minutes") == train.minutes)
+
+    def _follow(self, budget: Budget) -> None:
+        """Tells the budget the time, and the state what follows from it."""
+        if budget.note(self.setup.position.step):
+            self.setup.state["schedule"] = jax.device_put(budget.schedule, replicated(self.setup.mesh))
+
+    @property
+    def _closing_share(self) -> float:
+        """The last validation and that of the whole split, in validations of `eval_batches`."""
+        config = self.setup.config
+        limit = config.train.eval_batches * eval_batch_size(config)
+        examples = count_examples(self.setup.val_tokens, config.model.context_length, packing_of(config))
+        return 1.0 if not limit or examples <= limit else 1.0 + examples / limit
 
     def _read(self, entry: tuple[int, dict[str, jax.Array]] | None) -> None:
         if entry is None:

@@ -18,6 +18,7 @@ from jslm.errors import JslmError
 from jslm.files import write_text
 
 if TYPE_CHECKING:
+    from jslm.train.budget import Budget
     from jslm.train.tensorboard import TensorBoard
 
 METRICS_FILE = "metrics.jsonl"
@@ -108,16 +109,19 @@ class Progress:
         self,
         total_steps: int,
         *,
+        budget: Budget | None = None,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
         width: int | None = None,
     ) -> None:
-        """`stream` is standard error unless given; `width` is in columns, the terminal's own unless given."""
-        self._total = total_steps
+        """`stream` is standard error unless given; `width` is in columns, the terminal's own unless given. With a
+        `budget` the bar is that of its time, and the steps are as many as it says, where it knows already."""
+        self._total: float = total_steps
+        self._budget = budget
         self._stream = sys.stderr if stream is None else stream
         self._clock = clock
         self._terminal = is_terminal(self._stream)
-        self._line = Line(total_steps, self._stream, width)
+        self._line = Line(1.0 if budget else total_steps, self._stream, width)
         self._interval = TERMINAL_SECONDS if self._terminal else 2.0
         self._separator = " · " if _can_encode(self._stream, "·") else " | "
         self._values: dict[str, float] = {}
@@ -131,12 +135,15 @@ class Progress:
         if self._first is None:
             self._first = (now, step)
         self._step = step
+        if self._budget is not None:
+            self._total = self._budget.end
         self._values |= {key: float("nan") if value is None else float(value) for key, value in values.items()}
         # The last step is shown by `close`, which knows that nothing is left.
         if now - self._shown_at >= self._interval and step < self._total:
             self._shown_at = now
             if self._terminal:
-                self._line.show(step, self._fields(self._left(now)), self._separator)
+                done = step if self._budget is None else self._budget.share
+                self._line.show(done, self._fields(self._left(now)), self._separator)
             else:
                 self._print(self._left(now))
 
@@ -165,7 +172,7 @@ class Progress:
     def _fields(self, seconds: str) -> list[tuple[int, str]]:
         """(rank, text) in reading order; the highest ranks are the first to go on a narrow terminal."""
         values = self._values
-        fields = [(0, f"step {self._step:,}/{self._total:,}")]
+        fields = [(0, f"step {self._step:,}" + (f"/{self._total:,.0f}" if math.isfinite(self._total) else ""))]
         if "train/loss" in values:
             fields.append((1, f"loss {values['train/loss']:.3f}"))
         if "val/loss" in values:
@@ -186,6 +193,8 @@ class Progress:
         return fields
 
     def _left(self, now: float) -> str:
+        if self._budget is not None:
+            return f"{format_clock(self._budget.seconds_left)} left"
         if self._first is None or self._step <= self._first[1]:
             return ""
         started, first_step = self._first

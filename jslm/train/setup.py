@@ -32,6 +32,7 @@ from jslm.runs.folder import RunFolder
 from jslm.tokens.course import Course
 from jslm.tokens.loader import TrainLoader, count_examples, make_loader, packing_of
 from jslm.tokens.token_file import TokenFile
+from jslm.train.budget import Budget
 from jslm.train.checks import check_state, process_rows
 from jslm.train.corpora import (
     bytes_per_token,
@@ -50,7 +51,8 @@ _log = logging.getLogger("jslm")
 class Position:
     """What the run knows besides arrays; saved with each checkpoint.
 
-    `tokens` are those that counted in the loss up to `step`.
+    `tokens` are those that counted in the loss up to `step`. `elapsed`: with `train.minutes`, the seconds that all
+    commands of the run have taken, from their beginnings.
     """
 
     step: int = 0
@@ -59,15 +61,17 @@ class Position:
     evals_since_best: int = 0
     seconds: float = 0.0
     tokens: int = 0
+    elapsed: float = 0.0
 
 
 @dataclasses.dataclass
 class Setup:
-    """A run ready to step; its schedule follows `course` where there is one, else `steps`."""
+    """A run ready to step; its schedule follows `budget` where there is one, else `course`, else `steps`."""
 
     config: Config
     steps: int
     course: Course | None
+    budget: Budget | None
     mesh: Mesh
     dtype: jnp.dtype
     optimizer: optax.GradientTransformation
@@ -105,7 +109,7 @@ def resolve_config(config: Config, data: PreparedData) -> Config:
             "entries; leave it at 0"
         )
     steps = config.train.steps
-    if not steps:
+    if not steps and not config.train.minutes:
         files = open_splits(config, "train")
         examples = count_examples(files, config.model.context_length, packing_of(config), config.data.stride)
         steps = _epoch_steps(config, examples, Course(config.train.batch_size))
@@ -131,13 +135,18 @@ def _conditions(data: PreparedData) -> list[dict[str, Any]]:
     return [{"name": name, "labels": labels} for name, labels in found.items() if labels]
 
 
-def build(config: Config, data: PreparedData, folder: RunFolder, *, by_epochs: bool = False) -> Setup:
+def build(
+    config: Config, data: PreparedData, folder: RunFolder, *, by_epochs: bool = False, started: float = math.nan
+) -> Setup:
     """Mesh, loader and state: from the run's newest whole checkpoint, from `train.init_from`, or fresh.
 
     `by_epochs` where `train.steps` comes from `train.epochs`: a run that goes on with another batch size then has as
     many steps left as its examples need, and schedule and stages follow the examples. Else they follow `train.steps`.
+    `started`: when the command began, as `time.monotonic()`, for a run with `train.minutes`.
     """
-    steps = config.train.steps
+    timed = bool(config.train.minutes)
+    # The schedule of a timed run is in its state.
+    steps = 0 if timed else config.train.steps
     mesh = make_mesh(config.mesh)
     check_mesh_fits(config, mesh)
     dtype = compute_dtype(config.model)
@@ -214,10 +223,14 @@ def build(config: Config, data: PreparedData, folder: RunFolder, *, by_epochs: b
         if not found:
             state = init_state(config, optimizer, mesh, dtype, params)
     ratio = bytes_per_token(train_tokens, corpus_weights(config))
+    budget = None
+    if timed:
+        budget = Budget(config, position.elapsed, started, np.asarray(state["schedule"]) if found else None)
     return Setup(
         config,
         steps,
         course,
+        budget,
         mesh,
         dtype,
         optimizer,
@@ -240,6 +253,8 @@ def _with_steps(config: Config, steps: int) -> Config:
 
 def checkpoint_metadata(setup: Setup, val_loss: float | None) -> dict[str, Any]:
     """What goes with the arrays: position, data position, config and tokenizer."""
+    if setup.budget is not None:
+        setup.position.elapsed = setup.budget.elapsed
     return {
         "val_loss": val_loss,
         "position": dataclasses.asdict(setup.position),

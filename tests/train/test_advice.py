@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from jslm.config import Config, config_from_dict
+from jslm.errors import JslmError
 from jslm.prepare import prepare
 from jslm.train import train
 from jslm.train.advice import Amounts, advice, worth_in_tokens
@@ -49,7 +50,12 @@ def test_a_long_warmup() -> None:
     assert "for 20% of it (200 of 1,000 steps)" in line
     assert lines(config_with(optimizer={"warmup_steps": 100})) == []
     # Of a run against the clock the steps are not known.
-    assert lines(config_with(optimizer={"warmup_steps": 100}), steps=0) == []
+    assert lines(config_with(optimizer={"warmup_steps": 100}), steps=0, seen_tokens=0) == []
+    timed = {"train": {"minutes": 1.0}, "optimizer": {"schedule": "linear", "warmup_share": 0.05}}
+    with pytest.raises(
+        JslmError, match=r"warmup_share = 0\.05 is a share of train\.steps.*set optimizer\.warmup_steps"
+    ):
+        config_with(**timed)
 
 
 def test_a_model_too_large_for_the_text() -> None:

@@ -4,7 +4,16 @@
 family of formats turns bytes into texts: `text`, `records` (JSON, CSV, Parquet) and `markup` (HTML, EPUB).
 """
 
-from jslm.text.readers.formats import check_settings, read_file
+from jslm.text.readers.formats import check_settings, format_name, peek, read_file
 from jslm.text.readers.sources import InputFile, StoriesSource, find_files, parse_stories
 
-__all__ = ["InputFile", "StoriesSource", "check_settings", "find_files", "parse_stories", "read_file"]
+__all__ = [
+    "InputFile",
+    "StoriesSource",
+    "check_settings",
+    "find_files",
+    "format_name",
+    "parse_stories",
+    "peek",
+    "read_file",
+]

@@ -40,6 +40,46 @@ def read_file(file: InputFile, config: DataConfig, on_bad: OnBad = stop) -> Iter
         on_bad(JslmError(f"{file.name}: cannot be read: {error.strerror or error}"))
 
 
+def peek(file: InputFile, config: DataConfig, characters: int) -> Iterator[str]:
+    """The beginnings of a file's texts, as `read_file` reads them, in all about `characters` of them.
+
+    Memory: that, a megabyte, and the largest record. Raises JslmError as `read_file`.
+    """
+    try:
+        with file.open() as stream:
+            for plain, name, label in open_plain(stream, remote_file_name(file.name), file.name, stop):
+                kind = config.format if config.format != "auto" else format_name(name)
+                if kind == "text":
+                    texts = _beginning(decode(plain, label, config.encoding), characters)
+                else:
+                    texts = (text for text, _ in READERS[kind](plain, label, config, stop))
+                for text in texts:
+                    yield text[:characters]
+                    characters -= len(text)
+                    if characters <= 0:
+                        return
+    except DAMAGED as error:
+        raise JslmError(
+            f"{file.name}: damaged or cut off: {type(error).__name__}: {' '.join(str(error).split())}"
+        ) from None
+    except OSError as error:
+        raise JslmError(f"{file.name}: cannot be read: {error.strerror or error}") from None
+
+
+def _beginning(blocks: Iterator[str], characters: int) -> Iterator[str]:
+    held: list[str] = []
+    for block in blocks:
+        held.append(block)
+        if sum(map(len, held)) >= characters:
+            break
+    yield "".join(held)
+
+
+def format_name(name: str) -> str:
+    """How a file of this name is read with `data.format = "auto"`: what has no known ending is text."""
+    return format_of(remote_file_name(name)) or "text"
+
+
 def check_settings(config: DataConfig) -> None:
     """Raises JslmError for a `data.encoding` or `data.template` that can't be, before anything is read."""
     if config.encoding != "auto":

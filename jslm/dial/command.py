@@ -1,0 +1,89 @@
+"""`jslm train FILE...`: looks at the text and the device, chooses, says what and why, and writes the config."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from jslm.config import Config, config_from_dict, load_config, merge_values, parse_overrides, values_to_toml
+from jslm.console import say
+from jslm.dial.device import Device, measure
+from jslm.dial.rules import Choice, choose
+from jslm.dial.text import TextFacts, look
+from jslm.errors import JslmError
+from jslm.files import write_text
+
+DIAL_FILE = "dial.toml"
+DEFAULT_MINUTES = 10.0
+
+
+def dial(sources: Sequence[str], minutes: float, overrides: Sequence[str], *, plan: bool = False) -> Config:
+    """The config for the text of `sources`, chosen anew, or that of the run that goes on; says it in ten lines.
+
+    The choice is written to `dial.toml` in the run's folder, unless this is only a `plan`. Raises JslmError as `look`,
+    for bad overrides, and where the folder holds a run on another text.
+    """
+    if not minutes > 0:
+        raise JslmError(f"--minutes {minutes:g}: expected a time above 0, such as --minutes 10")
+    said = parse_overrides(overrides)
+    sources = [source if ":" in source else os.path.normpath(source) for source in sources]
+    run_dir = said.get("run_dir") or f"runs/{_name(sources)}"
+    file = Path(run_dir) / DIAL_FILE
+    if file.is_file():
+        return _again(file, sources, minutes, overrides)
+    facts = look(sources)
+    device = measure()
+    choice = choose(facts, device, minutes)
+    values = {"run_dir": run_dir, **choice.values}
+    values["data"] = {"source": sources[0] if len(sources) == 1 else list(sources), **values["data"]}
+    lines = told(facts, device, minutes, choice)
+    for line in lines:
+        say(line)
+    config = config_from_dict(merge_values(values, said), "command line")
+    if plan:
+        return config
+    text = "".join(f"# {line}\n" for line in lines) + "\n" + values_to_toml(merge_values(values, said))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_text(file, text)
+    say(f"config      {file}: the same again with jslm train --config {file}")
+    return config
+
+
+def told(facts: TextFacts, device: Device, minutes: float, choice: Choice) -> list[str]:
+    """What was found and chosen, and why, a line each."""
+    count = f"{facts.files:,} file{'s' if facts.files > 1 else ''}, " if facts.files else ""
+    language = facts.language or facts.script
+    lines = [("text", f"{count}{_size(facts.size)}: {facts.kind}, {language}, about {facts.documents:,} document(s)")]
+    for reason in facts.reasons:
+        name, _, why = reason.partition(": ")
+        lines.append((name, why) if why else ("", name))
+    lines.append(("device", f"{device.name}: {device.flops / 1e9:,.0f} GFLOP/s in products of {device.dtype}"))
+    lines += choice.reasons
+    lines.append(("time", f"{minutes:g} min in all, preparing and compiling too"))
+    return [f"{name:<11} {text}" for name, text in lines]
+
+
+def _again(file: Path, sources: Sequence[str], minutes: float, overrides: Sequence[str]) -> Config:
+    """The run of before goes on: with its config, and the minutes that are given now."""
+    config = load_config(file, [*overrides, f"train.minutes={minutes:g}"])
+    if list(config.data.sources) != list(sources):
+        raise JslmError(
+            f"{file}: made for {', '.join(config.data.sources)}, and this command gives {', '.join(sources)}; add "
+            f"run_dir=runs/another, or delete {file.parent}"
+        )
+    say(f"config      {file}: chosen before, kept (delete {file.parent} to begin anew)")
+    return config
+
+
+def _name(sources: Sequence[str]) -> str:
+    stem = Path(sources[0].rstrip("/")).name.split(".")[0] if sources[0] != "-" else "text"
+    return re.sub(r"[^\w-]+", "-", stem).strip("-") or "text"
+
+
+def _size(size: float) -> str:
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= factor:
+            return f"{size / factor:.3g} {unit}"
+    return f"{size:.0f} bytes"

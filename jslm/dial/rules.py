@@ -1,0 +1,204 @@
+"""From a text, a device and minutes to a config: the rules, each with the figure it comes from (docs/dial.md).
+
+The choice is the shape and vocabulary with the least predicted loss. The prediction is a law fitted to runs of
+`scripts/dial_study.py`, after Hoffmann et al. 2022 ("Training Compute-Optimal Large Language Models"), with repeated
+text counted after Muennighoff et al. 2023 ("Scaling Data-Constrained Language Models").
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from jslm.config import ModelConfig
+from jslm.dial.device import Device
+from jslm.dial.text import TextFacts
+from jslm.model import count_parameters, flops_per_token
+
+# (layers, width); heads are 32 wide, and 64 from width 512 on.
+SHAPES = (
+    *((2, 64), (2, 96), (3, 96), (3, 128), (4, 128), (4, 160), (4, 192), (5, 224), (6, 256), (6, 320), (8, 384)),
+    *((8, 512), (10, 640), (12, 768)),
+)
+VOCABULARIES = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
+# Bits per byte = FLOOR + SHAPE * parameters^-SHAPE_POWER + TEXT * bytes^-TEXT_POWER.
+FLOOR, SHAPE, SHAPE_POWER, TEXT, TEXT_POWER = 0.8, 12.0, 0.25, 60.0, 0.30
+# Passes after which another gives nothing new (Muennighoff et al.: 15.4).
+USEFUL_PASSES = 15.0
+# Share of the device's product speed that whole steps reach.
+STEP_SHARE = 0.6
+# Starting, compiling, validations and the end, in seconds and as a share of the budget.
+FIXED_SECONDS, FIXED_SHARE = 14.0, 0.06
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The config's values (nested, as in TOML), a line of reason for each decision, and what is expected."""
+
+    values: dict[str, Any]
+    reasons: tuple[tuple[str, str], ...]
+    steps: int
+    bits_per_byte: float
+
+
+def choose(facts: TextFacts, device: Device, minutes: float) -> Choice:
+    """The config for a text, on a device, in so many minutes. A function of its arguments alone."""
+    seconds = max(5.0, 60.0 * minutes * (1 - FIXED_SHARE) - FIXED_SECONDS)
+    held_out = _held_out(facts.size)
+    train_bytes = facts.size * (1 - held_out)
+    best: tuple[float, ModelConfig, float] | None = None
+    for vocabulary in _vocabularies(facts, train_bytes):
+        for layers, width in SHAPES:
+            model = _model(layers, width, vocabulary, facts, minutes)
+            rate = STEP_SHARE * device.flops / flops_per_token(model)
+            seen = rate * seconds * _bytes_per_token(vocabulary, facts)
+            loss = predict(count_parameters(model)["total"], seen, train_bytes)
+            if best is None or loss < best[0]:
+                best = loss, model, rate
+    assert best is not None
+    loss, model, rate = best
+    return _settings(facts, device, minutes, seconds, held_out, model, rate, loss)
+
+
+def predict(parameters: float, seen: float, train_bytes: float) -> float:
+    """Bits per byte of held-out text, after `seen` bytes of a text of `train_bytes`, with that many parameters."""
+    fresh = min(seen, train_bytes)
+    again = max(0.0, seen / train_bytes - 1)
+    effective = fresh + train_bytes * USEFUL_PASSES * (1 - math.exp(-again / USEFUL_PASSES)) * (again > 0)
+    return FLOOR + SHAPE * parameters**-SHAPE_POWER + TEXT * effective**-TEXT_POWER
+
+
+def _settings(
+    facts: TextFacts,
+    device: Device,
+    minutes: float,
+    seconds: float,
+    held_out: float,
+    model: ModelConfig,
+    rate: float,
+    loss: float,
+) -> Choice:
+    compute = rate * seconds * flops_per_token(model)
+    batch = _batch(compute, model.context_length, device.count)
+    steps = max(20, int(rate * seconds / (batch * model.context_length)))
+    passes = rate * seconds * _bytes_per_token(model.vocab_size, facts) / (facts.size * (1 - held_out))
+    dropout = _dropout(passes)
+    width_rate = 1e-2 * math.sqrt(128 / model.d_model)
+    learning_rate = float(f"{width_rate:.2g}")
+    validation = max(1, round(0.01 * steps * batch / 64))
+    by_document = facts.documents >= 40
+    data = {
+        **facts.settings,
+        "split": "document" if by_document else "position",
+        "validation_fraction": held_out,
+    }
+    if by_document and "packing" not in data and facts.size / facts.documents < 8 * model.context_length:
+        data["packing"] = "documents"
+    values: dict[str, Any] = {
+        "data": data,
+        "tokenizer": {"kind": "byte"} if model.vocab_size <= 256 else _bpe(model.vocab_size, facts),
+        "model": {
+            "n_layers": model.n_layers,
+            "d_model": model.d_model,
+            "n_heads": model.n_heads,
+            "context_length": model.context_length,
+            "activation": "relu2",
+            "qk_norm": True,
+            "dropout": dropout,
+        },
+        "optimizer": {
+            "name": "muon",
+            "learning_rate": learning_rate,
+            "schedule": "wsd",
+            "decay_fraction": 0.6,
+            "min_learning_rate_ratio": 0.0,
+            "warmup_steps": min(100, max(5, steps // 40)),
+            "weight_decay": 0.1,
+        },
+        "train": {
+            "minutes": minutes,
+            "batch_size": batch,
+            "eval_every": max(10, steps // 8),
+            "eval_batches": validation,
+            "eval_batch_size": 64,
+            "log_every": max(1, min(50, steps // 100)),
+        },
+    }
+    parameters = count_parameters(model)["total"]
+    where = "whole documents" if by_document else "the end of the text"
+    reasons = (
+        ("held out", f"{held_out:.1%}, {where}: enough to tell models apart"),
+        ("tokenizer", _said_tokenizer(model.vocab_size)),
+        (
+            "model",
+            f"{model.n_layers} layers of width {model.d_model}, context {model.context_length}: "
+            f"{parameters / 1e6:.2g}M parameters, what {device.name} can teach most in the time",
+        ),
+        ("batch", f"{batch} sequences; Muon at {learning_rate:g}, which falls to 0 in the last 60%"),
+        (
+            "passes",
+            f"about {passes:.2g} over the text"
+            + (f", with dropout {dropout:g} against learning it by heart" if dropout else ", so no dropout"),
+        ),
+        ("expected", f"about {loss:.2f} bits per byte of English, about {steps:,} steps"),
+    )
+    return Choice(values, reasons, steps, loss)
+
+
+def _model(layers: int, width: int, vocabulary: int, facts: TextFacts, minutes: float) -> ModelConfig:
+    head = 64 if width >= 512 else 32
+    context = 128 if width < 160 else 192 if width < 256 else 256 if width < 512 else 512
+    if facts.settings.get("packing") == "documents":
+        context = max(context, 192)
+    return ModelConfig(
+        n_layers=layers,
+        d_model=width,
+        n_heads=width // head,
+        context_length=context,
+        vocab_size=vocabulary,
+        activation="relu2",
+        qk_norm=True,
+    )
+
+
+def _vocabularies(facts: TextFacts, train_bytes: float) -> list[int]:
+    """Those that the text can fill: an entry should stand in it a hundred times or so."""
+    most = max(256.0, train_bytes / 400)
+    return [size for size in VOCABULARIES if size <= most]
+
+
+def _bytes_per_token(vocabulary: int, facts: TextFacts) -> float:
+    """As measured on books, in characters; scripts of more bytes a character have as many more."""
+    if vocabulary <= 256:
+        return 1.0
+    return (0.36 * math.log2(vocabulary) - 1.08) * facts.bytes_per_character
+
+
+def _held_out(size: float) -> float:
+    """The share that is held out: a tenth of little text, two megabytes of much."""
+    return round(0.1 if size < 2e6 else 0.05 if size < 40e6 else 2e6 / size, 4)
+
+
+def _batch(compute: float, context: int, devices: int) -> int:
+    """Sequences a step: tokens grow with the fourth root of the operations that there are."""
+    tokens = 2048 * (compute / 4e12) ** 0.25
+    rows = max(8, round(tokens / context / 4) * 4)
+    return -(-rows // devices) * devices
+
+
+def _dropout(passes: float) -> float:
+    return 0.0 if passes < 5 else 0.1 if passes < 15 else 0.2 if passes < 60 else 0.3
+
+
+def _bpe(vocabulary: int, facts: TextFacts) -> dict[str, Any]:
+    settings: dict[str, Any] = {"kind": "bpe", "vocab_size": vocabulary}
+    if facts.size > 100e6:
+        settings["train_megabytes"] = 50.0
+    return settings
+
+
+def _said_tokenizer(vocabulary: int) -> str:
+    if vocabulary <= 256:
+        return "bytes: there is too little text for words"
+    return f"byte-level BPE of {vocabulary:,}, trained on the text"
