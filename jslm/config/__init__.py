@@ -22,17 +22,15 @@ from jslm.config.load import (
     values_to_toml,
 )
 from jslm.config.meaning import Difference, model_differences, start_differences, state_difference
+from jslm.config.model_schema import ConditionConfig, ModelConfig, RopeScalingConfig
 from jslm.config.presets import describe, preset_files
 from jslm.config.schema import (
     CheckpointConfig,
-    ConditionConfig,
     Config,
     DpoConfig,
     LoraConfig,
     MeshConfig,
-    ModelConfig,
     OptimizerConfig,
-    RopeScalingConfig,
     SampleConfig,
     TrainConfig,
 )

@@ -12,8 +12,9 @@ from typing import Any, TypeGuard, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from jslm.config.model_schema import STARTS
 from jslm.config.presets import find_config, preset_files
-from jslm.config.schema import STARTS, Config
+from jslm.config.schema import Config
 from jslm.errors import JslmError
 
 _ITEM = re.compile(r"\[\d+\]")

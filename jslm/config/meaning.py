@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from jslm.config.schema import Config, ModelConfig
+from jslm.config.model_schema import ModelConfig
+from jslm.config.schema import Config
 
 # What may differ between a model and what goes on from it, and nothing else: how it is computed, regularised and begun.
 FREE_FIELDS = frozenset(

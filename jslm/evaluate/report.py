@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jslm.evaluate.baseline import NAME, said_limits
 from jslm.evaluate.chart import Panel, bars
 from jslm.files import write_text
 
@@ -106,6 +107,8 @@ def metrics(run: Record) -> Iterator[Metric]:
         section = f"{_LOSS}{text}"
         basis = f"{loss['text_sha256']}, {loss.get('unknown_characters', 0)} unknown"
         yield Metric(section, "bits per byte", loss["bits_per_byte"], better=-1, drawn=True, basis=basis)
+        if baseline := run.get("baselines", {}).get(text):
+            yield Metric(section, f"{NAME}: bits per byte", baseline["bits_per_byte"])
         yield Metric(section, "bits per character", loss["bits_per_character"])
         yield Metric(section, "loss (nats a token)", loss["loss"])
         yield Metric(section, "perplexity (a token)", loss["perplexity"])
@@ -206,6 +209,14 @@ def _notes(section: str, runs: Sequence[Record]) -> list[str]:
             note += f" The models read different texts, and no figure here compares them: {remedy}."
         elif len(measured) > 1:
             note += " Tokenizers do not know all characters of the text, and leave them out: no figure here compares."
+        if any(baselines := [run.get("baselines", {}).get(text) for run in runs]):
+            note += (
+                f" {NAME}: what counting the training text's runs of five bytes makes of the same text; a model that "
+                "does no better has learned no more than that."
+            )
+            note += "".join(
+                dict.fromkeys(f"{said_limits(found)}." for found in baselines if found and said_limits(found))
+            )
         return [note, ""]
     if section == "Samples":
         found = [run["samples"]["copies"] for run in runs if "copies" in run.get("samples", {})]

@@ -10,6 +10,7 @@ from typing import Any
 
 from jslm.console import format_seconds
 from jslm.errors import JslmError
+from jslm.evaluate.baseline import Baseline, split_baseline, text_baseline
 from jslm.evaluate.choices import answer_questions
 from jslm.evaluate.plan import Plan
 from jslm.evaluate.rewriting import rewrite_quality
@@ -20,7 +21,7 @@ from jslm.infer import LanguageModel, load
 from jslm.model import count_parameters
 from jslm.runs.folder import RunFolder
 from jslm.runs.model import open_checkpoint
-from jslm.tokens import TokenFile, open_tokens
+from jslm.tokens import TokenFile, open_tokens, read_meta
 from jslm.tokens.token_file import META_NAME
 
 __all__ = ["Plan", "evaluate_run"]
@@ -52,6 +53,7 @@ def evaluate_run(
         },
         "dtype": model.programs.kind,
         "losses": {},
+        "baselines": {},
         "tasks": {},
     }
     folders = [plan.data] if plan.data else [part.dir for part in config.data.mixture] or [str(config.data_dir)]
@@ -64,11 +66,18 @@ def evaluate_run(
             with _Timed(record["name"], f"loss of the {what}") as timed:
                 loss = split_loss(model, folder, plan.split, stride=plan.stride, batch_tokens=plan.batch_tokens)
             record["losses"][what] = _timed_loss(loss, timed)
+            if plan.split == "val":
+                # Of the training text itself, counting knows it by heart.
+                _add_baseline(record, what, loss, split_baseline([folder], tokenizer))
     for text in plan.texts:
         with _Timed(record["name"], f"loss of {text}") as timed:
             documents = read_text(text, config.data)
             loss = text_loss(model, documents, stride=plan.stride, batch_tokens=plan.batch_tokens, where=str(text))
         record["losses"][str(text)] = _timed_loss(loss, timed)
+        if _has_training_text(path, plan, folders, model):
+            _add_baseline(
+                record, str(text), loss, text_baseline(folders, tokenizer, list(map(model.as_read, documents)))
+            )
     for task, questions in plan.tasks.items():
         with _Timed(record["name"], f"{task}: {len(questions):,} items"):
             record["tasks"][task] = answer_questions(model, questions, batch_tokens=plan.batch_tokens)
@@ -94,6 +103,22 @@ def _step(path: str | Path, checkpoint: str) -> dict[str, Any]:
     if not folder.config.is_file():
         return {}
     return {"step": open_checkpoint(folder, checkpoint)[1]}
+
+
+def _add_baseline(record: dict[str, Any], what: str, loss: TextLoss, baseline: Baseline | None) -> None:
+    if baseline is not None:
+        record["baselines"][what] = baseline.record()
+        _log.info("%s: %s", record["name"], baseline.said(loss.bits_per_byte))
+
+
+def _has_training_text(path: str | Path, plan: Plan, folders: Sequence[str], model: LanguageModel) -> bool:
+    """Whether the folders are prepared data that the model was trained on, as far as its tokenizer can tell."""
+    if not plan.data and not RunFolder(path).config.is_file():
+        return False
+    metas = [read_meta(folder) for folder in folders if Path(folder, META_NAME).is_file()]
+    return len(metas) == len(folders) and all(
+        meta["tokenizer"]["fingerprint"] == model.tokenizer.fingerprint for meta in metas
+    )
 
 
 def _open(folder: str | Path, split: str, model: LanguageModel) -> TokenFile | None:

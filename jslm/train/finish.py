@@ -11,13 +11,14 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-from jslm.evaluate import check_samples
+from jslm.evaluate import check_samples, split_baseline
 from jslm.infer import LanguageModel
 from jslm.learn.objective import Result
 from jslm.learn.state import model_params
 from jslm.model import Params, count_parameters, flops_per_token
 from jslm.parallel import describe_devices, peak_flops
 from jslm.runs.folder import RunFolder
+from jslm.train.corpora import corpus_folders
 from jslm.train.metrics import MetricsLog, Progress
 from jslm.train.report import append_samples, write_report
 from jslm.train.setup import Setup
@@ -131,6 +132,11 @@ def finish_run(
             "best_val/loss": position.best_loss,
         }
         progress.message(final.said(info["entropy_bits_per_byte"]))
+        bits = final.figures().get("bits_per_byte")
+        baseline = split_baseline(corpus_folders(config), setup.data.tokenizer) if bits is not None else None
+        if bits is not None and baseline is not None:
+            info["baseline"] = baseline.record()
+            progress.message(baseline.said(bits))
     if any(source.startswith("stories:") for source in setup.data.meta["sources"]):
         info["story_check"] = check_samples(_language_model(setup, params))
         checked = info["story_check"]

@@ -23,10 +23,11 @@ from jslm.formats import with_start
 from jslm.learn.objective import Result
 from jslm.learn.state import model_params
 from jslm.learn.step import make_train_step
-from jslm.model import flops_per_token
+from jslm.model import count_parameters, flops_per_token
 from jslm.parallel import eval_batch_size, peak_flops, replicated, start_jax
 from jslm.runs.folder import RunFolder
 from jslm.tokens.loader import count_examples, eval_batches, packing_of
+from jslm.train.advice import Amounts, advice
 from jslm.train.budget import Budget
 from jslm.train.checks import check_before_data, check_not_imported, check_same_model, process_rows
 from jslm.train.finish import finish_run, run_info, validation_values, write_samples
@@ -122,6 +123,8 @@ class _Loop:
         if self.first:
             for line in summary_lines(self.info):
                 self._say(line)
+            for line in () if resumed else advice(config, self._amounts()):
+                _log.warning("%s", line)
             if resumed:
                 self._say(f"resuming at step {position.step:,}")
             drop_samples_after(self.folder.samples, position.step if resumed else -1)
@@ -156,6 +159,21 @@ class _Loop:
             )
         codes = {"interrupted": 128 + (self.stop.signal or signal.SIGINT)}
         return TrainOutcome(status, position.step, codes.get(status, 0), str(self.folder.path))
+
+    def _amounts(self) -> Amounts:
+        setup, config = self.setup, self.setup.config
+        loader, meta = setup.loader, setup.data.meta
+        windows = count_examples(setup.val_tokens, config.model.context_length, packing_of(config))
+        a_pass = loader.examples_per_epoch * loader.tokens.targets
+        return Amounts(
+            steps=setup.steps,
+            parameters=count_parameters(config.model)["total"],
+            # Where windows overlap, a pass has tokens more than once.
+            training_tokens=round(min(a_pass, meta["train"]["tokens"])),
+            seen_tokens=loader.epoch_of(setup.steps) * a_pass,
+            validation_tokens=meta["val"]["tokens"],
+            validation_windows=windows,
+        )
 
     def _steps(self) -> str:
         setup, position = self.setup, self.setup.position

@@ -36,6 +36,7 @@ class Chart:
         from_zero: whether the vertical axis starts at 0.
         ceiling: values above it are cut off, so that a high start does not flatten the rest.
         floor: a dashed horizontal line and its label.
+        bar: another one, which the curves are to get below; its label stands on the right.
         best: a ringed point and its label.
         note: a sentence under the chart.
     """
@@ -48,6 +49,7 @@ class Chart:
     from_zero: bool = False
     ceiling: float | None = None
     floor: tuple[float, str] | None = None
+    bar: tuple[float, str] | None = None
     best: tuple[float, float, str] | None = None
     note: str = ""
 
@@ -142,8 +144,7 @@ class _Axis:
 
 def _vertical_axis(chart: Chart, lines: Sequence[Line], height: int) -> tuple[_Axis, list[float]]:
     values = [y for line in lines for _, y in line.points]
-    if chart.floor:
-        values.append(chart.floor[0])
+    values += [value for value, _ in filter(None, (chart.floor, chart.bar))]
     low, high = min(values), max(values)
     if chart.ceiling is not None:
         high = min(high, max(chart.ceiling, low))
@@ -183,10 +184,11 @@ def _svg(chart: Chart, lines: Sequence[Line], width: int, height: int, kind: str
     for line in lines:
         parts.append(_draw(line, across, vertical, f"{ids}-c", width))
     parts.append(f'<path class="cursor" d="M0 {_TOP}V{bottom}" visibility="hidden"/>')
-    if chart.floor:
-        y = vertical.at(chart.floor[0])
-        parts.append(f'<path class="floor" d="M{left} {y:.1f}H{right}"/>')
-        parts.append(f'<text class="mark" x="{left + 8}" y="{y - 7:.1f}">{escape(chart.floor[1])}</text>')
+    for level, place in ((chart.floor, f'x="{left + 8}"'), (chart.bar, f'x="{right - 8}" text-anchor="end"')):
+        if level:
+            y = vertical.at(level[0])
+            parts.append(f'<path class="floor" d="M{left} {y:.1f}H{right}"/>')
+            parts.append(f'<text class="mark" {place} y="{y - 7:.1f}">{escape(level[1])}</text>')
     if chart.best and chart.best[1] <= vertical.high:
         parts.append(_mark_best(chart.best, lines, across, vertical))
     return "".join(parts) + "</svg>"
@@ -239,7 +241,7 @@ def _describe(chart: Chart, lines: Sequence[Line]) -> str:
         f"at step {line.points[-1][0]:,.0f}"
         for line in lines
     ]
-    marks = [chart.floor[1]] if chart.floor else []
+    marks = [label for _, label in filter(None, (chart.floor, chart.bar))]
     return "; ".join(said + marks + ([chart.best[2]] if chart.best else [])) + "."
 
 

@@ -153,7 +153,9 @@ def _tiles(run: Run) -> list[tuple[str, str, str]]:
     tiles = []
     if (bits := result.get("val/bits_per_byte")) is not None:
         entropy = run.info.get("entropy_bits_per_byte")
-        tiles.append(("bits per byte", f"{bits:.4g}", f"text's entropy {entropy:.4g}" if entropy else "held-out text"))
+        counting = dig(run.info, "baseline", "bits_per_byte")
+        beside = f"text's entropy {entropy:.4g}" if entropy else "held-out text"
+        tiles.append(("bits per byte", f"{bits:.4g}", f"byte 5-gram {counting:.4g}" if counting else beside))
     if (share := result.get("val/accuracy")) is not None:
         margin = result.get("val/margin")
         tiles.append(("preferred", f"{share:.1%}", "held-out pairs" if margin is None else f"margin {margin:.3g}"))
@@ -238,7 +240,11 @@ def _loss_chart(run: Run, slug: str, title: str, metric: str) -> Chart:
             )
     entropy = run.info.get("entropy_bits_per_byte") if metric == "bits_per_byte" else None
     floor = (entropy, f"entropy of the text {entropy:.4g}") if entropy else None
-    return Chart(slug, title, lines, wide=True, ceiling=ceiling, floor=floor, best=best, note=" ".join(notes))
+    counting = dig(run.info, "baseline", "bits_per_byte") if metric == "bits_per_byte" else None
+    bar = (counting, f"byte 5-gram, Kneser-Ney {counting:.4g}") if counting else None
+    if bar and ceiling is not None:
+        ceiling = max(ceiling, bar[0])
+    return Chart(slug, title, lines, wide=True, ceiling=ceiling, floor=floor, bar=bar, best=best, note=" ".join(notes))
 
 
 def _start_above(points: Points) -> float | None:

@@ -74,7 +74,8 @@ def _outcome(info: Info) -> str:
     if (share := result.get("val/accuracy")) is not None:
         return f"prefers the chosen answer to the rejected one in {share:.1%} of held-out pairs."
     if bits is not None:
-        return f"predicts held-out text at {bits:.3g} bits per byte{_against_entropy(bits, info)}."
+        said = f"predicts held-out text at {bits:.3g} bits per byte{_against_entropy(bits, info)}."
+        return said + _against_counting(bits, info)
     if loss is not None:
         return f"reaches a loss of {loss:.3f} nats per token on held-out text."
     if training is not None:
@@ -90,6 +91,14 @@ def _against_entropy(bits: float, info: Info) -> str:
     if percent == 0:
         return f", the text's own entropy of {entropy:.3g}"
     return f": {abs(percent)}% {'above' if percent > 0 else 'below'} the text's own entropy of {entropy:.3g}"
+
+
+def _against_counting(bits: float, info: Info) -> str:
+    counting = dig(info, "baseline", "bits_per_byte")
+    if not counting:
+        return ""
+    said = f" A byte 5-gram with Kneser-Ney smoothing, which only counts, makes {counting:.3g} of it"
+    return said + (": the model has learned no more than counting would give." if bits >= counting else ".")
 
 
 def _parameters(parameters: Mapping[str, int]) -> str:

@@ -98,7 +98,7 @@ def prepare_data(config: Config) -> PreparedData:
 
 
 def resolve_config(config: Config, data: PreparedData) -> Config:
-    """The config with `model.vocab_size`, `model.conditions`, `train.steps` and how pairs are written filled in.
+    """The config with `model.vocab_size`, `model.conditions`, steps, warm-up and how pairs are written filled in.
 
     Raises JslmError where they can't be.
     """
@@ -118,6 +118,8 @@ def resolve_config(config: Config, data: PreparedData) -> Config:
     if not config.model.conditions:
         values["model"]["conditions"] = _conditions(data)
     values["train"]["steps"] = steps
+    if config.optimizer.warmup_share:
+        values["optimizer"]["warmup_steps"] = round(config.optimizer.warmup_share * steps)
     values["data"] |= pair_format(config)
     return config_from_dict(values, "config")
 

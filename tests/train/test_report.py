@@ -147,6 +147,16 @@ def test_a_whole_run(tmp_path: Path) -> None:
     assert "began to memorise" in page.text
 
 
+def test_the_baseline_stands_beside_the_model(tmp_path: Path) -> None:
+    info = INFO | {"entropy_bits_per_byte": None, "baseline": {"bits_per_byte": 1.654}}
+    _, page = page_of(make_run(tmp_path, 400, info))
+    assert page.text.count("byte 5-gram, Kneser-Ney 1.654") >= 2
+    assert "A byte 5-gram with Kneser-Ney smoothing, which only counts, makes 1.65 of it." in page.text
+    assert "byte 5-gram 1.654" in page.text
+    result = {"val/bits_per_byte": 1.7}
+    assert "no more than counting" in verdict({"baseline": {"bits_per_byte": 1.654}, "result": result})
+
+
 def test_nothing_is_asked_of_the_network(tmp_path: Path) -> None:
     html, page = page_of(make_run(tmp_path, 400, INFO))
     assert not [attributes for _, attributes in page.tags if {"src", "href", "srcset", "data"} & attributes.keys()]

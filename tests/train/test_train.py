@@ -65,6 +65,8 @@ def test_run_writes_all_that_a_run_folder_holds(make_config: MakeConfig, helpers
     assert info["status"] == "finished"
     assert info["parameters"]["total"] == sum(n for name, n in info["parameters"].items() if name != "total")
     assert {"jslm", "jax", "numpy"} <= info["versions"].keys()
+    assert 0 < info["baseline"]["bits_per_byte"] < 3, "what counting makes of the text"
+    assert "byte 5-gram, Kneser-Ney" in (folder / "report.html").read_text("utf-8")
     result, validated = info["result"], [line for line in lines if "val/loss" in line]
     assert result["step"] == 12
     assert result["tokens_seen"] == 12 * 8 * 16

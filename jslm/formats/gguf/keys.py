@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from jslm.config import ModelConfig
-from jslm.config.schema import RopeScalingConfig
+from jslm.config.model_schema import RopeScalingConfig
 from jslm.errors import JslmError
 from jslm.formats.gguf.header import ArrayLength, Header
 from jslm.formats.gguf.weights import frequency_factors, rope_base, rope_keys

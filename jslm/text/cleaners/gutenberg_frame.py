@@ -80,6 +80,12 @@ class _Mark:
     is_print: bool = False
 
 
+def is_framed(text: str) -> bool:
+    """Whether a line of the text begins or ends a book or a licence of Project Gutenberg."""
+    # The pattern of all its lines is slow where none of them is.
+    return ("Gutenberg" in text or "GUTENBERG" in text) and _MARKS.search(text) is not None
+
+
 def find_books(text: str, removed: Tally) -> list[str]:
     """What stands between a header and a footer; counts both.
 
