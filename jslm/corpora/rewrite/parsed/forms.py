@@ -33,8 +33,8 @@ _SINGULAR: Final = frozenset(
         "nobody nothing one each what who another either neither him her"
     )
 )
-_NO_ONE: Final = frozenset(["none"])
-_PLURAL: Final = frozenset(listed("we they these those us them both many few several you all some most others"))
+_OPEN: Final = frozenset(["none", "all"])
+_PLURAL: Final = frozenset(listed("we they these those us them both many few several you some most others"))
 _ALWAYS_PLURAL: Final = frozenset(listed("police people cattle clergy"))
 # Spelled with a capital in any place; a tagger's lemma does not always say so.
 _CAPITALISED: Final = frozenset(
@@ -151,7 +151,7 @@ def person_and_number_alone(tree: Tree, word: Word) -> tuple[int, bool | None]:
         counted = [child for child in tree.children(word, "nmod") if any(c.lower == "of" for c in tree.children(child))]
         if counted:
             return person_and_number(tree, counted[0])
-    if lower in _NO_ONE:
+    if lower in _OPEN:
         return 3, None
     if lower in _ALWAYS_PLURAL or lower in _PLURAL:
         return 3, True

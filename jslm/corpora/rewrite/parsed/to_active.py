@@ -102,6 +102,9 @@ def _turn(tree: Tree, verb: Word) -> None:
         raise Unsure("two agents")
     agent = agents[0]
     before = starts(tree.words)
+    inside = {id(word) for word in tree.subtree(agent)}
+    if any(w.lower == "by" and w.relation == "case" and id(w) not in inside for w in tree.subtree(verb)):
+        raise Unsure("'by' twice")
     if agent.head not in group.verbs:
         raise Unsure("an agent far from its verb")
     asked = question_word(tree, agent) is not None
