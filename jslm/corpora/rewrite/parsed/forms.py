@@ -35,6 +35,8 @@ _SINGULAR: Final = frozenset(
 )
 _OPEN: Final = frozenset(["none", "all"])
 _PLURAL: Final = frozenset(listed("we they these those us them both many few several you some most others"))
+# Singular and plural alike; a tagger says the former of both.
+_SAME_NUMBER: Final = frozenset(listed("fish sheep deer species series means offspring aircraft headquarters salmon"))
 _ALWAYS_PLURAL: Final = frozenset(listed("police people cattle clergy"))
 # Spelled with a capital in any place; a tagger's lemma does not always say so.
 _CAPITALISED: Final = frozenset(
@@ -159,6 +161,8 @@ def person_and_number_alone(tree: Tree, word: Word) -> tuple[int, bool | None]:
         return 3, False
     if word.upos == "NUM":
         return 3, (lower not in ("1", "one")) if word.xpos == "CD" and lower.isalpha() else None
+    if lower in _SAME_NUMBER:
+        return 3, None
     number = word.feats.get("Number", "")
     if not number and word.xpos:
         number = {"NN": "Sing", "NNP": "Sing", "NNS": "Plur", "NNPS": "Plur"}.get(word.xpos, "")

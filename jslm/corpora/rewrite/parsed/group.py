@@ -227,7 +227,7 @@ def conjugate(
             raise Unsure("a subject of unknown number")
         form = auxiliary(kind, tag, person, bool(plural)) if tag != "VBN" or kind == "be" else ""
         if finite and group.outer is None:
-            form = _short(form, group, subject, inverted)
+            form = _short(form, group, subject, inverted, passive)
         word = new_word(form, kind, "AUX", _tag(form, tag), "aux:pass" if last_passive else "aux", group.verb)
         word.glued = form[0] in "'’"
         made.append(word)
@@ -257,7 +257,7 @@ def _apostrophe(group: Group) -> str:
     return next((word.form[0] for word in group.auxiliaries if word.form[0] in "'’"), "")
 
 
-def _short(form: str, group: Group, subject: list[Word], inverted: bool) -> str:
+def _short(form: str, group: Group, subject: list[Word], inverted: bool, passive: bool) -> str:
     """The auxiliary as short as it was, where the new subject allows it."""
     mark = _apostrophe(group)
     if not mark or inverted or not subject:
@@ -266,7 +266,7 @@ def _short(form: str, group: Group, subject: list[Word], inverted: bool) -> str:
     if len(subject) == 1 and last.lower in PERSONAL:
         return contracted(form, mark) or form
     noun = last.form[-1].isalpha() and last.upos in ("NOUN", "PROPN", "PRON")
-    if form in ("is", "has") and noun and not last.lower.endswith(("s", "x", "z", "ch", "sh")):
+    if passive and form in ("is", "has") and noun and not last.lower.endswith(("s", "x", "z", "ch", "sh")):
         return contracted(form, mark) or form
     return form
 
@@ -313,6 +313,7 @@ def agree(group: Group, person: int, plural: bool | None) -> None:
         raise Unsure("a short auxiliary of a raising verb")
     if lemma in ("be", "have", "do"):
         first.form = auxiliary(lemma, group.tag, person, bool(plural))
+        first.xpos = _tag(first.form, group.tag)
     else:
         exact = "VBZ" if person == 3 and not plural else "VBP"
         first.form, first.xpos = verb_form(lemma, exact, first.form), exact

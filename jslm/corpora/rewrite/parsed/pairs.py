@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from jslm.corpora.rewrite.parsed.noise import vary
 from jslm.corpora.rewrite.parsed.phrases import Phrases, with_other
-from jslm.corpora.rewrite.parsed.to_active import passive_with_agent, to_active, with_someone
+from jslm.corpora.rewrite.parsed.to_active import NO_AGENTS, passive_with_agent, to_active, with_someone
 from jslm.corpora.rewrite.parsed.to_passive import candidates, to_passive
 from jslm.corpora.rewrite.parsed.trees import Tree, Unsure, Word
 
@@ -212,9 +212,10 @@ def _has_passive(tree: Tree) -> bool:
 
 
 def _other_by(tree: Tree) -> bool:
-    """Whether a finite passive has a phrase with "by" that may be an agent all the same."""
-    passive = [word.head for word in tree.words if word.deprel == "aux:pass"]
+    """Whether a sentence with a passive has a phrase with "by" that may be its agent, whatever the parser says."""
+    if not _has_passive(tree) and not any(word.xpos == "VBN" and word.lower != "been" for word in tree.words):
+        return False
     return any(
-        word.lower == "by" and word.head is not None and any(word.head.head is verb for verb in passive)
+        word.lower == "by" and not (word.head is not None and word.head.lemma.lower() in NO_AGENTS)
         for word in tree.words
     )

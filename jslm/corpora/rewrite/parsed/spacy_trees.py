@@ -135,6 +135,10 @@ def convert(sentence: Any) -> list[Word]:
     for word in result:
         _preposition(result, word)
     for word in result:
+        _joined_preposition(result, word)
+    for word in result:
+        _inverted(result, word)
+    for word in result:
         _small_things(result, word)
     _coordination(result)
     _commas(result)
@@ -170,6 +174,50 @@ def _preposition(words: list[Word], word: Word) -> None:
     word.head, word.deprel = noun, "case"
 
 
+def _joined_preposition(words: list[Word], word: Word) -> None:
+    """Of "by him but by her" the second noun hangs on the first."""
+    if word.deprel != "conj" or word.upos != "ADP" or word.head is None or word.head.deprel != "case":
+        return
+    nouns = [child for child in _children(words, word) if child.deprel == "pobj"]
+    if nouns:
+        nouns[0].head, nouns[0].deprel = word.head.head, "conj"
+        for other in _children(words, word):
+            other.head = nouns[0]
+        for other in _children(words, word.head):
+            if other.deprel == "cc":
+                other.head = nouns[0]
+        word.head, word.deprel = nouns[0], "case"
+
+
+def _inverted(words: list[Word], be: Word) -> None:
+    """ "Was the cake eaten?": the small pipelines see a noun with a participle behind a verb "be"."""
+    if be.lemma.lower() != "be" or be.deprel != "root" or words[-1].form != "?":
+        return
+    place = words.index(be)
+    subject = next((c for c in _children(words, be) if c.deprel == "nsubj" and words.index(c) > place), None)
+    if subject is None:
+        return
+    verb = next((c for c in _children(words, subject) if c.deprel == "acl" and c.xpos == "VBN"), None)
+    behind = [c for c in _children(words, be) if words.index(c) > place and c is not subject and c.deprel != "punct"]
+    if verb is None or any(c.deprel in ("attr", "xcomp", "obl") for c in behind):
+        return
+    for child in _children(words, be):
+        child.head = verb
+        if child.deprel == "attr":
+            child.deprel = "obl"
+    verb.head, verb.deprel = None, "root"
+    be.head, be.deprel, subject.head, subject.deprel = verb, "aux:pass", verb, "nsubj:pass"
+    be.upos = "AUX"
+    for stranded in _children(words, verb):
+        # "Who was it written by?", "By whom was it written?"
+        who = next((c for c in _children(words, verb) if c.xpos in ("WP", "WDT")), None)
+        if stranded.deprel == "stranded" and stranded.lower == "by" and who is not None:
+            who.deprel, stranded.head, stranded.deprel = "obl:agent", who, "case"
+    for child in _children(words, verb):
+        if child.deprel == "obl" and any(c.lower == "by" for c in _children(words, child)):
+            child.deprel = "obl:agent"
+
+
 def _small_things(words: list[Word], word: Word) -> None:
     if word.deprel == "aux" and word.lower == "to":
         word.deprel = "mark"
@@ -187,10 +235,12 @@ def _small_things(words: list[Word], word: Word) -> None:
 def _short_lemma(words: list[Word], word: Word) -> str:
     if word.lower == "'d":
         return "would" if word.xpos == "MD" else "have"
-    if word.deprel == "aux:pass":
-        return "be"
     assert word.head is not None
     siblings = [other.lower for other in _children(words, word.head) if other.relation == "aux"]
+    if "been" in siblings:
+        word.deprel = "aux"
+    elif word.deprel == "aux:pass":
+        return "be"
     return "have" if word.head.xpos == "VBN" or "been" in siblings else "be"
 
 

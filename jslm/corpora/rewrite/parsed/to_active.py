@@ -133,8 +133,8 @@ def _turn(tree: Tree, verb: Word) -> None:
     _bare(tree, group, order)
     for word in [agent, subject]:
         word.head = verb
-    agent.head, agent.deprel, subject.deprel = group.subject_of, "nsubj", "obj"
-    order = [word for word in order if not (word.relation == "mark" and word.form == "")]
+    agent.head, agent.deprel = group.subject_of, "nsubj"
+    subject.deprel = "iobj" if any(child is not subject for child in tree.children(verb, "obj")) else "obj"
     finish(tree, order, before)
 
 
@@ -239,7 +239,10 @@ def _agent_words(tree: Tree, agent: Word, words: list[Word]) -> tuple[list[Word]
     adverbs = [w for w in tree.children(agent, "advmod") if tree.index(w) < tree.index(bys[0])]
     if any(w.lower not in _FOCUS for w in adverbs):
         raise Unsure("an adverb before 'by'")
-    return without(words, bys), bys
+    kept = without(words, bys)
+    if any(w.lower == "by" and w.head in (agent, *tree.children(agent, "conj")) for w in kept):
+        raise Unsure("'by' twice")
+    return kept, bys
 
 
 def _no_negation(tree: Tree, group: Group, agent: Word, words: list[Word]) -> None:
@@ -289,7 +292,7 @@ def _shared(tree: Tree, group: Group) -> Word:
     ):
         owner = verb.head
         wants = _CONTROL_GERUND if group.tag == "VBG" else _CONTROL_INFINITIVE if group.to is not None else frozenset()
-        if owner.lemma.lower() not in wants or tree.child(owner, "obj", "iobj"):
+        if owner.lemma.lower() not in wants or owner.relation == "xcomp" or tree.child(owner, "obj", "iobj"):
             raise Unsure("a passive without a subject")
         found = tree.child(owner, "nsubj")
     else:

@@ -149,7 +149,8 @@ def _arguments(tree: Tree, group: Group) -> tuple[Word, Word]:
     if not group.finite and not any(w.lower == "for" for w in tree.children(group.verb, "mark")):
         raise Unsure("a clause without a tense")
     tenses = [fits(verb.form, verb.lemma, tag) for tag in ("VBD", "VBP")]
-    if group.tag in ("VBD", "VBP") and all(tenses) and verb is group.first:
+    third = person_and_number(tree, subjects[0]) == (3, False)
+    if group.tag in ("VBD", "VBP") and all(tenses) and verb is group.first and not third:
         raise Unsure("a verb form of two tenses")
     objects = tree.children(verb, "obj")
     if len(objects) != 1 or tree.children(verb, "ccomp", "csubj", "obl:agent"):
@@ -170,6 +171,8 @@ def _check(tree: Tree, group: Group, subject: Word, agent: list[Word], target: W
         raise Unsure("a subject that is no agent")
     if subject.upos not in ("NOUN", "PROPN", "PRON") or target.upos not in ("NOUN", "PROPN", "PRON"):
         raise Unsure("a subject or object that is no noun")
+    if agent[0].lower == "not":
+        raise Unsure("a subject with a negation")
     if subject.lemma.lower() in _TIMES:
         raise Unsure("a subject that after 'by' would be no agent")
     if target.lemma.lower() in _LIGHT:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import gzip
-import io
 import unicodedata
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -167,15 +167,13 @@ def read_conllu(path: str | Path) -> Iterator[Tree]:
             text = name = ""
 
 
-def _lines(path: Path) -> Iterator[str]:
+def _lines(path: Path) -> list[str]:
     try:
-        with path.open("rb") as raw:
-            file = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
-            for line in io.TextIOWrapper(file, encoding="utf-8"):  # type: ignore[type-var]
-                yield line.rstrip("\n")
+        raw = path.read_bytes()
+        return (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8").replace("\r\n", "\n").split("\n")
     except UnicodeDecodeError as error:
         raise JslmError(f"{path}: not UTF-8 text (byte {error.start:,}); expected CoNLL-U, or its .gz") from None
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise JslmError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
