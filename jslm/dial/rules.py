@@ -116,6 +116,7 @@ def _settings(
             "warmup_steps": min(100, max(5, steps // 40)),
             "weight_decay": 0.1,
         },
+        "sample": {"max_new_tokens": min(200, model.context_length - 16)},
         "train": {
             "minutes": minutes,
             "batch_size": batch,

@@ -16,10 +16,9 @@ WORDS = "the cat of my old neighbour was in that house and he sat with a big red
 
 
 def sentences(count: int, seed: int = 0) -> list[str]:
-    choice = random.Random(seed)
-    return [
-        " ".join(choice.choice(WORDS) for _ in range(choice.randint(5, 15))).capitalize() + "." for _ in range(count)
-    ]
+    choice, words = random.Random(seed), WORDS.split()
+    found = (" ".join(choice.choice(words) for _ in range(choice.randint(5, 15))) for _ in range(count))
+    return [f"{sentence.capitalize()}." for sentence in found]
 
 
 @pytest.fixture

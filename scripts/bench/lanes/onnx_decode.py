@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from jslm.formats.onnx.model import write
 from jslm.formats.onnx import OnnxDecoder, open_decoder
+from jslm.formats.onnx.model import write
 from jslm.tokenizer import load_tokenizer
 from scripts.bench.lanes.corpus import random_bundle, run_config
 
