@@ -65,6 +65,7 @@ def run_info(setup: Setup) -> dict[str, Any]:
         "entropy_bits_per_byte": bits / meta["val"]["bytes"] if bits and meta["val"]["bytes"] else None,
         "steps": setup.steps or None,
         "minutes": config.train.minutes or None,
+        "init_from": config.train.init_from or None,
         "tokens_per_step": round(setup.loader.tokens.targets * config.train.batch_size),
         "padding": setup.loader.tokens.padding,
         "prompts": setup.loader.tokens.prompts,
