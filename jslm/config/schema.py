@@ -62,6 +62,11 @@ class OptimizerConfig(Section):
     beta2: Fraction = Field(0.95, description="AdamW's second-moment decay.")
     eps: float = Field(1e-8, gt=0.0, description="AdamW's denominator constant.")
     weight_decay: float = Field(0.1, ge=0.0, description="Decoupled weight decay, on matrices only.")
+    weight_decay_schedule: Literal["rate", "constant", "rising"] = Field(
+        "rate",
+        description="What a step takes off weights: `weight_decay` times the learning rate; times its peak, however "
+        "far the rate has fallen; or times the rate and the share of the run that is done, so that it comes late.",
+    )
     clip_norm: float = Field(1.0, ge=0.0, description="Global gradient-norm limit. 0: off.")
 
 
@@ -226,6 +231,11 @@ class Config(Section):
             raise ValueError(
                 f"train.minutes = {self.train.minutes:g} needs a schedule that can end when time is up, found "
                 f"optimizer.schedule = {self.optimizer.schedule!r}; use 'wsd' or 'linear', or set train.steps"
+            )
+        if self.optimizer.weight_decay_schedule == "rising":
+            raise ValueError(
+                "optimizer.weight_decay_schedule = 'rising' goes by train.steps, which train.minutes leaves open; use "
+                "'rate' or 'constant'"
             )
         if self.optimizer.warmup_share:
             raise ValueError(
