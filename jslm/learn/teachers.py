@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shutil
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -141,6 +142,8 @@ def _compute(path: Path, meta: dict[str, str], config: Config, file: TokenFile, 
     rows = max(1, min(64, _LOGITS // (length * teachers[0].model.padded_vocab_size)))
     asked = ask(teachers, k, config.train.distill.temperature)
     dtypes = (token_dtype(vocab_size), np.dtype("<f2"))
+    size = tokens * k * sum(dtype.itemsize for dtype in dtypes)
+    _check_space(path, size)
     with whole_folder(path) as folder, Bar("teachers", tokens, "tokens") as bar:
         ids, log_probs = (
             np.lib.format.open_memmap(folder / name, "w+", dtype, (tokens, k))
@@ -162,8 +165,17 @@ def _compute(path: Path, meta: dict[str, str], config: Config, file: TokenFile, 
         checked = {name: _crc32(folder / name) for name in _FILES}
         (folder / _META).write_text(json.dumps({**meta, "crc32": checked}) + "\n", "utf-8")
     names = ", ".join(teacher.source for teacher in teachers)
-    size = tokens * k * sum(dtype.itemsize for dtype in dtypes)
     _log.info("teachers %s: %s tokens of %s asked, %.1f MB in %s", names, f"{tokens:,}", file.path, size / 1e6, path)
+
+
+def _check_space(path: Path, size: int) -> None:
+    # A mapped file for which there is no room kills the process.
+    free = shutil.disk_usage(path.parents[1]).free
+    if free < size + (1 << 20):
+        raise JslmError(
+            f"{path}: no space left on the disk: what the teachers expect takes {size / 1e6:,.1f} MB, and "
+            f"{free / 1e6:,.1f} MB are free; free some, or lower train.distill.top_k"
+        )
 
 
 def _read(path: Path, meta: dict[str, str], tokens: int) -> Columns | None:

@@ -274,6 +274,13 @@ def test_teachers_that_do_not_fit(school: Callable[..., Config], tmp_path: Path)
         train(config_from_dict(values, "test"))
 
 
+def test_a_full_disk_is_told_before(school: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
+    full = shutil.disk_usage("/")._replace(free=1000)
+    monkeypatch.setattr("jslm.learn.teachers.shutil.disk_usage", lambda _: full)
+    with pytest.raises(JslmError, match=r"no space left on the disk: .* takes 0\.1 MB, .*lower train\.distill\.top_k"):
+        train(student(school, "full", top_k=7))
+
+
 @pytest.mark.parametrize(
     ("train_keys", "model", "message"),
     [
