@@ -1,4 +1,6 @@
-"""How fast onnxruntime writes text by the exported graphs, beside jslm: python scripts/bench_onnx.py [--json].
+"""How fast onnxruntime writes text by exported models, beside jslm: python scripts/bench_onnx.py [--json].
+
+`int8` and the like are as jslm opens a folder, `graph` is the exported graph itself, as other programs run it.
 
 Random weights, greedy, one sequence. Lanes take turns, each in a process of its own; ratios are of the same round.
 """
@@ -23,7 +25,8 @@ from scripts.bench.rounds import Measured, ratios, take_turns  # noqa: E402
 from scripts.bench.settings import Settings  # noqa: E402
 from scripts.bench.sizes import SIZES  # noqa: E402
 
-_GRAPHS = (("float32", 20), ("int8", 20), ("int8", 23), ("int7", 20))
+_OPENED = ("float32", "int8", "int7")
+_GRAPHS = (("float32", 20), ("int8", 20), ("int8", 23))
 
 
 def main() -> int:
@@ -34,6 +37,10 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=3.0, metavar="S", help="length of a turn (default 3)")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="of onnxruntime (default: the cores)")
     parser.add_argument("--tokens", type=int, default=200, metavar="N", help="new tokens a sample (default 200)")
+    parser.add_argument(
+        "--llama2c", type=Path, metavar="RUN", help="llama2.c's program, as `gcc -Ofast -fopenmp` builds it"
+    )
+    parser.add_argument("--old-options", action="store_true", help="it takes temperature and steps without -t and -n")
     parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="jslm-bench-") as folder:
@@ -43,7 +50,11 @@ def main() -> int:
         lanes = measure(settings, args)
     figures = [figures_of(lane, lanes[0]) for lane in lanes]
     if args.json:
-        print(json.dumps({"machine": describe_machine(), "arguments": vars(args), "lanes": figures}, indent=1))
+        print(
+            json.dumps(
+                {"machine": describe_machine(), "arguments": vars(args), "lanes": figures}, indent=1, default=str
+            )
+        )
     else:
         print(table(figures))
     return 1 if any(lane.error for lane in lanes) else 0
@@ -59,10 +70,14 @@ def measure(settings: Settings, args: argparse.Namespace) -> list[Measured]:
     }  # fmt: skip
     specs = [settings.ours("float32", "jslm_decode", dtype="float32", **values)]
     values["threads"] = args.threads
-    specs += [
-        settings.ours(f"ONNX {kind}, opset {opset}", "onnx_decode", kind=kind, opset=opset, **values)
-        for kind, opset in _GRAPHS
-    ]
+    for name, kind, opset, own in (
+        *((f"ONNX {kind}", kind, 20, True) for kind in _OPENED),
+        *((f"ONNX {kind}, graph, opset {opset}", kind, opset, False) for kind, opset in _GRAPHS),
+    ):
+        specs.append(settings.ours(name, "onnx_decode", kind=kind, opset=opset, own=own, **values))
+    if args.llama2c:
+        program = {"program": str(args.llama2c.resolve()), "old_options": args.old_options}
+        specs.append(settings.ours("llama2.c", "llama2c_decode", **program, **values))
     return take_turns(specs, ["1"], settings.budget(), settings.say)["1"]
 
 

@@ -1,4 +1,4 @@
-"""The schema as a Markdown reference: `docs/config.md`."""
+"""The schema as a page that a person can read: `docs/config.md`."""
 
 from __future__ import annotations
 
@@ -17,33 +17,65 @@ HEADER = """\
 
 <!-- Generated from jslm/config/ by `make docs`; edit the descriptions there, not here. -->
 
-A run is one TOML file. Every key has the default below; a file holds only what differs, and the command line can
-override any key: `jslm train --config configs/quickstart.toml train.steps=500`.
-An unknown key or a value of the wrong type is an error.
+A run is one TOML file. Every key has the default shown; a file holds only what differs, and the command line can
+override any key: `jslm train --config configs/quickstart.toml train.steps=500`. An unknown key or a value of the wrong
+type is an error. `jslm train FILE` writes a whole config for your text, to begin from.
+
+The keys that most configs say come first in each section; the others are folded below them.
 """
+# What most configs say, in the order in which a person meets it; a section that is not here has all its keys in sight.
+COMMON = {
+    "data": ("source", "dir", "cleaners", "separator", "text_field", "split", "validation_fraction", "packing"),
+    "tokenizer": ("kind", "vocab_size", "path"),
+    "model": (
+        *("n_layers", "d_model", "n_heads", "n_kv_heads", "context_length", "activation", "norm", "position"),
+        *("tie_embeddings", "qk_norm", "dropout", "dtype"),
+    ),
+    "optimizer": (
+        *("name", "learning_rate", "schedule", "warmup_steps", "warmup_share", "min_learning_rate_ratio"),
+        "weight_decay",
+    ),
+    "train": (
+        *("objective", "minutes", "steps", "epochs", "batch_size", "micro_batch", "eval_every", "early_stopping"),
+        *("ema_decay", "init_from"),
+    ),
+    "sample": ("prompts", "max_new_tokens", "temperature", "top_k", "top_p"),
+}
 TYPE_NAMES = {str: "string", int: "integer", float: "number", bool: "boolean"}
 BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "under"}
 
 
 def render_reference() -> str:
-    """The whole reference: one table a section, in the schema's order."""
-    return "\n".join([HEADER, *(_render_section(path, section) for path, section in sections())])
+    """The whole reference: a list of the sections, then each with a line a key, in the schema's order."""
+    contents = [f"- [{_title(path)}](#{_anchor(path)}): {_summary(section)}" for path, section in sections()]
+    return "\n".join([HEADER, *contents, "", *(_render_section(path, section) for path, section in sections())])
+
+
+def _title(path: str) -> str:
+    return f"`[{path}]`" if path else "Top level"
+
+
+def _anchor(path: str) -> str:
+    """As GitHub makes it of a heading: small letters and hyphens, without punctuation."""
+    return path.replace(".", "") if path else "top-level"
+
+
+def _summary(section: type[BaseModel]) -> str:
+    return " ".join((inspect.getdoc(section) or "").split())
 
 
 def _render_section(path: str, section: type[BaseModel]) -> str:
-    title = f"`[{path}]`" if path else "Top level"
-    summary = " ".join((inspect.getdoc(section) or "").split())
     fields = {name: field for name, field in section.model_fields.items() if not is_section(field.annotation)}
-    rows = [_render_row(name, field) for name, field in fields.items()]
-    table = ["| Key | Type | Default | Meaning |", "| --- | --- | --- | --- |", *rows]
-    return "\n".join([f"## {title}", "", summary, "", *table, ""])
+    common = COMMON.get(path, tuple(fields))
+    first = [_render_line(name, fields[name]) for name in common]
+    rest = [_render_line(name, field) for name, field in fields.items() if name not in common]
+    folded = ["", f"<details><summary>{len(rest)} more</summary>", "", *rest, "", "</details>"] if rest else []
+    return "\n".join([f"## {_title(path)}", "", _summary(section), "", *first, *folded, ""])
 
 
-def _render_row(name: str, field: FieldInfo) -> str:
+def _render_line(name: str, field: FieldInfo) -> str:
     default = json.dumps(field.get_default(call_default_factory=True), ensure_ascii=False)
-    cells = (f"`{name}`", _describe_type(field), f"`{default}`", field.description or "")
-    # GitHub splits a table's cells at a bar even inside a code span.
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+    return f"- `{name} = {default}` {field.description or ''} *({_describe_type(field)})*"
 
 
 def _describe_type(field: FieldInfo) -> str:

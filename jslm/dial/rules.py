@@ -23,11 +23,11 @@ SHAPES = (
 )
 VOCABULARIES = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 # Bits per byte = FLOOR + SHAPE * parameters^-SHAPE_POWER + TEXT * bytes^-TEXT_POWER.
-FLOOR, SHAPE, SHAPE_POWER, TEXT, TEXT_POWER = 0.8, 12.0, 0.25, 60.0, 0.30
+FLOOR, SHAPE, SHAPE_POWER, TEXT, TEXT_POWER = 0.97, 10.0, 0.25, 25.5, 0.25
 # Passes after which another gives nothing new (Muennighoff et al.: 15.4).
 USEFUL_PASSES = 15.0
 # Share of the device's product speed that whole steps reach.
-STEP_SHARE = 0.6
+STEP_SHARE = 0.75
 # Starting, compiling, validations and the end, in seconds and as a share of the budget.
 FIXED_SECONDS, FIXED_SHARE = 14.0, 0.06
 
@@ -116,6 +116,7 @@ def _settings(
             "warmup_steps": min(100, max(5, steps // 40)),
             "weight_decay": 0.1,
         },
+        "sample": {"max_new_tokens": min(200, model.context_length - 16)},
         "train": {
             "minutes": minutes,
             "batch_size": batch,
@@ -182,8 +183,8 @@ def _held_out(size: float) -> float:
 
 def _batch(compute: float, context: int, devices: int) -> int:
     """Sequences a step: tokens grow with the fourth root of the operations that there are."""
-    tokens = 2048 * (compute / 4e12) ** 0.25
-    rows = max(8, round(tokens / context / 4) * 4)
+    tokens = 1024 * (compute / 4e12) ** 0.25
+    rows = max(4, round(tokens / context / 4) * 4)
     return -(-rows // devices) * devices
 
 

@@ -98,7 +98,7 @@ def look(sources: Sequence[str]) -> TextFacts:
 
 def _judge(sample: str, texts: list[str], files: int, size: int, keys: dict[str, object]) -> TextFacts:
     settings, reasons = dict(keys), []
-    share = size / max(1, len(sample.encode("utf-8")))
+    share = size / sum(len(text.encode("utf-8")) for text in texts)
     documents = len(texts) if keys else files
     cleaners: list[str] = []
     is_gutenberg = any(
@@ -156,15 +156,19 @@ def _sample(entries: Sequence[InputFile | StoriesSource], config: DataConfig) ->
     step = max(1, -(-len(entries) // _SAMPLE_FILES))
     chosen = entries[::step]
     each = SAMPLE_CHARACTERS // len(chosen)
-    texts = []
+    texts: list[str] = []
+    is_whole = step == 1
     for entry in chosen:
         if isinstance(entry, StoriesSource):
-            texts += [document.text for document in islice(read_entry(entry, config), 100)]
+            found = [document.text for document in islice(read_entry(entry, config), 100)]
+            is_whole = False
         else:
-            texts += [text for text in peek(entry, config, each) if text.strip()]
+            found = list(peek(entry, config, each))
+            is_whole = is_whole and sum(map(len, found)) < each
+        texts += [text for text in found if text.strip()]
     if not texts:
         raise JslmError(f"data.source: no text in {', '.join(config.sources)}; every file in it is empty or blank")
-    return texts, len(texts) == len(entries) and max(map(len, texts)) < each
+    return texts, is_whole
 
 
 def _record_keys(entries: Sequence[InputFile | StoriesSource], config: DataConfig) -> dict[str, object]:

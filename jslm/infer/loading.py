@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jslm.config import Config, apply_overrides, config_from_dict, parse_overrides
 from jslm.errors import JslmError
 from jslm.formats import load_model
-from jslm.formats.onnx import OnnxDecoder, is_onnx, read_folder
+from jslm.formats.onnx import is_onnx, open_decoder, read_folder
 from jslm.infer.language_model import LanguageModel
 from jslm.infer.onnx_programs import OnnxPrograms
 from jslm.model import compute_dtype
@@ -64,7 +64,7 @@ def load_onnx(path: Path, overrides: Sequence[str] = ()) -> LanguageModel:
     for key in _leaves(parse_overrides(overrides)):
         if not key.startswith(("sample.", "data.cleaners")):
             raise JslmError(f"command line: {key} is fixed in an ONNX graph; export the run again with another value")
-    found, decoder = read_folder(path), OnnxDecoder(path)
+    found, decoder = read_folder(path), open_decoder(path)
     if decoder.model != found.config.model:
         raise JslmError(f"{decoder.path}: its graph is of another model than jslm.json beside it; export the run again")
     model = LanguageModel(

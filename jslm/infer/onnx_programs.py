@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from jslm.config import ModelConfig
 from jslm.errors import JslmError
-from jslm.formats.onnx import OnnxCache, OnnxDecoder
+from jslm.formats.onnx import OnnxDecoder, OwnDecoder
 from jslm.infer.programs import DISPATCH_TOKENS
 from jslm.infer.request import TOP_TOKENS
 from jslm.infer.samplers import Features, Sampling, choose_tokens
@@ -25,10 +25,13 @@ _T = TypeVar("_T")
 
 @dataclass
 class Part:
-    """Rows that were read together, and are computed together: `slots` says which of the group they are."""
+    """Rows that were read together, and are computed together: `slots` says which of the group they are.
+
+    `cache` is the decoder's.
+    """
 
     slots: list[int]
-    cache: OnnxCache
+    cache: Any
     logits: Float[np.ndarray, "rows vocab"]
     position: Int[np.ndarray, " rows"]
     left: Int[np.ndarray, " rows"]
@@ -49,9 +52,9 @@ class Slots:
 class OnnxPrograms:
     """A session of onnxruntime as the programs of a `LanguageModel`; on the CPU."""
 
-    def __init__(self, decoder: OnnxDecoder, config: ModelConfig) -> None:
+    def __init__(self, decoder: OnnxDecoder | OwnDecoder, config: ModelConfig) -> None:
         """`config` is that of the model in the graph."""
-        self.decoder = decoder
+        self.decoder: Any = decoder
         self.config = config
         names = [condition.name for condition in config.conditions]
         # What a call can still choose; the others are built in, and `load` has told the model so.
@@ -131,11 +134,15 @@ class OnnxPrograms:
                 if not active.any():
                     break
                 key, sampling = part.settings.key, part.settings.sampling
-                found = _choose(
-                    part.logits, part.written, key, sampling, part.seen, part.counts, active, features=features, top=top
-                )
+                if features.draws or features.penalises or top:
+                    found = _choose(
+                        part.logits, part.written, key, sampling, part.seen, part.counts, active,
+                        features=features, top=top,
+                    )  # fmt: skip
+                else:
+                    found = _likeliest(part.logits)
                 tokens, *rest = (np.asarray(array) for array in found)
-                for array, values in zip(out, (tokens, *rest), strict=True):
+                for array, values in zip(out, (tokens, *rest), strict=False):
                     cast(np.ndarray, array)[part.slots, index] = values
                 part.left = np.where(tokens == end_of_text, 0, np.maximum(part.left - 1, 0)).astype(np.int32)
                 part.cache, part.logits = self.decoder.step(tokens, part.cache, part.position, labels)
@@ -169,7 +176,7 @@ class OnnxPrograms:
         return np.asarray(settings.labels)[:, self._open] if self._open else None
 
 
-def _part(slots: list[int], cache: OnnxCache, logits: np.ndarray, pieces: Pieces) -> Part:
+def _part(slots: list[int], cache: Any, logits: np.ndarray, pieces: Pieces) -> Part:
     counts = pieces.counts
     if counts is None and pieces.seen is not None:
         counts = cast(Any, np.zeros(pieces.seen.shape, np.int32))
@@ -196,6 +203,13 @@ def _scores(logits: np.ndarray, targets: np.ndarray, length: int) -> Scores:
     )  # fmt: skip
     padded = (np.pad(array, [(0, 0), (0, length - array.shape[1])] + [(0, 0)] * (array.ndim - 2)) for array in found)
     return Scores(*cast(tuple[Array, Array, Array], tuple(padded)))
+
+
+def _likeliest(logits: Float[np.ndarray, "rows vocab"]) -> tuple[Any, Any]:
+    """What `_choose` gives where no row asks for anything, without calling a compiled program for it."""
+    tokens = logits.argmax(axis=-1)
+    top = np.take_along_axis(logits, tokens[:, None], axis=-1)
+    return tokens.astype(np.int32), -np.log(np.exp(logits - top).sum(axis=-1))
 
 
 @functools.partial(jax.jit, static_argnames=("features", "top"))

@@ -64,6 +64,8 @@ def _vocabulary(config: Config) -> tuple[int, str]:
 
 
 def _steps(config: Config, batch: int) -> tuple[int, str]:
+    if config.train.minutes:
+        return 0, f"train.minutes = {config.train.minutes:g}: in as many steps as that allows"
     files = _train_files(config)
     if not files:
         return 0, (

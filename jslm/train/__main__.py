@@ -19,7 +19,7 @@ def main(argv: list[str] | None = None) -> int:
         usage="jslm train FILE_OR_FOLDER... [--minutes M] [section.key=value ...]\n"
         "       jslm train --config FILE [section.key=value ...]",
         description="Trains a model: on your own text, choosing everything for it and for this device; or from a "
-        "config file. Prepares the data where that has not been done; goes on where it was where run_dir has a checkpoint.",
+        "config file. Prepares the data where that has not been done; goes on from a checkpoint in run_dir.",
     )
     add_config_arguments(parser, required=False)
     parser.add_argument(
@@ -53,7 +53,7 @@ def _config(args: argparse.Namespace) -> Config | None:
     sources = [given for given in args.overrides if "=" not in given or Path(given).exists()]
     if not sources:
         raise JslmError(
-            "nothing to train on: give a text file or a folder, as in jslm train book.txt, or --config FILE"
+            "nothing to train on; give a text file or a folder, as in jslm train book.txt, or --config FILE"
         )
     from jslm.dial.command import DEFAULT_MINUTES, dial
 

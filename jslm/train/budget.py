@@ -21,7 +21,8 @@ _CLOSING_SHARE = 0.03
 # The rate is that of the last steps, over this share of the time left, and of this many steps at least.
 _WINDOW_SHARE = 0.2
 _MIN_STEPS = 3
-_BEGINNING = time.monotonic()
+_now = time.monotonic
+_BEGINNING = _now()
 
 
 def process_seconds() -> float:
@@ -31,7 +32,7 @@ def process_seconds() -> float:
         fields = Path("/proc/self/stat").read_text("ascii").rpartition(")")[2].split()
         return time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
     except (OSError, AttributeError, ValueError, IndexError):
-        return time.monotonic() - _BEGINNING
+        return _now() - _BEGINNING
 
 
 class Budget:
@@ -56,7 +57,7 @@ class Budget:
     @property
     def elapsed(self) -> float:
         """Seconds that the run has taken, those of its earlier commands too."""
-        return self._spent + time.monotonic() - self._started
+        return self._spent + _now() - self._started
 
     @property
     def share(self) -> float:
@@ -84,7 +85,7 @@ class Budget:
 
     def note(self, step: int) -> bool:
         """Takes the time after `step` steps, on every process at the same steps; whether the schedule has changed."""
-        now = time.monotonic()
+        now = _now()
         self._times.append((now, step))
         if step - self._times[0][1] < _MIN_STEPS:
             return False
@@ -97,7 +98,7 @@ class Budget:
         if jax.process_count() > 1:
             # One clock for all: they have to take the same steps.
             end = float(multihost_utils.broadcast_one_to_all(np.float32(end)))
-        return self._set_end(step, float(max(step + 1, round(end))))
+        return self._set_end(step, float(max(step, round(end))))
 
     def _set_end(self, step: int, end: float) -> bool:
         old = self.schedule

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-from jslm.evaluate import check_samples, split_baseline
+from jslm.evaluate import Baseline, check_samples, split_baseline
 from jslm.infer import LanguageModel
 from jslm.learn.objective import Result
 from jslm.learn.state import model_params
@@ -65,6 +65,7 @@ def run_info(setup: Setup) -> dict[str, Any]:
         "entropy_bits_per_byte": bits / meta["val"]["bytes"] if bits and meta["val"]["bytes"] else None,
         "steps": setup.steps or None,
         "minutes": config.train.minutes or None,
+        "init_from": config.train.init_from or None,
         "tokens_per_step": round(setup.loader.tokens.targets * config.train.batch_size),
         "padding": setup.loader.tokens.padding,
         "prompts": setup.loader.tokens.prompts,
@@ -133,7 +134,7 @@ def finish_run(
         }
         progress.message(final.said(info["entropy_bits_per_byte"]))
         bits = final.figures().get("bits_per_byte")
-        baseline = split_baseline(corpus_folders(config), setup.data.tokenizer) if bits is not None else None
+        baseline = counting_baseline(setup) if bits is not None else None
         if bits is not None and baseline is not None:
             info["baseline"] = baseline.record()
             progress.message(baseline.said(bits))
@@ -144,6 +145,11 @@ def finish_run(
     folder.write_info(info)
     if config.train.report:
         progress.message(f"report: {write_report(folder.path)}")
+
+
+def counting_baseline(setup: Setup) -> Baseline | None:
+    """What counting makes of the run's text, computed once and kept with its data; None where it has nothing to say."""
+    return split_baseline(corpus_folders(setup.config), setup.data.tokenizer)
 
 
 def validation_values(result: Result) -> dict[str, float]:

@@ -30,7 +30,7 @@ from jslm.tokens.loader import count_examples, eval_batches, packing_of
 from jslm.train.advice import Amounts, advice
 from jslm.train.budget import Budget
 from jslm.train.checks import check_before_data, check_not_imported, check_same_model, process_rows
-from jslm.train.finish import finish_run, run_info, validation_values, write_samples
+from jslm.train.finish import counting_baseline, finish_run, run_info, validation_values, write_samples
 from jslm.train.memory import explained_out_of_memory, resolve_micro_batch
 from jslm.train.metrics import MetricsLog, Progress
 from jslm.train.profiler import Profiler
@@ -128,6 +128,9 @@ class _Loop:
             if resumed:
                 self._say(f"resuming at step {position.step:,}")
             drop_samples_after(self.folder.samples, position.step if resumed else -1)
+            if setup.budget is not None and "bits_per_byte" in setup.objective.told_by_loss(1.0, 1.0):
+                # Now, so that the clock counts it, and not when time is up.
+                counting_baseline(setup)
         status = "finished"
         with contextlib.ExitStack() as stack:
             self.progress = stack.enter_context(Progress(setup.steps, budget=setup.budget)) if self.first else None

@@ -14,7 +14,7 @@ from jslm.cli import add_debug_argument, run_verb
 from jslm.errors import JslmError
 from jslm.files import write_text
 from jslm.runs.samples import SAMPLES_FILE, append_samples, drop_samples_after, read_samples
-from jslm.train import report_sections
+from jslm.train import report_next, report_sections
 from jslm.train.metrics import METRICS_FILE, read_metrics
 from jslm.train.report_sections import Run
 from jslm.train.report_style import SCRIPT, STYLE
@@ -117,9 +117,10 @@ def _page(run: Run) -> str:
         report_sections.charts,
         report_sections.samples,
         report_sections.story_check,
+        report_next.limits,
+        report_next.next_commands,
         report_sections.data,
         report_sections.parameters,
-        report_sections.usage,
         report_sections.settings,
     )
     body = "\n".join(filter(None, (section(run) for section in sections)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -53,8 +52,8 @@ def charts(run: Run) -> str:
     """The curves of the run."""
     figures = "".join(figure(chart) for chart in _charts(run))
     if not figures:
-        return _section("Curves", "<p>No measurements have been written yet.</p>")
-    return _section("Curves", f'<div class="charts">{figures}</div>')
+        return section("Curves", "<p>No measurements have been written yet.</p>")
+    return section("Curves", f'<div class="charts">{figures}</div>')
 
 
 def samples(run: Run) -> str:
@@ -65,7 +64,7 @@ def samples(run: Run) -> str:
     shown = f'<p class="note">At step {steps[0]:,}. The prompt is in bold.</p>' + _quotes(run, steps[0])
     folded = "".join(f"<details><summary>Step {step:,}</summary>{_quotes(run, step)}</details>" for step in steps[1:])
     earlier = f"<details><summary>Earlier steps</summary>{folded}</details>" if folded else ""
-    return _section("Samples", shown + earlier)
+    return section("Samples", shown + earlier)
 
 
 def story_check(run: Run) -> str:
@@ -81,7 +80,7 @@ def story_check(run: Run) -> str:
     if rest := dict(ordered[_SHOWN_PROBLEMS:]):
         more = f'<div class="scroll">{_bars("problem", rest, of)}</div>'
         said += f"<details><summary>{len(rest):,} more problems</summary>{more}</details>"
-    return _section("Story check", said)
+    return section("Story check", said)
 
 
 def data(run: Run) -> str:
@@ -104,7 +103,7 @@ def data(run: Run) -> str:
         html += f"<table><thead><tr>{columns}</tr></thead><tbody>{rows}</tbody></table>"
     if sources:
         html += f'<p class="note">From {escape(", ".join(str(source) for source in sources))}.</p>'
-    return _section("Text", html)
+    return section("Text", html)
 
 
 def parameters(run: Run) -> str:
@@ -113,15 +112,7 @@ def parameters(run: Run) -> str:
     total = counts.pop("total", None) or sum(counts.values())
     if not total:
         return ""
-    return _section("Parameters", f"<p>{total:,} in all.</p>" + _bars("part", counts, total))
-
-
-def usage(run: Run) -> str:
-    """How to sample from the run."""
-    prompt = next((prompt for _, prompt, _ in reversed(run.samples) if prompt.isprintable() and prompt), "")
-    command = f"jslm sample --run {shlex.quote(str(run.folder))}"
-    command += f" --prompt {shlex.quote(prompt)}" if prompt else ""
-    return _section("Write with this model", f"<pre>{escape(command)}</pre>")
+    return section("Parameters", f"<p>{total:,} in all.</p>" + _bars("part", counts, total))
 
 
 def settings(run: Run) -> str:
@@ -141,10 +132,11 @@ def settings(run: Run) -> str:
         if value
     )
     table = f'<table class="facts"><tbody>{rows}</tbody></table>' if rows else ""
-    return _section("Settings and environment", config + table)
+    return section("Settings and environment", config + table)
 
 
-def _section(title: str, html: str) -> str:
+def section(title: str, html: str) -> str:
+    """A section of the page; nothing where it has no content."""
     return f"<section><h2>{title}</h2>{html}</section>" if html else ""
 
 

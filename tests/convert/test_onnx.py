@@ -103,7 +103,8 @@ def own_greedy(bundle: Bundle) -> np.ndarray:
     return np.stack(found, 1)
 
 
-def cached_greedy(decoder: OnnxDecoder) -> np.ndarray:
+def cached_greedy(decoder: Any) -> np.ndarray:
+    """Of an OnnxDecoder or OwnDecoder, `[batch, NEW]`."""
     ids, lengths = prompts()
     cache, logits = decoder.prefill(ids, lengths)
     found = [logits.argmax(-1)]

@@ -7,6 +7,7 @@ import json
 import math
 import random
 import re
+import shlex
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -380,3 +381,26 @@ def test_absent_samples(tmp_path: Path) -> None:
     append_samples(path, 4, [("a", "b")])
     drop_samples_after(path, -1)
     assert path.read_text() == ""
+
+
+def test_what_holds_it_back_and_what_comes_next(tmp_path: Path) -> None:
+    html, page = page_of(make_run(tmp_path / "a run", 3, INFO))
+    assert "What holds it back" in page.text
+    assert len(re.findall(r"bits per byte (?:fewer|more)|about the same", page.text)) == 4
+    folder = shlex.quote(str(tmp_path / "a run"))
+    for command in (f"jslm sample --run {folder}", f"jslm serve --run {folder}", f"jslm convert export {folder}"):
+        assert command in page.text
+    # Adapted models know more than their text.
+    _, adapted = page_of(make_run(tmp_path / "b", 3, INFO | {"init_from": "runs/a"}))
+    assert "What holds it back" not in adapted.text
+
+
+@pytest.mark.parametrize(
+    ("bytes_of_text", "seen", "best"),
+    [(100_000, 20_000_000, "twice the text"), (10**9, 500_000, "twice the time")],
+    ids=["read many times", "hardly read"],
+)
+def test_what_is_short_is_named_first(tmp_path: Path, bytes_of_text: int, seen: int, best: str) -> None:
+    text = {"train": {"bytes": bytes_of_text, "tokens": bytes_of_text // 3, "documents": 1}}
+    info = INFO | {"data": text, "result": INFO["result"] | {"tokens_seen": seen}}
+    assert f"What would help most is {best}" in page_of(make_run(tmp_path, 3, info))[1].text

@@ -1,4 +1,8 @@
-"""Prints pairs of a sentence and the same in the other voice, or writes them as JSONL or TSV; or plain English."""
+"""Prints pairs of a sentence and the same in the other voice, or writes them as JSONL or TSV; or plain English.
+
+Without more, sentences of a grammar of its own. With --parsed or --parser, sentences that people wrote: a rule turns
+them, which needs the extra `rewrite` (docs/rewriting.md).
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from typing import TextIO
 
 from jslm.cli import add_debug_argument, run_verb
 from jslm.corpora.rewrite import DIRECTIONS, SPLITS, Pair, generate_pairs, plain_text
+from jslm.corpora.rewrite.parsed.command import add_arguments, write_pairs
 from jslm.errors import JslmError
 
 
@@ -28,18 +33,21 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument(
         "--text",
-        type=float,
+        nargs="+",
         metavar="MB",
-        help="write this much plain English, for pretraining, to --out x.jsonl instead",
+        help="write this much plain English, for pretraining, to --out x.jsonl instead; with --parser, files of text",
     )
     parser.add_argument(
         "--out", help="file: .jsonl (prompt, completion, category, style, domain) or .tsv (two columns)"
     )
+    add_arguments(parser)
     add_debug_argument(parser)
     return run_verb("corpora rewrite", parser, argv, _body)
 
 
 def _body(options: argparse.Namespace) -> int:
+    if options.parsed is not None or options.parser is not None:
+        return write_pairs(options)
     if options.text is not None:
         return _write_text(options)
     pairs = generate_pairs(
@@ -67,14 +75,23 @@ def _body(options: argparse.Namespace) -> int:
 
 
 def _write_text(options: argparse.Namespace) -> int:
-    if not options.text > 0 or options.out is None or not options.out.endswith(".jsonl"):
+    megabytes = _number(options.text)
+    if not megabytes > 0 or options.out is None or not options.out.endswith(".jsonl"):
         raise JslmError(
-            f"--text {options.text:g} --out {options.out}: expected more than 0 and a name that ends in .jsonl"
+            f"--text {' '.join(options.text)} --out {options.out}: expected a number above 0 (or files and --parser "
+            "spacy) and a name that ends in .jsonl"
         )
     with open(options.out, "w", encoding="utf-8", newline="\n") as file:
-        for text in plain_text(options.text, options.seed):
+        for text in plain_text(megabytes, options.seed):
             file.write(json.dumps({"text": text}) + "\n")
     return 0
+
+
+def _number(words: list[str]) -> float:
+    try:
+        return float(words[0]) if len(words) == 1 else 0.0
+    except ValueError:
+        return 0.0
 
 
 def _write_jsonl(pair: Pair, file: TextIO) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from jslm.formats.onnx.folder import OnnxModel, is_onnx, read_folder
+from jslm.formats.onnx.own_runtime import OwnCache, OwnDecoder, open_decoder
 from jslm.formats.onnx.runtime import OnnxCache, OnnxDecoder
 
-__all__ = ["OnnxCache", "OnnxDecoder", "OnnxModel", "is_onnx", "read_folder"]
+__all__ = ["OnnxCache", "OnnxDecoder", "OnnxModel", "OwnCache", "OwnDecoder", "is_onnx", "open_decoder", "read_folder"]

@@ -37,7 +37,7 @@ def check_onnx(file: OnnxFile) -> Layout:
         )
     layout = _layout(file, fields)
     _check_messages(file, layout)
-    expected = decoder_graph(layout, _shapes(layout.model))
+    expected = decoder_graph(layout, parameter_shapes(layout.model))
     graph = file.model.graph
     for what, found, wanted_values in (
         ("input", graph.input, expected.inputs),
@@ -78,7 +78,8 @@ def _layout(file: OnnxFile, fields: Mapping[str, Any]) -> Layout:
     return Layout(model, str(kind), int(opset), folded)
 
 
-def _shapes(model: ModelConfig) -> Mapping[str, Any]:
+def parameter_shapes(model: ModelConfig) -> Mapping[str, Any]:
+    """Flat parameters (`layers/mlp/up/kernel`) that have shapes and types, and no values."""
     from jslm.model import param_shapes
     from jslm.runs.checkpoint import flatten_tree
 

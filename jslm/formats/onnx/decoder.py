@@ -25,11 +25,14 @@ _UNSEEN = -1e30
 def decoder_graph(layout: Layout, params: Mapping[str, Any]) -> Graph:
     """The graph, whose weights are taken from the flat parameters (`layers/mlp/up/kernel`, layers on axis 0) when the
     file is written; here only their shapes are used."""
-    return _Builder(layout, params).build()
+    return Builder(layout, params).build()
 
 
-class _Builder(Products):
+class Builder(Products):
+    """The parts of a decoder, each adding its nodes; values are strings."""
+
     def build(self) -> Graph:
+        """The whole graph."""
         graph, model = self.graph, self.model
         ids = graph.input("input_ids", np.int64, ["batch", "sequence"])
         mask = graph.input("attention_mask", np.int64, ["batch", "total"])
@@ -63,6 +66,7 @@ class _Builder(Products):
         return graph
 
     def embed(self, ids: str, positions: str) -> str:
+        """The sum of a token's embeddings, `[batch, sequence, d_model]`."""
         self.graph.scope("embed")
         self.tokens = self.table("embed/tokens", self.model.vocab_size)
         x = self.rows(self.tokens, ids)
@@ -117,17 +121,20 @@ class _Builder(Products):
     def rotary(self, positions: str) -> tuple[str, str]:
         """Cosines and sines of the positions: from jslm's own tables, since runtimes' sines of large angles differ."""
         self.graph.scope("rotary")
-        found = []
-        for index, name in enumerate(("cos", "sin")):
-            shape = (self.model.context_length, self.model.dim_per_head // 2)
-            table = self.graph.weight(f"rotary.{name}", np.float32, shape, partial(_table, self.model, index))
-            found.append(self.node("Gather", table, positions))
-        cos, sin = found
+        cos, sin = (self.node("Gather", table, positions) for table in self.rotary_tables())
         if self.standard:
             return cos, sin
         both = self.node("Concat", cos, cos, axis=-1), self.node("Concat", self.node("Neg", sin), sin, axis=-1)
         cos, sin = (self.node("Unsqueeze", table, self.constant([1])) for table in both)
         return cos, sin
+
+    def rotary_tables(self) -> list[str]:
+        """Cosines and sines of all positions, `[context, head_dim / 2]` each."""
+        shape = (self.model.context_length, self.model.dim_per_head // 2)
+        return [
+            self.graph.weight(f"rotary.{name}", np.float32, shape, partial(_table, self.model, index))
+            for index, name in enumerate(("cos", "sin"))
+        ]
 
     def norm(self, x: str, name: str, index: int | None = None) -> str:
         """RMSNorm or LayerNorm over the last axis."""
@@ -138,6 +145,7 @@ class _Builder(Products):
         return self.node("LayerNormalization", x, scale, *bias, axis=-1, epsilon=self.model.norm_eps)
 
     def rms_norm(self, x: str, scale: str) -> str:
+        """x / sqrt(mean(x^2) + eps) * scale over the last axis."""
         if self.standard:
             return self.node("RMSNormalization", x, scale, axis=-1, epsilon=self.model.norm_eps)
         square = self.node("Pow", x, self.constant(2, np.float32))
@@ -146,6 +154,7 @@ class _Builder(Products):
         return self.node("Mul", self.node("Div", x, root), scale)
 
     def attention(self, x: str, index: int, seen: str, tables: tuple[str, str] | None) -> str:
+        """A layer's attention of what is normed, whose keys and values go behind those of the cache."""
         model = self.model
         heads, kv_heads, width = model.n_heads, model.kv_heads, model.dim_per_head
         # The scores' scale is in the weights of the queries, or behind their norm.
@@ -208,6 +217,7 @@ class _Builder(Products):
         return self.node("Add", self.node("Mul", x, cos), self.node("Mul", swapped, sin))
 
     def mlp(self, x: str, index: int) -> str:
+        """A layer's MLP of what is normed."""
         model = self.model
         if model.is_gated:
             y = self.kernels(x, "mlp.gate_up", ("mlp/gate", "mlp/up"), index)
@@ -218,6 +228,7 @@ class _Builder(Products):
         return self.kernels(y, "mlp.down", ("mlp/down",), index)
 
     def activate(self, x: str) -> str:
+        """The activation, of the gate where there is one."""
         match self.model.activation:
             case "swiglu":
                 return self.node("Mul", x, self.node("Sigmoid", x))
@@ -232,6 +243,7 @@ class _Builder(Products):
                 return self.node("Mul", y, y)
 
     def head(self, x: str) -> str:
+        """Logits, `[..., vocab]`."""
         model = self.model
         if model.tie_embeddings:
             held, scales = self.tokens

@@ -17,7 +17,7 @@ from jslm.formats.onnx.folder import graph_of
 from jslm.installation import install_command
 
 # Logits of so many bytes at once, where those of every position are asked for.
-_MAX_LOGITS = 1 << 28
+MAX_LOGITS = 1 << 28
 _FATAL = 4
 
 
@@ -47,25 +47,12 @@ class OnnxDecoder:
         `threads`: how many compute one product; 0: as many as there are cores. Raises JslmError where the file is bad,
         none of jslm's, or has been changed, the folder has no such graph, or onnxruntime is missing.
         """
-        try:
-            import onnxruntime
-        except ImportError:
-            raise JslmError(f"running ONNX needs the package onnxruntime: {install_command('onnx')}") from None
+        onnxruntime = require_onnxruntime()
         self.path = graph_of(Path(path), kind)
         layout = check_onnx(read_onnx(self.path))
         self.model, self.kind, self.folded = layout.model, layout.kind, layout.folded
         self.open_conditions = layout.open_conditions
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = _FATAL
-        # Every step has shapes of its own, so that none is met again.
-        options.enable_mem_pattern = False
-        # Threads that spin for work are slower than one alone where the cores have other work as well.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        try:
-            self._session = onnxruntime.InferenceSession(str(self.path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime has a class of its own for each code, and none above them
-            raise JslmError(f"{self.path}: onnxruntime cannot open it ({_line(error)})") from None
+        self._session = open_session(self.path, threads)
         self._past = [f"past_key_values.{n}.{part}" for n in range(self.model.n_layers) for part in ("key", "value")]
         self._present = [f"present.{n}.{part}" for n in range(self.model.n_layers) for part in ("key", "value")]
         self._version = onnxruntime.__version__
@@ -155,7 +142,7 @@ class OnnxDecoder:
         if length > self.model.context_length:
             raise JslmError(f"{self.path}: {length:,} tokens, and the context is {self.model.context_length:,}")
         labels = self._labels(conditions, batch)
-        at_once = max(1, _MAX_LOGITS // (4 * max(1, length) * self.model.vocab_size))
+        at_once = max(1, MAX_LOGITS // (4 * max(1, length) * self.model.vocab_size))
         found = np.empty((batch, length, self.model.vocab_size), np.float32)
         for start in range(0, batch, at_once):
             part = slice(start, min(batch, start + at_once))
@@ -198,10 +185,41 @@ class OnnxDecoder:
         try:
             self._session.run_with_iobinding(binding, None if all_of_it else self._body_alone)
         except Exception as error:
-            raise JslmError(f"{self.path}: onnxruntime cannot run it ({_line(error)})") from None
+            raise JslmError(f"{self.path}: onnxruntime cannot run it ({one_line(error)})") from None
         found: list[Any] = binding.get_outputs()
         return found
 
 
-def _line(error: Exception) -> str:
+def require_onnxruntime() -> Any:
+    """The package `onnxruntime`. Raises JslmError with the command that installs it."""
+    try:
+        import onnxruntime
+    except ImportError:
+        raise JslmError(f"running ONNX needs the package onnxruntime: {install_command('onnx')}") from None
+    return onnxruntime
+
+
+def open_session(path: Path, threads: int, graph: bytes | None = None) -> Any:
+    """A session on the CPU of the file `path`, or of `graph`, which has weights in that file.
+
+    Raises JslmError where onnxruntime cannot open it.
+    """
+    onnxruntime = require_onnxruntime()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = _FATAL
+    # Every step has shapes of its own, so that none is met again.
+    options.enable_mem_pattern = False
+    # Threads that spin for work are slower than one alone where the cores have other work as well.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if graph is not None:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
+    try:
+        return onnxruntime.InferenceSession(graph or str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has a class of its own for each code, and none above them
+        raise JslmError(f"{path}: onnxruntime cannot open it ({one_line(error)})") from None
+
+
+def one_line(error: Exception) -> str:
+    """What onnxruntime says, cut at 200 characters."""
     return " ".join(str(error).split())[:200]

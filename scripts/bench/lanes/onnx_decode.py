@@ -1,4 +1,4 @@
-"""The exported graph writing text in onnxruntime: `OnnxDecoder`, prompt and all."""
+"""An exported model writing text in onnxruntime, prompt and all: as jslm opens it, or in the graph of the file."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from jslm.formats.onnx import OnnxDecoder, open_decoder
 from jslm.formats.onnx.model import write
-from jslm.formats.onnx.runtime import OnnxDecoder
 from jslm.tokenizer import load_tokenizer
 from scripts.bench.lanes.corpus import random_bundle, run_config
 
@@ -22,9 +22,9 @@ class DecodeLane:
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
         folder, kind, opset = Path(spec["folder"]), spec["kind"], spec["opset"]
         tokenizer = load_tokenizer(folder / "tokenizer.json")
-        exported = folder / f"{kind}-{opset}-{spec['threads']}"
+        exported, opened = folder / f"{kind}-{opset}-{spec['own']}", open_decoder if spec["own"] else OnnxDecoder
         write(random_bundle(run_config(spec["size"], folder), tokenizer), exported, kind, opset=opset)
-        self.decoder = OnnxDecoder(exported, kind=kind, threads=spec["threads"])
+        self.decoder: Any = opened(exported, kind=kind, threads=spec["threads"])
         self.prompt = np.arange(2, 2 + spec["prompt_tokens"])
         self.new_tokens = spec["new_tokens"]
         self.facts = {"megabytes": round(self.decoder.path.stat().st_size / 1e6, 2)}
@@ -47,5 +47,5 @@ class DecodeLane:
 
 
 def open_lane(spec: dict[str, Any]) -> DecodeLane:
-    """`spec`: size, folder, kind, opset, threads, prompt_tokens, new_tokens, cases (batch sizes)."""
+    """`spec`: size, folder, kind, opset, own (whether as jslm opens it), threads, prompt_tokens, new_tokens, cases (batch sizes)."""
     return DecodeLane(spec)

@@ -1,0 +1,118 @@
+"""What the dial chooses, says and writes, and that a run keeps it."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from jslm.config import config_from_dict, load_config
+from jslm.dial.device import Device, measure
+from jslm.dial.rules import SHAPES, choose, predict
+from jslm.dial.text import TextFacts
+from jslm.model import count_parameters
+from jslm.train.__main__ import main
+
+BOOK = TextFacts(1, 1_000_000, 1, "book", "Latin", "English", 90, 1.0, {"cleaners": ["normalize"]}, ())
+LAPTOP = Device("CPU, 2 cores", "cpu", 2, "float32", 100e9)
+WORDS = "the cat sat on a mat and saw one big red dog near my old tree while rain fell down"
+GPUS = Device("8 GPUs", "gpu", 8, "bfloat16", 8 * 300e12)
+
+
+def parameters(facts: TextFacts, device: Device, minutes: float) -> int:
+    config = config_from_dict(choose(facts, device, minutes).values, "dial")
+    model = config.model.model_copy(update={"vocab_size": config.tokenizer.vocab_size})
+    return count_parameters(model)["total"]
+
+
+def test_more_time_and_faster_devices_train_larger_models() -> None:
+    long = replace(BOOK, size=100_000_000)
+    assert parameters(long, LAPTOP, 2) < parameters(long, LAPTOP, 60) < parameters(long, GPUS, 60)
+    assert choose(long, LAPTOP, 60).bits_per_byte < choose(long, LAPTOP, 2).bits_per_byte
+
+
+@pytest.mark.parametrize("size", [10_000, 1_000_000, 10_000_000_000])
+@pytest.mark.parametrize("device", [LAPTOP, GPUS], ids=["laptop", "gpus"])
+@pytest.mark.parametrize("minutes", [0.5, 10, 600])
+def test_every_choice_is_a_config_that_holds(size: int, device: Device, minutes: float) -> None:
+    facts = replace(BOOK, size=size, documents=max(1, size // 50_000))
+    choice = choose(facts, device, minutes)
+    config = config_from_dict(choice.values, "dial")
+    assert config.train.minutes == minutes
+    assert config.train.batch_size % device.count == 0 or device.platform == "cpu"
+    assert 0 < config.data.validation_fraction <= 0.1
+    assert (config.model.n_layers, config.model.d_model) in SHAPES
+    assert config.optimizer.warmup_steps <= choice.steps / 10 + 5
+    assert len(choice.reasons) == 6
+
+
+def test_little_text_gets_a_small_vocabulary_and_dropout() -> None:
+    little = choose(replace(BOOK, size=100_000), LAPTOP, 5).values
+    much = choose(replace(BOOK, size=1_000_000_000), LAPTOP, 5).values
+    assert little["tokenizer"].get("vocab_size", 256) < much["tokenizer"]["vocab_size"]
+    assert little["model"]["dropout"] > much["model"]["dropout"] == 0
+
+
+def test_the_law_knows_that_text_runs_out() -> None:
+    fresh, again = predict(1e6, 50e6, 50e6), predict(1e6, 50e6, 1e6)
+    assert fresh < again < predict(1e6, 1e6, 1e6)
+    assert predict(1e6, 1e9, 1e6) == pytest.approx(predict(1e6, 1e8, 1e6), abs=0.02)
+
+
+def test_the_device_is_measured() -> None:
+    device = measure()
+    assert device.count >= 1
+    assert 1e8 < device.flops < 1e17
+
+
+@pytest.fixture
+def text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    choice = random.Random(0)
+    words = WORDS.split()
+    lines = [" ".join(choice.choice(words) for _ in range(10)).capitalize() + "." for _ in range(400)]
+    Path("my notes.txt").write_text("\n".join(lines), "utf-8")
+    return "my notes.txt"
+
+
+def test_a_plan_says_and_changes_nothing(text: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main([text, "--minutes", "3", "--plan"]) == 0
+    said = capfd.readouterr().err
+    for name in ("text", "device", "held out", "tokenizer", "model", "batch", "passes", "expected", "time"):
+        assert f"\n{name} " in f"\n{said}"
+    assert [path.name for path in Path().iterdir()] == ["my notes.txt"]
+
+
+def test_one_command_trains_and_its_config_is_the_same_run(text: str, capfd: pytest.CaptureFixture[str]) -> None:
+    small = ["model.n_layers=1", "model.d_model=32", "model.n_heads=1", "train.steps=30", "train.tensorboard=false"]
+    assert main([text, *small, "--minutes", "5"]) == 0
+    file = Path("runs/my-notes/dial.toml")
+    assert load_config(file).data.source == text
+    assert load_config(file).train.minutes == 5
+    assert file.read_text("utf-8").startswith("# text ")
+    capfd.readouterr()
+    for again in ([text, "--minutes", "5"], ["--config", str(file)]):
+        assert main(again) == 0
+        assert "nothing to do" in capfd.readouterr().err
+    Path("other.txt").write_text(Path(text).read_text("utf-8"), "utf-8")
+    assert main(["other.txt", "run_dir=runs/my-notes"]) == 2
+    said = capfd.readouterr().err
+    assert "made for my notes.txt, and this command gives other.txt; add run_dir=runs/another" in said
+    assert main(["other.txt", "run_dir=runs/another", *small, "--minutes", "5"]) == 0
+
+
+def test_mistakes_are_one_line(text: str, capfd: pytest.CaptureFixture[str]) -> None:
+    cases = {
+        (): "nothing to train on; give a text file or a folder",
+        (text, "--minutes", "0"): "--minutes 0: expected a time above 0",
+        (text, "model.nlayers=3"): "did you mean model.n_layers?",
+        ("absent.txt",): "absent.txt",
+        ("--config", "quickstart", "--plan"): "jslm plan --config quickstart",
+    }
+    for arguments, message in cases.items():
+        assert main(list(arguments)) == 2
+        said = capfd.readouterr().err.strip()
+        assert message in said
+        assert "\n" not in said
