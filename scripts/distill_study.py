@@ -33,18 +33,18 @@ def study_config(args: argparse.Namespace, name: str, seed: int, steps: int, **k
     values = {
         "run_dir": f"{args.out}/{name}",
         "seed": seed,
-        "data": {"source": args.source, "dir": f"{args.out}/data"},
-        "tokenizer": {"kind": "bpe", "vocab_size": 1024},
+        "data": {"source": args.source, "dir": f"{args.out}/data", "cleaners": ["gutenberg", "normalize"]},
+        "tokenizer": {"kind": "bpe", "vocab_size": args.vocab_size},
         "model": {
-            "n_layers": 4, "d_model": 128, "n_heads": 4, "context_length": 128, "activation": "relu2", "qk_norm": True,
-            "dropout": 0.1,
+            "n_layers": args.n_layers, "d_model": args.d_model, "n_heads": args.d_model // 32, "activation": "relu2",
+            "context_length": args.context_length, "qk_norm": True, "dropout": args.dropout,
         },
         "optimizer": {
             "name": "muon", "learning_rate": 3e-3, "muon_learning_rate": 6e-3, "schedule": "linear",
             "min_learning_rate_ratio": 0.0, "warmup_share": 0.05, "weight_decay": 0.1,
         },
         "train": {
-            "steps": steps, "batch_size": 16, "eval_every": steps // 10, "eval_batches": 0, "log_every": 50,
+            "steps": steps, "batch_size": 16, "eval_every": steps // 10, "eval_batches": 0, "log_every": 50, "eval_batch_size": 64,
             "tensorboard": False, "report": False, **keys,
         },
         "sample": {"prompts": []},
@@ -87,6 +87,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1500, help="of each teacher")
     parser.add_argument("--student-steps", type=int, default=3000)
     parser.add_argument("--weights", type=float, nargs="+", default=[0.9])
+    parser.add_argument("--n-layers", type=int, default=4)
+    parser.add_argument("--d-model", type=int, default=128)
+    parser.add_argument("--context-length", type=int, default=128)
+    parser.add_argument("--vocab-size", type=int, default=1024)
+    parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--top-k", type=int, default=32)
     parser.add_argument("--only-teachers", action="store_true")
     args = parser.parse_args()
