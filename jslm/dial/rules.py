@@ -8,13 +8,13 @@ text counted after Muennighoff et al. 2023 ("Scaling Data-Constrained Language M
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from jslm.config import ModelConfig
 from jslm.dial.device import Device
 from jslm.dial.text import TextFacts
-from jslm.model import count_parameters, flops_per_token
 
 # (layers, width); heads are 32 wide, and 64 from width 512 on.
 SHAPES = (
@@ -24,6 +24,13 @@ SHAPES = (
 VOCABULARIES = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 # Bits per byte = FLOOR + SHAPE * parameters^-SHAPE_POWER + TEXT * bytes^-TEXT_POWER.
 FLOOR, SHAPE, SHAPE_POWER, TEXT, TEXT_POWER = 0.97, 10.0, 0.25, 25.5, 0.25
+# What a parameter of the table of embeddings is worth beside one of a layer: half of it stands for rare tokens.
+TABLE_WORTH = 0.5
+# The table is to be no larger than the layers, and the model no larger than this many parameters a byte of text:
+# nanoGPT's Shakespeare model, which dropout keeps from learning it by heart, has ten.
+LARGEST_PER_BYTE = 10.0
+# Readings after which a text has nothing more to teach, with all the dropout there is; the run ends then.
+MOST_PASSES = 80.0
 # Passes after which another gives nothing new (Muennighoff et al.: 15.4).
 USEFUL_PASSES = 15.0
 # Share of the device's product speed that whole steps reach.
@@ -50,10 +57,12 @@ def choose(facts: TextFacts, device: Device, minutes: float) -> Choice:
     best: tuple[float, ModelConfig, float] | None = None
     for vocabulary in _vocabularies(facts, train_bytes):
         for layers, width in SHAPES:
-            model = _model(layers, width, vocabulary, facts, minutes)
-            rate = STEP_SHARE * device.flops / flops_per_token(model)
+            model = _model(layers, width, vocabulary, facts)
+            if (layers, width) != SHAPES[0] and not _suits(model, train_bytes):
+                continue
+            rate = STEP_SHARE * device.flops / operations(model)
             seen = rate * seconds * _bytes_per_token(vocabulary, facts)
-            loss = predict(count_parameters(model)["total"], seen, train_bytes)
+            loss = predict(worth(parameters_of(model)), min(seen, MOST_PASSES * train_bytes), train_bytes)
             if best is None or loss < best[0]:
                 best = loss, model, rate
     assert best is not None
@@ -61,8 +70,34 @@ def choose(facts: TextFacts, device: Device, minutes: float) -> Choice:
     return _settings(facts, device, minutes, seconds, held_out, model, rate, loss)
 
 
+def parameters_of(model: ModelConfig) -> dict[str, int]:
+    """As `jslm.model.count_parameters`, for the shapes of the dial alone: nothing is traced, which takes a while."""
+    width, head = model.d_model, model.dim_per_head
+    layer = 4 * width * model.n_heads * head + 2 * width * model.hidden_dim + 2 * width + 2 * head
+    table, layers = model.vocab_size * width, model.n_layers * layer
+    return {"token_embedding": table, "layers": layers, "final_norm": width, "total": table + layers + width}
+
+
+def operations(model: ModelConfig) -> float:
+    """As `jslm.model.flops_per_token`, for the shapes of the dial alone."""
+    counts = parameters_of(model)
+    attention = 6 * model.n_layers * model.n_heads * model.dim_per_head * model.context_length
+    return 6.0 * (counts["layers"] + counts["token_embedding"]) + attention
+
+
+def worth(counts: Mapping[str, int]) -> float:
+    """Parameters by part (see `count_parameters`) as so many of a layer."""
+    table = counts.get("token_embedding", 0)
+    return counts["total"] - (1 - TABLE_WORTH) * table
+
+
+def _suits(model: ModelConfig, train_bytes: float) -> bool:
+    counts = parameters_of(model)
+    return counts["token_embedding"] <= counts["layers"] and counts["total"] <= LARGEST_PER_BYTE * train_bytes
+
+
 def predict(parameters: float, seen: float, train_bytes: float) -> float:
-    """Bits per byte of held-out text, after `seen` bytes of a text of `train_bytes`, with that many parameters."""
+    """Bits per byte of held-out text, after `seen` bytes of a text of `train_bytes`, with parameters of that `worth`."""
     fresh = min(seen, train_bytes)
     again = max(0.0, seen / train_bytes - 1)
     effective = fresh + train_bytes * USEFUL_PASSES * (1 - math.exp(-again / USEFUL_PASSES)) * (again > 0)
@@ -79,10 +114,13 @@ def _settings(
     rate: float,
     loss: float,
 ) -> Choice:
-    compute = rate * seconds * flops_per_token(model)
+    compute = rate * seconds * operations(model)
     batch = _batch(compute, model.context_length, device.count)
     steps = max(20, int(rate * seconds / (batch * model.context_length)))
     passes = rate * seconds * _bytes_per_token(model.vocab_size, facts) / (facts.size * (1 - held_out))
+    is_short = passes > MOST_PASSES
+    if is_short:
+        steps, passes = max(20, int(steps * MOST_PASSES / passes)), MOST_PASSES
     dropout = _dropout(passes)
     width_rate = 1e-2 * math.sqrt(128 / model.d_model)
     learning_rate = float(f"{width_rate:.2g}")
@@ -119,6 +157,7 @@ def _settings(
         "sample": {"max_new_tokens": min(200, model.context_length - 16)},
         "train": {
             "minutes": minutes,
+            **({"steps": steps} if is_short else {}),
             "batch_size": batch,
             "eval_every": max(10, steps // 8),
             "eval_batches": validation,
@@ -126,7 +165,7 @@ def _settings(
             "log_every": max(1, min(50, steps // 100)),
         },
     }
-    parameters = count_parameters(model)["total"]
+    parameters = parameters_of(model)["total"]
     where = "whole documents" if by_document else "the end of the text"
     reasons = (
         ("held out", f"{held_out:.1%}, {where}: enough to tell models apart"),
@@ -140,14 +179,15 @@ def _settings(
         (
             "passes",
             f"about {passes:.2g} over the text"
-            + (f", with dropout {dropout:g} against learning it by heart" if dropout else ", so no dropout"),
+            + (f", with dropout {dropout:g} against learning it by heart" if dropout else ", so no dropout")
+            + ("; more would teach nothing, so it ends before the time is up" if is_short else ""),
         ),
         ("expected", f"about {loss:.2f} bits per byte of English, about {steps:,} steps"),
     )
     return Choice(values, reasons, steps, loss)
 
 
-def _model(layers: int, width: int, vocabulary: int, facts: TextFacts, minutes: float) -> ModelConfig:
+def _model(layers: int, width: int, vocabulary: int, facts: TextFacts) -> ModelConfig:
     head = 64 if width >= 512 else 32
     context = 128 if width < 160 else 192 if width < 256 else 256 if width < 512 else 512
     if facts.settings.get("packing") == "documents":

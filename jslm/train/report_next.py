@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from html import escape
 
-from jslm.dial.rules import predict
+from jslm.dial.rules import predict, worth
 from jslm.train.report_sections import Run, section
 from jslm.train.report_summary import dig
 
@@ -37,20 +37,21 @@ def limits(run: Run) -> str:
 def gains(run: Run) -> list[tuple[str, float]]:
     """(what, bits per byte fewer), the largest gain first."""
     bits, seen = dig(run.info, "result", "val/bits_per_byte"), dig(run.info, "result", "tokens_seen")
-    parameters, train = dig(run.info, "parameters", "total"), dig(run.info, "data", "train") or {}
-    if not (bits and seen and parameters and train.get("tokens") and train.get("bytes")):
+    parameters, train = run.info.get("parameters") or {}, dig(run.info, "data", "train") or {}
+    if not (bits and seen and parameters.get("total") and train.get("tokens") and train.get("bytes")):
         return []
     if dig(run.info, "init_from"):
         return []
     text = float(train["bytes"])
     read = seen * text / train["tokens"]
-    now = predict(parameters, read, text)
+    size = worth(parameters)
+    now = predict(size, read, text)
     scale = bits / now
     options = {
-        "twice the text": predict(parameters, read, 2 * text),
-        "twice the time": predict(parameters, 2 * read, text),
-        "twice the parameters, in the same time": predict(2 * parameters, read / 2, text),
-        "half the parameters, in the same time": predict(parameters / 2, 2 * read, text),
+        "twice the text": predict(size, read, 2 * text),
+        "twice the time": predict(size, 2 * read, text),
+        "twice the parameters, in the same time": predict(2 * size, read / 2, text),
+        "half the parameters, in the same time": predict(size / 2, 2 * read, text),
     }
     found = [(what, scale * (now - then)) for what, then in options.items()]
     return sorted(found, key=lambda pair: -pair[1])

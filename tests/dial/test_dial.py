@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from jslm.config import config_from_dict, load_config
+from jslm.config import ModelConfig, config_from_dict, load_config
 from jslm.dial.device import Device, measure
-from jslm.dial.rules import SHAPES, choose, predict
+from jslm.dial.rules import SHAPES, choose, operations, parameters_of, predict
 from jslm.dial.text import TextFacts
-from jslm.model import count_parameters
+from jslm.model import count_parameters, flops_per_token
 from jslm.train.__main__ import main
 
 BOOK = TextFacts(1, 1_000_000, 1, "book", "Latin", "English", 90, 1.0, {"cleaners": ["normalize"]}, ())
@@ -59,6 +59,15 @@ def test_the_law_knows_that_text_runs_out() -> None:
     fresh, again = predict(1e6, 50e6, 50e6), predict(1e6, 50e6, 1e6)
     assert fresh < again < predict(1e6, 1e6, 1e6)
     assert predict(1e6, 1e9, 1e6) == pytest.approx(predict(1e6, 1e8, 1e6), abs=0.02)
+
+
+def test_shapes_cost_what_the_model_says() -> None:
+    for minutes in (1, 60):
+        values = choose(BOOK, LAPTOP, minutes).values
+        model = ModelConfig.model_validate(values["model"] | {"vocab_size": values["tokenizer"]["vocab_size"]})
+        counts = {name: count for name, count in count_parameters(model).items() if count}
+        assert parameters_of(model) == counts
+        assert operations(model) == flops_per_token(model)
 
 
 def test_the_device_is_measured() -> None:
