@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from jslm.config.card_schema import CardConfig
 from jslm.config.completion_checks import check_completions
 from jslm.config.data_schema import DataConfig, PrepareConfig, TokenizerConfig
+from jslm.config.distill_schema import DistillConfig, check_distillation
 from jslm.config.model_schema import ModelConfig
 from jslm.config.preference_checks import check_preferences
 from jslm.config.section import Fraction, NonNegative, Positive, Section, from_list
@@ -62,6 +63,11 @@ class OptimizerConfig(Section):
     beta2: Fraction = Field(0.95, description="AdamW's second-moment decay.")
     eps: float = Field(1e-8, gt=0.0, description="AdamW's denominator constant.")
     weight_decay: float = Field(0.1, ge=0.0, description="Decoupled weight decay, on matrices only.")
+    weight_decay_schedule: Literal["rate", "constant", "rising"] = Field(
+        "rate",
+        description="What a step takes off weights: `weight_decay` times the learning rate; times its peak, however "
+        "far the rate has fallen; or times the rate and the share of the run that is done, so that it comes late.",
+    )
     clip_norm: float = Field(1.0, ge=0.0, description="Global gradient-norm limit. 0: off.")
 
 
@@ -99,11 +105,12 @@ class DpoConfig(Section):
 class TrainConfig(Section):
     """The training loop."""
 
-    objective: Literal["text", "sft", "dpo"] = Field(
+    objective: Literal["text", "sft", "dpo", "distill"] = Field(
         "text",
         description="What is learned. `text`: each next token; `sft`: the completions of pairs (`data.prompt_end`) and "
         "what assistants say (`data.messages`), which the data then must have (Ouyang et al. 2022); `dpo`: to "
-        "prefer one answer to another (`data.rejected`, `train.dpo`), from the model of `init_from`.",
+        "prefer one answer to another (`data.rejected`, `train.dpo`), from the model of `init_from`; `distill`: the "
+        "text, and what other models expect in it (`train.distill`).",
     )
     steps: NonNegative = Field(0, description="Optimizer steps. 0: from `epochs`, or as many as `minutes` allow.")
     epochs: float = Field(
@@ -151,6 +158,7 @@ class TrainConfig(Section):
     )
     lora: LoraConfig = Field(default_factory=lambda: LoraConfig(), description="Low-rank adapters.")
     dpo: DpoConfig = Field(default_factory=lambda: DpoConfig(), description="Preferences.")
+    distill: DistillConfig = Field(default_factory=lambda: DistillConfig(), description="Teachers.")
     init_checkpoint: str = Field("best", description="Which of its checkpoints: `best`, `latest`, or a step.")
     loss_chunk: NonNegative = Field(
         0,
@@ -211,6 +219,7 @@ class Config(Section):
                 "the run or the file to start from"
             )
         check_preferences(self)
+        check_distillation(self)
         micro = self.train.micro_rows
         if self.train.batch_size % micro:
             raise ValueError(f"train.micro_batch = {micro} does not divide train.batch_size = {self.train.batch_size}")
@@ -226,6 +235,11 @@ class Config(Section):
             raise ValueError(
                 f"train.minutes = {self.train.minutes:g} needs a schedule that can end when time is up, found "
                 f"optimizer.schedule = {self.optimizer.schedule!r}; use 'wsd' or 'linear', or set train.steps"
+            )
+        if self.optimizer.weight_decay_schedule == "rising":
+            raise ValueError(
+                "optimizer.weight_decay_schedule = 'rising' goes by train.steps, which train.minutes leaves open; use "
+                "'rate' or 'constant'"
             )
         if self.optimizer.warmup_share:
             raise ValueError(

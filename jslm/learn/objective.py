@@ -49,6 +49,8 @@ class Objective(abc.ABC):
     rows: ClassVar[int] = 1
     # Whether batches carry log-probabilities of a model that is computed beforehand (jslm.learn.reference).
     needs_reference: ClassVar[bool] = False
+    # Whether they carry what teachers expect (jslm.learn.teachers); those of validation don't.
+    needs_teachers: ClassVar[bool] = False
 
     def __init__(self, config: Config, mesh: Mesh, dtype: jnp.dtype) -> None:
         """`mesh` is the one that batches are split over."""

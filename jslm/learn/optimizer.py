@@ -85,8 +85,9 @@ def make_optimizer(
 
     AdamW: Loshchilov & Hutter 2019; decay on matrices (those of adapters too) and embeddings only. Muon: Jordan 2024,
     with the update scaled to AdamW's RMS of 0.2 (Liu et al. 2025, "Muon is Scalable", section 2.2), so that one
-    learning rate serves both.
+    learning rate serves both. A decay that does not go with the rate is not in it, see `decay_apart`.
     """
+    weight_decay = config.weight_decay if config.weight_decay_schedule == "rate" else 0.0
     schedule = make_schedule(config, steps, course)
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
 
@@ -98,7 +99,7 @@ def make_optimizer(
         b1=config.beta1,
         b2=config.beta2,
         eps=config.eps,
-        weight_decay=config.weight_decay,
+        weight_decay=weight_decay,
         mask=is_matrix,
     )
     if config.name == "adamw":
@@ -107,10 +108,28 @@ def make_optimizer(
     muon = optax.chain(
         optax.trace(_MUON_MOMENTUM, nesterov=True),
         optax.stateless(lambda updates, _: jax.tree.map(lambda leaf: _adamw_rms(orthogonalize(leaf, fast)), updates)),
-        optax.add_decayed_weights(config.weight_decay),
+        optax.add_decayed_weights(weight_decay),
         optax.scale_by_learning_rate(rate(config.muon_learning_rate or config.learning_rate)),
     )
     return optax.chain(clip, optax.partition({"muon": muon, "adamw": adamw}, muon_labels))
+
+
+def decay_apart(params: Any, config: OptimizerConfig, factor: Float[Array, ""], done: Float[Array, ""]) -> Any:
+    """What a step takes off each parameter where `weight_decay_schedule` is not "rate"; zeros where nothing decays.
+
+    `factor`: the learning rate over its peak; `done`: the share of the run before this step. As in the chain, a matrix
+    loses `weight_decay` times its own peak rate: times 1 ("constant", Loshchilov & Hutter 2019, whose decay is not
+    the rate's) or times `factor * done` ("rising").
+    """
+    scale = config.weight_decay * (factor * done if config.weight_decay_schedule == "rising" else jnp.ones_like(factor))
+    peaks = {"adamw": config.learning_rate, "muon": config.muon_learning_rate or config.learning_rate}
+    labels = muon_labels(params) if config.name == "muon" else jax.tree.map(lambda _: "adamw", params)
+    return jax.tree.map(
+        lambda leaf, decays, label: scale * peaks[label] * leaf if decays else jnp.zeros_like(leaf),
+        params,
+        is_matrix(params),
+        labels,
+    )
 
 
 def is_matrix(params: Any) -> Any:

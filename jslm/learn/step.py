@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from jslm.config import Config
 from jslm.learn.objective import Batch, Sums
 from jslm.learn.objectives import make_objective
-from jslm.learn.optimizer import make_schedule, timed_factor
+from jslm.learn.optimizer import decay_apart, make_schedule, timed_factor
 from jslm.learn.state import TrainState, state_shardings
 from jslm.model import IGNORED, Params, choose_kernels, merge_adapters
 from jslm.parallel import batch_sharding, replicated
@@ -97,6 +97,11 @@ def make_train_step(
             updates, opt_state = optimizer.update(grads, opt_state, params)
             if train.minutes:
                 updates = jax.tree.map(lambda leaf: factor * leaf, updates)
+            if config.optimizer.weight_decay_schedule != "rate":
+                taken = decay_apart(
+                    params, config.optimizer, factor, (state["step"] - state["bad_steps"]) / max(1, steps)
+                )
+                updates = jax.tree.map(jnp.subtract, updates, taken)
             return optax.apply_updates(params, updates), opt_state
 
         kernels = choose_kernels(config.model, dtype)

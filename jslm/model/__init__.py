@@ -28,6 +28,7 @@ from jslm.model.log_probs import row_log_probs
 from jslm.model.lora import init_adapters, merge_adapters
 from jslm.model.loss import IGNORED
 from jslm.model.shapes import compute_dtype, count_parameters, flops_per_token
+from jslm.model.taught import taught_sums
 
 __all__ = [
     "FLASH_PREFIX",
@@ -56,5 +57,6 @@ __all__ = [
     "row_log_probs",
     "splash_block_length",
     "stack_conditions",
+    "taught_sums",
     "unstack_layers",
 ]

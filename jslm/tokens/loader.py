@@ -19,6 +19,7 @@ from jslm.tokens.example_tokens import ExampleTokens, mean_tokens
 from jslm.tokens.examples import Batch, Chain, Examples, Packing, batch_names, gather_rows, open_examples, packing_of
 from jslm.tokens.mixture import BLOCK, Mixture
 from jslm.tokens.preferences import REJECTED, PreferencePairs
+from jslm.tokens.taught import Columns, TaughtExamples, open_places
 from jslm.tokens.token_file import TokenFile
 
 __all__ = [
@@ -144,6 +145,7 @@ class TrainLoader(Iterator[Batch]):
         self._examples = _open_all(files, context_length, packing, stride, conditions)
         for file, part in zip(files, self._examples, strict=True):
             _check_corpus(file, part, packing, bool(stages))
+        self._cut: tuple[Packing, int] = (packing, stride)
         self._rows = _process_rows(batch_size, process_index, process_count)
         self._length = context_length
         weights = weights or [1.0] * len(files)
@@ -202,7 +204,7 @@ class TrainLoader(Iterator[Batch]):
         context = self.context_at(step)
         if context == self._length:
             return batch
-        return {name: rows.reshape(-1, context) for name, rows in batch.items()}
+        return {name: rows.reshape(-1, context, *rows.shape[2:]) for name, rows in batch.items()}
 
     def __iter__(self) -> Self:
         return self
@@ -255,6 +257,13 @@ class TrainLoader(Iterator[Batch]):
         for part, reference in zip(self._examples, references, strict=True):
             assert isinstance(part, PreferencePairs)
             part.reference = reference
+
+    def set_teachers(self, files: Sequence[TokenFile], columns: Sequence[Columns]) -> None:
+        """What teachers expect in each corpus, which batches then have too (see `TaughtExamples`); `files` are those
+        that the loader was made of."""
+        for number, (file, found) in enumerate(zip(files, columns, strict=True)):
+            places = open_places(file, self._length, *self._cut)
+            self._examples[number] = TaughtExamples(self._examples[number], places, found)
 
     def close(self) -> None:
         """Stops the prefetching thread; `next` starts it again."""

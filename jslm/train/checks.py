@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import jax
 from jax.sharding import Mesh
@@ -21,14 +22,17 @@ _log = logging.getLogger("jslm")
 def check_before_data(config: Config, folder: RunFolder) -> None:
     """Raises JslmError for what needs no data to be seen: it would be a pity to prepare it for minutes, and then stop.
 
-    Devices, mesh and batches; the adapters of `train.lora`; another run in `run_dir`. `config` has been through
-    `with_start`, which checks the model to start from.
+    Devices, mesh and batches; the adapters of `train.lora`; absent teachers; another run in `run_dir`. `config` has
+    been through `with_start`, which checks the model to start from.
     """
     mesh = make_mesh(config.mesh)
     check_mesh_fits(config, mesh)
     process_rows(mesh, config.train.batch_size)
     compute_dtype(config.model)
     _check_adapters(config)
+    for teacher in config.train.distill.teachers:
+        if not Path(teacher).exists():
+            raise JslmError(f"train.distill.teachers: {teacher}: no such run folder or model file")
     check_same_model(config, folder)
 
 

@@ -24,6 +24,7 @@ from jslm.learn.objectives import make_objective
 from jslm.learn.optimizer import make_optimizer
 from jslm.learn.reference import Reference, open_reference
 from jslm.learn.state import TrainState, abstract_state, init_state, place_params
+from jslm.learn.teachers import Teacher, Teaching, open_teaching
 from jslm.model import Params, compute_dtype, param_shapes
 from jslm.parallel import batch_sharding, check_mesh_fits, eval_batch_size, make_mesh
 from jslm.prepare import PreparedData
@@ -79,6 +80,7 @@ class Setup:
     data: PreparedData
     val_tokens: list[TokenFile]
     reference: Reference | None
+    teaching: Teaching | None
     bytes_per_token: float
     loader: TrainLoader
     store: CheckpointStore
@@ -171,7 +173,7 @@ def build(
     store = CheckpointStore(folder.checkpoints, config.checkpoint.keep)
     position = Position()
     course = None
-    reference = None
+    reference, teaching = None, None
 
     def load() -> Params:
         return place_params(config, load_initial(config, data), optimizer, mesh, dtype)
@@ -179,7 +181,7 @@ def build(
     with jax.set_mesh(mesh):
         wanted = abstract_state(config, optimizer, mesh, dtype)
         found = store.restore_newest(lambda step: store.restore(wanted, step))
-        known = ""
+        known, taught = "", ""
         if found:
             step, state = found
             metadata = store.metadata(step)
@@ -198,7 +200,7 @@ def build(
                     (stage.context, round(course.step_at(stage.until * examples))) for stage in config.train.curriculum
                 )
                 optimizer = make_optimizer(config.optimizer, steps, dtype, course)
-            known = metadata.get("reference", "")
+            known, taught = metadata.get("reference", ""), metadata.get("teachers", "")
             # The folder's config.toml may have been lost.
             saved = config_from_dict(metadata["config"], f"{store.path(step)}: its config")
             check_state(config, saved, f"{store.path(step)}: was saved")
@@ -222,6 +224,10 @@ def build(
             loader.set_references(reference.log_probs["train"])
         if not found:
             state = init_state(config, optimizer, mesh, dtype, params)
+    if objective.needs_teachers:
+        # Outside the mesh: one device asks them.
+        teaching = open_teaching(config, train_tokens, lambda: load_teachers(config, data), taught)
+        loader.set_teachers(train_tokens, teaching.columns)
     ratio = bytes_per_token(train_tokens, corpus_weights(config))
     budget = None
     if timed:
@@ -238,6 +244,7 @@ def build(
         data,
         val_tokens,
         reference,
+        teaching,
         ratio,
         loader,
         store,
@@ -265,6 +272,7 @@ def checkpoint_metadata(setup: Setup, val_loss: float | None) -> dict[str, Any]:
         "tokenizer_fingerprint": setup.data.tokenizer.fingerprint,
         "tokenizer": json.loads((setup.data.dir / "tokenizer.json").read_text("utf-8")),
         **({"reference": setup.reference.weights} if setup.reference else {}),
+        **({"teachers": setup.teaching.fingerprint} if setup.teaching else {}),
     }
 
 
@@ -304,6 +312,29 @@ def load_initial(config: Config, data: PreparedData) -> Params:
                 "give both the same model section"
             )
     return params
+
+
+def load_teachers(config: Config, data: PreparedData) -> list[Teacher]:
+    """The models of `train.distill.teachers`, of runs with `train.ema_decay` the averages.
+
+    Raises JslmError where there is none, it has another tokenizer than the data, or labels that it would have to know.
+    """
+    teachers = []
+    for name in config.train.distill.teachers:
+        source = load_model(name, checkpoint=config.train.distill.checkpoint)
+        if source.tokenizer.fingerprint != data.tokenizer.fingerprint:
+            saved = RunFolder(name).tokenizer
+            raise JslmError(
+                f"train.distill.teachers: {name} has tokenizer {source.tokenizer.fingerprint}, and {data.dir} was made "
+                f"with {data.tokenizer.fingerprint}; students and teachers need one: prepare the data with "
+                + (f"tokenizer.path = {str(saved)!r}" if saved.is_file() else "that of the model's run")
+            )
+        if source.config.model.conditions:
+            raise JslmError(
+                f"train.distill.teachers: {name} has conditions, whose labels the text is without; choose another"
+            )
+        teachers.append(Teacher(name, source.config.model, source.params))
+    return teachers
 
 
 def _zero_conditions(config: Config) -> Params:

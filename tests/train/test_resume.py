@@ -21,11 +21,20 @@ from jslm.errors import JslmError
 from jslm.train import loop, train
 from jslm.train.setup import checkpoint_metadata, prepare_data, resolve_config
 
-# Past the end of two epochs (about 160 windows in batches of 8), checkpoints at every third step and at validations.
+# All that few data needs at once. Past the end of two epochs (about 160 windows in batches of 8), checkpoints at every
+# third step and at validations.
 STEPS = 48
 KEYS: dict[str, Any] = {
     "model": {"n_layers": 2, "dropout": 0.2},
-    "train": {"steps": STEPS, "micro_batch": 2, "eval_every": 8, "log_every": 1, "ema_decay": 0.9, "tensorboard": True},
+    "train": {
+        "steps": STEPS,
+        "micro_batch": 2,
+        "eval_every": 8,
+        "log_every": 1,
+        "ema_decay": 0.9,
+        "tensorboard": True,
+        "early_stopping": 50,
+    },
     "checkpoint": {"every": 3},
 }
 
@@ -79,17 +88,18 @@ def comparable(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize(("optimizer", "decay"), [("adamw", "rising"), ("muon", "constant")])
 def test_killed_runs_end_with_the_same_bytes(
-    optimizer: str, start: Callable[..., Any], helpers: Any, reap: list[subprocess.Popen[str]]
+    optimizer: str, decay: str, start: Callable[..., Any], helpers: Any, reap: list[subprocess.Popen[str]]
 ) -> None:
     # Compiled as a user's run is: the quick, unoptimised programs of the tests could hide a difference.
     compiled = {"XLA_FLAGS": ""}
-    whole, whole_dir = start("whole", optimizer={"name": optimizer})
+    keys = {"name": optimizer, "weight_decay": 1.0, "weight_decay_schedule": decay}
+    whole, whole_dir = start("whole", optimizer=keys)
     whole.environment |= compiled
     done = whole.run()
     assert done.returncode == 0, done.stderr
-    runner, run_dir = start("killed", optimizer={"name": optimizer})
+    runner, run_dir = start("killed", optimizer=keys)
     runner.environment |= compiled
     choice = random.Random(optimizer)
     for target in sorted(choice.sample(range(2, STEPS - 4), 4)):

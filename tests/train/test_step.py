@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from jslm.config import Config, config_from_dict
+from jslm.errors import JslmError
 from jslm.learn import step as step_module
 from jslm.learn.optimizer import make_optimizer
 from jslm.learn.state import INITIAL_LOSS_SCALE, TrainState, init_state
@@ -256,3 +257,41 @@ def test_rows_of_a_batch_are_spread_over_micro_batches() -> None:
     rows = np.arange(8, dtype=np.int32)[:, None] * np.ones((1, CONTEXT), np.int32)
     placed = place_batch({"inputs": rows, "targets": rows}, make_mesh(make_config().mesh), 4)
     np.testing.assert_array_equal(placed["inputs"][:, :, 0], [[0, 4], [1, 5], [2, 6], [3, 7]])
+
+
+@pytest.mark.parametrize("schedule", ["rate", "constant", "rising"])
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_weight_decay_follows_its_schedule(name: str, schedule: str) -> None:
+    """A run with decay beside one without, from the same weights: what is missing after a step is what was taken."""
+    keys = {
+        "name": name, "learning_rate": 0.01, "muon_learning_rate": 0.02, "schedule": "linear", "clip_norm": 0.0,
+        "min_learning_rate_ratio": 0.0, "weight_decay_schedule": schedule,
+    }  # fmt: skip
+    with_decay, without = (Run(optimizer=keys | {"weight_decay": decay}) for decay in (0.5, 0.0))
+    for step in (0, 5, STEPS - 1):
+        without.state = {**without.state, "step": jnp.int32(step)}
+        # The rate's count is the optimizer's own.
+        without.state["opt_state"] = jax.tree.map(
+            lambda leaf, count=step: jnp.int32(count) if leaf.dtype == jnp.int32 else leaf,
+            without.state["opt_state"],
+        )
+        with_decay.state = jax.tree.map(jnp.array, without.state)
+        before = without.snapshot()["params"]
+        with_decay.step(make_batch())
+        without.step(make_batch())
+        rate = 1 - step / STEPS
+        share = {"rate": rate, "constant": 1.0, "rising": rate * step / STEPS}[schedule]
+        taken = jax.tree.map(
+            lambda a, b: np.asarray(a) - np.asarray(b), without.state["params"], with_decay.state["params"]
+        )
+        up, table = before["layers"]["mlp"]["up"]["kernel"], before["embed"]["tokens"]
+        peak = 0.02 if name == "muon" else 0.01
+        np.testing.assert_allclose(taken["layers"]["mlp"]["up"]["kernel"], 0.5 * peak * share * up, atol=2e-7)
+        np.testing.assert_allclose(taken["embed"]["tokens"], 0.5 * 0.01 * share * table, atol=2e-7)
+        assert not np.any(taken["final_norm"]["scale"])
+
+
+def test_a_rising_decay_needs_steps() -> None:
+    keys = {"schedule": "linear", "weight_decay_schedule": "rising"}
+    with pytest.raises(JslmError, match=r"'rising' goes by train\.steps, which train\.minutes leaves open; use 'rate'"):
+        make_config(optimizer=keys, train={"minutes": 1.0})
