@@ -36,7 +36,8 @@ class DecodeLane:
 
     def turn(self, case: str, seconds: float) -> tuple[float, float]:
         """One sequence at a time, whatever `case` says; the unit is a token."""
-        rates, started = [], time.perf_counter()
+        rates: list[float] = []
+        started = time.perf_counter()
         while not rates or time.perf_counter() - started < seconds:
             rates.append(self._rate())
         return float(len(rates)), sum(1 / rate for rate in rates)
