@@ -50,5 +50,5 @@ class DecodeLane:
 
 
 def open_lane(spec: dict[str, Any]) -> DecodeLane:
-    """`spec`: size, folder, kind, opset, threads, prompt_tokens, new_tokens, cases (batch sizes), own (as jslm opens it)."""
+    """`spec`: size, folder, kind, opset, threads, prompt_tokens, new_tokens, cases (batch sizes), own (jslm's)."""
     return DecodeLane(spec)
