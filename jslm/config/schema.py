@@ -11,6 +11,7 @@ from jslm.config.card_schema import CardConfig
 from jslm.config.completion_checks import check_completions
 from jslm.config.data_schema import DataConfig, PrepareConfig, TokenizerConfig
 from jslm.config.preference_checks import check_preferences
+from jslm.config.rewrite_schema import RewriteConfig
 from jslm.config.section import Fraction, NonNegative, Positive, Section, from_list
 
 # In the context of validation: whether the run starts from a model (`train.init_from`), which completes `model`.
@@ -364,6 +365,7 @@ class Config(Section):
     checkpoint: CheckpointConfig = Field(default_factory=lambda: CheckpointConfig())
     sample: SampleConfig = Field(default_factory=lambda: SampleConfig())
     card: CardConfig = Field(default_factory=lambda: CardConfig())
+    rewrite: RewriteConfig = Field(default_factory=lambda: RewriteConfig())
 
     @model_validator(mode="after")
     def _check(self) -> Config:

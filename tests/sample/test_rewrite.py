@@ -33,7 +33,7 @@ def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
 
 def test_sentences_become_what_the_model_learned(rewriter: LanguageModel, pairs: Pairs) -> None:
     expected = [
-        Rewrite(prompt, completion, found.confidence, prompt != completion)
+        Rewrite(prompt, completion, found.confidence, prompt != completion, found.reason, found.logprob)
         for (prompt, completion), found in zip(pairs.items(), rewriter.rewrite(list(pairs)), strict=True)
     ]
     assert rewriter.rewrite(list(pairs)) == expected
@@ -48,32 +48,36 @@ def test_sentences_become_what_the_model_learned(rewriter: LanguageModel, pairs:
             assert one.confidence == pytest.approx(other.confidence, abs=1e-4)
 
 
-def test_confidence_is_the_mean_logprob_of_what_was_written(rewriter: LanguageModel) -> None:
+def test_confidence_is_the_mean_probability_of_what_was_written(rewriter: LanguageModel) -> None:
     (found,) = rewriter.rewrite([CHANGED])
     tokenizer = rewriter.tokenizer
     prompt = [tokenizer.eot_id, *tokenizer.encode(CHANGED + "\n")]
     written = [*tokenizer.encode(REWRITTEN), tokenizer.eot_id]
     logprobs = np.asarray(jax.nn.log_softmax(rewriter.logits(prompt + written[:-1])[0]))[len(prompt) - 1 :]
-    assert found.confidence == pytest.approx(float(np.mean(logprobs[np.arange(len(written)), written])), abs=1e-4)
+    mean = float(np.mean(logprobs[np.arange(len(written)), written]))
+    assert found.logprob == pytest.approx(mean, abs=1e-4)
+    assert found.confidence == pytest.approx(np.exp(mean), abs=1e-4)
 
 
 def test_a_sentence_under_the_threshold_stays(rewriter: LanguageModel) -> None:
     ((sure, unsure), (kept, left)) = (
-        rewriter.rewrite([CHANGED, UNKNOWN], threshold=threshold) for threshold in (None, -0.05)
+        rewriter.rewrite([CHANGED, UNKNOWN], threshold=threshold) for threshold in (None, 0.95)
     )
     assert kept == sure
     assert sure.confidence is not None
     assert unsure.confidence is not None
-    assert unsure.confidence < -0.05 < sure.confidence
+    assert unsure.confidence < 0.95 < sure.confidence
     assert unsure.changed
-    assert left == Rewrite(UNKNOWN, UNKNOWN, unsure.confidence, False)
+    assert (left.output, left.changed, left.confidence) == (UNKNOWN, False, unsure.confidence)
+    assert left.reason == f"not sure enough: {unsure.confidence:.2f}, and 0.95 is asked for"
 
 
 def test_white_space_and_blank_sentences_stay(rewriter: LanguageModel) -> None:
     found = rewriter.rewrite([f"  {CHANGED}\t", "", "   ", SAME])
     assert [each.output for each in found] == [f"  {REWRITTEN}\t", "", "   ", SAME]
     assert [each.changed for each in found] == [True, False, False, False]
-    assert found[1] == Rewrite("", "", None, False)
+    assert found[1] == Rewrite("", "", None, False, "blank")
+    assert found[3].reason == "nothing to change"
 
 
 def test_what_cannot_be_read_stays_and_is_told(rewriter: LanguageModel, log: pytest.LogCaptureFixture) -> None:
@@ -144,7 +148,7 @@ def test_template_that_wants_more_is_refused() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"threshold": 0.5}, "threshold = 0.5; expected a mean log-probability: 0 or less"),
+        ({"threshold": -0.5}, "threshold = -0.5; expected a probability from 0 to 1"),
         ({"threshold": float("nan")}, "threshold = nan"),
         ({"beams": 0}, "beams = 0; expected 1"),
         ({"alpha": -1.0}, "alpha = -1.0; expected 0 or more"),
@@ -188,7 +192,7 @@ def give_stdin(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
 
 def test_lines_of_stdin(run: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     give_stdin(monkeypatch, f"\ufeff{CHANGED}\n\n{UNKNOWN}\r\n{SAME}".encode())
-    assert main(["--run", run, "--threshold", "-0.05", "--rewrite"]) == 0
+    assert main(["--run", run, "--threshold", "0.95", "--rewrite"]) == 0
     out, err = capsys.readouterr()
     assert out == f"{REWRITTEN}\n\n{UNKNOWN}\r\n{SAME}\n"
     assert "1 of 4 lines changed" in err
@@ -204,7 +208,9 @@ def test_files_in_order_as_json(
     for way in ([], ["--no-lookup"], ["--beams", "2", "--alpha", "0.5"], ["--batch-size", "2"]):
         assert main(["--run", run, "--json", *way, "--rewrite", str(first), str(second)]) == 0
         found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-        assert [list(line) for line in found] == [["source", "output", "confidence", "changed"]] * 3
+        assert [list(line) for line in found] == [
+            ["source", "output", "confidence", "changed", "reason", "logprob"]
+        ] * 3
         assert [line["output"] for line in found] == [REWRITTEN, "A" * 90, SAME]
         assert [line["changed"] for line in found] == [True, False, False]
         assert found[1]["confidence"] is None
@@ -232,7 +238,7 @@ def test_bad_bytes_are_told_after_the_lines_before_them(
         (["--rewrite", "--num-samples", "2"], "--num-samples has no meaning with --rewrite"),
         (["--prompt", "a", "--threshold", "-1"], "--threshold has no meaning without --rewrite"),
         (["--prompt", "a", "--no-lookup"], "--no-lookup has no meaning without --rewrite"),
-        (["--rewrite", "--threshold", "1"], "threshold = 1.0; expected a mean log-probability: 0 or less"),
+        (["--rewrite", "--threshold", "2"], "threshold = 2.0; expected a probability from 0 to 1"),
         (["--rewrite", "missing.txt"], "missing.txt: No such file or directory"),
     ],
 )
