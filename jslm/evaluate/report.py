@@ -129,6 +129,8 @@ def metrics(run: Record) -> Iterator[Metric]:
             yield Metric(task, group, part["accuracy"], "share", 1)
     for file, record in run.get("rewriting", {}).items():
         yield from _rewriting(f"Rewriting {Path(file).name}", record)
+    for file, record in run.get("answers", {}).items():
+        yield from _answers(f"Sentences of {Path(file).name}", record)
     if "samples" in run:
         yield from _samples(run["samples"], run["tokenizer"]["fingerprint"])
     if "stories" in run:
@@ -147,6 +149,39 @@ def _rewriting(section: str, record: Record) -> Iterator[Metric]:
         yield Metric(section, f"{category}: exact match", part["exact_match"], "share", 1)
         yield Metric(section, f"{category}: edit distance", part["edit_distance"], better=-1)
         yield Metric(section, f"{category}: chrF", part["chrf"], better=1)
+
+
+_ANSWERS = {
+    "exact": ("exact, of those to change", 1, True),
+    "acceptable": ("acceptable (punctuation and case aside)", 1, True),
+    "left_wrongly": ("left alone wrongly", -1, False),
+    "left_rightly": ("left alone rightly, of those to leave", 1, True),
+    "precision": ("acceptable, of those changed", 1, True),
+    "unfaithful": ("unfaithful, of those changed", -1, False),
+    "unfaithful_written": ("unfaithful, before the check", -1, False),
+}
+
+
+def _answers(section: str, record: Record) -> Iterator[Metric]:
+    for name, (label, better, drawn) in _ANSWERS.items():
+        if share := record[name]:
+            error = (share["high"] - share["low"]) / 2
+            yield Metric(section, label, share["value"], "share", better, drawn, error)
+    for key in ("items", "to_change", "to_leave", "changed"):
+        yield Metric(section, key.replace("_", " "), record[key], "count")
+    yield Metric(section, "threshold", record["threshold"])
+    for point in record["curve"]:
+        yield Metric(section, f"precision at {point['coverage']:.0%} coverage", point["precision"], "share", 1)
+    for number, part in enumerate(record["reliability"], 1):
+        label = f"right, of fifth {number} by confidence (it says {part['confidence']:.0%})"
+        yield Metric(section, label, part["right"], "share")
+    for groups in (record["registers"], record["lengths"]):
+        for name, part in groups.items():
+            for key in ("acceptable", "left_rightly"):
+                if share := part[key]:
+                    error = (share["high"] - share["low"]) / 2
+                    label = f"{name}: {'acceptable' if key == 'acceptable' else 'left alone rightly'}"
+                    yield Metric(section, label, share["value"], "share", 1, False, error)
 
 
 def _samples(record: Record, fingerprint: str) -> Iterator[Metric]:
@@ -221,7 +256,7 @@ def _notes(section: str, runs: Sequence[Record]) -> list[str]:
 
 def _mistakes(run: Record) -> list[str]:
     lines = []
-    for file, record in run.get("rewriting", {}).items():
+    for file, record in [*run.get("rewriting", {}).items(), *run.get("answers", {}).items()]:
         if record["mistakes"]:
             lines += [f"## Mistakes of {_cell(run['name'])} on {_cell(Path(file).name)}", ""]
             keys = ("category", "prompt", "completion", "found")

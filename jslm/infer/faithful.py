@@ -1,8 +1,8 @@
 """Whether a rewrite says what its sentence says: every word of the one is a word of the other, by lemma.
 
 For rewrites that keep all words, such as from the passive to the active. A verb may change its form where one of the
-two forms is a participle, or where it agrees with another subject; pronouns may change their case; "by" and
-auxiliaries come and go. Names, numbers, quotation marks and brackets stay to the letter, and a sentence stays as negative as it was.
+two forms is a participle, or where it agrees with another subject; pronouns may change their case; "by" and auxiliaries
+come and go. Names, numbers, quotation marks and brackets stay to the letter, a sentence stays as negative as it was.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def _names(source: str, output: str) -> str:
     spelled = [set(re.findall(r"[^\W\d_]+", text)) for text in (source, output)]
     inside = [set(_CAPITALS.findall(text)) for text in (source, output)]
     for mine, others in ((inside[0], spelled[1]), (inside[1], spelled[0])):
-        for name in mine:
+        for name in sorted(mine):
             if name not in others and name.capitalize() not in others and name.lower() not in {*_SAME, *_SAME.values()}:
                 return f"{name!r} is spelled otherwise"
     return ""

@@ -111,11 +111,11 @@ class StandIns:
 
     def put(self, text: str) -> str:
         """The text with known characters alone."""
-        return text.translate(str.maketrans(self.table))
+        return text.translate({ord(char): known for char, known in self.table.items()})
 
     def take(self, text: str) -> str:
         """The text with the characters it had."""
-        return text.translate(str.maketrans({known: char for char, known in self.table.items()}))
+        return text.translate({ord(known): char for char, known in self.table.items()})
 
 
 @functools.lru_cache(maxsize=4)

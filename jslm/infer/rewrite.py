@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import logging
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Unpack
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple, Unpack
 
 from jslm.config import DataConfig
 from jslm.errors import JslmError
@@ -172,7 +173,7 @@ def _judged(work: _Work, number: int, sentence: str, row: Row, stand_ins: StandI
             number,
             len(row.tokens),
         )
-    logprobs = row.logprobs if row.end_logprob is None else [*row.logprobs, row.end_logprob]
+    logprobs = _logprobs(row)
     settings = work.model.config.rewrite
     threshold = settings.threshold if work.options.threshold is None else work.options.threshold
     text = stand_ins.take(row.text)
@@ -183,6 +184,37 @@ def _judged(work: _Work, number: int, sentence: str, row: Row, stand_ins: StandI
 def may_add(conditions: Mapping[str, str]) -> bool:
     """Whether the caller's conditions ask for a subject that the sentence does not have (`agentless = someone`)."""
     return conditions.get("agentless") == "someone"
+
+
+class Written(NamedTuple):
+    """What a model wrote for a sentence, before anything is made of it; `logprobs` as in `judge`."""
+
+    output: str
+    changed: bool
+    logprobs: list[float]
+
+
+def written(model: LanguageModel, sentences: Sequence[str]) -> list[Written | None]:
+    """What the model writes greedily for each sentence, all at once; None where it can't read it or does not end.
+
+    For whoever judges by other means than `rewrite_sentences`: calibration is made of these.
+    """
+    work = _Work(model, resolve_rewriting(batch_size=max(len(sentences), 1)))
+    fitting: dict[int, tuple[str, StandIns]] = {}
+    for number, sentence in enumerate(sentences):
+        with contextlib.suppress(_Unreadable):
+            fitting[number] = work.readable(unicodedata.normalize("NFC", sentence.strip()))
+    found: list[Written | None] = [None] * len(sentences)
+    for number, row in zip(fitting, work.write([text for text, _ in fitting.values()]), strict=True):
+        if row.finish_reason == "stop":
+            text = fitting[number][1].take(row.text).strip()
+            changed = text not in ("", unicodedata.normalize("NFC", sentences[number].strip()))
+            found[number] = Written(text, changed, _logprobs(row))
+    return found
+
+
+def _logprobs(row: Row) -> list[float]:
+    return row.logprobs if row.end_logprob is None else [*row.logprobs, row.end_logprob]
 
 
 def _joined(sentence: str, parts: list[Rewrite]) -> Rewrite:
