@@ -623,7 +623,9 @@ def test_natural_sentences_are_well_formed(wide: list[Pair]) -> None:
             assert text == unicodedata.normalize("NFC", text).strip()
             assert "  " not in text
         if not item.alone:
-            assert re.search(r"\b(am|is|are|was|were|be|been|being|got)(n[’']t)?\b|[’'](re|m|s|ve)\b", item.sentence.lower())
+            assert re.search(
+                r"\b(am|is|are|was|were|be|been|being|got)(n[’']t)?\b|[’'](re|m|s|ve)\b", item.sentence.lower()
+            )
             # Each answer passes the check of faithfulness, which is not allowed to keep a right one.
             assert [unfaithful(item.sentence, answer) for answer in item.answers] == [""] * len(item.answers)
 
