@@ -103,7 +103,7 @@ def _write(path: str, pairs: Iterable[Pair]) -> None:
 
 
 def _without(trees: Iterable[Tree], held: list[Tree]) -> Iterator[Tree]:
-    """The sentences but for those that are held out by their text, the same wherever it comes from; they go to `held`."""
+    """The sentences but for those that are held out by their text, wherever it comes from; these go to `held`."""
     for tree in trees:
         if zlib.crc32(tree.text.encode()) % 100 < _HELD_OUT_PERCENT:
             held.append(tree)
