@@ -105,7 +105,9 @@ def make_data(work: Path, args: argparse.Namespace, jslm: Callable[..., None], p
             recipe = ROOT / "data" / "rewrite" / "recipe.toml"
             licence = _terms(args) if name == "natural" else "MIT, as jslm"
             about = f"data.about=Pairs for the rewriter: {name}"
-            jslm("prepare", "--config", recipe, *place, tokenizer, conditions, about, f"data.licence={licence}")
+            # Two sentences of 310 characters and what stands around them fit into the context.
+            terms = ["data.filters.max_characters=636", about, f"data.licence={licence}"]
+            jslm("prepare", "--config", recipe, *place, tokenizer, conditions, *terms)
 
 
 def _terms(args: argparse.Namespace) -> str:

@@ -45,7 +45,7 @@ def asks(tree: Tree, group: Group) -> bool:
 
 
 def check_phrase(words: Sequence[Word]) -> None:
-    """Raises Unsure for a phrase with the end of a sentence in it, half of a quotation, or a comma that is in the way."""
+    """Raises Unsure for a phrase with the end of a sentence in it, half of a quotation, or a stray comma."""
     forms = [word.form for word in words]
     if forms[0] in _QUOTES_OPEN and words[0].upos == "PUNCT":
         raise Unsure("a quotation, or a note in brackets")
