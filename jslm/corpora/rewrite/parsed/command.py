@@ -17,7 +17,7 @@ from jslm.corpora.rewrite.parsed.spacy_trees import parse, read_texts
 from jslm.corpora.rewrite.parsed.trees import Tree, read_conllu
 from jslm.errors import JslmError
 
-_HELD_OUT_PERCENT = 3
+_HELD_OUT_PERCENT = 5
 _RANGES = {
     "frames": (0, 100),
     "rule_copies": (1, 100),
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--pipeline", default="en_core_web_sm", metavar="NAME", help="spaCy pipeline, or its folder (%(default)s)"
     )
     group.add_argument(
-        "--held-out", metavar="FILE", help="write pairs of three sentences in a hundred here, and none to --out"
+        "--held-out", metavar="FILE", help="write pairs of five sentences in a hundred here, and none to --out"
     )
     group.add_argument("--sentences", type=int, metavar="N", help="read the first N sentences of each source only")
     defaults = Options()
