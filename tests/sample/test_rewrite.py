@@ -1,17 +1,19 @@
 from __future__ import annotations
 
+import copy
 import io
 import json
 import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
-from jslm.config import DataConfig, config_from_dict, config_to_toml
+from jslm.config import DataConfig, RewriteConfig, config_from_dict, config_to_toml
 from jslm.errors import JslmError
 from jslm.infer import LanguageModel, Rewrite, RewriteArguments, rewrite_prompt
 from jslm.prompts.pairs import split_pair
@@ -249,3 +251,26 @@ def test_mistakes_on_the_command_line(
     out, err = capsys.readouterr()
     assert (out, len(err.splitlines())) == ("", 1)
     assert message in err
+
+
+def test_settings_of_the_model_hold(rewriter: LanguageModel) -> None:
+    def told(**settings: Any) -> LanguageModel:
+        model = copy.copy(rewriter)
+        model.config = rewriter.config.model_copy(update={"rewrite": RewriteConfig(**settings)})
+        return model
+
+    both = f"{CHANGED} {SAME} {CHANGED}\n"
+    (found,) = told(sentences=True).rewrite([both])
+    assert found.output == f"{REWRITTEN} {SAME} {REWRITTEN}\n"
+    assert found.changed
+    (kept,) = told(sentences=True).rewrite([f"{SAME} {SAME}"])
+    assert (kept.changed, kept.reason) == (False, "nothing to change")
+    assert told(faithful=True).rewrite(CHANGED)[0].output == REWRITTEN
+    # What the model makes of words it never saw in this order is not the sentence any more.
+    (unsure,) = told(faithful=True).rewrite([UNKNOWN])
+    assert unsure.output == UNKNOWN
+    assert unsure.reason.startswith("the rewrite says something else: ")
+    sure = rewriter.rewrite(CHANGED)[0].confidence
+    assert sure is not None
+    assert not told(threshold=(1 + sure) / 2).rewrite(CHANGED)[0].changed
+    assert told(threshold=(1 + sure) / 2).rewrite(CHANGED, threshold=0.0)[0].changed
