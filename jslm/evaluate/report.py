@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jslm.evaluate.chart import Panel, bars
+from jslm.evaluate.curves import curves
 from jslm.files import write_text
 
-REPORT, FIGURES, CHART = "evaluation.md", "evaluation.json", "comparison.svg"
+REPORT, FIGURES, CHART, CURVES = "evaluation.md", "evaluation.json", "comparison.svg", "rewriting.svg"
 Record = Mapping[str, Any]
 _LOSS = "Loss on "
 
@@ -34,13 +35,16 @@ class Metric(NamedTuple):
 
 
 def write_reports(report: Mapping[str, Any], folder: str | Path) -> list[Path]:
-    """Writes `evaluation.md`, `evaluation.json` and, of several models, `comparison.svg`; returns their paths.
+    """Writes `evaluation.md`, `evaluation.json`, of several models `comparison.svg`, of rewriting `rewriting.svg`.
+
+    Returns their paths.
 
     Raises JslmError where they can't be written.
     """
     folder = Path(folder)
     drawing = chart(report)
-    files = {REPORT: markdown(report, with_chart=bool(drawing)), FIGURES: as_json(report), CHART: drawing}
+    text = markdown(report, with_chart=bool(drawing), with_curves=bool(plots := curves(report["runs"])))
+    files = {REPORT: text, FIGURES: as_json(report), CHART: drawing, CURVES: plots}
     for name, text in files.items():
         if text:
             write_text(folder / name, text)
@@ -52,7 +56,7 @@ def as_json(report: Mapping[str, Any]) -> str:
     return json.dumps(_finite(report), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def markdown(report: Mapping[str, Any], *, with_chart: bool = False) -> str:
+def markdown(report: Mapping[str, Any], *, with_chart: bool = False, with_curves: bool = False) -> str:
     """The report for people: a table a section, a column a model, in bold the best figure of several that compare."""
     runs: list[Record] = list(report["runs"])
     names = [_cell(run["name"]) for run in runs]
@@ -69,6 +73,8 @@ def markdown(report: Mapping[str, Any], *, with_chart: bool = False) -> str:
         lines += [f"## {_cell(section)}", "", *_table(["", *names], rows), *_notes(section, runs)]
     if with_chart:
         lines += ["## Side by side", "", f"![bars of the main figures of each model]({CHART})", ""]
+    if with_curves:
+        lines += ["## How sure", "", f"![precision at coverage, and how often rewrites are right]({CURVES})", ""]
     for run in runs:
         lines += _mistakes(run)
     return "\n".join(lines).rstrip() + "\n"

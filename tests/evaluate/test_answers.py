@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from jslm.errors import JslmError
 from jslm.evaluate import calibration
 from jslm.evaluate.answers import Found, Item, compare_answers, is_acceptable, read_items, wilson
 from jslm.evaluate.calibration import calibrate, choose_threshold, fit_logistic
+from jslm.evaluate.curves import curves
 from jslm.evaluate.report import markdown
 from jslm.infer.judgement import confidence_of
 from jslm.infer.rewrite import Written
@@ -86,6 +88,9 @@ def test_report_shows_them() -> None:
     assert "| acceptable (punctuation and case aside) | 66.7% ± " in text
     assert "| precision at 60% coverage | 100.0% |" in text
     assert "I slept well." in text
+    drawing = ElementTree.fromstring(curves([run]))
+    assert len(drawing.findall(".//{*}circle")) == 6 + 4
+    assert curves([{**run, "answers": {}}]) == ""
 
 
 def test_punctuation_and_case_are_not_the_answer() -> None:
