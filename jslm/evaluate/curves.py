@@ -54,9 +54,9 @@ def _plot(
     if diagonal:
         parts.append(f'<path d="M{place(0, 0)}L{place(1, 1)}" stroke="#63635e" stroke-dasharray="4 3"/>')
     if points:
-        line = "L".join(place(x, y) for x, y in points)
+        line = "L".join(place(*point) for point in points)
         parts.append(f'<path d="M{line}" fill="none" stroke="#0072b2" stroke-width="2"/>')
-    for x, y in points:
-        at = place(x, y).split()
+    for point in points:
+        at = place(*point).split()
         parts.append(f'<circle cx="{at[0]}" cy="{at[1]}" r="4" fill="#0072b2"/>')
     return "".join(parts)
