@@ -215,7 +215,7 @@ def test_texts_are_paragraphs_of_whole_lines(tmp_path: Path) -> None:
     lines.write_text('{"text": "Three."}\n', "utf-8")
     assert list(read_texts([book, lines])) == ["One line.", "Two.", "Three."]
     lines.write_text('{"text": "Three."}\n{"texts": 3}\n', "utf-8")
-    with pytest.raises(JslmError, match="more.jsonl: line 2: expected an object"):
+    with pytest.raises(JslmError, match=r"more\.jsonl: line 2: expected an object"):
         list(read_texts([lines]))
 
 

@@ -54,7 +54,8 @@ _COPY: Final = re.compile(r"\s+")
 def read_texts(paths: Iterable[str | Path]) -> Iterator[str]:
     """Paragraphs of text files: `.jsonl` with a key "text", anything else plain, its hard-wrapped lines joined.
 
-    Project Gutenberg's header and licence are left out. Raises JslmError for a file that is not there, not UTF-8, or whose lines are no such JSON.
+    Project Gutenberg's header and licence are left out. Raises JslmError for a file that is not there, not UTF-8, or
+    whose lines are no such JSON.
     """
     for path in map(Path, paths):
         try:
