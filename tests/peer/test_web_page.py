@@ -345,10 +345,10 @@ def test_rewrites_are_those_of_python(
     assert [each.output for each in expected[:3]] == [both[style == "plain"] for both in PAIRS.values()]
     for ours, theirs in zip(found, expected, strict=True):
         assert (ours["source"], ours["output"], ours["changed"]) == (theirs.source, theirs.output, theirs.changed)
-        if theirs.confidence is None:
+        if theirs.logprob is None:
             assert ours["confidence"] is None
         else:
-            assert ours["confidence"] == pytest.approx(theirs.confidence, abs=2e-4)
+            assert ours["confidence"] == pytest.approx(theirs.logprob, abs=2e-4)
     why = {each["source"]: each["why"] for each in found}
     assert "has never seen Ü" in why["The Übel was found."]
     assert '"\\t" in it ends a prompt' in why["The\tball."]
