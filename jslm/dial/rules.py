@@ -97,7 +97,7 @@ def _suits(model: ModelConfig, train_bytes: float) -> bool:
 
 
 def predict(parameters: float, seen: float, train_bytes: float) -> float:
-    """Bits per byte of held-out text, after `seen` bytes of a text of `train_bytes`, with parameters of that `worth`."""
+    """Bits per byte of held-out text, after `seen` bytes of a text of `train_bytes`, with parameters worth as many."""
     fresh = min(seen, train_bytes)
     again = max(0.0, seen / train_bytes - 1)
     effective = fresh + train_bytes * USEFUL_PASSES * (1 - math.exp(-again / USEFUL_PASSES)) * (again > 0)

@@ -425,7 +425,7 @@ def test_a_seed_gives_its_text_again(writer: str, visit: Callable[..., Any]) -> 
         texts.append(page.locator("#output").text_content())
     assert texts[0] == texts[1] != texts[2]
     # In a page opened anew too; what its engine writes is what was shown.
-    settings = {"temperature": 0.7, "top_k": 40, "seed": 7, "max_tokens": 50}
+    settings: dict[str, Any] = {"temperature": 0.7, "top_k": 40, "seed": 7, "max_tokens": 50}
     assert written(visit(writer), "", **settings)["text"] == texts[0]
     page.fill("#seed", "")
     for _ in range(2):
