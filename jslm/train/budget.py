@@ -14,10 +14,10 @@ from jax.experimental import multihost_utils
 
 from jslm.config import Config
 
-# Until a validation has been timed: closing the run, samples and the report, and a share of the budget for the loss of
-# the whole held-out split.
+# Closing the run: the last checkpoint, samples and the report.
 _CLOSING_SECONDS = 4.0
-_CLOSING_SHARE = 0.03
+# A sequence in training, in such that are only read: twice as much for the gradient, and the update.
+_READ_SHARE = 2.5
 # The rate is that of the last steps, over this share of the time left, and of this many steps at least.
 _WINDOW_SHARE = 0.2
 _MIN_STEPS = 3
@@ -43,14 +43,18 @@ class Budget:
     measured rate; in it the end alone does, and the rate falls from where it is.
     """
 
-    def __init__(self, config: Config, spent: float, started: float, schedule: np.ndarray | None) -> None:
-        """`spent`: seconds of the run's earlier commands; `started`: when this one began, as `time.monotonic()`."""
+    def __init__(
+        self, config: Config, spent: float, started: float, schedule: np.ndarray | None, held_out: int = 0
+    ) -> None:
+        """`spent`: seconds of the run's earlier commands; `started`: when this one began, as `time.monotonic()`;
+        `held_out`: sequences that are read after the last step, for the loss of the whole split."""
         self._seconds = 60.0 * config.train.minutes
         self._most = config.train.steps or math.inf
         self._decay = 1.0 if config.optimizer.schedule == "linear" else config.optimizer.decay_fraction
         self._warmup = config.optimizer.warmup_steps
         self._spent, self._started = spent, started
-        self._closing = _CLOSING_SECONDS + _CLOSING_SHARE * self._seconds
+        self._closing = _CLOSING_SECONDS
+        self._closing_steps = held_out / (_READ_SHARE * config.train.batch_size)
         self._times: deque[tuple[float, int]] = deque()
         self.schedule = np.array([np.inf, np.inf, 1.0], np.float32) if schedule is None else np.array(schedule)
 
@@ -79,10 +83,6 @@ class Budget:
         """The step at which the run ends, as far as that is known; infinite before the first steps are timed."""
         return min(float(self.schedule[1]), self._most)
 
-    def closing_takes(self, seconds: float) -> None:
-        """Tells what follows the last step: the loss of the whole split takes so many seconds."""
-        self._closing = _CLOSING_SECONDS + seconds
-
     def note(self, step: int) -> bool:
         """Takes the time after `step` steps, on every process at the same steps; whether the schedule has changed."""
         now = _now()
@@ -94,7 +94,9 @@ class Budget:
                 break
             self._times.popleft()
         began, first = self._times[0]
-        end = min(step + max(0.0, self.left) * (step - first) / max(now - began, 1e-9), self._most)
+        seconds = max(now - began, 1e-9) / (step - first)
+        self._closing = _CLOSING_SECONDS + self._closing_steps * seconds
+        end = min(step + max(0.0, self.left) / seconds, self._most)
         if jax.process_count() > 1:
             # One clock for all: they have to take the same steps.
             end = float(multihost_utils.broadcast_one_to_all(np.float32(end)))

@@ -214,8 +214,6 @@ class _Loop:
                 pause = time.perf_counter()
                 position.seconds = seconds_before + pause - started
                 val_loss = self._validate() if validate else None
-                if validate and setup.budget is not None:
-                    setup.budget.closing_takes(self._closing_share * (time.perf_counter() - pause))
                 if sample:
                     write_samples(setup, self.folder, self.log)
                 if save:
@@ -250,14 +248,6 @@ class _Loop:
         """Tells the budget the time, and the state what follows from it."""
         if budget.note(self.setup.position.step):
             self.setup.state["schedule"] = jax.device_put(budget.schedule, replicated(self.setup.mesh))
-
-    @property
-    def _closing_share(self) -> float:
-        """The last validation and that of the whole split, in validations of `eval_batches`."""
-        config = self.setup.config
-        limit = config.train.eval_batches * eval_batch_size(config)
-        examples = count_examples(self.setup.val_tokens, config.model.context_length, packing_of(config))
-        return 1.0 if not limit or examples <= limit else 1.0 + examples / limit
 
     def _read(self, entry: tuple[int, dict[str, jax.Array]] | None) -> None:
         if entry is None:

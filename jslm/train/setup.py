@@ -231,7 +231,11 @@ def build(
     ratio = bytes_per_token(train_tokens, corpus_weights(config))
     budget = None
     if timed:
-        budget = Budget(config, position.elapsed, started, np.asarray(state["schedule"]) if found else None)
+        held_out = count_examples(val_tokens, config.model.context_length, packing_of(config))
+        limited = config.train.eval_batches * eval_batch_size(config)
+        # The last validation, and the loss of the whole split where that was not all of it.
+        read = held_out if not limited or held_out <= limited else held_out + limited
+        budget = Budget(config, position.elapsed, started, np.asarray(state["schedule"]) if found else None, read)
     return Setup(
         config,
         steps,
