@@ -40,7 +40,8 @@ class Budget:
 
     `schedule` is what the train state holds (see `timed_factor`): the step at which the decay begins, the step at which
     the run ends, and the factor of the learning rate where the decay begins. Before the decay both steps move with the
-    measured rate; in it the end alone does, and the rate falls from where it is.
+    measured rate; in it the end alone does, and the rate falls from where it is. None begins anew, as where a run is
+    given more minutes than it had.
     """
 
     def __init__(
@@ -107,7 +108,9 @@ class Budget:
         if abs(end - old[1]) <= max(1.0, 0.002 * end) and end > step + 1:
             return False
         begin = max((1.0 - self._decay) * end, min(self._warmup, 0.1 * end))
-        new = [begin, end, 1.0] if step <= begin else [float(step), end, float(decay_factor(step, old))]
+        # A rate that falls goes on falling, even where steps become so fast that it would be early now.
+        is_falling = step > old[0]
+        new = [float(step), end, decay_factor(step, old)] if is_falling or step > begin else [begin, end, 1.0]
         self.schedule = np.array(new, np.float32)
         return True
 

@@ -235,7 +235,9 @@ def build(
         limited = config.train.eval_batches * eval_batch_size(config)
         # The last validation, and the loss of the whole split where that was not all of it.
         read = held_out if not limited or held_out <= limited else held_out + limited
-        budget = Budget(config, position.elapsed, started, np.asarray(state["schedule"]) if found else None, read)
+        # With other minutes than before the schedule begins anew, at the full rate where there is time for it.
+        keeps = found and saved.train.minutes == config.train.minutes
+        budget = Budget(config, position.elapsed, started, np.asarray(state["schedule"]) if keeps else None, read)
     return Setup(
         config,
         steps,

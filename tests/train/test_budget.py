@@ -136,6 +136,16 @@ def test_a_stopped_run_has_the_minutes_that_are_left(make_config: MakeConfig, mo
     assert before < after <= before + time.monotonic() - began
 
 
+def test_more_minutes_go_on_at_the_full_rate(make_config: MakeConfig, helpers: Any) -> None:
+    first = make_config(optimizer=WSD, train=TIMED | {"minutes": 30.0, "steps": 20})
+    more = make_config(optimizer=WSD, train=TIMED | {"minutes": 31.0, "steps": 60})
+    assert train(first).step == 20
+    assert train(more).step == 60
+    rates = {line["step"]: line["lr"] for line in helpers.read_lines(more.run_dir) if "lr" in line}
+    assert rates[19] < 0.3 * rates[30] == pytest.approx(0.3 * first.optimizer.learning_rate)
+    assert rates[60] < 0.1 * rates[30]
+
+
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
