@@ -32,8 +32,8 @@ quickstart: install ## Train a small model on this machine and let it write
 	@$(python) -m jslm.sample --run runs/quickstart --num-samples 3
 	@echo "The run's report: runs/quickstart/report.html"
 
-rewriter: ## Train and measure the sentence rewriter, within an hour on 2 cores (ARGS='--dev FILE --test FILE')
-	@$(bootstrap) --extras "eval"
+rewriter: ## Train and measure the sentence rewriter, within an hour on 2 cores (ARGS='--parsed FILE --text FILE')
+	@$(bootstrap) --extras "$(if $(filter --parsed --text,$(ARGS)),eval$(comma)rewrite,eval)"
 	@$(python) scripts/rewriter.py --out runs/rewriter $(ARGS)
 
 test: dev ## Run the tests

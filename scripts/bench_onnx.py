@@ -1,6 +1,6 @@
 """How fast onnxruntime writes text by exported models, beside jslm: python scripts/bench_onnx.py [--json].
 
-`int8` and the like are as jslm opens a folder, `graph` is the exported graph itself, as other programs run it.
+`float32` and `int8` are as jslm opens a folder, `graph` is the exported graph itself, as other programs run it.
 
 Random weights, greedy, one sequence. Lanes take turns, each in a process of its own; ratios are of the same round.
 """
@@ -25,8 +25,8 @@ from scripts.bench.rounds import Measured, ratios, take_turns  # noqa: E402
 from scripts.bench.settings import Settings  # noqa: E402
 from scripts.bench.sizes import SIZES  # noqa: E402
 
-_OPENED = ("float32", "int8", "int7")
-_GRAPHS = (("float32", 20), ("int8", 20), ("int8", 23))
+_OPENED = ("float32", "int8")
+_GRAPHS = (("int8", 20), ("int8", 23))
 
 
 def main() -> int:

@@ -44,7 +44,8 @@ def study_config(args: argparse.Namespace, name: str, seed: int, steps: int, **k
             "min_learning_rate_ratio": 0.0, "warmup_share": 0.05, "weight_decay": 0.1,
         },
         "train": {
-            "steps": steps, "batch_size": 16, "eval_every": steps // 10, "eval_batches": 0, "log_every": 50, "eval_batch_size": 64,
+            "steps": steps, "batch_size": 16, "eval_every": steps // 10, "eval_batches": 0, "log_every": 50,
+            "eval_batch_size": 64,
             "tensorboard": False, "report": False, **keys,
         },
         "sample": {"prompts": []},

@@ -175,7 +175,7 @@ def _rewrites(model: Any, sentences: list[str], conditions: dict[str, str]) -> I
             if lead < LEAD:
                 print(f"left out: {rewrite.source!r}: two tokens lie within {lead:.4f}", file=sys.stderr)
                 continue
-        confidence = None if rewrite.confidence is None else round(rewrite.confidence, 4)
+        confidence = None if rewrite.logprob is None else round(rewrite.logprob, 4)
         yield {
             "source": rewrite.source,
             "conditions": conditions,

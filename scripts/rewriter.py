@@ -1,15 +1,18 @@
 """The sentence rewriter from nothing to figures: python scripts/rewriter.py [--out runs] [--dev FILE --test FILE].
 
-Generates the data, pretrains, fine-tunes, exports one portable file, and measures: held-out verbs and nouns, fifty
+Generates the data, pretrains, fine-tunes, exports one portable file, and measures: held-out verbs and nouns, 300
 natural sentences, and with --dev and --test the public passives of `multilingual-transformations` (passive to active;
 its copies have to stay as they are). Prints the time of each stage, and writes figures.json.
+
+With --parsed, --text or both it makes the rewriter of natural sentences in their place (docs/rewriting.md):
+
+python scripts/rewriter.py --out runs/natural --parsed train.conllu.gz --text book.txt --minutes 50
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
 import json
 import resource
 import subprocess
@@ -17,6 +20,8 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+
+import rewriter_natural
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = ROOT / "data" / "rewrite" / "recipe.toml"
@@ -42,21 +47,32 @@ def main() -> int:
     parser.add_argument("--test", metavar="FILE", help="public pairs to measure on")
     parser.add_argument("--limit", type=int, default=0, metavar="N", help="measure the first N pairs of each file only")
     parser.add_argument("--natural", metavar="MODEL", help="only measure this model on the natural sentences")
+    rewriter_natural.add_arguments(parser)
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="for both trainings")
     args = parser.parse_intermixed_args()
     for path in filter(None, (args.dev, args.test)):
         if not Path(path).is_file():
             parser.error(f"{path}: no such file; expected lines of `sentence . passiv`, tab, passive sentence")
+    rewriter_natural.check(args, parser)
     if args.natural:
         print(json.dumps(natural_quality(args.natural), indent=2))
         return 0
     work = Path(args.out)
     work.mkdir(parents=True, exist_ok=True)
     asked = {"dev": args.dev, "test": args.test, "overrides": args.overrides}
+    natural = bool(args.parsed or args.text)
+    if natural:
+        kept = ("parsed", "text", "pipeline", "large", "minutes", "precision", "licence", "measure", "limit")
+        asked |= {name: getattr(args, name) for name in kept}
     if (work / "asked.json").exists() and json.loads((work / "asked.json").read_text("utf-8")) != asked:
-        parser.error(f"--out {work}: made with other --dev, --test or overrides; choose another folder, or delete it")
+        parser.error(f"--out {work}: made with other arguments; choose another folder, or delete it")
     (work / "asked.json").write_text(json.dumps(asked) + "\n", "utf-8")
     stages = Stages(work / "stages.json")
+    if natural:
+        rewriter_natural.run(args, stages, jslm, public_pairs)
+        print((work / "report.md").read_text("utf-8"))
+        print(json.dumps(stages.done, indent=2))
+        return 0
     stages.run("data", lambda: make_data(work, args.dev, args.test))
     stages.run("pretrain", lambda: pretrain(work, args.overrides))
     stages.run("fine-tune", lambda: fine_tune(work, args.overrides))
@@ -105,9 +121,9 @@ def jslm(verb: str, *arguments: Any, output: Path | None = None) -> None:
 
 def make_data(work: Path, dev: str | None, test: str | None) -> None:
     """Generates text and pairs, and prepares the text; pairs wait for the tokenizer of the text."""
-    jslm("data.rewrite", "--text", 6, "--out", work / "text.jsonl")
+    jslm("corpora.rewrite", "--text", 6, "--out", work / "text.jsonl")
     for name, arguments in FILES.items():
-        jslm("data.rewrite", *arguments.split(), "--direction", "to_active", "--out", work / name)
+        jslm("corpora.rewrite", *arguments.split(), "--direction", "to_active", "--out", work / name)
     for path, name in ((dev, "public_dev"), (test, "public_test")):
         if path:
             pairs = public_pairs(Path(path))
@@ -169,18 +185,11 @@ def quality_file(work: Path, limit: int) -> Path:
 
 
 def natural_quality(model: str) -> dict[str, Any]:
-    """Exact match with any accepted answer of the natural sentences, and each that has none."""
+    """Figures of the natural sentences (`jslm evaluate --tasks rewriting`)."""
+    from jslm.evaluate.answers import answer_quality, read_items
     from jslm.infer import load
 
-    with NATURAL.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
-    found = load(model).rewrite([row["passive"] for row in rows])
-    wrong = [
-        {"passive": row["passive"], "active": row["active"], "found": rewrite.output, "confidence": rewrite.confidence}
-        for row, rewrite in zip(rows, found, strict=True)
-        if rewrite.output not in row["active"].split(" | ")
-    ]
-    return {"sentences": len(rows), "right": len(rows) - len(wrong), "mistakes": wrong}
+    return answer_quality(load(model), read_items(NATURAL))
 
 
 def _children_seconds() -> float:

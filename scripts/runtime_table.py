@@ -4,21 +4,19 @@
     python scripts/runtime_table.py --write docs/formats.md    # puts it between the marks there
 
 A cell is "exact", the largest difference of a logit from jslm's own in float32 (rounded up to a digit), or what the
-format lacks, in the words of the export's error. A further program is a further `Column`. Run it in the environment of
-`make test-peers`; tests/peer/test_runtime_table.py measures again and compares.
+format lacks, in the words of the export's error. A further program is a further `Column` of runtime_columns.py. Run it
+in the environment of `make test-peers`; tests/peer/test_runtime_table.py measures again and compares.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import logging
 import math
-import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +27,12 @@ from jslm.errors import JslmError
 from jslm.formats.formats import known_formats
 from jslm.runs.bundle import Bundle
 
+# Found from any folder.
+sys.path[0] = str(Path(__file__).resolve().parents[1]) if __name__ == "__main__" else sys.path[0]
+
+from scripts.runtime_columns import COLUMNS, CONTEXT, Column  # noqa: E402
+
 START, END = "<!-- Made by scripts/runtime_table.py; edit that, not this. -->", "<!-- End of the table. -->"
-CONTEXT = 48
 BIASES: dict[str, Any] = {"qkv_bias": True, "out_bias": True, "mlp_bias": True}
 GPT2: dict[str, Any] = {"norm": "layernorm", "position": "learned", "n_kv_heads": 4}
 LLAMA3: dict[str, Any] = {"kind": "llama3", "factor": 8.0, "original_context_length": 16}
@@ -66,95 +68,13 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
-@dataclass(frozen=True)
-class Column:
-    """A program: its title, jslm's format, the package that must be installed, and how to have its logits.
-
-    `logits(path, ids)` opens the exported `path` and gives [ids, vocabulary] in float32. `bound` is what a difference
-    may be; `cannot(model)` names a shape that the format holds and this program does not.
-    """
-
-    title: str
-    format: str
-    package: str
-    logits: Callable[[Path, list[int]], np.ndarray]
-    bound: float
-    cannot: Callable[[Any], str] = lambda model: ""
-
-
-def _transformers(path: Path, ids: list[int]) -> np.ndarray:
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    import torch
-    import transformers
-
-    model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype="float32").eval()
-    with torch.no_grad():
-        return np.asarray(model(torch.tensor([ids])).logits[0], np.float32)
-
-
-def _llama_cpp(path: Path, ids: list[int]) -> np.ndarray:
-    import llama_cpp
-
-    # The cache in float32, as the weights.
-    options = {"n_ctx": CONTEXT, "n_batch": CONTEXT, "n_threads": 1, "logits_all": True, "type_k": 0, "type_v": 0}
-    model = llama_cpp.Llama(str(path), verbose=False, **options)
-    try:
-        model.eval(ids)
-        return np.array(model.scores[: len(ids)])
-    finally:
-        model.close()
-
-
-def _llama2_py(path: Path, ids: list[int]) -> np.ndarray:
-    import struct
-
-    import llama2_py
-
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        config = llama2_py.Config(*struct.unpack("7i", file.read(28)))
-        weights = llama2_py.TransformerWeights()
-        tied = config.vocab_size > 0
-        config.vocab_size = abs(config.vocab_size)
-        llama2_py.checkpoint_init_weights(weights, config, file, tied, size)
-    state = llama2_py.RunState()
-    llama2_py.init_run_state(state, config)
-    rows = []
-    for position, token in enumerate(ids):
-        llama2_py.transformer(token, position, config, state, weights)
-        rows.append(list(state.logits))
-    return np.array(rows, np.float32)
-
-
-def _jslm(path: Path, ids: list[int]) -> np.ndarray:
-    import jslm
-
-    return np.asarray(jslm.load(path).logits(ids)[0], np.float32)
-
-
-COLUMNS = (
-    Column("transformers", "hf", "transformers", _transformers, 1e-4),
-    # GELU by a table in float16.
-    Column("llama.cpp", "gguf", "llama_cpp", _llama_cpp, 1e-2),
-    Column(
-        "llama2.c (its port llama2.py)",
-        "llama2c",
-        "llama2_py",
-        _llama2_py,
-        1e-4,
-        lambda model: "" if model.kv_heads == model.n_heads else "the port has no grouped queries; llama2.c has",
-    ),
-    Column("portable", "safetensors", "jslm", _jslm, 0.0),
-    Column("GGUF read again", "gguf", "gguf", _jslm, 0.0),
-    Column("Hugging Face read again", "hf", "jslm", _jslm, 0.0),
-)
 TARGETS = {"gguf": "model.gguf", "llama2c": "model.bin", "safetensors": "model.safetensors"}
 
 
 def available() -> list[Column]:
     """The columns whose format this jslm writes and whose program is installed."""
     known = known_formats()
-    return [column for column in COLUMNS if column.format in known and importlib.util.find_spec(column.package)]
+    return [column for column in COLUMNS if column.format in known and column.is_here]
 
 
 def make_bundle(options: dict[str, Any]) -> Bundle:
@@ -199,12 +119,15 @@ def measure(options: dict[str, Any], columns: Sequence[Column], *, measures: boo
     found: dict[str, str | float] = {}
     with tempfile.TemporaryDirectory() as folder:
         for column in columns:
-            path = Path(folder, column.format, TARGETS.get(column.format, "model"))
+            made = bundle
+            if column.is_plain:
+                made = replace(bundle, tokenizer=_plain_tokenizer(bundle.tokenizer.vocab_size))
+            path = Path(folder, f"{column.format}-{made.tokenizer.kind}", TARGETS.get(column.format, "model"))
             chosen = known_formats()[column.format]
             assert chosen.write is not None
             try:
                 if not path.exists():
-                    chosen.write(bundle, path, "float32")
+                    chosen.write(made, path, "float32")
             except JslmError as error:
                 # Once a format is enough.
                 said = any(one.format == column.format and one.title in found for one in columns)
@@ -214,8 +137,15 @@ def measure(options: dict[str, Any], columns: Sequence[Column], *, measures: boo
                 found[column.title] = f"({reason})"
                 continue
             logits = column.logits(path, ids)[:, : wanted.shape[1]]
-            found[column.title] = float(np.abs(logits - wanted).max())
+            found[column.title] = float(np.abs(logits - wanted[: len(logits)]).max())
     return found
+
+
+def _plain_tokenizer(size: int) -> Any:
+    from jslm.tokenizer import CharTokenizer
+
+    rest = size - CharTokenizer("a").vocab_size
+    return CharTokenizer("".join(map(chr, range(0x4E00, 0x4E00 + rest))) + "a")
 
 
 def _lacks(message: str) -> str:

@@ -24,6 +24,7 @@ from jslm.config.load import (
 from jslm.config.meaning import Difference, model_differences, start_differences, state_difference
 from jslm.config.model_schema import ConditionConfig, ModelConfig, RopeScalingConfig
 from jslm.config.presets import describe, preset_files
+from jslm.config.rewrite_schema import CALIBRATION_WEIGHTS, RewriteConfig
 from jslm.config.schema import (
     CheckpointConfig,
     Config,
@@ -36,6 +37,7 @@ from jslm.config.schema import (
 )
 
 __all__ = [
+    "CALIBRATION_WEIGHTS",
     "AugmentConfig",
     "CardConfig",
     "CheckpointConfig",
@@ -53,6 +55,7 @@ __all__ = [
     "ModelConfig",
     "OptimizerConfig",
     "PrepareConfig",
+    "RewriteConfig",
     "RopeScalingConfig",
     "SampleConfig",
     "TokenizerConfig",

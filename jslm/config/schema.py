@@ -13,6 +13,7 @@ from jslm.config.data_schema import DataConfig, PrepareConfig, TokenizerConfig
 from jslm.config.distill_schema import DistillConfig, check_distillation
 from jslm.config.model_schema import ModelConfig
 from jslm.config.preference_checks import check_preferences
+from jslm.config.rewrite_schema import RewriteConfig
 from jslm.config.section import Fraction, NonNegative, Positive, Section, from_list
 
 
@@ -210,6 +211,7 @@ class Config(Section):
     checkpoint: CheckpointConfig = Field(default_factory=lambda: CheckpointConfig())
     sample: SampleConfig = Field(default_factory=lambda: SampleConfig())
     card: CardConfig = Field(default_factory=lambda: CardConfig())
+    rewrite: RewriteConfig = Field(default_factory=lambda: RewriteConfig())
 
     @model_validator(mode="after")
     def _check(self) -> Config:

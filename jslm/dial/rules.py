@@ -23,7 +23,7 @@ SHAPES = (
 )
 VOCABULARIES = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 # Bits per byte = FLOOR + SHAPE * parameters^-SHAPE_POWER + TEXT * bytes^-TEXT_POWER.
-FLOOR, SHAPE, SHAPE_POWER, TEXT, TEXT_POWER = 0.97, 10.0, 0.25, 25.5, 0.25
+FLOOR, SHAPE, SHAPE_POWER, TEXT, TEXT_POWER = 0.93, 9.4, 0.25, 118.0, 0.35
 # What a parameter of the table of embeddings is worth beside one of a layer: half of it stands for rare tokens.
 TABLE_WORTH = 0.5
 # The table is to be no larger than the layers, and the model no larger than this many parameters a byte of text:
@@ -97,7 +97,7 @@ def _suits(model: ModelConfig, train_bytes: float) -> bool:
 
 
 def predict(parameters: float, seen: float, train_bytes: float) -> float:
-    """Bits per byte of held-out text, after `seen` bytes of a text of `train_bytes`, with parameters of that `worth`."""
+    """Bits per byte of held-out text, after `seen` bytes of a text of `train_bytes`, with parameters worth as many."""
     fresh = min(seen, train_bytes)
     again = max(0.0, seen / train_bytes - 1)
     effective = fresh + train_bytes * USEFUL_PASSES * (1 - math.exp(-again / USEFUL_PASSES)) * (again > 0)

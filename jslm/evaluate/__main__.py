@@ -74,15 +74,16 @@ def _plan(args: argparse.Namespace) -> Plan:
             raise JslmError(f"--{name.replace('_', '-')} {getattr(args, name)}: expected {least} or more")
     if args.split not in (None, "train", "val"):
         raise JslmError(f"--split {args.split}: expected train or val")
-    tasks, pairs, drawing = plan_tasks(args.tasks, args.task_dir, limit=args.limit)
+    tasks = plan_tasks(args.tasks, args.task_dir, limit=args.limit)
     return Plan(
         split=args.split or (None if args.text or args.tasks else "val"),
         data=args.data,
         texts=tuple(_text_file(name) for name in args.text),
-        tasks=tasks,
-        pairs=pairs,
-        samples=args.num_samples if "samples" in drawing else 0,
-        stories=args.num_samples if "stories" in drawing else 0,
+        tasks=tasks.questions,
+        pairs=tasks.pairs,
+        items=tasks.items,
+        samples=args.num_samples if "samples" in tasks.drawing else 0,
+        stories=args.num_samples if "stories" in tasks.drawing else 0,
         stride=args.stride,
         batch_tokens=args.batch_tokens,
         seed=args.seed,

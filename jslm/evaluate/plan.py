@@ -7,12 +7,13 @@ import glob
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from jslm.errors import JslmError
 from jslm.evaluate.questions import BENCHMARKS, Question, read_questions
 
 if TYPE_CHECKING:
+    from jslm.evaluate.answers import Item
     from jslm.evaluate.rewriting import RewritePair
 
 TASKS = {
@@ -22,11 +23,13 @@ TASKS = {
     "arc": "which answer follows a question of natural science",
     "piqa": "which of two ways reaches a goal",
     "rewrite": "pairs of prompt and completion: exact match, edit distance, chrF",
+    "rewriting": "sentences with all their answers: exact, acceptable, left alone, unfaithful, precision at coverage",
     "samples": "variety, repetition and longest copies of samples",
     "stories": "facts of sampled stories, for models of `stories:` corpora",
 }
 _GENERATING = ("samples", "stories")
 _REWRITE_PATTERN = "rewrite*.jsonl"
+_REWRITING_PATTERN = "*.tsv"
 
 
 @dataclass(frozen=True)
@@ -34,8 +37,8 @@ class Plan:
     """What `evaluate_run` measures of each model.
 
     `split` of the prepared data in `data` (empty: the run's own), None for none. `tasks` has the questions of each
-    benchmark, `pairs` those of each file for rewriting. `samples` and `stories` are how many to draw, 0 for none.
-    `stride` in tokens, 0 for half a context.
+    benchmark, `pairs` and `items` those of each file for rewriting. `samples` and `stories` are how many to draw, 0 for
+    none. `stride` in tokens, 0 for half a context.
     """
 
     split: str | None = "val"
@@ -43,6 +46,7 @@ class Plan:
     texts: tuple[Path, ...] = ()
     tasks: dict[str, tuple[Question, ...]] = field(default_factory=dict)
     pairs: dict[str, tuple[RewritePair, ...]] = field(default_factory=dict)
+    items: dict[str, tuple[Item, ...]] = field(default_factory=dict)
     samples: int = 0
     stories: int = 0
     stride: int = 0
@@ -50,10 +54,17 @@ class Plan:
     seed: int = 0
 
 
-def plan_tasks(
-    asked: Sequence[str], folder: str | Path, *, limit: int = 0
-) -> tuple[dict[str, tuple[Question, ...]], dict[str, tuple[RewritePair, ...]], frozenset[str]]:
-    """(questions by benchmark, rewriting pairs by file, tasks that draw samples) of `--tasks` arguments.
+class Tasks(NamedTuple):
+    """Of `--tasks`: questions by benchmark, pairs and items of rewriting by file, tasks that draw samples."""
+
+    questions: dict[str, tuple[Question, ...]]
+    pairs: dict[str, tuple[RewritePair, ...]]
+    items: dict[str, tuple[Item, ...]]
+    drawing: frozenset[str]
+
+
+def plan_tasks(asked: Sequence[str], folder: str | Path, *, limit: int = 0) -> Tasks:
+    """What `--tasks` arguments ask for, read from disk.
 
     Each is a list with commas of `NAME`, whose files are looked for in `folder`, or `NAME=FILE`, where the file may be
     a folder or a pattern. `limit` keeps the first so many of each file. Raises JslmError for an unknown task, for one
@@ -61,6 +72,7 @@ def plan_tasks(
     """
     questions: dict[str, tuple[Question, ...]] = {}
     pairs: dict[str, tuple[RewritePair, ...]] = {}
+    items: dict[str, tuple[Item, ...]] = {}
     drawing = set()
     for item in (part.strip() for argument in asked for part in argument.split(",")):
         name, _, place = item.partition("=")
@@ -73,7 +85,8 @@ def plan_tasks(
                 raise JslmError(f"--tasks {item}: {name} reads no file; leave out ={place}")
             drawing.add(name)
             continue
-        pattern = _REWRITE_PATTERN if name == "rewrite" else BENCHMARKS[name].pattern
+        patterns = {"rewrite": _REWRITE_PATTERN, "rewriting": _REWRITING_PATTERN}
+        pattern = patterns.get(name) or BENCHMARKS[name].pattern
         paths = _files(item, place or str(folder), pattern)
         if name == "rewrite":
             # Not above: it needs NumPy, which --help has no time for.
@@ -82,9 +95,15 @@ def plan_tasks(
             require_sacrebleu()
             pairs |= {str(path): tuple(read_pairs(path)[: limit or None]) for path in paths}
             continue
+        if name == "rewriting":
+            # Nor this one.
+            from jslm.evaluate.answers import read_items
+
+            items |= {str(path): tuple(read_items(path)[: limit or None]) for path in paths}
+            continue
         read = [read_questions(name, path) for path in paths]
         questions[name] = questions.get(name, ()) + tuple(q for part in read for q in (part[:limit] if limit else part))
-    return questions, pairs, frozenset(drawing)
+    return Tasks(questions, pairs, items, frozenset(drawing))
 
 
 def _files(item: str, place: str, pattern: str) -> tuple[Path, ...]:

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 from jslm.evaluate.baseline import NAME, said_limits
 from jslm.evaluate.chart import Panel, bars
+from jslm.evaluate.curves import curves
 from jslm.files import write_text
 
-REPORT, FIGURES, CHART = "evaluation.md", "evaluation.json", "comparison.svg"
+REPORT, FIGURES, CHART, CURVES = "evaluation.md", "evaluation.json", "comparison.svg", "rewriting.svg"
 Record = Mapping[str, Any]
 _LOSS = "Loss on "
 
@@ -35,13 +36,16 @@ class Metric(NamedTuple):
 
 
 def write_reports(report: Mapping[str, Any], folder: str | Path) -> list[Path]:
-    """Writes `evaluation.md`, `evaluation.json` and, of several models, `comparison.svg`; returns their paths.
+    """Writes `evaluation.md`, `evaluation.json`, of several models `comparison.svg`, of rewriting `rewriting.svg`.
+
+    Returns their paths.
 
     Raises JslmError where they can't be written.
     """
     folder = Path(folder)
     drawing = chart(report)
-    files = {REPORT: markdown(report, with_chart=bool(drawing)), FIGURES: as_json(report), CHART: drawing}
+    text = markdown(report, with_chart=bool(drawing), with_curves=bool(plots := curves(report["runs"])))
+    files = {REPORT: text, FIGURES: as_json(report), CHART: drawing, CURVES: plots}
     for name, text in files.items():
         if text:
             write_text(folder / name, text)
@@ -53,7 +57,7 @@ def as_json(report: Mapping[str, Any]) -> str:
     return json.dumps(_finite(report), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def markdown(report: Mapping[str, Any], *, with_chart: bool = False) -> str:
+def markdown(report: Mapping[str, Any], *, with_chart: bool = False, with_curves: bool = False) -> str:
     """The report for people: a table a section, a column a model, in bold the best figure of several that compare."""
     runs: list[Record] = list(report["runs"])
     names = [_cell(run["name"]) for run in runs]
@@ -70,6 +74,8 @@ def markdown(report: Mapping[str, Any], *, with_chart: bool = False) -> str:
         lines += [f"## {_cell(section)}", "", *_table(["", *names], rows), *_notes(section, runs)]
     if with_chart:
         lines += ["## Side by side", "", f"![bars of the main figures of each model]({CHART})", ""]
+    if with_curves:
+        lines += ["## How sure", "", f"![precision at coverage, and how often rewrites are right]({CURVES})", ""]
     for run in runs:
         lines += _mistakes(run)
     return "\n".join(lines).rstrip() + "\n"
@@ -132,6 +138,8 @@ def metrics(run: Record) -> Iterator[Metric]:
             yield Metric(task, group, part["accuracy"], "share", 1)
     for file, record in run.get("rewriting", {}).items():
         yield from _rewriting(f"Rewriting {Path(file).name}", record)
+    for file, record in run.get("answers", {}).items():
+        yield from _answers(f"Sentences of {Path(file).name}", record)
     if "samples" in run:
         yield from _samples(run["samples"], run["tokenizer"]["fingerprint"])
     if "stories" in run:
@@ -150,6 +158,39 @@ def _rewriting(section: str, record: Record) -> Iterator[Metric]:
         yield Metric(section, f"{category}: exact match", part["exact_match"], "share", 1)
         yield Metric(section, f"{category}: edit distance", part["edit_distance"], better=-1)
         yield Metric(section, f"{category}: chrF", part["chrf"], better=1)
+
+
+_ANSWERS = {
+    "exact": ("exact, of those to change", 1, True),
+    "acceptable": ("acceptable (punctuation and case aside)", 1, True),
+    "left_wrongly": ("left alone wrongly", -1, False),
+    "left_rightly": ("left alone rightly, of those to leave", 1, True),
+    "precision": ("acceptable, of those changed", 1, True),
+    "unfaithful": ("unfaithful, of those changed", -1, False),
+    "unfaithful_written": ("unfaithful, before the check", -1, False),
+}
+
+
+def _answers(section: str, record: Record) -> Iterator[Metric]:
+    for name, (label, better, drawn) in _ANSWERS.items():
+        if share := record[name]:
+            error = (share["high"] - share["low"]) / 2
+            yield Metric(section, label, share["value"], "share", better, drawn, error)
+    for key in ("items", "to_change", "to_leave", "changed"):
+        yield Metric(section, key.replace("_", " "), record[key], "count")
+    yield Metric(section, "threshold", record["threshold"])
+    for point in record["curve"]:
+        yield Metric(section, f"precision at {point['coverage']:.0%} coverage", point["precision"], "share", 1)
+    for number, part in enumerate(record["reliability"], 1):
+        label = f"right, of fifth {number} by confidence (it says {part['confidence']:.0%})"
+        yield Metric(section, label, part["right"], "share")
+    for groups in (record["registers"], record["lengths"]):
+        for name, part in groups.items():
+            for key in ("acceptable", "left_rightly"):
+                if share := part[key]:
+                    error = (share["high"] - share["low"]) / 2
+                    label = f"{name}: {'acceptable' if key == 'acceptable' else 'left alone rightly'}"
+                    yield Metric(section, label, share["value"], "share", 1, False, error)
 
 
 def _samples(record: Record, fingerprint: str) -> Iterator[Metric]:
@@ -232,7 +273,7 @@ def _notes(section: str, runs: Sequence[Record]) -> list[str]:
 
 def _mistakes(run: Record) -> list[str]:
     lines = []
-    for file, record in run.get("rewriting", {}).items():
+    for file, record in [*run.get("rewriting", {}).items(), *run.get("answers", {}).items()]:
         if record["mistakes"]:
             lines += [f"## Mistakes of {_cell(run['name'])} on {_cell(Path(file).name)}", ""]
             keys = ("category", "prompt", "completion", "found")

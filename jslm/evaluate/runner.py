@@ -10,6 +10,7 @@ from typing import Any
 
 from jslm.console import format_seconds
 from jslm.errors import JslmError
+from jslm.evaluate.answers import answer_quality
 from jslm.evaluate.baseline import Baseline, split_baseline, text_baseline
 from jslm.evaluate.choices import answer_questions
 from jslm.evaluate.plan import Plan
@@ -84,6 +85,9 @@ def evaluate_run(
     for file, pairs in plan.pairs.items():
         with _Timed(record["name"], f"rewriting: {len(pairs):,} pairs of {file}"):
             record.setdefault("rewriting", {})[file] = rewrite_quality(model, pairs)
+    for file, items in plan.items.items():
+        with _Timed(record["name"], f"rewriting: {len(items):,} sentences of {file}"):
+            record.setdefault("answers", {})[file] = answer_quality(model, items)
     if plan.samples:
         with _Timed(record["name"], f"{plan.samples:,} samples"):
             if len(folders) > 1:

@@ -10,6 +10,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from jslm.errors import JslmError
 from jslm.formats.api import export_model
 from jslm.formats.card import CARD_NAME, Card, model_card
 from jslm.formats.formats import format_named
+from jslm.formats.held import held_text, own_loss
 from jslm.installation import install_command
-from jslm.runs.bundle import Bundle
+from jslm.runs.bundle import Bundle, Format
 
 _HUB = "https://huggingface.co"
 # Formats of one file: its name in the repository, and what the card says of it.
@@ -66,7 +68,7 @@ def push_model(
         folder = Path(temporary, "model")
         target = folder / _FILES[format][0] if format in _FILES else folder
         bundle = export_model(run, target, format=format, dtype=dtype, checkpoint=checkpoint, ema=ema, **options)
-        _finish_card(folder, bundle, repo, format, dtype or chosen.dtypes[0])
+        _finish_card(folder, bundle, repo, chosen, dtype or chosen.dtypes[0])
         with _refusals(endpoint, user, repo):
             huggingface_hub.utils.disable_progress_bars()
             _make_repository(api, repo, private=private)
@@ -90,17 +92,28 @@ def _names(repo: str) -> tuple[str, str]:
     return user, name
 
 
-def _finish_card(folder: Path, bundle: Bundle, repo: str, format: str, dtype: str) -> None:
+def _finish_card(folder: Path, bundle: Bundle, repo: str, chosen: Format, dtype: str) -> None:
     """The card, with the names that the files have where they are going."""
     path = folder / CARD_NAME
-    if format in _FILES:
-        card = _FILES[format][1]
-        whole = Card(card.format, card.kind, dtype, card.library, card.tags)
-        path.write_text(model_card(bundle, whole), "utf-8")
+    if chosen.name in _FILES:
+        file, card = _FILES[chosen.name]
+        cost = rounding_cost(bundle, folder / file, chosen, dtype)
+        path.write_text(model_card(bundle, replace(card, weights=dtype, cost=cost)), "utf-8")
     text = path.read_text("utf-8")
     title = f"\n# {Path(bundle.source).name}\n"
     text = text.replace('"FOLDER"', f'"{repo}"').replace(title, f"\n# {repo.partition('/')[2]}\n", 1)
     path.write_text(text, "utf-8")
+
+
+def rounding_cost(bundle: Bundle, file: Path, chosen: Format, dtype: str) -> str:
+    """What the weights of an exported file cost beside the run's own, in words: the difference of jslm's losses in
+    float32, on the run's validation tokens; "" where these are not here, or nothing was rounded."""
+    held = held_text(bundle, None) if dtype != "float32" and chosen.read else None
+    if held is None or chosen.read is None:
+        return ""
+    labels = [-1] * len(bundle.config.model.conditions)
+    cost = own_loss(chosen.read(file), held, labels) - own_loss(bundle, held, labels)
+    return f"{dtype} {cost:+.4f} nats a token over {held.tokens:,} tokens of {held.what}"
 
 
 def _make_repository(api: Any, repo: str, *, private: bool) -> None:

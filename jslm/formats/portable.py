@@ -122,7 +122,7 @@ def write(bundle: Bundle, path: Path, dtype: str) -> None:
         "ends_documents": bundle.ends_documents,
         "figures": dict(bundle.figures),
         # Where nothing is said for a card, versions before there was one read the file too.
-        "config": bundle.config.model_dump(mode="json", exclude=None if bundle.config.card.is_said else {"card"}),
+        "config": bundle.config.model_dump(mode="json", exclude=_unsaid(bundle.config)),
         "tokenizer": json.loads(bundle.tokenizer.to_json()),
         **({"chat_template": bundle.chat_template} if bundle.chat_template else {}),
     }
@@ -187,3 +187,8 @@ FORMAT = Format(
     write=write,
     dtypes=("float32", "float16", "bfloat16", "int8"),
 )
+
+
+def _unsaid(config: Config) -> set[str]:
+    """Sections of which nothing is set, and that other programs do not read: left out."""
+    return {name for name, section in (("card", config.card), ("rewrite", config.rewrite)) if not section.is_said}

@@ -12,10 +12,11 @@ from jslm.lazy import lazy_names
 if TYPE_CHECKING:
     from jslm.infer.ahead import trace_decode
     from jslm.infer.chat import Chat
+    from jslm.infer.judgement import Rewrite
     from jslm.infer.language_model import LanguageModel
     from jslm.infer.loading import load
     from jslm.infer.request import Arguments, Request, RewriteArguments, make_request
-    from jslm.infer.rewrite import Rewrite, rewrite_prompt
+    from jslm.infer.rewrite import rewrite_prompt
     from jslm.infer.row import FinishReason, Result, Row
     from jslm.infer.samplers import (
         Sampling,
@@ -55,7 +56,7 @@ _MODULES = {
     "LanguageModel": "jslm.infer.language_model",
     "Request": "jslm.infer.request",
     "Result": "jslm.infer.row",
-    "Rewrite": "jslm.infer.rewrite",
+    "Rewrite": "jslm.infer.judgement",
     "RewriteArguments": "jslm.infer.request",
     "Row": "jslm.infer.row",
     "Sampling": "jslm.infer.samplers",

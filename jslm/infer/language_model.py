@@ -20,9 +20,10 @@ from jslm.config import Config, MeshConfig
 from jslm.errors import JslmError
 from jslm.infer.beam import write_beams
 from jslm.infer.chat import Chat
+from jslm.infer.judgement import Rewrite
 from jslm.infer.programs import DISPATCH_TOKENS, JaxPrograms, Programs
 from jslm.infer.request import Arguments, Request, RewriteArguments, make_request
-from jslm.infer.rewrite import Rewrite, rewrite_sentences
+from jslm.infer.rewrite import rewrite_sentences
 from jslm.infer.row import Result, Row, push_tokens
 from jslm.infer.samplers import Features, Sampling, sample_keys
 from jslm.infer.state import Settings, State, cache_slots, padded_length, whole_prompts

@@ -106,9 +106,9 @@ _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
 
 @dataclass(frozen=True)
 class RewriteOptions:
-    """Checked arguments of rewriting; a threshold of -inf is none."""
+    """Checked arguments of rewriting; a threshold of None is the model's own."""
 
-    threshold: float
+    threshold: float | None
     beams: int
     alpha: float
     lookup: bool
@@ -147,10 +147,9 @@ def resolve_rewriting(
     where: str = "sentence",
 ) -> RewriteOptions:
     """The arguments of rewriting, checked. Raises JslmError for one outside its range."""
-    least = -math.inf if threshold is None else threshold
-    options = RewriteOptions(least, beams, alpha, lookup, max_new_tokens, batch_size, where)
+    options = RewriteOptions(threshold, beams, alpha, lookup, max_new_tokens, batch_size, where)
     ranges = [
-        ("threshold", least <= 0, "a mean log-probability: 0 or less"),
+        ("threshold", threshold is None or 0 <= threshold <= 1, "a probability from 0 to 1"),
         ("beams", beams >= 1, "1 (greedy) or more"),
         ("alpha", 0 <= alpha < math.inf, "0 or more"),
         ("max_new_tokens", max_new_tokens is None or max_new_tokens >= 1, "1 or more"),

@@ -97,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
         "--threshold",
         type=float,
         metavar="X",
-        help="leave a line as it is where the mean log-probability of its rewrite's tokens is under X, such as -0.05",
+        help="leave a line as it is where the confidence in its rewrite is under X, from 0 to 1 (default: the model's)",
     )
     rewriting.add_argument("--beams", type=int, default=1, metavar="N", help="search with N beams (default 1: greedy)")
     rewriting.add_argument(

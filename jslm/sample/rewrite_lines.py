@@ -19,8 +19,8 @@ from jslm.infer.request import RewriteArguments
 def print_rewrites(model: LanguageModel, files: Sequence[str], arguments: RewriteArguments, *, as_json: bool) -> None:
     """Prints a line for each line of the files (`-`, or none at all: stdin) as soon as it is there.
 
-    As JSON an object with source, output, confidence and changed. Then counts and speed on stderr. Raises JslmError for
-    a file that is not there or not UTF-8, once the lines before it are printed.
+    As JSON an object with source, output, confidence, changed, reason and logprob. Then counts and speed on stderr.
+    Raises JslmError for a file that is not there or not UTF-8, once the lines before it are printed.
     """
     started, count, changed, characters = time.perf_counter(), 0, 0, 0
     for name in files or ["-"]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 import uuid
 from typing import Any
@@ -10,6 +9,8 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from jslm.infer.judgement import judge
+from jslm.infer.rewrite import may_add
 from jslm.serve.generation import Generation
 from jslm.serve.http import read_body, while_connected
 from jslm.serve.models import ServedModel
@@ -18,7 +19,7 @@ from jslm.serve.service import Service, sampling_values
 
 
 async def rewrite(request: Request) -> Response:
-    """The rewrite of each sentence, with its confidence. Raises ApiError and ClientGone."""
+    """The rewrite of each sentence, how sure it is, and why a sentence stays. Raises ApiError and ClientGone."""
     service: Service = request.app.state.service
     body = await read_body(request, RewriteRequest, service.limits.body_bytes)
     served = service.model(body.model)
@@ -43,12 +44,25 @@ async def _answer(body: RewriteRequest, served: ServedModel, generation: Generat
     rewrites = []
     for sentence, outcome in zip(body.sentences, await generation.outcomes(), strict=True):
         logprobs = [token.logprob for token in outcome.tokens if token.logprob is not None]
+        settings = served.model.config.rewrite
+        judged = judge(
+            settings,
+            sentence,
+            outcome.text,
+            logprobs,
+            outcome.finish_reason,
+            threshold=settings.threshold,
+            may_add=may_add(body.conditions or {}),
+        )
         rewrites.append(
             {
                 "sentence": sentence,
+                # As it was written, whatever is made of it; null for the confidence in nothing.
                 "rewrite": outcome.text,
-                # The mean log-probability of the tokens, as a probability; null where nothing was written.
-                "confidence": math.exp(sum(logprobs) / len(logprobs)) if logprobs else None,
+                "confidence": judged.confidence,
+                "output": judged.output,
+                "changed": judged.changed,
+                "reason": judged.reason,
                 "finish_reason": outcome.finish_reason,
             }
         )

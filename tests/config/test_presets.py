@@ -18,6 +18,8 @@ EXPECTED = {
     "shakespeare_char_modern": (67, 796_416),
     "rewriter_char": (98, 1_790_400),
     "rewriter_char_sft": (98, 1_790_400),
+    "rewriter_natural": (98, 10_195_904),
+    "rewriter_natural_sft": (98, 10_195_904),
     "movie_scripts": (50257, 51_213_824),
     "tinystories_1m": (2048, 1_447_168),
     "tinystories_5m": (4096, 5_475_584),

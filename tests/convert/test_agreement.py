@@ -54,7 +54,9 @@ def make_bundle(tokenizer: Tokenizer, template: str = "", *, ends: bool = True, 
 def write(bundle: Bundle, folder: Path, format: str) -> Path:
     if format == "gguf":
         pytest.importorskip("gguf", reason="the package gguf (extra `convert`) is not installed")
-    target = folder / {"hf": "model", "gguf": "model.gguf", "safetensors": "model.safetensors"}[format]
+    target = folder / {
+        "hf": "model", "gguf": "model.gguf", "safetensors": "model.safetensors", "onnx": "onnx-model",
+    }[format]  # fmt: skip
     chosen = format_named(format)
     assert chosen.write is not None
     chosen.write(bundle, target, "float32")
@@ -120,6 +122,17 @@ def test_files_say_the_same(tmp_path: Path, template: str, sampling: str) -> Non
     end = tokenizer.special_tokens["<|im_end|>"]
     assert one["ends"] == [0, end] if template == "chatml" else [0]
     assert one["template"] == BUILT_IN.get(template, "")
+
+
+@pytest.mark.parametrize("template", ["", "chatml"])
+def test_an_onnx_folder_says_what_hugging_faces_says(tmp_path: Path, template: str) -> None:
+    pytest.importorskip("onnx", reason="the package onnx (extra `onnx`) is not installed")
+    tokenizer = BpeTokenizer.train([TEXT] * 4, 300, MARKS)
+    bundle = make_bundle(tokenizer, BUILT_IN.get(template, ""), **SAMPLING["narrow"])
+    found = says_hf(write(bundle, tmp_path, "onnx"))
+    assert found == says_hf(write(bundle, tmp_path, "hf"))
+    settings = json.loads((tmp_path / "onnx-model" / "genai_config.json").read_text("utf-8"))
+    assert settings["model"]["eos_token_id"] == (found["ends"] if template else tokenizer.eot_id)
 
 
 @pytest.mark.parametrize("ends", [True, False])

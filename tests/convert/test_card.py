@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import pytest
 
 from jslm import JslmError
@@ -15,6 +18,10 @@ from jslm.config import config_from_dict
 from jslm.convert.__main__ import main
 from jslm.formats import load_model
 from jslm.formats.card import Card, model_card
+from jslm.formats.formats import format_named
+from jslm.formats.held import held_text, own_loss
+from jslm.formats.hub import rounding_cost
+from jslm.formats.huggingface.card import model_card as huggingface_card
 from jslm.formats.running import runtimes
 from jslm.runs.bundle import Bundle
 from jslm.tokenizer import ByteTokenizer
@@ -127,6 +134,32 @@ def test_cost_and_sections_of_a_format() -> None:
     assert front_matter(card)["tags"] == ["jslm", "gguf"]
     assert "What rounding the weights cost: 0.002 nats a token." in card
     assert "## Files\n\n| a |" in card
+
+
+def test_hugging_faces_card_warns_of_a_builder() -> None:
+    assert "model builder of onnxruntime-genai (0.18) must not be used on this folder" in huggingface_card(
+        make_bundle(), "llama", "float32"
+    )
+
+
+def test_what_rounding_cost_is_measured(run_dir: Path, tmp_path: Path) -> None:
+    bundle, chosen = load_model(run_dir), format_named("safetensors")
+    assert chosen.write is not None
+    path = tmp_path / "model.safetensors"
+    # All that a model of zeros knows is how many tokens there are.
+    chosen.write(replace(bundle, params=jax.tree.map(np.zeros_like, bundle.params)), path, "int8")
+    cost = rounding_cost(bundle, path, chosen, "int8")
+    found = re.fullmatch(r"int8 ([+-]\d\.\d{4}) nats a token over [\d,]+ tokens of the run's validation split", cost)
+    assert found, cost
+    held = held_text(bundle, None)
+    assert held is not None
+    wanted = math.log(257) - own_loss(bundle, held, [])
+    assert abs(wanted) > 0.01
+    assert float(found[1]) == pytest.approx(wanted, abs=1e-4)
+    assert rounding_cost(bundle, path, chosen, "float32") == ""
+    # Without the run's tokens there is nothing to measure on.
+    elsewhere = replace(bundle, config=bundle.config.model_copy(update={"data_dir": str(tmp_path)}))
+    assert rounding_cost(elsewhere, path, chosen, "int8") == ""
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from jslm.corpora.rewrite.__main__ import main
 from jslm.corpora.rewrite.parsed.noise import vary
 from jslm.corpora.rewrite.parsed.pairs import Counts, Options, Pair, make_pairs
 from jslm.corpora.rewrite.parsed.phrases import Phrases, with_other
+from jslm.corpora.rewrite.parsed.spacy_trees import convert, read_texts
 from jslm.corpora.rewrite.parsed.to_active import passive_with_agent, to_active, with_someone
 from jslm.corpora.rewrite.parsed.to_passive import candidates, to_passive
 from jslm.corpora.rewrite.parsed.trees import Tree, Unsure, Word, read_conllu
@@ -206,10 +207,20 @@ def test_command_line_writes_pairs(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "by rule" in capsys.readouterr().err
 
 
+def test_texts_are_paragraphs_of_whole_lines(tmp_path: Path) -> None:
+    book = tmp_path / "book.txt"
+    end = "*** END OF THE PROJECT GUTENBERG EBOOK X ***\n\nLicence.\n"
+    book.write_text(f"Header.\n*** START OF THE PROJECT GUTENBERG EBOOK X ***\n\nOne\nline.\n\nTwo.\n{end}", "utf-8")
+    lines = tmp_path / "more.jsonl"
+    lines.write_text('{"text": "Three."}\n', "utf-8")
+    assert list(read_texts([book, lines])) == ["One line.", "Two.", "Three."]
+    lines.write_text('{"text": "Three."}\n{"texts": 3}\n', "utf-8")
+    with pytest.raises(JslmError, match=r"more\.jsonl: line 2: expected an object"):
+        list(read_texts([lines]))
+
+
 def test_spacy_trees_speak_universal_dependencies() -> None:
     spacy = pytest.importorskip("spacy")
-    from jslm.corpora.rewrite.parsed.spacy_trees import convert
-
     words = ["The", "boat", "was", "built", "by", "Ann", "and", "Tom", "."]
     document = spacy.tokens.Doc(
         spacy.vocab.Vocab(),

@@ -7,6 +7,7 @@ import itertools
 import json
 import re
 import time
+import unicodedata
 from collections import Counter
 from pathlib import Path
 
@@ -49,6 +50,8 @@ from jslm.corpora.rewrite.lexicon import Noun, Verb, article, conjugate, lexicon
 from jslm.corpora.rewrite.wide import wide_words
 from jslm.corpora.rewrite.words import PREPOSITIONS
 from jslm.errors import JslmError
+from jslm.evaluate.answers import read_items
+from jslm.infer.faithful import unfaithful
 
 ROOT = Path(__file__).resolve().parents[2]
 CLERK = NounPhrase("the clerk", "the clerk", SINGULAR)
@@ -605,26 +608,29 @@ def test_particles_complements_and_adverbs(extras: tuple[str, str, str, str]) ->
 
 
 def test_natural_sentences_are_well_formed(wide: list[Pair]) -> None:
-    """They are for measuring alone, so each has a word that no training pair has."""
-    lines = (ROOT / "data" / "rewrite" / "natural.tsv").read_text("utf-8").splitlines()
-    assert lines[0] == "topic\tpassive\tactive"
-    rows = [line.split("\t") for line in lines[1:]]
-    assert len(rows) == len({passive for _, passive, _ in rows}) == 50
-    assert len({topic for topic, _, _ in rows}) > 30
+    """They are for measuring alone, so most have a word that no generated pair has."""
+    items = read_items(ROOT / "data" / "rewrite" / "natural.tsv")
+    assert len(items) == len({item.sentence for item in items}) == 300
+    assert sum(item.alone for item in items) == 100
+    registers = Counter(item.register for item in items)
+    assert len(registers) >= 10
+    assert min(registers.values()) >= 20
     known = {word for pair in wide for word in words((pair.source + " " + pair.target).lower())}
-    new = [passive for _, passive, _ in rows if not set(words(passive.lower())) <= known]
-    assert len(new) >= UNSEEN_WORDS
-    for _, passive, active in rows:
-        answers = active.split(" | ")
-        assert len(set(answers)) == len(answers)
-        for text in (passive, *answers):
-            assert re.fullmatch(r"[A-Z][A-Za-z0-9', -]*[.?]", text), text
-            assert text[-1] == passive[-1]
-        assert passive not in answers
-        assert re.search(r"\b(am|is|are|was|were|be|been|being)\b", passive.lower()), passive
+    assert sum(not set(words(item.sentence.lower())) <= known for item in items) >= UNSEEN_WORDS
+    for item in items:
+        assert len(set(item.answers)) == len(item.answers)
+        for text in (item.sentence, *item.answers):
+            assert text == unicodedata.normalize("NFC", text).strip()
+            assert "  " not in text
+        if not item.alone:
+            assert re.search(
+                r"\b(am|is|are|was|were|be|been|being|got)(n[’']t)?\b|[’'](re|m|s|ve)\b", item.sentence.lower()
+            )
+            # Each answer passes the check of faithfulness, which is not allowed to keep a right one.
+            assert [unfaithful(item.sentence, answer) for answer in item.answers] == [""] * len(item.answers)
 
 
-UNSEEN_WORDS = 20
+UNSEEN_WORDS = 200
 
 
 def test_same_pairs_on_every_python() -> None:

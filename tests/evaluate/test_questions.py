@@ -63,7 +63,7 @@ def test_lambada_as_text_and_piqa_with_labels_beside(tmp_path: Path) -> None:
 def test_real_files(assets: Path) -> None:
     sizes = {}
     for name in ("blimp", "hellaswag", "lambada"):
-        questions, _, _ = plan_tasks([name], assets / "eval")
+        questions, *_ = plan_tasks([name], assets / "eval")
         sizes[name] = len(questions[name])
         assert all(q.context or name == "blimp" for q in questions[name])
     assert sizes == {"blimp": 1800, "hellaswag": 200, "lambada": 2000}
@@ -107,13 +107,13 @@ def test_tasks_by_name_file_folder_and_pattern(tmp_path: Path) -> None:
         write(tmp_path / name, {key: BLIMP[key] for key in ("sentence_good", "sentence_bad")}, BLIMP)
     pairs = write(tmp_path / "rewrite_x.jsonl", {"prompt": "a", "completion": "b"})
     pytest.importorskip("sacrebleu", reason="sacrebleu is not installed (the extra eval)")
-    questions, files, drawing = plan_tasks(["blimp,samples", "rewrite"], tmp_path)
+    questions, files, _, drawing = plan_tasks(["blimp,samples", "rewrite"], tmp_path)
     assert [q.group for q in questions["blimp"]] == ["a", "agreement", "b", "agreement"]
     assert list(files) == [str(pairs)]
     assert [(pair.prompt, pair.completion) for pair in files[str(pairs)]] == [("a", "b")]
     assert drawing == {"samples"}
     for place in (tmp_path / "blimp_b.jsonl", tmp_path / "*_b.jsonl"):
-        questions, _, _ = plan_tasks([f"blimp={place}"], "nowhere", limit=1)
+        questions, *_ = plan_tasks([f"blimp={place}"], "nowhere", limit=1)
         assert [q.group for q in questions["blimp"]] == ["b"]
 
 

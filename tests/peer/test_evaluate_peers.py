@@ -186,7 +186,7 @@ def test_the_harness_finds_the_same(
     found = lm_eval.simple_evaluate(
         model=HarnessModel(ours), tasks=["jslm_blimp", "jslm_hellaswag"], task_manager=manager, bootstrap_iters=0
     )["results"]
-    questions, _, _ = plan_tasks([f"blimp={blimp}", f"hellaswag={hellaswag}"], "")
+    questions, *_ = plan_tasks([f"blimp={blimp}", f"hellaswag={hellaswag}"], "")
     mine = {name: answer_questions(ours, chosen) for name, chosen in questions.items()}
     assert found["jslm_blimp"]["acc,none"] == mine["blimp"]["accuracy"]
     assert found["jslm_hellaswag"]["acc,none"] == mine["hellaswag"]["accuracy"]

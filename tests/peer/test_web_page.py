@@ -345,10 +345,10 @@ def test_rewrites_are_those_of_python(
     assert [each.output for each in expected[:3]] == [both[style == "plain"] for both in PAIRS.values()]
     for ours, theirs in zip(found, expected, strict=True):
         assert (ours["source"], ours["output"], ours["changed"]) == (theirs.source, theirs.output, theirs.changed)
-        if theirs.confidence is None:
+        if theirs.logprob is None:
             assert ours["confidence"] is None
         else:
-            assert ours["confidence"] == pytest.approx(theirs.confidence, abs=2e-4)
+            assert ours["confidence"] == pytest.approx(theirs.logprob, abs=2e-4)
     why = {each["source"]: each["why"] for each in found}
     assert "has never seen Ü" in why["The Übel was found."]
     assert '"\\t" in it ends a prompt' in why["The\tball."]
@@ -425,7 +425,7 @@ def test_a_seed_gives_its_text_again(writer: str, visit: Callable[..., Any]) -> 
         texts.append(page.locator("#output").text_content())
     assert texts[0] == texts[1] != texts[2]
     # In a page opened anew too; what its engine writes is what was shown.
-    settings = {"temperature": 0.7, "top_k": 40, "seed": 7, "max_tokens": 50}
+    settings: dict[str, Any] = {"temperature": 0.7, "top_k": 40, "seed": 7, "max_tokens": 50}
     assert written(visit(writer), "", **settings)["text"] == texts[0]
     page.fill("#seed", "")
     for _ in range(2):

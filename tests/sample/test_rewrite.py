@@ -1,17 +1,19 @@
 from __future__ import annotations
 
+import copy
 import io
 import json
 import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
-from jslm.config import DataConfig, config_from_dict, config_to_toml
+from jslm.config import DataConfig, RewriteConfig, config_from_dict, config_to_toml
 from jslm.errors import JslmError
 from jslm.infer import LanguageModel, Rewrite, RewriteArguments, rewrite_prompt
 from jslm.prompts.pairs import split_pair
@@ -33,7 +35,7 @@ def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
 
 def test_sentences_become_what_the_model_learned(rewriter: LanguageModel, pairs: Pairs) -> None:
     expected = [
-        Rewrite(prompt, completion, found.confidence, prompt != completion)
+        Rewrite(prompt, completion, found.confidence, prompt != completion, found.reason, found.logprob)
         for (prompt, completion), found in zip(pairs.items(), rewriter.rewrite(list(pairs)), strict=True)
     ]
     assert rewriter.rewrite(list(pairs)) == expected
@@ -48,32 +50,36 @@ def test_sentences_become_what_the_model_learned(rewriter: LanguageModel, pairs:
             assert one.confidence == pytest.approx(other.confidence, abs=1e-4)
 
 
-def test_confidence_is_the_mean_logprob_of_what_was_written(rewriter: LanguageModel) -> None:
+def test_confidence_is_the_mean_probability_of_what_was_written(rewriter: LanguageModel) -> None:
     (found,) = rewriter.rewrite([CHANGED])
     tokenizer = rewriter.tokenizer
     prompt = [tokenizer.eot_id, *tokenizer.encode(CHANGED + "\n")]
     written = [*tokenizer.encode(REWRITTEN), tokenizer.eot_id]
     logprobs = np.asarray(jax.nn.log_softmax(rewriter.logits(prompt + written[:-1])[0]))[len(prompt) - 1 :]
-    assert found.confidence == pytest.approx(float(np.mean(logprobs[np.arange(len(written)), written])), abs=1e-4)
+    mean = float(np.mean(logprobs[np.arange(len(written)), written]))
+    assert found.logprob == pytest.approx(mean, abs=1e-4)
+    assert found.confidence == pytest.approx(np.exp(mean), abs=1e-4)
 
 
 def test_a_sentence_under_the_threshold_stays(rewriter: LanguageModel) -> None:
     ((sure, unsure), (kept, left)) = (
-        rewriter.rewrite([CHANGED, UNKNOWN], threshold=threshold) for threshold in (None, -0.05)
+        rewriter.rewrite([CHANGED, UNKNOWN], threshold=threshold) for threshold in (None, 0.95)
     )
     assert kept == sure
     assert sure.confidence is not None
     assert unsure.confidence is not None
-    assert unsure.confidence < -0.05 < sure.confidence
+    assert unsure.confidence < 0.95 < sure.confidence
     assert unsure.changed
-    assert left == Rewrite(UNKNOWN, UNKNOWN, unsure.confidence, False)
+    assert (left.output, left.changed, left.confidence) == (UNKNOWN, False, unsure.confidence)
+    assert left.reason == f"not sure enough: {unsure.confidence:.2f}, and 0.95 is asked for"
 
 
 def test_white_space_and_blank_sentences_stay(rewriter: LanguageModel) -> None:
     found = rewriter.rewrite([f"  {CHANGED}\t", "", "   ", SAME])
     assert [each.output for each in found] == [f"  {REWRITTEN}\t", "", "   ", SAME]
     assert [each.changed for each in found] == [True, False, False, False]
-    assert found[1] == Rewrite("", "", None, False)
+    assert found[1] == Rewrite("", "", None, False, "blank")
+    assert found[3].reason == "nothing to change"
 
 
 def test_what_cannot_be_read_stays_and_is_told(rewriter: LanguageModel, log: pytest.LogCaptureFixture) -> None:
@@ -144,7 +150,7 @@ def test_template_that_wants_more_is_refused() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"threshold": 0.5}, "threshold = 0.5; expected a mean log-probability: 0 or less"),
+        ({"threshold": -0.5}, "threshold = -0.5; expected a probability from 0 to 1"),
         ({"threshold": float("nan")}, "threshold = nan"),
         ({"beams": 0}, "beams = 0; expected 1"),
         ({"alpha": -1.0}, "alpha = -1.0; expected 0 or more"),
@@ -188,7 +194,7 @@ def give_stdin(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
 
 def test_lines_of_stdin(run: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     give_stdin(monkeypatch, f"\ufeff{CHANGED}\n\n{UNKNOWN}\r\n{SAME}".encode())
-    assert main(["--run", run, "--threshold", "-0.05", "--rewrite"]) == 0
+    assert main(["--run", run, "--threshold", "0.95", "--rewrite"]) == 0
     out, err = capsys.readouterr()
     assert out == f"{REWRITTEN}\n\n{UNKNOWN}\r\n{SAME}\n"
     assert "1 of 4 lines changed" in err
@@ -204,7 +210,9 @@ def test_files_in_order_as_json(
     for way in ([], ["--no-lookup"], ["--beams", "2", "--alpha", "0.5"], ["--batch-size", "2"]):
         assert main(["--run", run, "--json", *way, "--rewrite", str(first), str(second)]) == 0
         found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-        assert [list(line) for line in found] == [["source", "output", "confidence", "changed"]] * 3
+        assert [list(line) for line in found] == [
+            ["source", "output", "confidence", "changed", "reason", "logprob"]
+        ] * 3
         assert [line["output"] for line in found] == [REWRITTEN, "A" * 90, SAME]
         assert [line["changed"] for line in found] == [True, False, False]
         assert found[1]["confidence"] is None
@@ -232,7 +240,7 @@ def test_bad_bytes_are_told_after_the_lines_before_them(
         (["--rewrite", "--num-samples", "2"], "--num-samples has no meaning with --rewrite"),
         (["--prompt", "a", "--threshold", "-1"], "--threshold has no meaning without --rewrite"),
         (["--prompt", "a", "--no-lookup"], "--no-lookup has no meaning without --rewrite"),
-        (["--rewrite", "--threshold", "1"], "threshold = 1.0; expected a mean log-probability: 0 or less"),
+        (["--rewrite", "--threshold", "2"], "threshold = 2.0; expected a probability from 0 to 1"),
         (["--rewrite", "missing.txt"], "missing.txt: No such file or directory"),
     ],
 )
@@ -243,3 +251,26 @@ def test_mistakes_on_the_command_line(
     out, err = capsys.readouterr()
     assert (out, len(err.splitlines())) == ("", 1)
     assert message in err
+
+
+def test_settings_of_the_model_hold(rewriter: LanguageModel) -> None:
+    def told(**settings: Any) -> LanguageModel:
+        model = copy.copy(rewriter)
+        model.config = rewriter.config.model_copy(update={"rewrite": RewriteConfig(**settings)})
+        return model
+
+    both = f"{CHANGED} {SAME} {CHANGED}\n"
+    (found,) = told(sentences=True).rewrite([both])
+    assert found.output == f"{REWRITTEN} {SAME} {REWRITTEN}\n"
+    assert found.changed
+    (kept,) = told(sentences=True).rewrite([f"{SAME} {SAME}"])
+    assert (kept.changed, kept.reason) == (False, "nothing to change")
+    assert told(faithful=True).rewrite(CHANGED)[0].output == REWRITTEN
+    # What the model makes of words it never saw in this order is not the sentence any more.
+    (unsure,) = told(faithful=True).rewrite([UNKNOWN])
+    assert unsure.output == UNKNOWN
+    assert unsure.reason.startswith("the rewrite says something else: ")
+    sure = rewriter.rewrite(CHANGED)[0].confidence
+    assert sure is not None
+    assert not told(threshold=(1 + sure) / 2).rewrite(CHANGED)[0].changed
+    assert told(threshold=(1 + sure) / 2).rewrite(CHANGED, threshold=0.0)[0].changed

@@ -384,7 +384,7 @@ def test_absent_samples(tmp_path: Path) -> None:
 
 
 def test_what_holds_it_back_and_what_comes_next(tmp_path: Path) -> None:
-    html, page = page_of(make_run(tmp_path / "a run", 3, INFO))
+    _, page = page_of(make_run(tmp_path / "a run", 3, INFO))
     assert "What holds it back" in page.text
     assert len(re.findall(r"bits per byte (?:fewer|more)|about the same", page.text)) == 4
     folder = shlex.quote(str(tmp_path / "a run"))

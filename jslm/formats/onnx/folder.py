@@ -14,6 +14,7 @@ from typing import Any
 
 from jslm.config import Config, config_from_dict
 from jslm.errors import JslmError
+from jslm.formats.ends import end_tokens
 from jslm.formats.huggingface.model import generation_fields
 from jslm.formats.huggingface.tokenizer import write_tokenizer
 from jslm.formats.onnx.file import AGAIN
@@ -50,7 +51,7 @@ def write_files(
     config, tokenizer = bundle.config, bundle.tokenizer
     tokens = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eot_id}
     _dump(folder / "config.json", {**_config(bundle, list(kinds)), **tokens})
-    _dump(folder / "generation_config.json", {**tokens, **generation_fields(config)})
+    _dump(folder / "generation_config.json", {**tokens, "eos_token_id": _ends(bundle), **generation_fields(config)})
     _dump(folder / "genai_config.json", _genai(bundle, next(iter(kinds))))
     length = config.model.context_length
     write_tokenizer(tokenizer, folder, context_length=length, starts_documents=bundle.ends_documents)
@@ -153,6 +154,12 @@ def _config(bundle: Bundle, kinds: list[str]) -> dict[str, Any]:
     return fields
 
 
+def _ends(bundle: Bundle) -> int | list[int]:
+    """Where writing ends, as both programs read it: a number, or several where answers have an end of their own."""
+    ends = end_tokens(bundle)
+    return ends if len(ends) > 1 else ends[0]
+
+
 def _genai(bundle: Bundle, kind: str) -> dict[str, Any]:
     model, sample, tokenizer = bundle.config.model, bundle.config.sample, bundle.tokenizer
     inputs = {
@@ -178,7 +185,7 @@ def _genai(bundle: Bundle, kind: str) -> dict[str, Any]:
         "model": {
             "type": "llama",
             "bos_token_id": tokenizer.bos_id,
-            "eos_token_id": tokenizer.eot_id,
+            "eos_token_id": _ends(bundle),
             "pad_token_id": tokenizer.eot_id,
             "context_length": model.context_length,
             "vocab_size": model.vocab_size,

@@ -12,13 +12,14 @@ import numpy as np
 from jslm.config import ModelConfig
 from jslm.errors import JslmError
 from jslm.files import whole_folder
+from jslm.formats.held import held_text, own_loss
 from jslm.formats.onnx.card import model_card
 from jslm.formats.onnx.check import GRAPH_VERSION, check_onnx
 from jslm.formats.onnx.decoder import decoder_graph
 from jslm.formats.onnx.file import KEY, read_onnx
 from jslm.formats.onnx.folder import FILES, graph_of, is_onnx, read_folder, write_files
 from jslm.formats.onnx.graph import IR_VERSIONS, require_onnx
-from jslm.formats.onnx.measure import graph_loss, held_text, own_loss
+from jslm.formats.onnx.measure import graph_loss
 from jslm.formats.onnx.products import KINDS, Layout
 from jslm.formats.shapes import describe_model
 from jslm.runs.bundle import Bundle, Format

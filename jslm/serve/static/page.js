@@ -152,15 +152,16 @@ async function rewrite() {
   await run($("rewrite-stop"), $("rewrite"), async (signal) => {
     say(`Rewriting ${sentences.length} sentences…`);
     const answer = await post("v1/rewrite", { model: model().id, sentences, conditions: conditions() }, key, signal);
-    for (const { sentence, rewrite: text, confidence } of answer.rewrites) {
+    for (const { sentence, output, confidence, reason } of answer.rewrites) {
       const item = document.createElement("li");
       const source = document.createElement("div");
       source.className = "source";
       const target = document.createElement("div");
-      marked(sentence, text.trim(), source, target);
+      marked(sentence, output.trim(), source, target);
       const sure = document.createElement("div");
       sure.className = "confidence";
       sure.textContent = confidence === null ? "nothing written" : `confidence ${(100 * confidence).toFixed(0)} %`;
+      if (reason) sure.textContent += `; left as it is: ${reason}`;
       item.append(source, target, sure);
       $("rewrites").append(item);
     }

@@ -12,6 +12,7 @@ from typing import Any
 from jslm.formats.llama2c.model import write
 from jslm.tokenizer import SentencePieceTokenizer
 from scripts.bench.lanes.corpus import random_bundle, run_config
+from scripts.bench.sizes import SIZES
 
 _RATE = re.compile(r"achieved tok/s: ([0-9.]+)")
 
@@ -25,8 +26,8 @@ class DecodeLane:
         self.folder = folder / "llama2c"
         self.folder.mkdir(exist_ok=True)
         checkpoint = self.folder / "model.bin"
-        config = run_config(spec["size"], folder)
-        write(random_bundle(config, _tokenizer(config.model.vocab_size)), checkpoint, "float32")
+        tokenizer = _tokenizer(SIZES[spec["size"]].vocab_size)
+        write(random_bundle(run_config(spec["size"], folder), tokenizer), checkpoint, "float32")
         steps = str(spec["prompt_tokens"] + spec["new_tokens"])
         # Both spellings of its options have been in use.
         told = ["0.0", steps] if spec["old_options"] else ["-t", "0.0", "-n", steps]
@@ -36,7 +37,8 @@ class DecodeLane:
 
     def turn(self, case: str, seconds: float) -> tuple[float, float]:
         """One sequence at a time, whatever `case` says; the unit is a token."""
-        rates, started = [], time.perf_counter()
+        rates: list[float] = []
+        started = time.perf_counter()
         while not rates or time.perf_counter() - started < seconds:
             rates.append(self._rate())
         return float(len(rates)), sum(1 / rate for rate in rates)

@@ -22,8 +22,11 @@ class DecodeLane:
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
         folder, kind, opset = Path(spec["folder"]), spec["kind"], spec["opset"]
         tokenizer = load_tokenizer(folder / "tokenizer.json")
-        exported, opened = folder / f"{kind}-{opset}-{spec['own']}", open_decoder if spec["own"] else OnnxDecoder
-        write(random_bundle(run_config(spec["size"], folder), tokenizer), exported, kind, opset=opset)
+        exported = folder / f"{kind}-{opset}"
+        # Lanes start one after the other, and may have the same files.
+        if not exported.exists():
+            write(random_bundle(run_config(spec["size"], folder), tokenizer), exported, kind, opset=opset)
+        opened = open_decoder if spec["own"] else OnnxDecoder
         self.decoder: Any = opened(exported, kind=kind, threads=spec["threads"])
         self.prompt = np.arange(2, 2 + spec["prompt_tokens"])
         self.new_tokens = spec["new_tokens"]
@@ -47,5 +50,5 @@ class DecodeLane:
 
 
 def open_lane(spec: dict[str, Any]) -> DecodeLane:
-    """`spec`: size, folder, kind, opset, own (whether as jslm opens it), threads, prompt_tokens, new_tokens, cases (batch sizes)."""
+    """`spec`: size, folder, kind, opset, threads, prompt_tokens, new_tokens, cases (batch sizes), own (jslm's)."""
     return DecodeLane(spec)

@@ -18,7 +18,7 @@ fn run(arguments: &[String]) -> std::result::Result<(), String> {
         [path, action, ..] => (path, action),
         _ => {
             return Err(
-                "usage: portable MODEL rewrite | write PROMPT [TOKENS [TEMPERATURE [SEED]]] | speed [TOKENS]".into()
+                "usage: portable MODEL rewrite | write PROMPT [TOKENS [TEMPERATURE [SEED]]] | logits ID... | speed [TOKENS]".into()
             )
         }
     };
@@ -44,8 +44,9 @@ fn run(arguments: &[String]) -> std::result::Result<(), String> {
                 _ => Err("write: give a prompt, then numbers".into()),
             }
         }
+        "logits" => logits(&model, &conditions, &rest),
         "speed" => speed(&model, number(0, 200.0).map_err(|_| "speed: give a number of tokens")? as usize),
-        _ => Err(format!("{}: expected rewrite, write or speed", action)),
+        _ => Err(format!("{}: expected rewrite, write, logits or speed", action)),
     }
 }
 
@@ -55,6 +56,17 @@ fn rewrite(model: &Model, conditions: &[(&str, &str)]) -> std::result::Result<()
         let line = line.map_err(|error| error.to_string())?;
         let found = model.rewrite(&line, conditions, f32::NEG_INFINITY).map_err(|error| error.0)?;
         writeln!(out, "{}", found.output).map_err(|error| error.to_string())?;
+    }
+    Ok(())
+}
+
+/// A line for each id: the logits of what comes after it.
+fn logits(model: &Model, conditions: &[(&str, &str)], ids: &[&String]) -> std::result::Result<(), String> {
+    let mut cache = model.start(conditions).map_err(|error| error.0)?;
+    for id in ids {
+        let token = id.parse::<u32>().map_err(|_| format!("logits: {} is no id", id))?;
+        let found = model.read(&mut cache, &[token]).map_err(|error| error.0)?;
+        println!("{}", found.iter().map(f32::to_string).collect::<Vec<String>>().join(" "));
     }
     Ok(())
 }

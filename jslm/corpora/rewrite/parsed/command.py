@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import json
 import sys
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 from dataclasses import fields
 
 from jslm.corpora.rewrite.parsed.forms import inflections
-from jslm.corpora.rewrite.parsed.pairs import Counts, Options, make_pairs
+from jslm.corpora.rewrite.parsed.pairs import Counts, Options, Pair, make_pairs
 from jslm.corpora.rewrite.parsed.spacy_trees import parse, read_texts
 from jslm.corpora.rewrite.parsed.trees import Tree, read_conllu
 from jslm.errors import JslmError
 
+_HELD_OUT_PERCENT = 5
 _RANGES = {
     "frames": (0, 100),
     "rule_copies": (1, 100),
@@ -43,6 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--pipeline", default="en_core_web_sm", metavar="NAME", help="spaCy pipeline, or its folder (%(default)s)"
     )
+    group.add_argument(
+        "--held-out", metavar="FILE", help="write pairs of five sentences in a hundred here, and none to --out"
+    )
     group.add_argument("--sentences", type=int, metavar="N", help="read the first N sentences of each source only")
     defaults = Options()
     for name, text in _HELP.items():
@@ -64,24 +70,45 @@ def write_pairs(options: argparse.Namespace) -> int:
             raise JslmError(
                 f"--{name.replace('_', '-')} {getattr(options, name)}: expected {least} to {most}: {_HELP[name]}"
             )
-    if options.out is not None and not options.out.endswith(".jsonl"):
-        raise JslmError(f"--out = {options.out}: expected a name that ends in .jsonl")
+    for name in ("out", "held_out"):
+        path = getattr(options, name)
+        if path is not None and not path.endswith(".jsonl"):
+            raise JslmError(f"--{name.replace('_', '-')} = {path}: expected a name that ends in .jsonl")
+    if options.held_out is not None and options.out is None:
+        raise JslmError("--held-out goes with --out, which gets all other pairs; give both")
     # Said at once, not after ten minutes of parsing.
     inflections("be", "VBN")
     counts = Counts()
     wanted = Options(**{field.name: getattr(options, field.name) for field in fields(Options)})
-    pairs = make_pairs(_trees(options), wanted, counts)
+    held: list[Tree] = []
+    pairs = make_pairs(_without(_trees(options), held) if options.held_out else _trees(options), wanted, counts)
     if options.out is None:
         for pair in itertools.islice(pairs, options.count):
             print(json.dumps(pair.record(), ensure_ascii=False))
         return 0
-    with open(options.out, "w", encoding="utf-8", newline="\n") as file:
-        for pair in pairs:
-            file.write(json.dumps(pair.record(), ensure_ascii=False) + "\n")
+    _write(options.out, pairs)
     print("\n".join(counts.lines()), file=sys.stderr)
+    if options.held_out is not None:
+        few = dataclasses.replace(wanted, frames=0, rule_copies=1, unchanged=0.3, someone=0.0)
+        _write(options.held_out, make_pairs(held, few, Counts()))
     if not counts.made:
         raise JslmError(f"{options.out}: no pair could be made of {counts.sentences:,} sentences; see the counts above")
     return 0
+
+
+def _write(path: str, pairs: Iterable[Pair]) -> None:
+    with open(path, "w", encoding="utf-8", newline="\n") as file:
+        for pair in pairs:
+            file.write(json.dumps(pair.record(), ensure_ascii=False) + "\n")
+
+
+def _without(trees: Iterable[Tree], held: list[Tree]) -> Iterator[Tree]:
+    """The sentences but for those that are held out by their text, wherever it comes from; these go to `held`."""
+    for tree in trees:
+        if zlib.crc32(tree.text.encode()) % 100 < _HELD_OUT_PERCENT:
+            held.append(tree)
+        else:
+            yield tree
 
 
 def _trees(options: argparse.Namespace) -> Iterator[Tree]:

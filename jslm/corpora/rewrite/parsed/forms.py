@@ -37,7 +37,7 @@ _OPEN: Final = frozenset(["none", "all"])
 _PLURAL: Final = frozenset(listed("we they these those us them both many few several you some most others"))
 # Singular and plural alike; a tagger says the former of both.
 _SAME_NUMBER: Final = frozenset(listed("fish sheep deer species series means offspring aircraft headquarters salmon"))
-_ALWAYS_PLURAL: Final = frozenset(listed("police people cattle clergy"))
+_ALWAYS_PLURAL: Final = frozenset(listed("police people cattle clergy men women children gentlemen feet teeth mice"))
 # Spelled with a capital in any place; a tagger's lemma does not always say so.
 _CAPITALISED: Final = frozenset(
     listed(

@@ -45,8 +45,12 @@ def asks(tree: Tree, group: Group) -> bool:
 
 
 def check_phrase(words: Sequence[Word]) -> None:
-    """Raises Unsure for a phrase with the end of a sentence in it, or half of a quotation."""
+    """Raises Unsure for a phrase with the end of a sentence in it, half of a quotation, or a stray comma."""
     forms = [word.form for word in words]
+    if forms[0] in _QUOTES_OPEN and words[0].upos == "PUNCT":
+        raise Unsure("a quotation, or a note in brackets")
+    if len(forms) == 2 and forms[1] == ",":
+        raise Unsure("a comma behind one word")
     if any(form[0] in ".?!…" for form in forms):
         raise Unsure("a phrase with the end of a sentence")
     pairs = (("(", ")"), ("“", "”"), ("[", "]"), ("``", "''"))

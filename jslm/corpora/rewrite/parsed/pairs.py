@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+from jslm.corpora.rewrite.alphabet import wide_alphabet
 from jslm.corpora.rewrite.parsed.noise import vary
 from jslm.corpora.rewrite.parsed.phrases import Phrases, with_other
 from jslm.corpora.rewrite.parsed.to_active import NO_AGENTS, passive_with_agent, to_active, with_someone
@@ -18,6 +19,7 @@ from jslm.corpora.rewrite.parsed.trees import Tree, Unsure, Word
 
 # A condition of the model: passives without an agent get "someone"; without the label they stay.
 SOMEONE: Final = "someone"
+_ALPHABET: Final = frozenset(wide_alphabet())
 _SHORTEST: Final = 12
 _START: Final = re.compile(r"[\"“'‘(]?[A-Z0-9]")
 _END: Final = re.compile(r"[.!?…][\"”'’)]*$")
@@ -75,6 +77,8 @@ def is_clean(tree: Tree, options: Options) -> bool:
     text = tree.text
     capitals = sum(char.isupper() for char in text)
     if not _SHORTEST <= len(text) <= options.max_characters or not (_START.match(text) and _END.search(text)):
+        return False
+    if not _ALPHABET.issuperset(text):
         return False
     if _ODD.search(text) or capitals * 4 > len(text) or text.count('"') % 2 or "\n" in text:
         return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from typing import Final
 
+from jslm.corpora.rewrite.alphabet import letters
 from jslm.corpora.rewrite.invent import invented_nouns
 from jslm.corpora.rewrite.parsed.forms import as_object, as_subject, lower_first, person_and_number
 from jslm.corpora.rewrite.parsed.group import agree, read_group
@@ -14,6 +15,9 @@ from jslm.corpora.rewrite.parsed.trees import Tree, Unsure, Word
 _LONGEST: Final = 7
 _MOST: Final = 20_000
 _INVENTED_SHARE: Final = 1 / 7
+# Of the invented ones.
+_RARE_SHARE: Final = 0.25
+_SCRIPTS: Final = ("LATIN", "GREEK", "CYRILLIC")
 _PRONOUN_SHARE: Final = 0.12
 _PRONOUNS: Final = ("I", "you", "he", "she", "it", "we", "they", "someone", "everyone", "nobody")
 _PLAIN: Final = frozenset(
@@ -77,6 +81,10 @@ def _invent(words: list[Word], rng: random.Random) -> None:
     nouns = invented_nouns(4000)
     head = next(word for word in words if word.head is None)
     noun = nouns[int(rng.random() * len(nouns))]
+    if rng.random() < _RARE_SHARE:
+        # Letters that no text of the training has are copied too, once they were copied anywhere.
+        script = letters(_SCRIPTS[int(rng.random() * len(_SCRIPTS))])
+        noun = "".join(rng.choice(script) for _ in range(3 + int(rng.random() * 6)))
     plural = head.xpos in ("NNS", "NNPS") or head.feats.get("Number") == "Plur"
     form = noun + ("es" if noun.endswith(("s", "x", "z", "ch", "sh")) else "s") if plural else noun
     before = words[words.index(head) - 1] if words.index(head) else None

@@ -46,13 +46,16 @@ _CONTROL: Final = frozenset(
     )
 )
 _NOUNS: Final = ("NOUN", "PROPN", "PRON", "NUM")
+_GUTENBERG_START: Final = re.compile(r"\*\*\* ?START OF TH(E|IS) PROJECT GUTENBERG[^\n]*")
+_GUTENBERG_END: Final = re.compile(r"\*\*\* ?END OF TH(E|IS) PROJECT GUTENBERG")
 _COPY: Final = re.compile(r"\s+")
 
 
 def read_texts(paths: Iterable[str | Path]) -> Iterator[str]:
     """Paragraphs of text files: `.jsonl` with a key "text", anything else plain, its hard-wrapped lines joined.
 
-    Raises JslmError for a file that is not there, not UTF-8, or whose lines are no such JSON.
+    Project Gutenberg's header and licence are left out. Raises JslmError for a file that is not there, not UTF-8, or
+    whose lines are no such JSON.
     """
     for path in map(Path, paths):
         try:
@@ -61,13 +64,19 @@ def read_texts(paths: Iterable[str | Path]) -> Iterator[str]:
             raise JslmError(f"{path}: not UTF-8 text (byte {error.start:,}); convert it first") from None
         except OSError as error:
             raise JslmError(f"{path}: cannot be read: {error.strerror}") from None
-        documents = [text]
+        documents = [_book(text)]
         if path.suffix == ".jsonl":
             documents = [_document(path, number, line) for number, line in enumerate(text.split("\n"), 1) if line]
         for document in documents:
             for paragraph in re.split(r"\n\s*\n", document.replace("\r\n", "\n")):
                 if joined := _COPY.sub(" ", unicodedata.normalize("NFC", paragraph)).strip():
                     yield joined
+
+
+def _book(text: str) -> str:
+    """The text without Project Gutenberg's header and licence, where it has them."""
+    start, end = _GUTENBERG_START.search(text), _GUTENBERG_END.search(text)
+    return text[start.end() if start else 0 : end.start() if end else None]
 
 
 def _document(path: Path, number: int, line: str) -> str:

@@ -102,6 +102,9 @@ def _turn(tree: Tree, verb: Word) -> None:
         raise Unsure("two agents")
     agent = agents[0]
     before = starts(tree.words)
+    place = tree.index(verb)
+    if any(w.lower == "only" and tree.index(w) < place for w in tree.children(verb, "advmod")):
+        raise Unsure("'only', which may belong to the agent")
     inside = {id(word) for word in tree.subtree(agent)}
     if any(w.lower == "by" and w.relation == "case" and id(w) not in inside for w in tree.subtree(verb)):
         raise Unsure("'by' twice")

@@ -1,0 +1,242 @@
+"""The rewriter of sentences that people write, from treebanks and text to a calibrated file: `scripts/rewriter.py`.
+
+Pairs by rule from parsed sentences, beside those of the generator's own grammar; pretraining on the text itself; steps
+from a time; a threshold for a stated precision, from sentences that nothing was trained on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import json
+import random
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+NATURAL = ROOT / "data" / "rewrite" / "natural.tsv"
+TEXT_CONFIG, PAIRS_CONFIG = (ROOT / "configs" / f"rewriter_natural{name}.toml" for name in ("", "_sft"))
+# At most 4M parameters; without it the configs' own 10M.
+SMALL = ["model.n_layers=6", "model.d_model=208", "model.n_heads=4", "train.batch_size=12"]
+# What data/rewrite/README.md says of each file.
+GENERATED = {
+    "pairs": "--count 120000 --seed 0 --split wide",
+    "tokenized": "--count 20000 --seed 5 --split wide --tokenized",
+    "plain": "--count 30000 --seed 6 --split verb --unpaired",
+}
+MEASURED = {"val": "--count 2000 --seed 1", "verb": "--count 2000 --seed 2 --split verb"}
+# Sequences of the mixture: natural pairs, generated ones, tokenised ones, public ones, plain sentences.
+WEIGHTS = {"natural": 12, "pairs": 4, "tokenized": 0.5, "public": 1, "plain": 1}
+PRETRAINING_SHARE = 0.15
+PROBE_STEPS = 30
+_AGENTLESS = re.compile(r"\b(someone|somebody|no one|nobody)\b", re.IGNORECASE)
+# Of the generated passives without an agent, so many are also there as what stays without the label.
+_STAYS = 0.5
+_TREEBANK = (
+    "English sentences of treebanks given by --parsed: a Universal Dependencies treebank's own licence holds for them"
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What the recipe for natural sentences asks for."""
+    group = parser.add_argument_group("natural sentences: with --parsed, --text or both")
+    group.add_argument("--parsed", nargs="+", default=[], metavar="FILE", help="treebanks to learn from (CoNLL-U, .gz)")
+    group.add_argument("--text", nargs="+", default=[], metavar="FILE", help="text to learn from: .txt or .jsonl")
+    group.add_argument("--pipeline", default="en_core_web_sm", metavar="NAME", help="spaCy pipeline that parses --text")
+    group.add_argument("--large", action="store_true", help="10M parameters (for a GPU) in place of 3.3M")
+    group.add_argument("--minutes", type=float, default=50, metavar="N", help="training, both parts (default 50)")
+    group.add_argument("--precision", type=float, default=0.9, metavar="P", help="for the threshold (default 0.9)")
+    group.add_argument("--licence", default="", metavar="TEXT", help="licence of the model, such as cc-by-sa-4.0")
+    group.add_argument("--measure", nargs="+", default=[], metavar="FILE", help="treebanks or tables to measure on too")
+
+
+def check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Ends the program with a line for a file that is not there and a number out of range."""
+    for path in [*args.parsed, *args.text, *args.measure]:
+        if not Path(path).is_file():
+            parser.error(f"{path}: no such file; expected a treebank (CoNLL-U) or text")
+    if not args.minutes > 0 or not 0 < args.precision < 1:
+        parser.error(f"--minutes {args.minutes:g} --precision {args.precision:g}: expected over 0, and between 0 and 1")
+
+
+def run(args: argparse.Namespace, stages: Any, jslm: Callable[..., None], public: Callable[[Path], Any]) -> None:
+    """Every stage that is not done yet; `jslm` runs a verb, `stages` remembers."""
+    work = Path(args.out)
+    size = [*([] if args.large else SMALL), *fast_type(), *args.overrides]
+    model = work / "rewriter.safetensors"
+    stages.run("data", lambda: make_data(work, args, jslm, public))
+    stages.run("probe", lambda: probe(work, size, jslm))
+    stages.run("pretrain", lambda: train(work, size, jslm, args, pretraining=True))
+    stages.run("fine-tune", lambda: train(work, size, jslm, args, pretraining=False))
+    raw = work / "uncalibrated.safetensors"
+    stages.run("export", lambda: jslm("convert", "export", work / "sft", raw, "--format", "safetensors"))
+    stages.run("calibrate", lambda: calibrate_file(raw, model, work / "held_out.jsonl", args.precision))
+    stages.run("evaluate", lambda: evaluate(work, model, args, jslm))
+
+
+def fast_type(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[str]:
+    """bfloat16 on a CPU with AMX, where it is the fastest and this recipe has been tried; else jslm's own choice."""
+    try:
+        return ["model.dtype=bfloat16"] if "amx_bf16" in cpuinfo.read_text("utf-8") else []
+    except OSError:
+        return []
+
+
+def make_data(work: Path, args: argparse.Namespace, jslm: Callable[..., None], public: Callable[[Path], Any]) -> None:
+    """Text and pairs of all kinds, and the token files of each."""
+    sources = ["--parsed", *args.parsed] if args.parsed else []
+    if args.text:
+        sources += ["--text", *args.text, "--parser", "spacy", "--pipeline", args.pipeline]
+    held_out = work / "held_out.jsonl"
+    jslm("corpora.rewrite", *sources, "--out", work / "natural.jsonl", "--held-out", held_out)
+    jslm("corpora.rewrite", "--text", 6, "--out", work / "text.jsonl")
+    _write(work / "plain_text.jsonl", ({"text": text} for text in plain_texts(args)))
+    for name, arguments in {**GENERATED, **MEASURED}.items():
+        jslm("corpora.rewrite", *arguments.split(), "--direction", "to_active", "--out", work / f"{name}.jsonl")
+    for name in GENERATED:
+        _write(work / f"{name}.jsonl", label_agentless(_lines(work / f"{name}.jsonl"), keep=name != "plain"))
+    if args.dev:
+        _write(work / "public.jsonl", public(Path(args.dev)))
+    if args.test:
+        _write(work / "public_test.jsonl", public(Path(args.test)))
+    text = json.dumps([str(work / name) for name in ("plain_text.jsonl", "text.jsonl")])
+    jslm("prepare", "--config", TEXT_CONFIG, f"data.source={text}", f"data.dir={work / 'char'}")
+    tokenizer = f"tokenizer.path={work / 'char' / 'tokenizer.json'}"
+    for name in WEIGHTS:
+        if (work / f"{name}.jsonl").exists():
+            conditions = 'data.conditions=["agentless"]' if name != "public" else "data.conditions=[]"
+            place = [f"data.source={work / f'{name}.jsonl'}", f"data.dir={work / name}"]
+            recipe = ROOT / "data" / "rewrite" / "recipe.toml"
+            licence = _terms(args) if name == "natural" else "MIT, as jslm"
+            about = f"data.about=Pairs for the rewriter: {name}"
+            # Two sentences of 310 characters and what stands around them fit into the context.
+            terms = ["data.filters.max_characters=636", about, f"data.licence={licence}"]
+            jslm("prepare", "--config", recipe, *place, tokenizer, conditions, *terms)
+
+
+def _terms(args: argparse.Namespace) -> str:
+    given = [Path(path).name for path in [*args.parsed, *args.text]]
+    return f"{args.licence or 'that of the sources'}: made of {', '.join(given)}"
+
+
+def plain_texts(args: argparse.Namespace) -> Iterator[str]:
+    """The alphabet, then paragraphs of the text and, some at a time, sentences of the treebanks."""
+    from jslm.corpora.rewrite.alphabet import wide_alphabet
+    from jslm.corpora.rewrite.parsed.spacy_trees import read_texts
+    from jslm.corpora.rewrite.parsed.trees import read_conllu
+
+    yield wide_alphabet()
+    for paragraph in read_texts(args.text):
+        yield from (paragraph[start : start + 600] for start in range(0, len(paragraph), 600))
+    for path in args.parsed:
+        sentences = (tree.text for tree in read_conllu(path))
+        while batch := list(itertools.islice(sentences, 4)):
+            yield "\n".join(batch)
+
+
+def label_agentless(pairs: list[dict[str, Any]], *, keep: bool) -> Iterator[dict[str, Any]]:
+    """The pairs, those whose answer has a "someone" of its own with the label; some of them also as they are."""
+    rng = random.Random(0)
+    for pair in pairs:
+        new = set(map(str.lower, _AGENTLESS.findall(pair["completion"])))
+        new -= set(map(str.lower, _AGENTLESS.findall(pair["prompt"])))
+        if not new or not keep:
+            yield {**pair, "agentless": ""}
+            continue
+        yield {**pair, "agentless": "someone"}
+        if rng.random() < _STAYS:
+            yield {**pair, "completion": pair["prompt"], "agentless": ""}
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def _write(path: Path, records: Any) -> None:
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+
+
+def probe(work: Path, size: list[str], jslm: Callable[..., None]) -> None:
+    """A few steps, to see how many fit into a minute."""
+    places = [f"data.dir={work / 'char'}", f"data.source={work / 'text.jsonl'}", f"run_dir={work / 'probe'}"]
+    few = [f"train.steps={PROBE_STEPS}", "train.eval_every=0", "train.eval_batches=1", "sample.every=1000000"]
+    quiet = ["train.log_every=1", "train.report=false", "train.tensorboard=false"]
+    places[1] = "data.source=" + json.dumps([str(work / name) for name in ("plain_text.jsonl", "text.jsonl")])
+    jslm("train", "--config", TEXT_CONFIG, *places, *few, *quiet, *size)
+    lines = [json.loads(line) for line in (work / "probe" / "metrics.jsonl").read_text("utf-8").splitlines()]
+    rates = sorted(
+        line["tokens_per_s"] for line in lines if line.get("step", 0) > PROBE_STEPS // 3 and "tokens_per_s" in line
+    )
+    (work / "rate.json").write_text(json.dumps({"tokens_per_s": rates[len(rates) // 2]}) + "\n", "utf-8")
+
+
+def train(
+    work: Path, size: list[str], jslm: Callable[..., None], args: argparse.Namespace, *, pretraining: bool
+) -> None:
+    """Pretraining on text, or fine-tuning on pairs, for its share of the minutes."""
+    from jslm.config import load_config
+
+    config = load_config(TEXT_CONFIG, size)
+    rate = json.loads((work / "rate.json").read_text("utf-8"))["tokens_per_s"]
+    share = PRETRAINING_SHARE if pretraining else 1 - PRETRAINING_SHARE
+    steps = max(20, int(args.minutes * 60 * share * rate / (config.train.batch_size * config.model.context_length)))
+    ends = [f"train.steps={steps}", f"train.eval_every={max(steps // 2, 1)}", f"sample.every={steps}"]
+    if pretraining:
+        text = json.dumps([str(work / name) for name in ("plain_text.jsonl", "text.jsonl")])
+        places = [f"data.source={text}", f"data.dir={work / 'char'}", f"run_dir={work / 'pretrained'}"]
+        jslm("train", "--config", TEXT_CONFIG, *places, *ends, *size)
+        return
+    parts = [f"{{dir = {json.dumps(str(work / n))}, weight = {w}}}" for n, w in WEIGHTS.items() if (work / n).is_dir()]
+    places = [f"data.mixture=[{', '.join(parts)}]", f"train.init_from={work / 'pretrained'}", f"run_dir={work / 'sft'}"]
+    card = [f"card.data=Sentences of {_terms(args)}. {_TREEBANK if args.parsed else ''}; generated pairs (MIT)"]
+    card += [f"card.license={args.licence}"] if args.licence else []
+    jslm("train", "--config", PAIRS_CONFIG, *places, *ends, *card, *size)
+
+
+def calibrate_file(raw: Path, target: Path, held_out: Path, precision: float) -> None:
+    """`target` (and the same in int8) is `raw` with a calibration and a threshold from the held-out pairs."""
+    from jslm.errors import JslmError
+    from jslm.evaluate.answers import read_items
+    from jslm.evaluate.calibration import calibrate
+    from jslm.formats.opening import load_model
+    from jslm.formats.portable import write
+    from jslm.infer import load
+
+    items = read_items(held_out)
+    random.Random(0).shuffle(items)
+    model = load(raw)
+    bundle = load_model(raw)
+    try:
+        settings = calibrate(model, items[:1500], precision)
+    except JslmError as error:
+        # A model that gets nothing right is still worth looking at.
+        print(f"{error}; the file stays without a threshold", file=sys.stderr)
+        settings = model.config.rewrite
+    bundle = dataclasses.replace(bundle, config=bundle.config.model_copy(update={"rewrite": settings}))
+    write(bundle, target, "float32")
+    write(bundle, target.with_name("rewriter_int8.safetensors"), "int8")
+
+
+def evaluate(work: Path, model: Path, args: argparse.Namespace, jslm: Callable[..., None]) -> None:
+    """The report: natural sentences, those of --measure, generated and public pairs."""
+    tasks = [f"rewriting={NATURAL}", *(f"rewriting={path}" for path in args.measure)]
+    tasks += [f"rewrite={work / f'{name}.jsonl'}" for name in MEASURED]
+    if args.test:
+        tasks.append(f"rewrite={work / 'public_test.jsonl'}")
+    limit = ["--limit", args.limit] if args.limit else []
+    jslm(
+        "evaluate",
+        "--run",
+        model,
+        "--tasks",
+        ",".join(tasks),
+        *limit,
+        "--out",
+        work / "evaluation",
+        output=work / "report.md",
+    )

@@ -1,0 +1,78 @@
+"""The recipe of the natural rewriter, as far as it needs no training."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("rewriter_natural", ROOT / "scripts" / "rewriter_natural.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_passives_without_an_agent_get_the_label(script: ModuleType) -> None:
+    given = [{"prompt": f"It was sold {n}.", "completion": f"Someone sold it {n}."} for n in range(200)]
+    given += [{"prompt": "It was sold by someone.", "completion": "Someone sold it."}]
+    pairs = list(script.label_agentless(given, keep=True))
+    labelled = [pair for pair in pairs if pair["agentless"]]
+    assert len(labelled) == 200
+    stays = [pair for pair in pairs if pair["prompt"] == pair["completion"]]
+    assert 60 < len(stays) < 140
+    assert not any(pair["agentless"] for pair in stays)
+    assert pairs[-1]["agentless"] == ""
+    assert len(list(script.label_agentless(given, keep=False))) == 201
+
+
+def test_plain_text_begins_with_the_alphabet(script: ModuleType, tmp_path: Path) -> None:
+    text = tmp_path / "a.txt"
+    text.write_text("One line\nof two.\n\nAnother paragraph.\n", "utf-8")
+    voices = ROOT / "tests" / "corpora" / "data" / "voices.conllu"
+    arguments = type("Arguments", (), {"text": [str(text)], "parsed": [str(voices)]})
+    first, *rest = script.plain_texts(arguments)
+    assert {"é", "“", "ж", "\t"} <= set(first)
+    assert rest[:2] == ["One line of two.", "Another paragraph."]
+    assert rest[2].startswith("The letter was written by the clerk.\n")
+
+
+def test_steps_come_from_the_time(script: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "rate.json").write_text(json.dumps({"tokens_per_s": 7680.0}), "utf-8")
+    (tmp_path / "natural").mkdir()
+    asked: list[tuple[str, ...]] = []
+    arguments = type("Arguments", (), {"minutes": 10.0, "parsed": ["x.conllu"], "text": [], "licence": "cc-by-sa-4.0"})
+    for pretraining in (True, False):
+        script.train(tmp_path, script.SMALL, lambda *a: asked.append(a), arguments, pretraining=pretraining)
+    # 12 sequences of 640 are a step, and one a second.
+    assert "train.steps=90" in asked[0]
+    assert "train.steps=510" in asked[1]
+    assert "card.license=cc-by-sa-4.0" in asked[1]
+    assert any("x.conllu" in str(part) for part in asked[1])
+
+
+def test_bad_arguments_are_told(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    spec = importlib.util.spec_from_file_location("rewriter", ROOT / "scripts" / "rewriter.py")
+    assert spec is not None
+    assert spec.loader is not None
+    rewriter = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(rewriter)
+    for arguments, message in (
+        (["--parsed", "nowhere.conllu"], "nowhere.conllu: no such file"),
+        (["--parsed", __file__, "--minutes", "0"], "--minutes 0"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["rewriter.py", *arguments])
+        with pytest.raises(SystemExit):
+            rewriter.main()
+        assert message in capsys.readouterr().err
