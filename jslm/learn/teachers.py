@@ -67,36 +67,36 @@ def open_teaching(
     where columns are missing. Of several processes the first computes, on one device. Raises JslmError where the
     folder can't be written, or teachers have to be asked again and are no longer those of before.
     """
-    if jax.process_count() == 1:
-        return _open(config, files, load, fingerprint)
-    teaching = _open(config, files, load, fingerprint) if jax.process_index() == 0 else None
-    multihost_utils.sync_global_devices("jslm: teachers asked")
-    return teaching or _open(config, files, load, fingerprint)
-
-
-def _open(config: Config, files: Sequence[TokenFile], load: Callable[[], list[Teacher]], fingerprint: str) -> Teaching:
-    teachers: list[Teacher] = []
-    if not fingerprint:
-        teachers = load()
-        fingerprint = teachers_fingerprint(config, teachers)
-    columns = []
-    for file in files:
-        meta = {"teachers": fingerprint, "data": _data_fingerprint(config, file)}
-        path = file.path.parent / FOLDER / hashlib.sha256(json.dumps(meta).encode()).hexdigest()[:16]
-        found = _read(path, meta, len(file.tokens))
-        if found is None:
-            teachers = teachers or load()
-            if (now := teachers_fingerprint(config, teachers)) != fingerprint:
-                raise JslmError(
-                    f"{path}: what the teachers expect is lost, and train.distill.teachers are no longer those that "
-                    f"this run began with ({now[:12]} found, {fingerprint[:12]} expected); put them or the folder "
-                    "back, or start another run_dir"
-                )
+    # By all processes alike: to restore a checkpoint they wait for each other.
+    teachers = [] if fingerprint else load()
+    fingerprint = fingerprint or teachers_fingerprint(config, teachers)
+    metas = [{"teachers": fingerprint, "data": _data_fingerprint(config, file)} for file in files]
+    paths = [
+        file.path.parent / FOLDER / hashlib.sha256(json.dumps(meta).encode()).hexdigest()[:16]
+        for file, meta in zip(files, metas, strict=True)
+    ]
+    corpora = list(zip(paths, metas, files, strict=True))
+    is_first = jax.process_index() == 0
+    missing = [each for each in corpora if _read(*each) is None] if is_first else []
+    if _shared(bool(missing)):
+        teachers = teachers or load()
+        if (now := teachers_fingerprint(config, teachers)) != fingerprint:
+            raise JslmError(
+                f"{paths[0].parent}: what the teachers expect is lost, and train.distill.teachers are no longer those "
+                f"that this run began with ({now[:12]} found, {fingerprint[:12]} expected); put them or the folder "
+                "back, or start another run_dir"
+            )
+        for path, meta, file in missing:
             _compute(path, meta, config, file, teachers)
-            found = _read(path, meta, len(file.tokens))
-            assert found is not None
-        columns.append(found)
-    return Teaching(fingerprint, columns)
+        # The others wait.
+        _shared(True)
+    found = [_read(*each) for each in corpora]
+    return Teaching(fingerprint, [columns for columns in found if columns is not None])
+
+
+def _shared(value: bool) -> bool:
+    """What the first process says, on all of them."""
+    return bool(multihost_utils.broadcast_one_to_all(np.int64(value))) if jax.process_count() > 1 else value
 
 
 def teachers_fingerprint(config: Config, teachers: Sequence[Teacher]) -> str:
@@ -178,7 +178,7 @@ def _check_space(path: Path, size: int) -> None:
         )
 
 
-def _read(path: Path, meta: dict[str, str], tokens: int) -> Columns | None:
+def _read(path: Path, meta: dict[str, str], file: TokenFile) -> Columns | None:
     """None, which is said, where they are of no use; they are put aside then."""
     if not path.is_dir():
         return None
@@ -190,8 +190,8 @@ def _read(path: Path, meta: dict[str, str], tokens: int) -> Columns | None:
             if _crc32(path / name) != known["crc32"][name]:
                 raise ValueError(f"{name} is not as it was written")
         ids, log_probs = (np.load(path / name, mmap_mode="r", allow_pickle=False) for name in _FILES)
-        if len(ids) != tokens or ids.shape != log_probs.shape:
-            raise ValueError(f"{len(ids):,} tokens found, {tokens:,} expected")
+        if len(ids) != len(file.tokens) or ids.shape != log_probs.shape:
+            raise ValueError(f"{len(ids):,} tokens found, {len(file.tokens):,} expected")
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
         aside = path.with_name(f"{path.name}.damaged")
         _log.warning("%s: damaged (%s); set aside as %s, and the teachers are asked again", path, error, aside.name)

@@ -1,10 +1,12 @@
-"""Preferences over several devices and processes: the reference model, the steps and validation are those of one."""
+"""Preferences and distillation over several devices and processes: the model that is asked beforehand, the steps and
+validation are those of one."""
 
 from __future__ import annotations
 
 import json
 import os
 import random
+import shutil
 import socket
 import subprocess
 import sys
@@ -55,6 +57,22 @@ packing = "documents"
 validation_fraction = 0.3
 [tokenizer]
 path = "base/tokenizer.json"
+[optimizer]
+learning_rate = 1e-3
+warmup_steps = 0
+"""
+
+STUDENT = f"""{MODEL}
+steps = 8
+objective = "distill"
+[train.distill]
+teachers = ["base"]
+top_k = 6
+[data]
+source = "text.txt"
+dir = "text"
+[tokenizer]
+kind = "char"
 [optimizer]
 learning_rate = 1e-3
 warmup_steps = 0
@@ -136,3 +154,27 @@ def test_many_devices_do_what_one_does(
     train(folder, PREFERENCES, name, *overrides, "train.steps=10", devices=devices, processes=processes)
     assert column(run, "val/loss")[-1] < column(run, "val/loss")[0]
     assert (run / "reference.npz").read_bytes() == before
+
+
+@pytest.fixture(scope="module")
+def student(folder: Path) -> Path:
+    return train(folder, STUDENT, "student")
+
+
+@pytest.mark.parametrize(
+    ("name", "processes", "devices", "overrides"),
+    [
+        ("student-meshed", 1, 8, ["mesh.data=2", "mesh.fsdp=2", "mesh.tensor=2", "train.micro_batch=4"]),
+        ("student-processes", 2, 2, []),
+    ],
+)
+def test_a_student_on_several_devices(
+    folder: Path, student: Path, name: str, processes: int, devices: int, overrides: list[str]
+) -> None:
+    if processes > 1:
+        # The first of them asks, the other waits.
+        shutil.rmtree(folder / "text" / "teachers")
+    run = train(folder, STUDENT, name, *overrides, devices=devices, processes=processes)
+    for key in ("train/loss", "train/divergence", "val/loss"):
+        np.testing.assert_allclose(column(run, key), column(student, key), rtol=2e-4, err_msg=key)
+    assert len(list((folder / "text" / "teachers").iterdir())) == 1
