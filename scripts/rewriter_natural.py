@@ -33,6 +33,7 @@ MEASURED = {"val": "--count 2000 --seed 1", "verb": "--count 2000 --seed 2 --spl
 WEIGHTS = {"natural": 12, "pairs": 4, "tokenized": 0.5, "public": 1, "plain": 1}
 PRETRAINING_SHARE = 0.15
 PROBE_STEPS = 30
+_OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_0-9]+)+=")
 _AGENTLESS = re.compile(r"\b(someone|somebody|no one|nobody)\b", re.IGNORECASE)
 # Of the generated passives without an agent, so many are also there as what stays without the label.
 _STAYS = 0.5
@@ -56,6 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     """Ends the program with a line for a file that is not there and a number out of range."""
+    for name in ("parsed", "text", "measure"):
+        # A list of files takes what stands behind it: section.key=value belongs to the overrides.
+        given = getattr(args, name)
+        args.overrides += [word for word in given if _OVERRIDE.match(word) and not Path(word).exists()]
+        setattr(args, name, [word for word in given if word not in args.overrides])
     for path in [*args.parsed, *args.text, *args.measure]:
         if not Path(path).is_file():
             parser.error(f"{path}: no such file; expected a treebank (CoNLL-U) or text")

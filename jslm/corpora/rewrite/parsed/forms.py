@@ -89,11 +89,20 @@ def verb_form(lemma: str, tag: str, near: str = "") -> str:
 
     Raises Unsure for a verb that lemminflect does not know.
     """
+    if near.lower() == f"{lemma}led" and inflections(f"{lemma}l", tag):
+        # A lemmatizer's "instal" of "installed".
+        lemma += "l"
     found = inflections(lemma, tag)
     if not found:
         raise Unsure("a verb of unknown forms")
     if near.lower() in found:
         return near.lower()
+    base = next((form for form in found if form + "ed" == near.lower()), "")
+    if tag in ("VB", "VBP") and base:
+        return base
+    # Of "instal" and "install", both of which dictionaries have, the one that the lemma is.
+    if tag in ("VB", "VBP") and lemma in found:
+        return lemma
     # "travelling" for "travelled": the same stem.
     stem = near.lower().removesuffix("ed").removesuffix("ing")
     same = [form for form in found if form.removesuffix("ed").removesuffix("ing") == stem]

@@ -125,6 +125,8 @@ def _read_auxiliaries(group: Group) -> list[str]:
         group.tag = "VBD" if left.pop(0).lower == "did" else "VBP"
     elif left:
         group.tag = _auxiliary_tag(left[0], group.to)
+    if left and (group.modal or group.do) and left[0].lower not in ("be", "have", "get", "'ve"):
+        raise Unsure("auxiliaries that make no tense")
     if left and lemma_of(left[0]) == "have":
         group.perfect, expected = True, ["VBN"]
         left.pop(0)

@@ -20,6 +20,7 @@ from jslm.corpora.rewrite.parsed.trees import Tree, Unsure, Word
 # A condition of the model: passives without an agent get "someone"; without the label they stay.
 SOMEONE: Final = "someone"
 _ALPHABET: Final = frozenset(wide_alphabet())
+_LOOSE: Final = frozenset(["in", "at", "on", "from", "for", "with", "during", "after", "before", "into", "to", "but"])
 _SHORTEST: Final = 12
 _START: Final = re.compile(r"[\"“'‘(]?[A-Z0-9]")
 _END: Final = re.compile(r"[.!?…][\"”'’)]*$")
@@ -142,11 +143,24 @@ def make_pairs(trees: Iterable[Tree], options: Options, counts: Counts) -> Itera
 
 def _by_rule(tree: Tree, options: Options, counts: Counts) -> list[Pair]:
     try:
+        if not tree.name and _loose_agent(tree):
+            raise Unsure("an agent with a phrase that a parser may have put in the wrong place")
         active = to_active(tree).text
     except Unsure as reason:
         counts.dropped[f"natural passive: {reason}"] += 1
         return []
     return [Pair(tree.text, active, "by rule")] * options.rule_copies
+
+
+def _loose_agent(tree: Tree) -> bool:
+    """Whether "by floods in the north" may as well be "by floods, in the north"; a treebank's authors knew."""
+    return any(
+        case.lower in _LOOSE
+        for agent in tree.words
+        if agent.deprel == "obl:agent"
+        for part in tree.children(agent, "nmod")
+        for case in tree.children(part, "case")
+    )
 
 
 def _natural(tree: Tree, options: Options, counts: Counts, rng: random.Random) -> Iterator[tuple[Word, Pair]]:

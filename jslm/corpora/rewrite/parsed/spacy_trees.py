@@ -48,6 +48,7 @@ _CONTROL: Final = frozenset(
 _NOUNS: Final = ("NOUN", "PROPN", "PRON", "NUM")
 _GUTENBERG_START: Final = re.compile(r"\*\*\* ?START OF TH(E|IS) PROJECT GUTENBERG[^\n]*")
 _GUTENBERG_END: Final = re.compile(r"\*\*\* ?END OF TH(E|IS) PROJECT GUTENBERG")
+_STRAIGHT: Final = str.maketrans("’‘“”", "''\"\"")
 _COPY: Final = re.compile(r"\s+")
 
 
@@ -95,7 +96,9 @@ def parse(paragraphs: Iterable[str], pipeline: str) -> Iterator[Tree]:
     Raises JslmError where spaCy or the pipeline is not installed, and for a pipeline without a parser or a tagger.
     """
     nlp = _load(pipeline)
-    for document in nlp.pipe(paragraphs, batch_size=64):
+    # The small pipelines know "'ve" and not its curly sister; quotes vary when pairs are typed (`noise`).
+    straight = (paragraph.translate(_STRAIGHT) for paragraph in paragraphs)
+    for document in nlp.pipe(straight, batch_size=64):
         for sentence in document.sents:
             words = convert(sentence)
             if words:

@@ -36,7 +36,7 @@ NO_AGENTS: Final = frozenset(
 )
 # Means rather than agents only where no article or the like stands with them ("by car", "by a car").
 _ALLOWED_WITH: Final = ("det", "nmod:poss", "amod", "compound")
-_VEHICLES: Final = frozenset(["car", "train", "bus", "plane", "boat", "bike"])
+_VEHICLES: Final = frozenset(listed("car train bus plane boat bike van truck lorry taxi tram ferry ship helicopter"))
 _FOCUS: Final = frozenset(listed("not only even also"))
 _ANY: Final = {"anyone": "no one", "anybody": "nobody", "anything": "nothing"}
 _OPEN: Final = frozenset(listed("any either all every both each much many ever yet everyone everybody everything"))
@@ -55,6 +55,7 @@ _STATES: Final = frozenset(
         "expect oblige entitle accustom inclined associate compose make limit require allow schedule due disappoint"
     )
 )
+_GOT: Final = frozenset(listed("lost married dressed stuck divorced engaged"))
 _SAME: Final = frozenset(listed("i you he she it we they"))
 
 
@@ -96,6 +97,8 @@ def _turn(tree: Tree, verb: Word) -> None:
     group = read_group(tree, verb)
     if not group.passive:
         raise Unsure("no passive")
+    if verb.lower in _GOT and any(word.lower in ("get", "gets", "got", "getting") for word in group.auxiliaries):
+        raise Unsure("a state that somebody got into")
     run = coordinate(tree, group, ("VBN", "VBD"))
     agents = [agent for one in group.verbs for agent in tree.children(one, "obl:agent")]
     if len(agents) != 1:
@@ -114,6 +117,8 @@ def _turn(tree: Tree, verb: Word) -> None:
     words = tree.subtree(agent) if asked else tree.phrase(agent)
     agent_words, bys = _agent_words(tree, agent, words)
     _no_negation(tree, group, agent, agent_words)
+    if len(tree.children(group.subject_of, "nsubj:pass", "nsubj")) > 1:
+        raise Unsure("two subjects")
     subject = tree.child(group.subject_of, "nsubj:pass", "nsubj") or _shared(tree, group)
     if subject.upos not in ("NOUN", "PROPN", "PRON", "DET", "NUM", "ADJ", "SYM"):
         raise Unsure("a subject that is no noun")
@@ -161,6 +166,12 @@ def _arrange(
     if subject not in tree.words:
         order = insert(without(order, agent_words), _chain_start(order, group, run), closed(tree, agent_words))
         return False, _after_verb(tree, order, run, [subject], group)
+    if subject.lower == "it" and tree.child(group.verb, "ccomp", "csubj", "csubj:pass") and not asked:
+        # "It has been suggested by them that ...": the clause is the object.
+        if first < place_of(order, subject):
+            raise Unsure("a question with a clause")
+        order = replace(without(order, agent_words), [subject], closed(tree, agent_words))
+        return False, order
     fronted = question_word(tree, subject)
     inverted = first < place_of(order, patient[0])
     if asked:
@@ -220,7 +231,7 @@ def _after_verb(tree: Tree, order: list[Word], run: list[Word], patient: list[Wo
 def _agent_words(tree: Tree, agent: Word, words: list[Word]) -> tuple[list[Word], list[Word]]:
     """(the agent's words without "by", its "by"s). Raises Unsure for what is no agent."""
     lemma = agent.lemma.lower()
-    known = lemma in NO_AGENTS or agent.lower in NO_AGENTS
+    known = lemma in NO_AGENTS or lemma in _VEHICLES or agent.lower in NO_AGENTS
     if known and (lemma not in _VEHICLES or not tree.children(agent, *_ALLOWED_WITH)):
         raise Unsure("'by' with no agent")
     if agent.upos not in ("NOUN", "PROPN", "PRON", "DET", "ADJ", "NUM"):
@@ -243,7 +254,10 @@ def _agent_words(tree: Tree, agent: Word, words: list[Word]) -> tuple[list[Word]
     if any(w.lower not in _FOCUS for w in adverbs):
         raise Unsure("an adverb before 'by'")
     kept = without(words, bys)
-    if any(w.lower == "by" and w.head in (agent, *tree.children(agent, "conj")) for w in kept):
+    joined = ("appos", "dep", "conj")
+    if any(w.lower == "by" for part in tree.children(agent, "nmod") for w in tree.children(part, "case")):
+        raise Unsure("'by' twice")
+    if any(w.lower == "by" and w.head is not None and (w.head is agent or w.head.deprel in joined) for w in kept):
         raise Unsure("'by' twice")
     return kept, bys
 
