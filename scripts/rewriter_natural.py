@@ -37,9 +37,7 @@ _OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_0-9]+)+=")
 _AGENTLESS = re.compile(r"\b(someone|somebody|no one|nobody)\b", re.IGNORECASE)
 # Of the generated passives without an agent, so many are also there as what stays without the label.
 _STAYS = 0.5
-_TREEBANK = (
-    "English sentences of treebanks given by --parsed: a Universal Dependencies treebank's own licence holds for them"
-)
+_TREEBANK = "The treebanks' own licences hold for their sentences"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -126,7 +124,7 @@ def make_data(work: Path, args: argparse.Namespace, jslm: Callable[..., None], p
 
 def _terms(args: argparse.Namespace) -> str:
     given = [Path(path).name for path in [*args.parsed, *args.text]]
-    return f"{args.licence or 'that of the sources'}: made of {', '.join(given)}"
+    return f"{args.licence or 'of the sources'}: made of sentences of {', '.join(given)}"
 
 
 def plain_texts(args: argparse.Namespace) -> Iterator[str]:
@@ -199,7 +197,7 @@ def train(
         return
     parts = [f"{{dir = {json.dumps(str(work / n))}, weight = {w}}}" for n, w in WEIGHTS.items() if (work / n).is_dir()]
     places = [f"data.mixture=[{', '.join(parts)}]", f"train.init_from={work / 'pretrained'}", f"run_dir={work / 'sft'}"]
-    card = [f"card.data=Sentences of {_terms(args)}. {_TREEBANK if args.parsed else ''}; generated pairs (MIT)"]
+    card = [f"card.data=Licence {_terms(args)}. {_TREEBANK if args.parsed else ''}; generated pairs (MIT)"]
     card += [f"card.license={args.licence}"] if args.licence else []
     jslm("train", "--config", PAIRS_CONFIG, *places, *ends, *card, *size)
 
