@@ -158,7 +158,7 @@ def test_what_rounding_cost_is_measured(run_dir: Path, tmp_path: Path) -> None:
     assert float(found[1]) == pytest.approx(wanted, abs=1e-4)
     assert rounding_cost(bundle, path, chosen, "float32") == ""
     # Without the run's tokens there is nothing to measure on.
-    elsewhere = replace(bundle, config=bundle.config.model_copy(update={"data_dir": str(tmp_path)}))
+    elsewhere = replace(bundle, config=bundle.config.model_copy(update={"run_dir": str(tmp_path)}))
     assert rounding_cost(elsewhere, path, chosen, "int8") == ""
 
 

@@ -550,6 +550,8 @@ def test_on_a_phone(scheme: str, rewriter: tuple[LanguageModel, str], visit: Cal
     for tab in ("rewrite", "write", "about"):
         page.locator(f"#tab-{tab}").tap()
         if tab == "write":
+            # A text that goes on: what is drawn first where there is none may be its end.
+            page.fill("#prompt", "The ball was")
             page.locator("#write").tap()
             page.get_by_text("tokens in").wait_for()
             page.locator("#output .token").first.tap()
