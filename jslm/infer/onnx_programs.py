@@ -208,8 +208,9 @@ def _scores(logits: np.ndarray, targets: np.ndarray, length: int) -> Scores:
 def _likeliest(logits: Float[np.ndarray, "rows vocab"]) -> tuple[Any, Any]:
     """What `_choose` gives where no row asks for anything, without calling a compiled program for it."""
     tokens = logits.argmax(axis=-1)
-    top = np.take_along_axis(logits, tokens[:, None], axis=-1)
-    return tokens.astype(np.int32), -np.log(np.exp(logits - top).sum(axis=-1))
+    shares = logits - logits[np.arange(len(logits)), tokens][:, None]
+    np.exp(shares, out=shares)
+    return tokens.astype(np.int32), -np.log(shares.sum(axis=-1))
 
 
 @functools.partial(jax.jit, static_argnames=("features", "top"))
