@@ -16,9 +16,15 @@ def test_the_figures_hold(name: str) -> None:
     if not any(column.title in ("transformers", "llama.cpp") for column in columns):
         pytest.skip("neither transformers nor llama-cpp-python is installed")
     row, bounds = documented()[1][name], {column.title: column.bound for column in columns}
+    # A refusal is told once a format: by the first of its programs, which need not be installed here.
+    formats: dict[str, str] = {}
+    for column in runtime_table.COLUMNS:
+        first = formats.setdefault(column.format, column.title)
+        if row[column.title] == "-":
+            row[column.title] = row[first]
     for title, value in runtime_table.measure(runtime_table.SHAPES[name], columns).items():
         if isinstance(value, str):
-            assert runtime_table.shown(value) == row[title], title
+            assert value == "-" or runtime_table.shown(value) == row[title], title
             continue
         assert value <= bounds[title], title
         # Another processor adds up in another order, and not in another magnitude.
