@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from jslm import formats
 from jslm.cli import add_debug_argument, run_verb
 from jslm.console import format_seconds
 from jslm.errors import JslmError
@@ -141,32 +142,26 @@ def _inspect_parser() -> argparse.ArgumentParser:
 
 
 def _import(args: argparse.Namespace) -> int:
-    from jslm.formats.api import import_model, inspect_model
-
     _stay_on_cpu()
     started = time.perf_counter()
-    import_model(args.source, args.run_dir, format=args.format)
-    _print_fields(inspect_model(args.run_dir))
+    formats.import_model(args.source, args.run_dir, format=args.format)
+    _print_fields(formats.inspect_model(args.run_dir))
     seconds = format_seconds(time.perf_counter() - started)
     print(f"{args.run_dir}: imported in {seconds}; try: jslm sample --run {args.run_dir}")
     return 0
 
 
 def _export(args: argparse.Namespace) -> int:
-    from jslm.formats.api import export_model, inspect_model
-
     _stay_on_cpu()
-    export_model(args.run, args.target, format=args.format, **_choices(args))
-    _print_fields(inspect_model(args.target))
+    formats.export_model(args.run, args.target, format=args.format, **_choices(args))
+    _print_fields(formats.inspect_model(args.target))
     print(f"{args.target}: {_size(Path(args.target)) / 1e6:,.2f} MB")
     return 0
 
 
 def _push(args: argparse.Namespace) -> int:
-    from jslm.formats.hub import push_model
-
     _stay_on_cpu()
-    print(push_model(args.run, args.repo, format=args.format, private=args.private, **_choices(args)))
+    print(formats.push_model(args.run, args.repo, format=args.format, private=args.private, **_choices(args)))
     return 0
 
 
@@ -183,10 +178,8 @@ def _choices(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _inspect(args: argparse.Namespace) -> int:
-    from jslm.formats.api import inspect_model
-
     _stay_on_cpu()
-    fields = inspect_model(args.path)
+    fields = formats.inspect_model(args.path)
     if args.json:
         print(json.dumps(fields, ensure_ascii=False))
     else:

@@ -8,11 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
 from jslm.config import DataConfig
 from jslm.errors import JslmError
+from jslm.model import count_parameters, loss_sums
+from jslm.model.kernels.plain import PLAIN
 from jslm.runs.bundle import Bundle
 from jslm.text import Document
 from jslm.text.documents import InputFile, clean_document
@@ -47,8 +51,6 @@ def held_text(bundle: Bundle, text: str | Path | None) -> HeldText | None:
     Documents are rows, each after the token that begins one, cut at the context (of 1,024 at most). Raises JslmError
     where the file is absent or no text.
     """
-    from jslm.model import count_parameters
-
     found = _file_documents(bundle, Path(text)) if text is not None else _validation_documents(bundle)
     if found is None:
         return None
@@ -74,12 +76,6 @@ def held_text(bundle: Bundle, text: str | Path | None) -> HeldText | None:
 
 def own_loss(bundle: Bundle, held: HeldText, labels: list[int]) -> float:
     """Nats a token by jslm itself, in float32. `labels`: the number of the label of each condition, -1 for none."""
-    import jax
-    import jax.numpy as jnp
-
-    from jslm.model import loss_sums
-    from jslm.model.kernels.plain import PLAIN
-
     model = bundle.config.model
 
     def sums(params: Any, inputs: Any, targets: Any) -> Any:

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from jslm.errors import JslmError
+from jslm.extras import load_extra
 from jslm.formats.api import export_model
 from jslm.formats.card import CARD_NAME, Card, model_card
 from jslm.formats.formats import format_named
 from jslm.formats.held import held_text, own_loss
-from jslm.installation import install_command
 from jslm.runs.bundle import Bundle, Format
 
 _HUB = "https://huggingface.co"
@@ -49,11 +49,7 @@ def push_model(
     which otherwise is that of `hf auth login`. Raises JslmError where there is no token, the export fails, the server
     refuses, or it cannot be reached; nothing is uploaded before the export is whole.
     """
-    try:
-        import huggingface_hub
-    except ImportError:
-        raise JslmError(f"pushing needs the package huggingface_hub: {install_command('convert')}") from None
-
+    huggingface_hub = load_extra("huggingface_hub", "convert", "pushing")
     endpoint = (os.environ.get("HF_ENDPOINT") or _HUB).rstrip("/")
     user, name = _names(repo)
     chosen = format_named(format)
@@ -77,12 +73,11 @@ def push_model(
 
 
 def _names(repo: str) -> tuple[str, str]:
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
-
+    utils = load_extra("huggingface_hub.utils", "convert", "pushing")
     user, slash, name = repo.partition("/")
     try:
-        validate_repo_id(repo)
-    except HFValidationError:
+        utils.validate_repo_id(repo)
+    except utils.HFValidationError:
         slash = ""
     if not slash or not user or not name:
         raise JslmError(
@@ -118,12 +113,11 @@ def rounding_cost(bundle: Bundle, file: Path, chosen: Format, dtype: str) -> str
 
 def _make_repository(api: Any, repo: str, *, private: bool) -> None:
     """Makes it, or finds it. Raises JslmError where it is public and should be private."""
-    from huggingface_hub.errors import HfHubHTTPError
-
+    errors = load_extra("huggingface_hub.errors", "convert", "pushing")
     try:
         # Without a word the server's own default holds, which an organisation may have set to private.
         api.create_repo(repo, private=True if private else None)
-    except HfHubHTTPError as error:
+    except errors.HfHubHTTPError as error:
         if error.response.status_code != 409:
             raise
         if private and not api.model_info(repo).private:
@@ -136,20 +130,20 @@ def _make_repository(api: Any, repo: str, *, private: bool) -> None:
 @contextmanager
 def _refusals(endpoint: str, user: str, repo: str) -> Iterator[None]:
     """What the server and the network say, as one line with what to do."""
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-    from huggingface_hub.utils import get_session
-
+    errors = load_extra("huggingface_hub.errors", "convert", "pushing")
+    utils = load_extra("huggingface_hub.utils", "convert", "pushing")
     # The library's own client of HTTP, whichever it is by now.
-    network = next(kind for kind in type(get_session()).__mro__ if kind is not object).__module__.partition(".")[0]
+    kinds = type(utils.get_session()).__mro__
+    network = next(kind for kind in kinds if kind is not object).__module__.partition(".")[0]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     except JslmError:
         raise
-    except OfflineModeIsEnabled:
+    except errors.OfflineModeIsEnabled:
         raise JslmError(f"{endpoint}: HF_HUB_OFFLINE is set; unset it to push") from None
-    except HfHubHTTPError as error:
+    except errors.HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else 0
         raise JslmError(_advice(endpoint, user, repo, status, error)) from None
     except (OSError, ValueError) as error:

@@ -8,6 +8,12 @@ from typing import NamedTuple
 
 from jslm.errors import JslmError
 from jslm.formats.formats import known_formats
+from jslm.formats.gguf.vocabulary import vocabulary_of
+from jslm.formats.gguf.weights import choose_architecture
+from jslm.formats.huggingface.config import config_fields, family_of, target_model
+from jslm.formats.huggingface.tokenizer import tokenizer_json
+from jslm.formats.llama2c.model import check_expressible
+from jslm.formats.web.vocabulary import tokenizer_fields
 from jslm.runs.bundle import Bundle
 
 
@@ -70,31 +76,21 @@ def _asks(check: Callable[[Bundle], object]) -> Callable[[Bundle], str | None]:
 
 
 def _hf(bundle: Bundle) -> object:
-    from jslm.formats.huggingface.config import config_fields, family_of, target_model
-    from jslm.formats.huggingface.tokenizer import tokenizer_json
-
     family = family_of(bundle.config.model)
     config_fields(target_model(bundle.config.model, family), family)
     return tokenizer_json(bundle.tokenizer)
 
 
 def _gguf(bundle: Bundle) -> object:
-    from jslm.formats.gguf.vocabulary import vocabulary_of
-    from jslm.formats.gguf.weights import choose_architecture
-
     choose_architecture(bundle.config.model)
     return vocabulary_of(bundle.tokenizer)
 
 
 def _web(bundle: Bundle) -> object:
-    from jslm.formats.web.vocabulary import tokenizer_fields
-
     return tokenizer_fields(bundle.tokenizer)
 
 
 def _llama2c(bundle: Bundle) -> None:
-    from jslm.formats.llama2c.model import check_expressible
-
     check_expressible(bundle)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import jslm
 from jslm.errors import JslmError
-from jslm.installation import install_command
+from jslm.extras import load_extra
 
 CONNECT_SECONDS = 20
 
@@ -23,13 +23,7 @@ def open_cluster(
     `shared` is sent to each worker once. Tasks of a worker that is lost are done again by another. Raises JslmError:
     Dask is not installed, nobody answers, no workers, workers with another version of jslm, a cluster that is lost.
     """
-    try:
-        import distributed.client
-    except ImportError:
-        raise JslmError(
-            f"prepare.executor = {address!r} needs the package distributed, which is not installed: "
-            f"{install_command('dask')}"
-        ) from None
+    distributed = load_extra("distributed", "dask", f"prepare.executor = {address!r}")
     try:
         client = distributed.Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, ValueError) as error:

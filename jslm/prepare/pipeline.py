@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jslm
+import jslm.formats
 from jslm.config import Config
 from jslm.console import say
 from jslm.errors import JslmError
@@ -118,9 +119,7 @@ def _with_start(config: Config) -> Config:
     if not start or (not Path(start).exists() and {"kind", "path"} & config.tokenizer.model_fields_set):
         return config
     # Opens models, and so imports JAX.
-    from jslm.formats import with_start
-
-    return with_start(config)
+    return jslm.formats.with_start(config)
 
 
 def _prepare(config: Config, folder: Path, log: Log) -> PreparedData:

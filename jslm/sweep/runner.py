@@ -15,8 +15,8 @@ from typing import Any
 from jslm.config import Config, apply_overrides, config_to_toml, load_config, said_to_toml
 from jslm.console import format_clock
 from jslm.errors import JslmError
+from jslm.extras import load_extra
 from jslm.files import write_text
-from jslm.installation import install_command
 from jslm.runs.folder import RunFolder
 from jslm.sweep.report import write_report
 from jslm.sweep.space import Trial
@@ -135,10 +135,7 @@ def _run_all(commands: Sequence[tuple[str, list[str]]], folder: Path, executor: 
         for name, command in commands:
             yield name, run_trial(command, str(folder / name / "train.log"))
         return
-    try:
-        import distributed
-    except ImportError:
-        raise JslmError(f"--executor {executor} needs the package distributed: {install_command('dask')}") from None
+    distributed = load_extra("distributed", "dask", f"--executor {executor}")
     try:
         client = distributed.Client(executor, timeout=20, set_as_default=False)
     except (OSError, ValueError) as error:

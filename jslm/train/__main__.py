@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from pathlib import Path
 
 from jslm.cli import add_config_arguments, config_from_args, run_verb
@@ -34,10 +33,9 @@ def _run(args: argparse.Namespace) -> int:
     if config is None:
         return 0
     # After the arguments, so that --help and mistakes in them are quick.
-    from jslm.train.budget import process_seconds
-    from jslm.train.loop import train
+    from jslm.train.command import run
 
-    return train(config, started=time.monotonic() - process_seconds()).exit_status
+    return run(config)
 
 
 def _config(args: argparse.Namespace) -> Config | None:

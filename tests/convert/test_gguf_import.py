@@ -326,7 +326,7 @@ def test_floats_need_no_library_and_blocks_say_which(tmp_path: Path, monkeypatch
     monkeypatch.setitem(sys.modules, "gguf", None)
     assert_same_weights(read(tmp_path / "float32.gguf"), make_bundle(n_layers=1))
     read(tmp_path / "bfloat16.gguf")
-    with pytest.raises(JslmError, match=r"is of type q8_0: that takes the package gguf: pip install"):
+    with pytest.raises(JslmError, match=r"is of type q8_0, which needs the package gguf: pip install"):
         read(tmp_path / "q8_0.gguf")
 
 

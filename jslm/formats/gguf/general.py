@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jslm.extras import load_extra
 from jslm.model import count_parameters
 from jslm.runs.bundle import Bundle
 
@@ -17,12 +18,11 @@ DESCRIPTION = "a language model made with jslm"
 
 def write_general(writer: GGUFWriter, bundle: Bundle, name: str, dtype: str) -> None:
     """Adds them; `name` is the model's where it came from nowhere."""
-    from gguf import GGML_QUANT_VERSION, LlamaFileType, size_label
-
+    gguf = load_extra("gguf", "convert", "writing GGUF")
     n_parameters = count_parameters(bundle.config.model)["total"]
     writer.add_type("model")
     writer.add_name(Path(bundle.source).name or name)
-    writer.add_size_label(size_label(n_parameters, n_parameters, 0, 0))
+    writer.add_size_label(gguf.size_label(n_parameters, n_parameters, 0, 0))
     writer.add_uint64("general.parameter_count", n_parameters)
     card = bundle.config.card
     writer.add_license(card.license or "unknown")
@@ -32,8 +32,8 @@ def write_general(writer: GGUFWriter, bundle: Bundle, name: str, dtype: str) -> 
     if card.language:
         writer.add_languages(card.language)
     types = {"float32": "ALL_F32", "float16": "MOSTLY_F16", "bfloat16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0"}
-    writer.add_file_type(LlamaFileType[types[dtype]])
-    writer.add_quantization_version(GGML_QUANT_VERSION)
+    writer.add_file_type(gguf.LlamaFileType[types[dtype]])
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_string("jslm.tokenizer.fingerprint", bundle.tokenizer.fingerprint)
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jslm.errors import JslmError
+from jslm.extras import load_extra
 from jslm.files import whole_file
 from jslm.formats.ends import end_tokens
 from jslm.formats.gguf.general import write_general
@@ -23,7 +24,6 @@ from jslm.formats.gguf.reading import read as read_file
 from jslm.formats.gguf.sampling import write_sampling
 from jslm.formats.gguf.vocabulary import NO_BOS_TEMPLATE, write_vocabulary
 from jslm.formats.gguf.weights import choose_architecture, model_tensors, write_hyperparameters
-from jslm.installation import install_command
 from jslm.runs.bundle import Bundle, Format
 
 if TYPE_CHECKING:
@@ -102,15 +102,12 @@ def write(bundle: Bundle, path: Path, dtype: str) -> None:
 
 def _write(bundle: Bundle, path: Path, dtype: str, name: str) -> None:
     """The file in a type that jslm writes itself; `name` is the model's where it came from nowhere."""
-    try:
-        from gguf import GGMLQuantizationType, GGUFWriter, quantize
-    except ImportError:
-        raise JslmError(f"writing GGUF needs the package gguf: {install_command('convert')}") from None
+    gguf = load_extra("gguf", "convert", "writing GGUF")
     wanted = {
-        "float32": GGMLQuantizationType.F32,
-        "float16": GGMLQuantizationType.F16,
-        "bfloat16": GGMLQuantizationType.BF16,
-        "q8_0": GGMLQuantizationType.Q8_0,
+        "float32": gguf.GGMLQuantizationType.F32,
+        "float16": gguf.GGMLQuantizationType.F16,
+        "bfloat16": gguf.GGMLQuantizationType.BF16,
+        "q8_0": gguf.GGMLQuantizationType.Q8_0,
     }[dtype]
     model = bundle.config.model
     if model.vocab_size != bundle.tokenizer.vocab_size:
@@ -119,7 +116,7 @@ def _write(bundle: Bundle, path: Path, dtype: str, name: str) -> None:
             "use the tokenizer that the model was trained with"
         )
     architecture = choose_architecture(model)
-    writer = GGUFWriter(None, architecture)
+    writer = gguf.GGUFWriter(None, architecture)
     write_general(writer, bundle, name, dtype)
     write_sampling(writer, bundle.config.sample)
     write_hyperparameters(writer, model, architecture)
@@ -142,7 +139,7 @@ def _write(bundle: Bundle, path: Path, dtype: str, name: str) -> None:
             writer.write_kv_data_to_file()
             writer.write_ti_data_to_file()
             for _, array, kind in tensors:
-                writer.write_tensor_data(quantize(np.ascontiguousarray(array), kind))
+                writer.write_tensor_data(gguf.quantize(np.ascontiguousarray(array), kind))
         finally:
             writer.close()
     kept = sorted({array.shape[-1] for _, array, kind in tensors if dtype == "q8_0" and kind.name == "F16"})
@@ -161,9 +158,7 @@ def _type_for(name: str, shape: tuple[int, ...], wanted: GGMLQuantizationType) -
 
 
 def _add_info(writer: GGUFWriter, name: str, shape: tuple[int, ...], kind: GGMLQuantizationType) -> None:
-    from gguf import quant_shape_to_byte_shape
-
-    bytes_shape = quant_shape_to_byte_shape(shape, kind)
+    bytes_shape = load_extra("gguf", "convert", "writing GGUF").quant_shape_to_byte_shape(shape, kind)
     # The library takes a shape in bytes where the elements are bytes.
     writer.add_tensor_info(name, bytes_shape, np.dtype(np.uint8), math.prod(bytes_shape), raw_dtype=kind)
 

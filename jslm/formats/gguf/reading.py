@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from jslm.config import CardConfig, ModelConfig, config_from_dict
 from jslm.errors import JslmError
+from jslm.extras import load_extra
 from jslm.formats.gguf.general import DESCRIPTION
 from jslm.formats.gguf.header import Header, StoredTensor, read_header
 from jslm.formats.gguf.keys import ROPE_KEY, model_from_header
@@ -26,7 +27,6 @@ from jslm.formats.gguf.tokenizer import ARRAYS, FINGERPRINT_KEY, tokenizer_from_
 from jslm.formats.gguf.vocabulary import NO_BOS_TEMPLATE
 from jslm.formats.gguf.weights import FUSED, NAMES, ROTATES_NEIGHBOURS
 from jslm.formats.weights import TensorReader, pad_rows, same_weights, stack_layers
-from jslm.installation import install_command
 from jslm.runs.bundle import Bundle
 
 _log = logging.getLogger("jslm")
@@ -91,19 +91,13 @@ class _File:
         return array
 
     def _unpack(self, name: str, tensor: StoredTensor, data: np.ndarray) -> np.ndarray:
-        try:
-            from gguf import GGMLQuantizationType, dequantize
-        except ImportError:
-            needed = install_command("convert")
-            raise JslmError(
-                f"{self.path}: {name} is of type {tensor.kind}: that takes the package gguf: {needed}"
-            ) from None
-        kind = GGMLQuantizationType[tensor.kind.upper()]
+        gguf = load_extra("gguf", "convert", f"{self.path}: {name} is of type {tensor.kind}, which")
+        kind = gguf.GGMLQuantizationType[tensor.kind.upper()]
         rows = int(np.prod(tensor.shape[:-1]))
         try:
             # Numbers of a damaged block may be beyond what float16 holds: told by name, not as a warning.
             with np.errstate(all="ignore"):
-                found = dequantize(np.asarray(data).reshape(rows, -1), kind)
+                found = gguf.dequantize(np.asarray(data).reshape(rows, -1), kind)
         except (NotImplementedError, ValueError) as error:
             raise JslmError(
                 f"{self.path}: {name} is of type {tensor.kind}, which the package gguf does not unpack ({error}); use "

@@ -14,6 +14,7 @@ import numpy as np
 
 from jslm.config import ModelConfig
 from jslm.errors import JslmError
+from jslm.extras import load_extra
 from jslm.formats.shapes import beyond_gpt2_shape, beyond_llama_shape, is_square
 from jslm.formats.weights import layer_at
 from jslm.model.rope import rotary_frequencies
@@ -176,11 +177,9 @@ def rope_base(model: ModelConfig) -> float:
 
 
 def _write_rope_scaling(writer: GGUFWriter, model: ModelConfig) -> None:
-    from gguf import RopeScalingType
-
     keys, scaling = rope_keys(model), model.rope_scaling
     if "type" in keys:
-        writer.add_rope_scaling_type(RopeScalingType(keys["type"]))
+        writer.add_rope_scaling_type(load_extra("gguf", "convert", "writing GGUF").RopeScalingType(keys["type"]))
         writer.add_rope_scaling_factor(keys["factor"])
     if "original_context_length" in keys:
         writer.add_rope_scaling_orig_ctx_len(keys["original_context_length"])

@@ -17,6 +17,8 @@ from jslm.formats.onnx.decoder import decoder_graph
 from jslm.formats.onnx.file import AGAIN, OnnxFile
 from jslm.formats.onnx.graph import IR_VERSIONS, require_onnx
 from jslm.formats.onnx.products import KINDS, Layout
+from jslm.model import param_shapes
+from jslm.runs.checkpoint import flatten_tree
 
 # Of the graph: where another one would be fed otherwise, or compute something else.
 GRAPH_VERSION = 1
@@ -80,9 +82,6 @@ def _layout(file: OnnxFile, fields: Mapping[str, Any]) -> Layout:
 
 def parameter_shapes(model: ModelConfig) -> Mapping[str, Any]:
     """Flat parameters (`layers/mlp/up/kernel`) that have shapes and types, and no values."""
-    from jslm.model import param_shapes
-    from jslm.runs.checkpoint import flatten_tree
-
     return flatten_tree(param_shapes(model))
 
 

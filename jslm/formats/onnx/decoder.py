@@ -17,6 +17,7 @@ import numpy as np
 from jslm.config import ConditionConfig, ModelConfig
 from jslm.formats.onnx.graph import Graph
 from jslm.formats.onnx.products import BOOL, Layout, Products, take
+from jslm.model.rope import default_positions, rotary_tables
 
 # Scores of what may not be seen; finite, so that a padding row, which sees nothing, is no division by zero.
 _UNSEEN = -1e30
@@ -261,6 +262,4 @@ class Builder(Products):
 
 def _table(model: ModelConfig, index: int) -> np.ndarray:
     """Cosines (0) or sines (1) `[context, head_dim / 2]` of every position."""
-    from jslm.model.rope import default_positions, rotary_tables
-
     return np.asarray(rotary_tables(model, default_positions(1, model.context_length))[index])[0]

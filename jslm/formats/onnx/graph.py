@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jslm.errors import JslmError
-from jslm.installation import install_command
+from jslm.extras import load_extra
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, ValueInfoProto
@@ -25,11 +25,7 @@ _MAX_BYTES = 2**31 - 1
 
 def require_onnx() -> Any:
     """The package `onnx`. Raises JslmError with the command that installs it."""
-    try:
-        import onnx
-    except ImportError:
-        raise JslmError(f"ONNX needs the packages onnx and onnxruntime: {install_command('onnx')}") from None
-    return onnx
+    return load_extra("onnx", "onnx", "a model in ONNX")
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from jslm.formats.onnx.graph import IR_VERSIONS, require_onnx
 from jslm.formats.onnx.measure import graph_loss
 from jslm.formats.onnx.products import KINDS, Layout
 from jslm.formats.shapes import describe_model
+from jslm.model import count_parameters
 from jslm.runs.bundle import Bundle, Format
 from jslm.runs.checkpoint import flatten_tree
 
@@ -103,8 +104,6 @@ def write(
 
 
 def _describe(model: ModelConfig, folded: Mapping[str, str]) -> dict[str, Any]:
-    from jslm.model import count_parameters
-
     built_in = ", ".join(f"{name} = {label or 'none'}" for name, label in folded.items())
     return {
         "parameters": count_parameters(model)["total"],

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from jslm.errors import JslmError
+from jslm.extras import load_extra
 from jslm.formats.onnx.check import check_onnx
 from jslm.formats.onnx.file import read_onnx
 from jslm.formats.onnx.folder import graph_of
-from jslm.installation import install_command
 
 # Logits of so many bytes at once, where those of every position are asked for.
 MAX_LOGITS = 1 << 28
@@ -192,11 +192,7 @@ class OnnxDecoder:
 
 def require_onnxruntime() -> Any:
     """The package `onnxruntime`. Raises JslmError with the command that installs it."""
-    try:
-        import onnxruntime
-    except ImportError:
-        raise JslmError(f"running ONNX needs the package onnxruntime: {install_command('onnx')}") from None
-    return onnxruntime
+    return load_extra("onnxruntime", "onnx", "running ONNX")
 
 
 def open_session(path: Path, threads: int, graph: bytes | None = None) -> Any:

@@ -20,6 +20,7 @@ from jslm.formats.tokenizers import read_json
 from jslm.formats.web.graph import OPSET, shrink_outputs
 from jslm.formats.web.runtime import BINARY, VERSION, write_runtime
 from jslm.formats.web.vocabulary import tokenizer_fields
+from jslm.model import count_parameters
 from jslm.prompts.pairs import shown_prompt
 from jslm.runs.bundle import Bundle, Format
 
@@ -157,8 +158,6 @@ def _rewriting(bundle: Bundle) -> dict[str, Any] | None:
 
 
 def _about(bundle: Bundle, folded: Mapping[str, str], dtype: str, facts: Mapping[str, Any]) -> list[tuple[str, str]]:
-    from jslm.model import count_parameters
-
     model, said = bundle.config.model, bundle.config.card
     shape = describe_model(model)
     rows = [

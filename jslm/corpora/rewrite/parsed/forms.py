@@ -7,8 +7,7 @@ from typing import Any, Final
 
 from jslm.corpora.rewrite.parsed.trees import Tree, Unsure, Word
 from jslm.corpora.rewrite.words import listed
-from jslm.errors import JslmError
-from jslm.installation import install_command
+from jslm.extras import load_extra
 
 _OBJECTS: Final = {
     "i": "me",
@@ -63,11 +62,7 @@ _CONTRACTED: Final = {
 
 @functools.cache
 def _lemminflect() -> Any:
-    try:
-        import lemminflect
-    except ImportError:
-        raise JslmError(f"forms of words need lemminflect; install it: {install_command('rewrite')}") from None
-    return lemminflect
+    return load_extra("lemminflect", "rewrite", "what finds the forms of words")
 
 
 @functools.cache

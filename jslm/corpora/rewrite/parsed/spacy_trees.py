@@ -16,7 +16,7 @@ from typing import Any, Final
 from jslm.corpora.rewrite.parsed.trees import Tree, Word, glue
 from jslm.corpora.rewrite.words import listed
 from jslm.errors import JslmError
-from jslm.installation import install_command
+from jslm.extras import load_extra
 
 _RELATIONS: Final = {
     "ROOT": "root",
@@ -106,10 +106,7 @@ def parse(paragraphs: Iterable[str], pipeline: str) -> Iterator[Tree]:
 
 
 def _load(pipeline: str) -> Any:
-    try:
-        import spacy
-    except ImportError:
-        raise JslmError(f"--parser spacy needs spaCy; install it: {install_command('rewrite')}") from None
+    spacy = load_extra("spacy", "rewrite", "--parser spacy")
     try:
         nlp = spacy.load(pipeline, exclude=["ner"])
     except (OSError, ValueError) as error:

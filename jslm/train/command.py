@@ -1,0 +1,14 @@
+"""What `jslm train` does once its arguments are known to be good."""
+
+from __future__ import annotations
+
+import time
+
+from jslm.config import Config
+from jslm.train.budget import process_seconds
+from jslm.train.loop import train
+
+
+def run(config: Config) -> int:
+    """Trains; returns the exit status. `train.minutes` began with the process."""
+    return train(config, started=time.monotonic() - process_seconds()).exit_status
