@@ -12,7 +12,7 @@ parallel := -n auto --dist loadscope --no-loadscope-reorder
 dev_extras := dev$(if $(EXTRAS),$(comma)$(EXTRAS))
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev quickstart rewriter test test-slow test-all test-peers lint format docs clean
+.PHONY: help install dev quickstart rewriter test test-slow test-all test-peers gpu-check lint format docs clean
 
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -55,6 +55,9 @@ test-peers: ## Compare with transformers and others, in an environment of its ow
 	    scripts/bootstrap.sh --python 3.11 --venv .venv-peers --extras "dev,peer$(if $(EXTRAS),$(comma)$(EXTRAS))" && \
 	    .venv-peers/bin/python -m pytest -q -m peer $(parallel) tests/peer tests/serve $(ARGS); \
 	else echo "test-peers: skipped: the other programs are compared with on Python 3.11, and there is none here"; fi
+
+gpu-check: ## Tests and table of a GPU, by the python3 that has jslm's libraries (PY=...): nothing is installed
+	@$(or $(PY),python3) scripts/gpu_check.py --write docs/benchmarks.md $(ARGS)
 
 lint: dev ## Check style and types: ruff, mypy
 	@$(python) -m ruff check .
