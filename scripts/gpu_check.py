@@ -218,7 +218,7 @@ def take_turns(
 def table(lines: list[dict[str, Any]]) -> str:
     """The lines as a Markdown table, with date, card and versions above it."""
     rows = [line for line in lines if line["row"] not in ("machine", "tests")]
-    facts = next((fact for line in rows for fact in line.get("facts", {}).values()), {})
+    facts: dict[str, Any] = next((fact for line in rows for fact in line.get("facts", {}).values()), {})
     peers = [line["facts"]["torch"] for line in rows if "torch" in line.get("facts", {})]
     versions = dict(facts.get("versions", {}))
     versions |= {key: value for fact in peers for key, value in fact["versions"].items() if key == "torch"}
@@ -232,7 +232,7 @@ def table(lines: list[dict[str, Any]]) -> str:
         _row(["---"] * len(head)),
     ]
     for line in rows:
-        ours = next((line[name] for name in ("jslm",) if name in line), None)
+        ours = line.get("jslm")
         peer = next((line[name] for name in ("torch", "transformers") if name in line), None)
         must = line.get("must") or line.get("must_tokens_per_s")
         text.append(

@@ -1,4 +1,4 @@
-"""scripts/gpu_check.py where there is no GPU: its rows at small shapes, its table, its document. No figure is judged."""
+"""scripts/gpu_check.py where there is no GPU: its rows at small shapes, its table, its document."""
 
 from __future__ import annotations
 
@@ -30,8 +30,10 @@ def test_a_row_is_measured_and_written(tmp_path: Path, capsys: pytest.CaptureFix
     assert machine["row"] == "machine"
     assert row["jslm"] == pytest.approx(2 * 64 / (row["ms"] / 1e3), rel=0.01)
     text = document.read_text("utf-8")
-    assert text.startswith(f"before\n{gpu_check.START}\n") and text.endswith(f"{gpu_check.END}\nafter\n")
-    assert "older" not in text and "| lilLM 39M, documents packed |" in text
+    assert text.startswith(f"before\n{gpu_check.START}\n")
+    assert text.endswith(f"{gpu_check.END}\nafter\n")
+    assert "older" not in text
+    assert "| lilLM 39M, documents packed |" in text
     assert f"{machine['date'][:10]}, CPU" in text
     assert text.split(gpu_check.START)[1].split(gpu_check.END)[0].strip() in capsys.readouterr().out
 
