@@ -49,7 +49,8 @@ def rewrite_sentences(
     White space around a sentence stays around its rewrite. A rewrite ends at a line break at the latest.
 
     `beams` over 1 searches for the best of that many, ranked by log-probability over length**`alpha`, one sentence at a
-    time; with `rewrite.faithful` for the best one that has no other words than the sentence. Without, decoding is greedy, and `lookup` makes it fast (see `lookup.write_greedy`) without changing it.
+    time; with `rewrite.faithful` for the best that has no other words than the sentence. Without, decoding is greedy,
+    and `lookup` makes it fast (see `lookup.write_greedy`) without changing it.
     `conditions` are the model's already (see `LanguageModel.with_conditions`). Raises JslmError for an argument out of
     range.
     """
