@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from jslm.config import Config
 from jslm.model import Params
-from jslm.parallel import batch_sharding, place_rows, replicated
+from jslm.parallel import batch_sharding, batch_shards, place_rows, replicated
 from jslm.tokens.loader import batch_names, packing_of
 
 Batch = dict[str, Array]
@@ -57,7 +57,11 @@ class Objective(abc.ABC):
         self.config = config
         self.mesh = mesh
         self.dtype = dtype
-        self.batch_shards = mesh.shape["data"] * mesh.shape["fsdp"]
+
+    @property
+    def batch_shards(self) -> int:
+        """Parts that the rows of a batch are split into by the compiler, where this is asked."""
+        return batch_shards(self.mesh)
 
     @abc.abstractmethod
     def sums(self, params: Params, batch: Batch, key: Array) -> tuple[Float[Array, ""], Sums]:

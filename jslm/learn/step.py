@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from jslm.config import Config
@@ -17,7 +17,7 @@ from jslm.learn.objectives import make_objective
 from jslm.learn.optimizer import decay_apart, make_schedule, timed_factor
 from jslm.learn.state import TrainState, state_shardings
 from jslm.model import IGNORED, Params, choose_kernels, merge_adapters
-from jslm.model.keys import make_key
+from jslm.model.keys import make_key, rows_from
 from jslm.parallel import batch_sharding, replicated
 from jslm.tokens.course import Course
 
@@ -59,23 +59,41 @@ def make_train_step(
     ) -> tuple[Sums, Params]:
         key = jax.random.fold_in(make_key(config.seed), state["step"])
         gradient = jax.value_and_grad(minimised, has_aux=True)
-
-        def micro(params: Params, piece: Batch, index: Array) -> tuple[Sums, Params]:
-            step_key = jax.random.fold_in(key, index)
-            (_, sums), grads = gradient(params, state.get("base"), piece, step_key, loss_scale / count)
-            return sums, grads
-
         accumulation = batch["inputs"].shape[0]
-        if accumulation == 1:
-            return micro(state["params"], {name: rows[0] for name, rows in batch.items()}, jnp.int32(0))
 
-        def add(total: tuple[Sums, Params], piece: tuple[Batch, Array]) -> tuple[tuple[Sums, Params], None]:
-            return jax.tree.map(jnp.add, total, micro(state["params"], *piece)), None
+        def summed(params: Params, base: Params | None, batch: Batch, key: Array, scale: Array) -> tuple[Sums, Params]:
+            def micro(piece: Batch, index: Array) -> tuple[Sums, Params]:
+                (_, sums), grads = gradient(params, base, piece, jax.random.fold_in(key, index), scale)
+                return sums, grads
 
-        no_sums = {name: jnp.zeros((), jnp.float32) for name in objective.figures}
-        zeros = (no_sums, jax.tree.map(jnp.zeros_like, state["params"]))
-        pieces = (batch, jnp.arange(accumulation, dtype=jnp.int32))
-        return jax.lax.scan(add, zeros, pieces)[0]
+            if accumulation == 1:
+                return micro({name: rows[0] for name, rows in batch.items()}, jnp.int32(0))
+
+            def add(total: tuple[Sums, Params], piece: tuple[Batch, Array]) -> tuple[tuple[Sums, Params], None]:
+                return jax.tree.map(jnp.add, total, micro(*piece)), None
+
+            no_sums = {name: jnp.zeros((), jnp.float32) for name in objective.figures}
+            zeros = (no_sums, jax.tree.map(jnp.zeros_like, params))
+            pieces = (batch, jnp.arange(accumulation, dtype=jnp.int32))
+            return jax.lax.scan(add, zeros, pieces)[0]
+
+        parts = (state["params"], state.get("base"), batch, key, loss_scale / count)
+        if accumulation == 1 or mesh.shape["data"] != mesh.size or mesh.size == 1:
+            return summed(*parts)
+
+        # Left to the compiler, the gradients of each micro-batch would travel; so those of a step do, once. Beside
+        # other axes they do travel: there XLA's partitioner (jaxlib 0.12) ends the process.
+        def on_its_rows(params: Params, base: Params | None, batch: Batch, key: Array, scale: Array) -> Any:
+            first = jax.lax.axis_index("data") * batch["inputs"].shape[1] * objective.rows
+            return jax.lax.psum(summed(params, base, batch, rows_from(key, first), scale), "data")
+
+        whole = PartitionSpec()
+        return jax.shard_map(
+            on_its_rows,
+            in_specs=(whole, whole, PartitionSpec(None, "data"), whole, whole),
+            out_specs=whole,
+            check_vma=False,
+        )(*parts)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         tokens = jnp.maximum(jnp.sum(batch["targets"] != IGNORED), 1).astype(jnp.float32)

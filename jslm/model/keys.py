@@ -19,9 +19,23 @@ _ROTATIONS: Final = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY: Final = 0x1BD11BDA
 
 
+# Words of a key: two of Threefry's, and the row that arrays drawn from it begin with.
+_WORDS: Final = 3
+
+
 def make_key(seed: int | jax.Array) -> jax.Array:
     """A key of one number (32 bits); what is drawn from it is what `jax.random.key(seed)` gives, bit for bit."""
     return jax.random.key(seed, impl=_IMPLEMENTATION)
+
+
+def rows_from(key: jax.Array, first: int | jax.Array) -> jax.Array:
+    """The key whose arrays `[rows, ...]` are those of `key` from the row `first` on.
+
+    A device that has some rows of a batch draws with it what it would have of an array of all rows.
+    """
+    words = jax.random.key_data(key)
+    data = jnp.stack([words[0], words[1], words[2] + jnp.asarray(first, jnp.uint32)])
+    return jax.random.wrap_key_data(data, impl=_IMPLEMENTATION)
 
 
 @jax.jit
@@ -38,37 +52,44 @@ def _threefry(key: jax.Array, high: jax.Array, low: jax.Array) -> tuple[jax.Arra
     return jax.lax.optimization_barrier((x, y))
 
 
-def _counters(shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+def _counters(shape: tuple[int, ...], first: int | jax.Array = 0) -> tuple[jax.Array, jax.Array]:
     """Each index below 2^32, as two words; by one `iota` a dimension, so that a mesh cuts it without talking."""
     low = jnp.zeros(shape, jnp.uint32)
     for axis in range(len(shape)):
         stride = math.prod(shape[axis + 1 :])
-        low = low + jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride)
+        place = jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
+        low = low + (place if axis else place + first) * jnp.uint32(stride)
     return jnp.zeros(shape, jnp.uint32), low
 
 
 def _seed(seed: jax.Array) -> jax.Array:
-    return jax.random.key_data(jax.random.key(seed, impl="threefry2x32"))
+    return jnp.append(jax.random.key_data(jax.random.key(seed, impl="threefry2x32")), jnp.uint32(0))
 
 
 def _split(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    return jnp.stack(_threefry(key, *_counters(shape)), axis=-1)
+    return jnp.stack([*_threefry(key, *_counters(shape)), jnp.broadcast_to(key[2], shape)], axis=-1)
 
 
 def _fold_in(key: jax.Array, data: int | jax.Array) -> jax.Array:
-    return jnp.stack(_threefry(key, jnp.zeros((), jnp.uint32), jnp.asarray(data, jnp.uint32)))
+    return jnp.stack([*_threefry(key, jnp.zeros((), jnp.uint32), jnp.asarray(data, jnp.uint32)), key[2]])
 
 
 def _random_bits(key: jax.Array, width: int, shape: tuple[int, ...]) -> jax.Array:
     if math.prod(shape) > 1 << 32:
         # The index needs its second word, which JAX counts too.
-        return jax.random.bits(jax.random.wrap_key_data(key, impl="threefry2x32"), shape, f"uint{width}")
-    high, low = _threefry(key, *_counters(shape))
+        return jax.random.bits(jax.random.wrap_key_data(key[:2], impl="threefry2x32"), shape, f"uint{width}")
+    high, low = _threefry(key, *_counters(shape, key[2]))
     if width == 64:
         return (high.astype(jnp.uint64) << jnp.uint64(32)) | low.astype(jnp.uint64)
     return (high ^ low).astype({8: jnp.uint8, 16: jnp.uint16, 32: jnp.uint32}[width])
 
 
 _IMPLEMENTATION: Final[Hashable] = define_prng_impl(
-    key_shape=(2,), seed=_seed, split=_split, random_bits=_random_bits, fold_in=_fold_in, name="jslm_threefry", tag="jt"
+    key_shape=(_WORDS,),
+    seed=_seed,
+    split=_split,
+    random_bits=_random_bits,
+    fold_in=_fold_in,
+    name="jslm_threefry",
+    tag="jt",
 )

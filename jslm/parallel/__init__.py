@@ -3,9 +3,11 @@
 from jslm.parallel.devices import compute_capability, describe_devices, device_memory_bytes, known_kind, peak_flops
 from jslm.parallel.mesh import (
     batch_sharding,
+    batch_shards,
     check_mesh_fits,
     constrain,
     eval_batch_size,
+    is_split,
     make_mesh,
     mesh_axis_size,
     mesh_kind,
@@ -20,12 +22,14 @@ from jslm.parallel.startup import start_jax
 
 __all__ = [
     "batch_sharding",
+    "batch_shards",
     "check_mesh_fits",
     "compute_capability",
     "constrain",
     "describe_devices",
     "device_memory_bytes",
     "eval_batch_size",
+    "is_split",
     "known_kind",
     "make_mesh",
     "mesh_axis_size",

@@ -103,10 +103,21 @@ def mesh_size() -> int:
     return 1 if mesh.empty else int(mesh.size)
 
 
-def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
-    """States how `x` is sharded, by logical axis names; does nothing outside a mesh of several devices."""
+def is_split() -> bool:
+    """Whether the compiler splits what is computed here over devices: not without a mesh of several in context, and not
+    in code that has split it by itself (`shard_map`), which sees one device."""
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
+    return not mesh.empty and mesh.size > 1 and AxisType.Manual not in mesh.axis_types
+
+
+def batch_shards(mesh: Mesh) -> int:
+    """Parts that the compiler splits the rows of a batch into, on that mesh and where this is asked (`is_split`)."""
+    return mesh.shape["data"] * mesh.shape["fsdp"] if is_split() else 1
+
+
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+    """States how `x` is sharded, by logical axis names; does nothing where nothing is split (`is_split`)."""
+    if not is_split():
         return x
     return jax.lax.with_sharding_constraint(x, partition_spec(axes))
 

@@ -1,4 +1,5 @@
-"""Losses and bytes a device on several meshes, as JSON. Run by test_sharding.py in a process with 8 CPU devices."""
+"""Losses, the share of the state that a device holds, and what is summed over devices as a share of the weights, on
+several meshes, as JSON. Run by test_sharding.py in a process with 8 CPU devices."""
 
 from __future__ import annotations
 
@@ -14,6 +15,8 @@ from jslm.learn.optimizer import make_optimizer
 from jslm.learn.state import init_state
 from jslm.learn.step import make_train_step
 from jslm.parallel import make_mesh
+from jslm.plan.hlo import count_traffic
+from jslm.plan.hlo_text import parse_hlo
 from jslm.train.setup import place_batch
 
 STEPS, ROWS, LENGTH, VOCAB = 20, 16, 32, 500
@@ -23,10 +26,13 @@ MESHES = {
     "fsdp": ((1, 8, 1), 1),
     "tensor": ((1, 1, 8), 1),
     "mixed": ((2, 2, 2), 2),
+    # Micro-batches whose gradients are summed over devices once a step, with dropout.
+    "one, in parts": ((1, 1, 1), 2),
+    "data, in parts": ((4, 1, 1), 2),
 }
 
 
-def run(sizes: tuple[int, int, int], accumulation: int, optimizer_name: str) -> dict[str, object]:
+def run(sizes: tuple[int, int, int], accumulation: int, optimizer_name: str, dropout: float) -> dict[str, object]:
     """Twenty steps of a small decoder; losses, and the share of the state's bytes that the first device holds."""
     data, fsdp, tensor = sizes
     config = Config(
@@ -39,6 +45,7 @@ def run(sizes: tuple[int, int, int], accumulation: int, optimizer_name: str) -> 
             vocab_size=VOCAB,
             dtype="float32",
             tie_embeddings=optimizer_name == "adamw",
+            dropout=dropout,
         ),
         mesh=MeshConfig(data=data, fsdp=fsdp, tensor=tensor),
         train=TrainConfig(steps=STEPS, batch_size=ROWS, micro_batch=ROWS // accumulation, loss_chunk=128),
@@ -53,15 +60,25 @@ def run(sizes: tuple[int, int, int], accumulation: int, optimizer_name: str) -> 
         step = make_train_step(config, optimizer, STEPS, mesh, dtype)
         leaves = jax.tree.leaves(state)
         held = sum(leaf.addressable_shards[0].data.nbytes for leaf in leaves)
-        losses = []
+        weights = sum(leaf.nbytes for leaf in jax.tree.leaves(state["params"]))
+        losses, reduced = [], 0.0
         for rows in tokens:
             batch = place_batch({"inputs": rows[:, :-1], "targets": rows[:, 1:]}, mesh, accumulation)
+            if accumulation > 1 and not losses:
+                program = parse_hlo(step.lower(state, batch).compile().as_text() or "")
+                collectives = count_traffic(program).collectives
+                reduced = sum(c.payload_bytes for c in collectives if c.kind == "all-reduce") / weights
             state, metrics = step(state, batch)
             losses.append(float(metrics["loss"]))
-    return {"losses": losses, "share": held / sum(leaf.nbytes for leaf in leaves)}
+    return {"losses": losses, "share": held / sum(leaf.nbytes for leaf in leaves), "reduced": reduced}
 
 
 if __name__ == "__main__":
     json.dump(
-        {name: run(sizes, accumulation, sys.argv[1]) for name, (sizes, accumulation) in MESHES.items()}, sys.stdout
+        {
+            name: run(sizes, accumulation, sys.argv[1], 0.1 if "parts" in name else 0.0)
+            for name, (sizes, accumulation) in MESHES.items()
+            if "parts" not in name or sys.argv[1] == "adamw"
+        },
+        sys.stdout,
     )

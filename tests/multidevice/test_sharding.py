@@ -39,6 +39,16 @@ def test_losses_equal_one_device(runs: dict[str, Any], mesh: str) -> None:
     assert np.ptp(runs["one"]["losses"]) > 0.01
 
 
+def test_gradients_travel_once_a_step(runs: dict[str, Any]) -> None:
+    """Of two micro-batches, with dropout: all that is summed over devices is a gradient of each weight, and a few
+    numbers; and each row keeps the mask that it has on one device."""
+    if "one, in parts" not in runs:
+        pytest.skip("seen with AdamW")
+    np.testing.assert_allclose(runs["data, in parts"]["losses"], runs["one, in parts"]["losses"], rtol=1e-4)
+    assert 1.0 <= runs["data, in parts"]["reduced"] < 1.01
+    assert runs["one, in parts"]["reduced"] == 0.0
+
+
 def test_share_of_the_state_a_device_holds(runs: dict[str, Any]) -> None:
     assert runs["data"]["share"] == 1.0
     assert 1 / 8 <= runs["fsdp"]["share"] < 1.1 / 8

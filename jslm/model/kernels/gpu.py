@@ -73,8 +73,9 @@ def dropout(x: Array, rate: float, key: jax.Array) -> Array:
     """`plain.dropout` by a byte an element of XLA's own generator, to the nearest 256th: a tenth of the time."""
     threshold = round(rate * 256)
     data = jax.random.key_data(key)
-    # The generator "rbg" has keys of four words.
-    fast = jax.random.wrap_key_data(jnp.concatenate([data, data]), impl="rbg")
+    # The generator "rbg" has keys of four words; the third of `key`'s is the row that x begins with (`keys.rows_from`).
+    words = [data[0], data[1], data[0], data[1] ^ (data[2] * jnp.uint32(0x9E3779B1))]
+    fast = jax.random.wrap_key_data(jnp.stack(words), impl="rbg")
     kept = jax.random.bits(fast, x.shape, jnp.uint8) >= threshold
     return jnp.where(kept, x * (256 / (256 - threshold)), 0).astype(x.dtype)
 

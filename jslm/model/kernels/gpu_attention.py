@@ -57,10 +57,10 @@ def kept_weights(
 
 def _seeds(key: jax.Array, batch: int, heads: int) -> UInt32[Array, "batch heads"]:
     data = jax.random.key_data(key).astype(jnp.uint32)
-    number = (
-        jnp.arange(batch, dtype=jnp.uint32)[:, None] * jnp.uint32(heads) + jnp.arange(heads, dtype=jnp.uint32)[None]
-    )
-    return _mix(_mix(number + data[0]) ^ data[-1])
+    # The third word is the row that the batch begins with (`keys.rows_from`).
+    rows = jnp.arange(batch, dtype=jnp.uint32)[:, None] + data[2]
+    number = rows * jnp.uint32(heads) + jnp.arange(heads, dtype=jnp.uint32)[None]
+    return _mix(_mix(number + data[0]) ^ data[1])
 
 
 def _mix(x: Array) -> Array:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import jax
 from jaxtyping import Array, Float, Int, UInt32
 
-from jslm.parallel import partition_spec
+from jslm.parallel import is_split, partition_spec
 
 _HEADS = ("batch", "length", "heads", "head_dim")
 _KV_HEADS = ("batch", "length", "kv_heads", "head_dim")
@@ -27,8 +27,7 @@ def attend_on_each_device(
     For what the compiler cannot split, or would split badly: kernels, and loops over rows.
     """
     arrays = [q, k, v, segments] if seeds is None else [q, k, v, segments, seeds]
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
+    if not is_split():
         return attend(*arrays)
     axes = [_HEADS, _KV_HEADS, _KV_HEADS, _HEADS[:2], ("batch", "heads")]
     specs = [None if array is None else partition_spec(names) for array, names in zip(arrays, axes, strict=False)]
