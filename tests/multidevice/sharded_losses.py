@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -65,7 +66,8 @@ def run(sizes: tuple[int, int, int], accumulation: int, optimizer_name: str, dro
         for rows in tokens:
             batch = place_batch({"inputs": rows[:, :-1], "targets": rows[:, 1:]}, mesh, accumulation)
             if accumulation > 1 and not losses:
-                program = parse_hlo(step.lower(state, batch).compile().as_text() or "")
+                jitted: Any = step
+                program = parse_hlo(jitted.lower(state, batch).compile().as_text())
                 collectives = count_traffic(program).collectives
                 reduced = sum(c.payload_bytes for c in collectives if c.kind == "all-reduce") / weights
             state, metrics = step(state, batch)
