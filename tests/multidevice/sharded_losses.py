@@ -62,7 +62,8 @@ def run(sizes: tuple[int, int, int], accumulation: int, optimizer_name: str, dro
         leaves = jax.tree.leaves(state)
         held = sum(leaf.addressable_shards[0].data.nbytes for leaf in leaves)
         weights = sum(leaf.nbytes for leaf in jax.tree.leaves(state["params"]))
-        losses, reduced = [], 0.0
+        losses: list[float] = []
+        reduced = 0.0
         for rows in tokens:
             batch = place_batch({"inputs": rows[:, :-1], "targets": rows[:, 1:]}, mesh, accumulation)
             if accumulation > 1 and not losses:
