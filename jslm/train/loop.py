@@ -43,6 +43,7 @@ from jslm.train.setup import (
     prepare_data,
     resolve_config,
 )
+from jslm.train.trackers.workers import Trackers
 
 _log = logging.getLogger("jslm")
 # The first steps of a run against the clock, at each of which its end is told anew.
@@ -138,8 +139,8 @@ class _Loop:
                 stack.enter_context(
                     MetricsLog(
                         self.folder.path,
-                        tensorboard=config.train.tensorboard,
                         resume_step=position.step if resumed else None,
+                        trackers=self._trackers(position.step if resumed else None),
                     )
                 )
                 if self.first
@@ -153,6 +154,8 @@ class _Loop:
             if self.progress is not None:
                 # What follows is no step: the last state stands above it.
                 self.progress.close()
+            if self.log is not None:
+                self.log.status = status
             if status != "interrupted":
                 finish_run(setup, self.folder, self.info, status, self._final_result(), self.log, self.progress)
         if status == "interrupted":
@@ -162,6 +165,12 @@ class _Loop:
             )
         codes = {"interrupted": 128 + (self.stop.signal or signal.SIGINT)}
         return TrainOutcome(status, position.step, codes.get(status, 0), str(self.folder.path))
+
+    def _trackers(self, resume_step: int | None) -> Trackers:
+        config = self.setup.config
+        return Trackers(
+            config.train.tracker_names, self.folder.path, config.model_dump(mode="json"), resume_step=resume_step
+        )
 
     def _amounts(self) -> Amounts:
         setup, config = self.setup, self.setup.config
