@@ -14,10 +14,13 @@ from jslm.lazy import lazy_names
 if TYPE_CHECKING:
     from jslm.train.callbacks import STOP, StepRecord, ValidationRecord
     from jslm.train.loop import TrainOutcome, train
+    from jslm.train.report import write_report
 
-__all__ = ["STOP", "StepRecord", "TrainOutcome", "ValidationRecord", "train"]
+__all__ = ["STOP", "StepRecord", "TrainOutcome", "ValidationRecord", "train", "write_report"]
 
-_LIGHT = dict.fromkeys(("STOP", "StepRecord", "ValidationRecord"), "jslm.train.callbacks")
+_LIGHT = dict.fromkeys(("STOP", "StepRecord", "ValidationRecord"), "jslm.train.callbacks") | {
+    "write_report": "jslm.train.report"
+}
 # JAX, optax and Grain come with it.
 __getattr__ = lazy_names(__name__, dict.fromkeys(("TrainOutcome", "train"), "jslm.train.loop") | _LIGHT)
 

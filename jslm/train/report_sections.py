@@ -32,6 +32,7 @@ class Run:
     series: Mapping[str, Points]
     config: str
     samples: Sequence[tuple[int, str, str]]
+    judgements: Sequence[Mapping[str, Any]] = ()
 
 
 def head(run: Run) -> str:
