@@ -65,7 +65,8 @@ def wilson(wins: int, of: int) -> tuple[float, float]:
     share, spread = wins / of, _Z * _Z / of
     middle = (share + spread / 2) / (1 + spread)
     half = math.sqrt(share * (1 - share) * spread + spread * spread / 4) / (1 + spread)
-    return max(0.0, middle - half), min(1.0, middle + half)
+    # At the ends they are 0 and 1, which rounding misses by a hair.
+    return 0.0 if wins == 0 else middle - half, 1.0 if wins == of else middle + half
 
 
 def krippendorff(units: Sequence[Sequence[float]]) -> float | None:
@@ -91,7 +92,7 @@ def _distances(values: Sequence[float]) -> float:
 def said(figures: dict[str, Any]) -> list[str]:
     """The result in plain lines."""
     people = figures["people"]
-    same = f" (of which {figures['same']} are one text from both, and were not asked)" if figures["same"] else ""
+    same = f" ({figures['same']} not asked: both wrote the same, a tie)" if figures["same"] else ""
     lines = [
         f"{figures['a']} against {figures['b']}: {figures['prompts']} prompts{same}, "
         f"{people} {'person' if people == 1 else 'people'}"
@@ -113,7 +114,9 @@ def said(figures: dict[str, Any]) -> list[str]:
             lines.append(f"Agreement: Krippendorff's alpha {question['alpha']:.2f} (1: always, 0: as by chance)")
         elif people > 1:
             lines.append("Agreement: all gave the same answer everywhere, so alpha says nothing")
-        lines.append(f"The text on the left was preferred in {question['left']:.0%} of the answers with a preference")
+        lines.append(
+            f"The first text was preferred in {question['left']:.0%} of the answers with a preference"
+        )
     if people == 1:
         lines.append("Agreement: it takes two people (--people 2)")
     if figures["not_counted"]:

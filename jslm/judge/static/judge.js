@@ -1,7 +1,7 @@
 // A person's way through the pairs. Texts are only ever text; which model wrote which is not known here.
 const at = (id) => document.getElementById(id);
 const REMEMBERED = "jslm-judge-name";
-const WORDS = { 1: ["Left", "The same", "Right"], 2: ["Left, clearly", "Left", "The same", "Right", "Right, clearly"] };
+const WORDS = { 1: ["First", "The same", "Second"], 2: ["First, clearly", "First", "The same", "Second", "Second, clearly"] };
 let person = "", item = null, answers = {}, busy = false;
 
 function show(id) {
