@@ -114,9 +114,7 @@ def said(figures: dict[str, Any]) -> list[str]:
             lines.append(f"Agreement: Krippendorff's alpha {question['alpha']:.2f} (1: always, 0: as by chance)")
         elif people > 1:
             lines.append("Agreement: all gave the same answer everywhere, so alpha says nothing")
-        lines.append(
-            f"The first text was preferred in {question['left']:.0%} of the answers with a preference"
-        )
+        lines.append(f"The first text was preferred in {question['left']:.0%} of the answers with a preference")
     if people == 1:
         lines.append("Agreement: it takes two people (--people 2)")
     if figures["not_counted"]:
