@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
+from jslm.evaluate import wilson
 from jslm.judge.answers import Answers
 from jslm.judge.study import Study
-
-_Z = 1.959963984540054
 
 
 def result(study: Study, answers: Answers) -> dict[str, Any]:
@@ -25,7 +23,7 @@ def result(study: Study, answers: Answers) -> dict[str, Any]:
         grades = [[answers.given(person)[number][question.name] for person in people] for number in study.open]
         verdicts = [sum((grade > 0) - (grade < 0) for grade in row) for row in grades]
         wins, losses = sum(verdict > 0 for verdict in verdicts), sum(verdict < 0 for verdict in verdicts)
-        low, high = wilson(wins, wins + losses)
+        low, high = wilson(wins, wins + losses) if wins + losses else (0.0, 1.0)
         lefts = [
             (answers.given(person)[number][question.name] > 0) == (study.left(person, number) == "a")
             for person in people
@@ -56,17 +54,6 @@ def result(study: Study, answers: Answers) -> dict[str, Any]:
         "not_counted": len(partly),
         "questions": questions,
     }
-
-
-def wilson(wins: int, of: int) -> tuple[float, float]:
-    """The 95% interval of a share (Wilson 1927): what shares `wins` of `of` are likely to come from; 0 to 1 of none."""
-    if not of:
-        return 0.0, 1.0
-    share, spread = wins / of, _Z * _Z / of
-    middle = (share + spread / 2) / (1 + spread)
-    half = math.sqrt(share * (1 - share) * spread + spread * spread / 4) / (1 + spread)
-    # At the ends they are 0 and 1, which rounding misses by a hair.
-    return 0.0 if wins == 0 else middle - half, 1.0 if wins == of else middle + half
 
 
 def krippendorff(units: Sequence[Sequence[float]]) -> float | None:
