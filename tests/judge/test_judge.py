@@ -315,6 +315,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "data": {"source": str(folder / "text.txt")},
         "tokenizer": {"kind": "char"},
         "model": shape,
+        # Quick enough that the two checkpoints never write the same.
+        "optimizer": {"learning_rate": 0.1, "warmup_steps": 0, "schedule": "constant"},
         "train": {"steps": 4, "batch_size": 8, "eval_every": 2, "tensorboard": False},
         "sample": {"max_new_tokens": 8},
     }
