@@ -361,7 +361,7 @@ def test_the_command_serves_goes_on_and_fills_the_report(trained: Path) -> None:
         assert end["finished"]
         assert "run@2 against run@4: 2 prompts, 1 person" in end["result"][0]
         process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=240)
         assert process.returncode == 0, err
     finally:
         process.kill()
