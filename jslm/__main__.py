@@ -17,6 +17,7 @@ VERBS = {
     "plan": "what a run will take: memory, time and accelerator-hours, on machines that are not here",
     "serve": "models over HTTP, for many users at once",
     "evaluate": "loss, bits per byte, benchmarks, rewriting and samples of models, side by side",
+    "judge": "which of two models people like better, blind and side by side",
     "sweep": "many runs of one config with some keys changed",
     "convert": "models in from other programs, and out to them",
     "corpora": "texts that jslm writes itself: stories, pairs for rewriting, chat examples",

@@ -20,6 +20,7 @@ INTERRUPTED = 130
 _LESS_MEMORY = {
     "train": "lower train.micro_batch or model.context_length, or set model.remat = 'full'",
     "evaluate": "lower --batch-tokens",
+    "judge": "give fewer prompts at once, or a shorter --max-new-tokens",
     "sample": "give fewer prompts or --num-samples at once, or a shorter --max-new-tokens",
     "serve": "lower --max-slots, or serve fewer models at once",
 }

@@ -22,7 +22,7 @@ LAYERS = (
     {"formats", "learn"},
     {"infer"},
     {"cli", "dial"},
-    {"prepare", "train", "sample", "evaluate", "convert", "plan", "serve", "sweep", "inspect", "configs"},
+    {"prepare", "train", "sample", "evaluate", "judge", "convert", "plan", "serve", "sweep", "inspect", "configs"},
 )
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
 VERBS = LAYERS[-1]

@@ -168,7 +168,17 @@ class TrainConfig(Section):
     )
     profile: bool = Field(False, description="Write a JAX profiler trace of a few steps to `profile/`.")
     report: bool = Field(True, description="Write `report.html` at the end.")
-    tensorboard: bool = Field(True, description="Write TensorBoard events.")
+    trackers: Annotated[tuple[Literal["tensorboard", "wandb", "mlflow"], ...], from_list] = Field(
+        ("tensorboard",),
+        description="Where figures, samples and the report go besides the run folder. `wandb` (Weights & Biases) and "
+        "`mlflow` come with the extras of these names and go by their own environment variables (docs/trackers.md).",
+    )
+    tensorboard: bool = Field(True, description="False: no TensorBoard events, whatever `trackers` says.")
+
+    @property
+    def tracker_names(self) -> tuple[str, ...]:
+        """`trackers`, each once, less TensorBoard where `tensorboard` is false."""
+        return tuple(dict.fromkeys(name for name in self.trackers if self.tensorboard or name != "tensorboard"))
 
     @property
     def micro_rows(self) -> int:

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 from jslm.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from jslm.evaluate.answers import wilson
     from jslm.evaluate.baseline import Baseline, split_baseline
     from jslm.evaluate.runner import Plan, evaluate_run
     from jslm.evaluate.stories import check_samples
 
-__all__ = ["Baseline", "Plan", "check_samples", "evaluate_run", "split_baseline"]
+__all__ = ["Baseline", "Plan", "check_samples", "evaluate_run", "split_baseline", "wilson"]
 
 _MODULES = {
     "Baseline": "jslm.evaluate.baseline",
@@ -23,5 +24,6 @@ _MODULES = {
     "check_samples": "jslm.evaluate.stories",
     "evaluate_run": "jslm.evaluate.runner",
     "split_baseline": "jslm.evaluate.baseline",
+    "wilson": "jslm.evaluate.answers",
 }
 __getattr__ = lazy_names(__name__, _MODULES)

@@ -144,7 +144,11 @@ def finish_run(
         progress.message(f"story check: {checked['passed']} of {checked['of']} samples are consistent and complete")
     folder.write_info(info)
     if config.train.report:
-        progress.message(f"report: {write_report(folder.path)}")
+        report = write_report(folder.path)
+        progress.message(f"report: {report}")
+        log.file(report)
+    if folder.samples.exists():
+        log.file(folder.samples)
 
 
 def counting_baseline(setup: Setup) -> Baseline | None:

@@ -9,13 +9,14 @@ import math
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jslm.config import Config
+from jslm.config import Config, load_config
 from jslm.console import say
 from jslm.errors import JslmError
 from jslm.files import write_text
@@ -29,6 +30,7 @@ from jslm.runs.folder import RunFolder
 from jslm.tokens.loader import count_examples, eval_batches, packing_of
 from jslm.train.advice import Amounts, advice
 from jslm.train.budget import Budget
+from jslm.train.callbacks import Callbacks, OnStep, OnValidation
 from jslm.train.checks import check_before_data, check_not_imported, check_same_model, process_rows
 from jslm.train.finish import counting_baseline, finish_run, run_info, validation_values, write_samples
 from jslm.train.memory import explained_out_of_memory, resolve_micro_batch
@@ -43,6 +45,7 @@ from jslm.train.setup import (
     prepare_data,
     resolve_config,
 )
+from jslm.train.trackers.workers import Trackers
 
 _log = logging.getLogger("jslm")
 # The first steps of a run against the clock, at each of which its end is told anew.
@@ -51,7 +54,10 @@ _TIMED_STEPS = 5
 
 @dataclasses.dataclass(frozen=True)
 class TrainOutcome:
-    """How a run ended: "finished", "early_stopped" or "interrupted", at which step, with which exit status."""
+    """How a run ended, at which step, with which exit status.
+
+    "finished", "early_stopped" (by `train.early_stopping`), "stopped" (by a callback) or "interrupted" (by a signal).
+    """
 
     status: str
     step: int
@@ -59,13 +65,27 @@ class TrainOutcome:
     run_dir: str
 
 
-def train(config: Config, *, started: float | None = None) -> TrainOutcome:
-    """Trains the run that `config` names, or goes on with it where its folder holds a checkpoint.
+def train(
+    config: Config | str | Path,
+    *,
+    on_step: OnStep | None = None,
+    on_validation: OnValidation | None = None,
+    started: float | None = None,
+) -> TrainOutcome:
+    """Trains the run that `config` (or its file, or a preset's name) tells, or goes on with it from its checkpoint.
+
+    `on_step` gets a `StepRecord` for each step, when the next one is on its way already, `on_validation` a
+    `ValidationRecord`. They only look: what they get is numbers. Where one returns "stop", the run saves, writes its
+    report and returns with status "stopped"; the same call goes on from there. What one raises is raised here, once a
+    checkpoint is saved. Of several processes each calls its own; one is enough to stop all, at the next `log_every`.
 
     SIGTERM and Ctrl-C save a checkpoint and return with status "interrupted". Raises JslmError for everything that the
     user can mend; nothing that was saved before is lost by it. `train.minutes` begin at `started`, in seconds of
     `time.monotonic()`, or with this call.
     """
+    if not isinstance(config, Config):
+        config = load_config(config)
+    callbacks = Callbacks(on_step, on_validation)
     started = time.monotonic() if started is None else started
     start_jax(training=True)
     folder = RunFolder(config.run_dir)
@@ -88,7 +108,7 @@ def train(config: Config, *, started: float | None = None) -> TrainOutcome:
                 write_text(folder.chat_template, setup.chat_template)
             folder.write_config(config)
         with explained_out_of_memory(config), jax.set_mesh(setup.mesh), _stop_signals() as stop:
-            return _Loop(setup, folder, stop).run()
+            return _Loop(setup, folder, stop, callbacks).run()
 
 
 class _StopFlag:
@@ -96,9 +116,9 @@ class _StopFlag:
 
 
 class _Loop:
-    def __init__(self, setup: Setup, folder: RunFolder, stop: _StopFlag) -> None:
+    def __init__(self, setup: Setup, folder: RunFolder, stop: _StopFlag, callbacks: Callbacks) -> None:
         config = setup.config
-        self.setup, self.folder, self.stop = setup, folder, stop
+        self.setup, self.folder, self.stop, self.callbacks = setup, folder, stop, callbacks
         self.first = jax.process_index() == 0
         self.info = run_info(setup)
         self.accumulation = config.train.batch_size // config.train.micro_rows
@@ -138,8 +158,8 @@ class _Loop:
                 stack.enter_context(
                     MetricsLog(
                         self.folder.path,
-                        tensorboard=config.train.tensorboard,
                         resume_step=position.step if resumed else None,
+                        trackers=self._trackers(position.step if resumed else None),
                     )
                 )
                 if self.first
@@ -150,9 +170,14 @@ class _Loop:
             finally:
                 setup.loader.close()
                 setup.store.wait()
+            if self.callbacks.error is not None:
+                self._say(f"a callback failed at step {position.step:,}; saved. The same call goes on from here.")
+                raise self.callbacks.error
             if self.progress is not None:
                 # What follows is no step: the last state stands above it.
                 self.progress.close()
+            if self.log is not None:
+                self.log.status = status
             if status != "interrupted":
                 finish_run(setup, self.folder, self.info, status, self._final_result(), self.log, self.progress)
         if status == "interrupted":
@@ -162,6 +187,12 @@ class _Loop:
             )
         codes = {"interrupted": 128 + (self.stop.signal or signal.SIGINT)}
         return TrainOutcome(status, position.step, codes.get(status, 0), str(self.folder.path))
+
+    def _trackers(self, resume_step: int | None) -> Trackers:
+        config = self.setup.config
+        return Trackers(
+            config.train.tracker_names, self.folder.path, config.model_dump(mode="json"), resume_step=resume_step
+        )
 
     def _amounts(self) -> Amounts:
         setup, config = self.setup, self.setup.config
@@ -201,14 +232,15 @@ class _Loop:
                     self._follow(setup.budget)
                 last = position.step >= self._end
                 validate = last or _every(setup.config.train.eval_every, position.step)
-                stopping = self._should_stop()
-                save = validate or stopping or _every(setup.config.checkpoint.every, position.step)
+                stopping = self._agreed_end()
+                save = validate or bool(stopping) or _every(setup.config.checkpoint.every, position.step)
                 sample = _every(setup.config.sample.every, position.step) if setup.config.sample.every else validate
                 if not (save or sample):
                     continue
                 # A checkpoint's step must be in the metrics before it: a run that goes on from there won't repeat it.
                 self._read(pending)
                 pending = None
+                stopping = stopping or self._asked_end()
                 if self.window and (validate or stopping):
                     self._report(position.step)
                 pause = time.perf_counter()
@@ -216,12 +248,13 @@ class _Loop:
                 val_loss = self._validate() if validate else None
                 if sample:
                     write_samples(setup, self.folder, self.log)
-                if save:
+                stopping = stopping or self._asked_end()
+                if save or stopping:
                     setup.store.save(position.step, setup.state, checkpoint_metadata(setup, val_loss))
                     saved_at = position.step
                 self.mark += time.perf_counter() - pause
-                if stopping:
-                    return "interrupted"
+                if stopping == "interrupted" or (stopping and not last):
+                    return stopping
                 if validate and not last and self._is_stale():
                     self._say(
                         f"early stop at step {position.step:,}: no better validation in "
@@ -258,6 +291,8 @@ class _Loop:
         self.window.append(metrics)
         if _every(self.setup.config.train.log_every, step) or self._has_failed(metrics):
             self._report(step)
+        if self.callbacks.on_step is not None:
+            self.callbacks.step(step, metrics, self.setup.objective.figures[1:], self.setup.position.tokens)
         if self._has_failed(metrics):
             limit = self.setup.config.train.max_bad_steps
             raise JslmError(
@@ -309,6 +344,7 @@ class _Loop:
             position.best_loss, position.best_step, position.evals_since_best = result.loss, position.step, 0
         else:
             position.evals_since_best += 1
+        self.callbacks.validation(position.step, result, position.best_step, position.best_loss)
         return result.loss
 
     def _final_result(self) -> Result | None:
@@ -348,17 +384,24 @@ class _Loop:
         limit = self.setup.config.train.early_stopping
         return bool(limit) and self.setup.position.evals_since_best >= limit
 
-    def _should_stop(self) -> bool:
+    def _agreed_end(self) -> str:
+        """Why all processes end here: "interrupted", "stopped", or "" to go on."""
         if jax.process_count() == 1:
-            return self.stop.signal is not None
+            return "interrupted" if self.stop.signal is not None else self._asked_end()
         # All processes must stop at the same step, so they ask each other, now and then.
         if self.setup.position.step % self.setup.config.train.log_every:
-            return False
+            return ""
         # What they agreed on counts, not the flag: a signal may come while they ask, and then waits for the next time.
-        agreed = int(np.max(multihost_utils.process_allgather(np.int32(self.stop.signal or 0))))
-        if agreed:
-            self.stop.signal = agreed
-        return bool(agreed)
+        flags = np.array([self.stop.signal or 0, self.callbacks.end_run], np.int32)
+        number, asked = np.max(multihost_utils.process_allgather(flags), axis=0).tolist()
+        if number:
+            self.stop.signal = number
+            return "interrupted"
+        return "stopped" if asked else ""
+
+    def _asked_end(self) -> str:
+        """As `_agreed_end`, for what a callback of the only process has just asked for."""
+        return "stopped" if self.callbacks.end_run and jax.process_count() == 1 else ""
 
     def _write(self, step: int, values: dict[str, Any]) -> None:
         if self.log is not None and self.progress is not None:

@@ -1,4 +1,4 @@
-"""What a run measures: `metrics.jsonl`, its TensorBoard mirror, and the progress line of the terminal."""
+"""What a run measures: `metrics.jsonl`, what trackers are told of it, and the progress line of the terminal."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from jslm.files import write_text
 
 if TYPE_CHECKING:
     from jslm.train.budget import Budget
-    from jslm.train.tensorboard import TensorBoard
+    from jslm.train.trackers.workers import Trackers
 
 METRICS_FILE = "metrics.jsonl"
 _log = logging.getLogger("jslm")
@@ -28,12 +28,13 @@ Values = Mapping[str, SupportsFloat | None]
 
 
 class MetricsLog:
-    """Appends measurements to `run_dir/metrics.jsonl`, one JSON object a line, and to TensorBoard under the same tags.
+    """Appends measurements to `run_dir/metrics.jsonl`, one JSON object a line, and tells trackers of them.
 
-    A context manager: leaving it closes both. One process of a run holds one; on many hosts only the first does.
+    A context manager: leaving it closes all; `status` is what the trackers then hear. One process of a run holds one;
+    on many hosts only the first does.
     """
 
-    def __init__(self, run_dir: Path, *, tensorboard: bool, resume_step: int | None) -> None:
+    def __init__(self, run_dir: Path, *, resume_step: int | None, trackers: Trackers | None = None) -> None:
         """Opens the log, keeping the lines of steps up to `resume_step`; with None the run starts anew.
 
         Lines of later steps come from a run that was killed after its last checkpoint and will be written again. Lines
@@ -46,37 +47,39 @@ class MetricsLog:
             kept = [json.dumps(line) + "\n" for line in _parse(path) if line["step"] <= last_step]
             write_text(path, "".join(kept))
         self._file: IO[str] = path.open("a", encoding="utf-8")
-        self._tensorboard: TensorBoard | None = None
-        if tensorboard:
-            from jslm.train.tensorboard import TensorBoard
-
-            self._tensorboard = TensorBoard(run_dir, first_step=last_step + 1)
+        self._trackers = trackers
+        self.status = "finished"
 
     def write(self, step: int, values: Values) -> None:
         """Writes one line at once: `step`, `time` (seconds since the epoch) and `values`.
 
-        A value that is not finite becomes null, since JSON has no word for it, and is left out of TensorBoard.
+        A value that is not finite becomes null, since JSON has no word for it, and trackers hear nothing of it.
         """
         now = time.time()
         numbers = {key: _number(value) for key, value in values.items()}
         line = {"step": int(step), "time": round(now, 3)} | numbers
         self._file.write(json.dumps(line, allow_nan=False) + "\n")
         self._file.flush()
-        if self._tensorboard is not None:
+        if self._trackers is not None:
             finite = {key: number for key, number in numbers.items() if number is not None}
-            self._tensorboard.scalars(int(step), finite, now)
+            self._trackers.scalars(int(step), finite, now)
 
     def text(self, step: int, tag: str, text: str) -> None:
-        """Shows a text, such as samples, in TensorBoard; `metrics.jsonl` holds numbers only."""
-        if self._tensorboard is not None:
-            self._tensorboard.text(step, tag, text)
+        """Hands a text, such as samples, to the trackers; `metrics.jsonl` holds numbers only."""
+        if self._trackers is not None:
+            self._trackers.text(step, tag, text)
+
+    def file(self, path: Path) -> None:
+        """Hands a file that is whole, such as the report, to the trackers."""
+        if self._trackers is not None:
+            self._trackers.file(path)
 
     def close(self) -> None:
-        """Closes both files; a second call does nothing."""
+        """Closes the file and the trackers; a second call does nothing."""
         self._file.close()
-        if self._tensorboard is not None:
-            self._tensorboard.close()
-            self._tensorboard = None
+        if self._trackers is not None:
+            self._trackers.close(self.status)
+            self._trackers = None
 
     def __enter__(self) -> Self:
         return self
@@ -84,6 +87,8 @@ class MetricsLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is not None:
+            self.status = "failed"
         self.close()
 
 

@@ -14,8 +14,9 @@ from jslm.cli import add_debug_argument, run_verb
 from jslm.errors import JslmError
 from jslm.files import write_text
 from jslm.runs.samples import SAMPLES_FILE, append_samples, drop_samples_after, read_samples
-from jslm.train import report_next, report_sections
+from jslm.train import report_next, report_people, report_sections
 from jslm.train.metrics import METRICS_FILE, read_metrics
+from jslm.train.report_people import read_judgements
 from jslm.train.report_sections import Run
 from jslm.train.report_style import SCRIPT, STYLE
 from jslm.train.report_summary import summary_lines
@@ -33,7 +34,8 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inl
 def write_report(run_dir: Path) -> Path:
     """Writes `run_dir/report.html` from the folder's files, and returns its path.
 
-    Reads `metrics.jsonl`, `run.json`, `config.toml` and `samples.md`; what is absent leaves its sections out.
+    Reads `metrics.jsonl`, `run.json`, `config.toml`, `samples.md` and the results of `jslm judge`; what is absent
+    leaves its sections out.
 
     Raises:
         JslmError: the folder or all of its files are absent, or one can't be read.
@@ -70,6 +72,7 @@ def _load(run_dir: Path) -> Run:
         series=series,
         config=config.read_text(encoding="utf-8") if config.exists() else "",
         samples=read_samples(run_dir / SAMPLES_FILE),
+        judgements=read_judgements(run_dir),
     )
 
 
@@ -117,6 +120,7 @@ def _page(run: Run) -> str:
         report_sections.charts,
         report_sections.samples,
         report_sections.story_check,
+        report_people.people,
         report_next.limits,
         report_next.next_commands,
         report_sections.data,

@@ -15,7 +15,12 @@ from jslm.train.report_summary import Info, dig, format_bytes, format_moment, un
 # Further ones are folded: a model that has learned little makes hundreds, most of them once.
 _SHOWN_PROBLEMS = 8
 _REWARD_STYLES = {"chosen": "val", "rejected": "train"}
-_STATUSES = {"finished": "Finished", "early_stopped": "Stopped early", "interrupted": "Interrupted"}
+_STATUSES = {
+    "finished": "Finished",
+    "early_stopped": "Stopped early",
+    "stopped": "Stopped by a callback",
+    "interrupted": "Interrupted",
+}
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,7 @@ class Run:
     series: Mapping[str, Points]
     config: str
     samples: Sequence[tuple[int, str, str]]
+    judgements: Sequence[Mapping[str, Any]] = ()
 
 
 def head(run: Run) -> str:

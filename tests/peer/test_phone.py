@@ -35,7 +35,7 @@ PAST_THE_EDGE = """() => [...document.querySelectorAll("body *")].filter(one => 
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of a run that has all sections, with large numbers and long words."""
     folder = tmp_path_factory.mktemp("a_run_with_a_name_that_is_far_longer_than_any_phone_is_wide")
-    with MetricsLog(folder, tensorboard=False, resume_step=None) as log:
+    with MetricsLog(folder, resume_step=None) as log:
         for step in range(10, 410, 10):
             loss = 1.2 + 5 * math.exp(-step / 20)
             log.write(step, {"train/loss": loss, "lr": 1e-3 / step, "grad_norm": 9 / step, "tokens_per_s": 4e4})

@@ -15,14 +15,13 @@ import numpy as np
 import pytest
 
 import jslm.learn.next_token
-import jslm.train.loop
 from jslm.config import Config, config_to_toml
 from jslm.errors import JslmError
 from jslm.infer import rewrite_prompt
 from jslm.prepare import prepare
 from jslm.runs.folder import RunFolder
 from jslm.tokens import open_tokens
-from jslm.train import train
+from jslm.train import loop, train
 
 TEXT = "the cat sat on a mat and saw one big red dog near my old tree while rain fell down"
 KILLS = 12
@@ -67,14 +66,14 @@ def test_a_mixture_in_stages_trains_on_all_and_compiles_once_a_stage(
         return loss_sums(params, inputs, *args, **options)
 
     counted: list[int] = []
-    place_batch = jslm.train.loop.place_batch
+    place_batch = loop.place_batch
 
     def noting(batch: Any, *args: Any) -> Any:
         counted.append(int(np.sum(batch["targets"] >= 0)))
         return place_batch(batch, *args)
 
     monkeypatch.setattr(jslm.learn.next_token, "loss_sums", counting)
-    monkeypatch.setattr(jslm.train.loop, "place_batch", noting)
+    monkeypatch.setattr(loop, "place_batch", noting)
     config = make_config(data=mixture, train={"steps": 16, "curriculum": STAGES, "micro_batch": 4, "log_every": 1})
     outcome = train(config)
     assert (outcome.status, outcome.step) == ("finished", 16)

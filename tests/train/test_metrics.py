@@ -26,6 +26,7 @@ from jslm.train.metrics import (
     format_scientific,
     read_metrics,
 )
+from jslm.train.trackers.workers import Trackers
 
 
 class Stream(io.StringIO):
@@ -69,18 +70,22 @@ def events(run_dir: Path) -> Iterator[Any]:
             raw = raw[16 + length :]
 
 
+def tensorboard(run_dir: Path, resume_step: int | None) -> Trackers:
+    return Trackers(("tensorboard",), run_dir, {}, resume_step=resume_step)
+
+
 def steps(run_dir: Path) -> list[int]:
     return [line["step"] for line in read_metrics(run_dir / "metrics.jsonl")]
 
 
 def write_steps(run_dir: Path, first: int, last: int, resume_step: int | None) -> None:
-    with MetricsLog(run_dir, tensorboard=False, resume_step=resume_step) as log:
+    with MetricsLog(run_dir, resume_step=resume_step) as log:
         for step in range(first, last + 1):
             log.write(step, {"train/loss": 1 / step})
 
 
 def test_values_come_back_and_each_line_is_on_disk_at_once(tmp_path: Path) -> None:
-    with MetricsLog(tmp_path, tensorboard=False, resume_step=None) as log:
+    with MetricsLog(tmp_path, resume_step=None) as log:
         log.write(10, {"train/loss": np.float32(1.5), "tokens": np.int64(123), "lr": 1e-3})
         (line,) = read_metrics(tmp_path / "metrics.jsonl")
     assert line.pop("time") > 1.7e9
@@ -89,7 +94,7 @@ def test_values_come_back_and_each_line_is_on_disk_at_once(tmp_path: Path) -> No
 
 
 def test_what_is_not_finite_becomes_null(tmp_path: Path) -> None:
-    with MetricsLog(tmp_path, tensorboard=False, resume_step=None) as log:
+    with MetricsLog(tmp_path, resume_step=None) as log:
         log.write(1, {"a": math.nan, "b": math.inf, "c": np.float32("-inf"), "d": None, "e": 0.0})
 
     def refuse(word: str) -> None:
@@ -177,7 +182,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_tensorboard_mirrors_the_file(tmp_path: Path) -> None:
-    with MetricsLog(tmp_path, tensorboard=True, resume_step=20) as log:
+    with MetricsLog(tmp_path, resume_step=20, trackers=tensorboard(tmp_path, 20)) as log:
         log.write(30, {"train/loss": 1.5, "tokens": 99, "grad_norm": math.nan})
         log.text(30, "samples", "Once upon")
     found = list(events(tmp_path))
@@ -194,7 +199,7 @@ def test_tensorboard_mirrors_the_file(tmp_path: Path) -> None:
 
 def test_a_resume_within_a_second_keeps_earlier_events(tmp_path: Path) -> None:
     for step in (1, 2, 3):
-        with MetricsLog(tmp_path, tensorboard=True, resume_step=step - 1) as log:
+        with MetricsLog(tmp_path, resume_step=step - 1, trackers=tensorboard(tmp_path, step - 1)) as log:
             log.write(step, {"train/loss": 1.5})
     assert [event.step for event in events(tmp_path) if event.summary.value] == [1, 2, 3]
 
@@ -208,7 +213,7 @@ def test_a_dumb_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_closing_twice_is_harmless(tmp_path: Path) -> None:
-    log = MetricsLog(tmp_path, tensorboard=True, resume_step=None)
+    log = MetricsLog(tmp_path, resume_step=None, trackers=tensorboard(tmp_path, None))
     log.close()
     log.close()
 

@@ -99,7 +99,7 @@ class Page(HTMLParser):
 
 def make_run(folder: Path, steps: int, info: dict[str, Any] | None = None) -> Path:
     noise = random.Random(0)
-    with MetricsLog(folder, tensorboard=False, resume_step=None) as log:
+    with MetricsLog(folder, resume_step=None) as log:
         for step in range(1, steps + 1):
             loss = 1.2 + 5 * math.exp(-step / 20) + noise.gauss(0, 0.02)
             values = {"train/loss": loss, "train/bits_per_byte": loss * 0.43, "lr": 1e-3 / step, "grad_norm": 9 / step}
@@ -190,7 +190,7 @@ def test_a_folder_with_a_config_only(tmp_path: Path) -> None:
 
 
 def test_one_point(tmp_path: Path) -> None:
-    with MetricsLog(tmp_path, tensorboard=False, resume_step=None) as log:
+    with MetricsLog(tmp_path, resume_step=None) as log:
         log.write(1, {"train/loss": 2.0, "lr": 0.0, "grad_norm": 0.0, "mfu": None})
     html, page = page_of(tmp_path)
     assert "reached a training loss of 2.000 nats per token; it was not tried on held-out text." in page.text
@@ -209,7 +209,7 @@ def test_a_killed_run_reports_its_last_measurements(tmp_path: Path) -> None:
 
 
 def test_a_later_value_of_a_step_stands(tmp_path: Path) -> None:
-    with MetricsLog(tmp_path, tensorboard=False, resume_step=None) as log:
+    with MetricsLog(tmp_path, resume_step=None) as log:
         log.write(5, {"val/loss": 3.0})
         log.write(5, {"val/loss": 2.0})
     _, page = page_of(tmp_path)

@@ -8,18 +8,24 @@ from pathlib import Path
 
 from tensorboardX import SummaryWriter
 
+from jslm.train.trackers.tracker import TrackedRun
+
 FOLDER = "tensorboard"
 
 
+def open_tracker(run: TrackedRun) -> TensorBoard:
+    """A new event file under `run_dir/tensorboard`.
+
+    Events of earlier files at `first_step` and later were written by a killed run: TensorBoard drops them when it
+    reads this file.
+    """
+    return TensorBoard(run.folder, first_step=run.first_step)
+
+
 class TensorBoard:
-    """Scalars and texts under `run_dir/tensorboard`."""
+    """Scalars and texts; TensorBoard has no place for files."""
 
     def __init__(self, run_dir: Path, *, first_step: int) -> None:
-        """Opens a new event file.
-
-        Events of earlier files at `first_step` and later were written by a killed run: TensorBoard drops them when it
-        reads this file.
-        """
         # tensorboardX names files by the second; a run resumed within one would overwrite its own events.
         suffix = f".{time.time_ns()}"
         self._writer = SummaryWriter(str(run_dir / FOLDER), purge_step=first_step, filename_suffix=suffix)
@@ -33,6 +39,9 @@ class TensorBoard:
         """Writes a text, which TensorBoard shows as Markdown."""
         self._writer.add_text(tag, text, step)
 
-    def close(self) -> None:
+    def file(self, path: Path) -> None:
+        """Nothing: it stands beside the events already."""
+
+    def close(self, status: str) -> None:
         """Writes what is buffered and closes the file."""
         self._writer.close()

@@ -1,0 +1,60 @@
+"""What the command line names: two models, and a file of prompts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+from jslm.errors import JslmError
+
+
+class Side(NamedTuple):
+    """A model: a run folder or a file, and which of a run's checkpoints: "best", "latest" or a step."""
+
+    path: Path
+    checkpoint: str
+
+
+def parse_side(said: str) -> Side:
+    """`RUN`, or `RUN@STEP` (also `@best`, `@latest`). Raises JslmError where there is nothing of that name."""
+    path, at, checkpoint = said.rpartition("@")
+    if not at or Path(said).exists():
+        path, checkpoint = said, "best"
+    elif not checkpoint.isdigit() and checkpoint not in ("best", "latest"):
+        raise JslmError(f"{said}: expected a step, best or latest after @, found {checkpoint!r}")
+    if not Path(path).exists():
+        raise JslmError(f"{path}: no such run folder or model file")
+    return Side(Path(path), str(int(checkpoint)) if checkpoint.isdigit() else checkpoint)
+
+
+def read_prompts(path: Path) -> list[str]:
+    """A prompt a line; of `.jsonl` a JSON string, or an object with a string `prompt`. Blank lines are passed over.
+
+    Raises JslmError, with the line, for a file that is absent, empty or not as told.
+    """
+    try:
+        text = path.read_text("utf-8")
+    except OSError as error:
+        raise JslmError(f"--prompts {path}: cannot be read ({error.strerror}); give a file of prompts") from None
+    except UnicodeDecodeError as error:
+        raise JslmError(f"--prompts {path}: not UTF-8 text (byte {error.start:,})") from None
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    if path.suffix == ".jsonl":
+        prompts = [_prompt(line, f"--prompts {path}:{number}") for number, line in lines]
+    else:
+        prompts = [line.removesuffix("\r") for _, line in lines]
+    if not prompts:
+        raise JslmError(f"--prompts {path}: empty; expected a prompt a line")
+    return prompts
+
+
+def _prompt(line: str, where: str) -> str:
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise JslmError(f"{where}: not JSON ({error})") from None
+    prompt = found.get("prompt") if isinstance(found, dict) else found
+    if not isinstance(prompt, str):
+        raise JslmError(f"{where}: expected a string, or an object with a string `prompt`, found {line[:60]!r}")
+    return prompt
