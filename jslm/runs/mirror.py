@@ -14,7 +14,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from jslm.console import say
@@ -141,9 +141,7 @@ class Mirror:
         if not here or here[-1] < newest:
             self._fetch_newest(run)
         for step, data in run.manifests.items():
-            files, about = parse_manifest(data, f"{run.where(step)}/{MANIFEST}")
-            del files
-            self._complete[step] = (data, about.get("val_loss"))
+            self._complete[step] = (data, _loss(data, run.where(step)))
 
     def _fetch_newest(self, run: FolderAtAddress) -> None:
         """The newest checkpoint that is whole, and the run's other files."""
@@ -240,11 +238,17 @@ class Mirror:
             pending = self._pending()
 
     def _pending(self) -> list[int]:
-        """Steps whose checkpoint here is not at the address, or is another there; ascending."""
-        return [step for step in self._store.steps() if self._manifest(step) not in (None, self._known(step))]
+        """Steps whose checkpoint here is to be kept, and is not at the address, or is another there; ascending."""
+        here = {step: data for step in self._store.steps() if (data := self._manifest(step)) is not None}
+        new = {step for step, data in here.items() if step not in self._complete or self._complete[step][0] != data}
+        losses = {step: loss for step, (_, loss) in self._complete.items()}
+        losses |= {step: _loss(here[step], str(self._store.path(step))) for step in new}
+        return sorted(new & self._kept(losses))
 
-    def _known(self, step: int) -> bytes | None:
-        return self._complete[step][0] if step in self._complete else None
+    def _kept(self, losses: Mapping[int, float | None]) -> set[int]:
+        """What the run's own folder keeps of these steps: the newest and the best."""
+        best = best_of(losses)
+        return {*sorted(losses)[-self.keep :], *([] if best is None else [best])}
 
     def _manifest(self, step: int) -> bytes | None:
         try:
@@ -283,6 +287,7 @@ class Mirror:
             return
         data = (pinned / MANIFEST).read_bytes()
         files, about = parse_manifest(data, str(pinned / MANIFEST))
+        # Their names and sizes: reading all of it twice would cost more than it tells.
         check_files(pinned, files, lambda name: False)
         if step in self._complete:
             # Another checkpoint of this step: from here on neither counts, until this one is whole.
@@ -297,17 +302,19 @@ class Mirror:
         self._drop_old()
 
     def _drop_old(self) -> None:
-        """Removes what the run's own folder would not keep: all but the newest and the best."""
-        steps = sorted(self._complete)
-        best = best_of({step: loss for step, (_, loss) in self._complete.items()})
-        for step in steps[: -self.keep]:
-            if step == best:
-                continue
+        """Removes what is no longer kept."""
+        kept = self._kept({step: loss for step, (_, loss) in self._complete.items()})
+        for step in sorted(self._complete.keys() - kept):
             prefix = f"checkpoints/{step_folder(step)}"
             # First what makes it count.
             self._objects.delete([f"{prefix}/{MANIFEST}"])
             del self._complete[step]
             self._objects.delete(self._objects.names(prefix))
+
+
+def _loss(manifest: bytes, where: str) -> float | None:
+    """The validation loss that a checkpoint's manifest tells. Raises JslmError where that is damaged."""
+    return parse_manifest(manifest, where)[1].get("val_loss")
 
 
 def _pin(source: Path, target: Path) -> bool:

@@ -109,11 +109,11 @@ def opened(name: str | Path, checkpoint: str = "best") -> tuple[str, str]:
 
 @functools.cache
 def _opened(address: str, checkpoint: str) -> tuple[str, str]:
+    here = local_copy(address, "read")
     objects = Objects(address)
     names = objects.names()
     if not names:
         raise JslmError(f"{address}: nothing is there; expected a run (config.toml and checkpoints) or a model file")
-    here = local_copy(address, "read")
     folder = here.parent if "" in names else here
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / _LOCK).open("w") as lock:

@@ -5,6 +5,7 @@ The only user of fsspec besides the readers of text. An object appears whole or 
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -97,8 +98,8 @@ class Objects:
 
     def delete(self, names: Iterable[str]) -> None:
         """Removes objects; those that are not there are passed over."""
-        for name in names:
-            self._try(lambda name=name: self._system.rm_file(self._path(name)), absent=None)
+        for path in map(self._path, names):
+            self._try(functools.partial(self._system.rm_file, path), absent=None)
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}" if name else self._root
@@ -125,8 +126,9 @@ class Objects:
         except PermissionError as error:
             raise StorageError(f"{self.address}: not open to you ({_line(error)})", is_lasting=True) from None
         except Exception as error:  # each store's library has kinds of its own
-            is_lasting = type(error).__name__ in ("NoCredentialsError", "DefaultCredentialsError")
-            raise StorageError(f"{self.address}: {_line(error)}", is_lasting=is_lasting) from None
+            lacks_login = type(error).__name__ in ("NoCredentialsError", "DefaultCredentialsError")
+            remedy = "; log in to the store on this machine (docs/cloud.md)" if lacks_login else ""
+            raise StorageError(f"{self.address}: {_line(error)}{remedy}", is_lasting=lacks_login) from None
 
 
 def _version(info: Mapping[str, Any]) -> str:
