@@ -2,11 +2,11 @@
 
     python scripts/kill_drill.py --kills 30
 
-A tiny run in a bucket (an S3 server on loopback, `scripts/bucket.py`) is killed at a random request that puts an
-object there, before or after it is stored; each next start has an empty cache, as another machine does, or that of before.
-After each kill the newest checkpoint that was complete must still be, with every byte as its manifest says, and the next
-start must go on from it or from a later one. At the end every array, and the losses of every step, are those of a run
-that was never killed and knows no bucket.
+A tiny run in a bucket (an S3 server on loopback, `scripts/bucket.py`) is killed at a random request that puts an object
+there, before or after it is stored; each next start has an empty cache, as another machine does, or that of before.
+After each kill the newest checkpoint that was complete must still be, with every byte as its manifest says, and the
+next start must go on from it or from a later one. At the end every array, and the losses of every step, are those of a
+run that was never killed and knows no bucket.
 """
 
 from __future__ import annotations
