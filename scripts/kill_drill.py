@@ -151,7 +151,7 @@ def _start(folder: Path, bucket: Bucket, cache: Path, steps: int, choice: random
 
     bucket.before = lambda method, path: hit(True) if method == "PUT" else None
     bucket.after = lambda method, path: hit(False) if method == "PUT" else None
-    said = process.communicate(timeout=300)[1]
+    said = process.communicate(timeout=1200)[1]
     # A request that was under way is stored or not; nothing comes after it.
     time.sleep(0.1)
     bucket.before = bucket.after = lambda method, path: None
