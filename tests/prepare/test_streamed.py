@@ -42,7 +42,9 @@ def served(bucket: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iter
 
 def parquet(texts: list[str]) -> bytes:
     out = io.BytesIO()
-    pq.write_table(pa.table({"text": texts, "unread": ["x" * 100] * len(texts)}), out, row_group_size=10**6)
+    pq.write_table(
+        pa.table({"text": texts, "unread": ["x" * 100] * len(texts)}), out, row_group_size=10**6, write_batch_size=64
+    )
     return out.getvalue()
 
 
@@ -57,7 +59,7 @@ def test_columns_larger_than_memory_may_be_are_read_piece_by_piece(served: Any) 
     finally:
         pa.set_memory_pool(before)
     assert length == 20_000_000
-    # One column chunk of 20 MB was never there as a whole.
+    # One column chunk of 20 MB was never there as a whole; its pages are 1 MB, each compressed and not.
     assert 0 < pool.max_memory() < 10_000_000
     served.delete("stream/part.parquet")
 
