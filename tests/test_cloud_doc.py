@@ -46,7 +46,8 @@ def test_command(command: str) -> None:
         assert words[-1] in done.stdout
         check_jslm(words[end + 1 :])
     elif words[:3] == ["python", "-m", "jslm.train.report"]:
-        done = subprocess.run([sys.executable, "-m", "jslm.train.report", "--help"], cwd=ROOT, capture_output=True)
+        report = [sys.executable, "-m", "jslm.train.report", "--help"]
+        done = subprocess.run(report, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0
     elif words[0] == "jslm":
         check_jslm(words)

@@ -81,14 +81,24 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
+def recorded(monkeypatch: pytest.MonkeyPatch, into: list[str], method: str, place: int) -> None:
+    """From here on each call of a method of `Objects` leaves its argument at `place`, the object's name."""
+    before = getattr(Objects, method)
+
+    def call(self: Objects, *arguments: Any) -> None:
+        into.append(arguments[place])
+        before(self, *arguments)
+
+    monkeypatch.setattr(Objects, method, call)
+
+
 def test_manifests_come_last_and_the_newest_and_the_best_stay(
     machine: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = machine("a")
-    order = []
-    write, upload = Objects.write, Objects.upload
-    monkeypatch.setattr(Objects, "write", lambda self, name, data: (order.append(name), write(self, name, data))[1])
-    monkeypatch.setattr(Objects, "upload", lambda self, file, name: (order.append(name), upload(self, file, name))[1])
+    order: list[str] = []
+    recorded(monkeypatch, order, "write", 0)
+    recorded(monkeypatch, order, "upload", 1)
     run(folder, [(1, 3.0), (2, 1.0), (3, 2.0), (4, 2.5), (5, None)])
     assert steps() == [2, 4, 5]
     assert {name.split("/")[1] for name in names() if name.startswith("checkpoints/")} == set(map(step_folder, steps()))
@@ -156,11 +166,8 @@ def test_what_is_the_same_is_not_fetched_again(
     folder = machine("a")
     run(folder, [(1, 2.0), (2, 1.0), (3, 1.5)])
     machine("reader")
-    fetched = []
-    download = Objects.download
-    monkeypatch.setattr(
-        Objects, "download", lambda self, name, file: (fetched.append(name), download(self, name, file))[1]
-    )
+    fetched: list[str] = []
+    recorded(monkeypatch, fetched, "download", 0)
     assert opened(RUN)[1] == "2"
     assert sorted(fetched) == [
         "checkpoints/step_00000002/about",
