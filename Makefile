@@ -12,14 +12,14 @@ parallel := -n auto --dist loadscope --no-loadscope-reorder
 dev_extras := dev$(if $(EXTRAS),$(comma)$(EXTRAS))
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev quickstart rewriter test test-all test-peers lint format docs clean
+.PHONY: help install dev quickstart rewriter test test-slow test-all test-peers gpu-check lint format docs clean
 
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "  EXTRAS=cuda12 (or cuda13, tpu) installs JAX for that device: make quickstart EXTRAS=cuda12"
 	@echo "  PY=3.12 asks for a Python version (default: the newest here); VENV=dir for another environment (.venv)"
-	@echo "  ARGS='-k sample -x' goes to pytest: make test ARGS='-n 0 -m \"not slow\"'"
+	@echo "  ARGS='-k sample -x' goes to pytest: make test ARGS='-n 0 -k sample'"
 
 install: ## Install jslm in .venv
 	@$(bootstrap) --extras "$(EXTRAS)"
@@ -36,8 +36,11 @@ rewriter: ## Train and measure the sentence rewriter, within an hour on 2 cores 
 	@$(bootstrap) --extras "$(if $(filter --parsed --text,$(ARGS)),eval$(comma)rewrite,eval)"
 	@$(python) scripts/rewriter.py --out runs/rewriter $(ARGS)
 
-test: dev ## Run the tests
-	@$(python) -m pytest -q $(parallel) $(ARGS)
+test: dev ## Run the tests, without the long drills
+	@$(python) -m pytest -q $(parallel) -m "not slow" $(ARGS)
+
+test-slow: dev ## Run the long drills: kills, several processes, sweeps, limits of memory
+	@$(python) -m pytest -q $(parallel) -m "slow and not peer" $(ARGS)
 
 test-all: ## Run the tests on each of Python 3.11, 3.12 and 3.13 that is here
 	@ran=; for version in 3.11 3.12 3.13; do \
@@ -52,6 +55,9 @@ test-peers: ## Compare with transformers and others, in an environment of its ow
 	    scripts/bootstrap.sh --python 3.11 --venv .venv-peers --extras "dev,peer$(if $(EXTRAS),$(comma)$(EXTRAS))" && \
 	    .venv-peers/bin/python -m pytest -q -m peer $(parallel) tests/peer tests/serve $(ARGS); \
 	else echo "test-peers: skipped: the other programs are compared with on Python 3.11, and there is none here"; fi
+
+gpu-check: ## Tests and table of a GPU, by the python3 that has jslm's libraries (PY=...): nothing is installed
+	@$(or $(PY),python3) scripts/gpu_check.py --write docs/benchmarks.md $(ARGS)
 
 lint: dev ## Check style and types: ruff, mypy
 	@$(python) -m ruff check .

@@ -29,6 +29,7 @@ from jslm.model import (
     init_cache,
     logits_from_hidden,
 )
+from jslm.model.keys import make_key
 
 # Tokens that one dispatch of `write` can give; it is told how many.
 DISPATCH_TOKENS = 256
@@ -166,7 +167,7 @@ def empty_state(*, slots: int, config: ModelConfig, dtype: jnp.dtype) -> State:
     ints = jnp.zeros(slots, jnp.int32)
     settings = Settings(
         Sampling.none(slots),
-        jax.random.split(jax.random.key(0), slots),
+        jax.random.split(make_key(0), slots),
         jnp.zeros(slots, bool),
         jnp.full((slots, len(config.conditions)), -1, jnp.int32),
     )

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jslm.infer.request import Request
+from jslm.model.keys import make_key
 
 # Logits whose shares are summed together.
 _BLOCK = 128
@@ -171,7 +172,7 @@ def _first_beyond(
 def sample_keys(seed: int, samples: Sequence[int]) -> Key[Array, " batch"]:
     """The key of each sample: of the seed (0 to 2**63 - 1) and the sample's number among its prompt's, alone."""
     # Both halves of the seed count, whatever width JAX gives integers.
-    key = jax.random.fold_in(jax.random.key(seed & 0xFFFFFFFF), seed >> 32) if seed >> 32 else jax.random.key(seed)
+    key = jax.random.fold_in(make_key(seed & 0xFFFFFFFF), seed >> 32) if seed >> 32 else make_key(seed)
     return _fold_all(key, np.array(samples, np.uint32))
 
 

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 from jslm.config import Config, DpoConfig
 from jslm.learn.objective import Batch, Objective, Sums
 from jslm.model import IGNORED, Params, row_log_probs, stack_conditions
+from jslm.model.keys import make_key
 
 # Margins nearer to zero are rounding: those of a policy that still is the reference model.
 _EVEN = 1e-4
@@ -82,7 +83,7 @@ class Preference(Objective):
 
     def validation_sums(self, params: Params, batch: Batch, token_bytes: Array) -> Sums:
         """Those of `figures`, and "pairs"."""
-        return {**self.sums(params, batch, jax.random.key(0))[1], "pairs": jnp.sum(is_pair(batch))}
+        return {**self.sums(params, batch, make_key(0))[1], "pairs": jnp.sum(is_pair(batch))}
 
     def result(self, totals: Mapping[str, float]) -> PreferenceResult:
         """Means over the pairs whose sums these are."""

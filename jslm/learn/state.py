@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from jslm.config import Config
 from jslm.model import Params, init_adapters, init_params, merge_adapters, param_axes
+from jslm.model.keys import make_key
 from jslm.parallel import replicated, tree_shardings
 
 # "params" (with train.lora the adapters, and the frozen weights as "base"), "opt_state", "step" (optimizer steps
@@ -89,13 +90,13 @@ def state_shardings(config: Config, optimizer: optax.GradientTransformation, mes
 
 
 def _fresh(config: Config, optimizer: optax.GradientTransformation, dtype: jnp.dtype) -> TrainState:
-    return _new_state(config, optimizer, dtype, init_params(config.model, jax.random.key(config.seed)))
+    return _new_state(config, optimizer, dtype, init_params(config.model, make_key(config.seed)))
 
 
 def _new_state(config: Config, optimizer: optax.GradientTransformation, dtype: jnp.dtype, params: Params) -> TrainState:
     base = None
     if config.train.lora.rank:
-        base, params = params, init_adapters(params, config.train.lora, jax.random.key(config.seed))
+        base, params = params, init_adapters(params, config.train.lora, make_key(config.seed))
     state: TrainState = {
         "params": params,
         "opt_state": optimizer.init(params),

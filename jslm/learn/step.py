@@ -17,6 +17,7 @@ from jslm.learn.objectives import make_objective
 from jslm.learn.optimizer import decay_apart, make_schedule, timed_factor
 from jslm.learn.state import TrainState, state_shardings
 from jslm.model import IGNORED, Params, choose_kernels, merge_adapters
+from jslm.model.keys import make_key
 from jslm.parallel import batch_sharding, replicated
 from jslm.tokens.course import Course
 
@@ -56,7 +57,7 @@ def make_train_step(
     def gradients(
         state: TrainState, batch: Batch, count: Float[Array, ""], loss_scale: Float[Array, ""]
     ) -> tuple[Sums, Params]:
-        key = jax.random.fold_in(jax.random.key(config.seed), state["step"])
+        key = jax.random.fold_in(make_key(config.seed), state["step"])
         gradient = jax.value_and_grad(minimised, has_aux=True)
 
         def micro(params: Params, piece: Batch, index: Array) -> tuple[Sums, Params]:

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Int
 from jslm.config import ModelConfig
 from jslm.model.kernels import Kernels, choose_kernels, decoding_kernels
 from jslm.model.kernels.plain import PLAIN, head_table
+from jslm.model.keys import make_key
 from jslm.model.layers import Block, Dropout, LayerCache, Norm
 from jslm.model.loss import cap_logits
 from jslm.model.rope import default_positions, rotary_tables, segment_positions
@@ -38,7 +39,7 @@ def init_params(config: ModelConfig, key: jax.Array) -> Params:
 @functools.lru_cache(maxsize=64)
 def param_axes(config: ModelConfig) -> Any:
     """The tree of logical axis names of the parameters, such as `("layers", "embed", "mlp")`; allocates nothing."""
-    boxed = jax.eval_shape(lambda: _boxed_init(config, jax.random.key(0)))
+    boxed = jax.eval_shape(lambda: _boxed_init(config, make_key(0)))
     return jax.tree.map(lambda box: box.names, boxed, is_leaf=lambda x: isinstance(x, nn.meta.AxisMetadata))
 
 
@@ -50,7 +51,7 @@ def param_shapes(config: ModelConfig) -> Params:
 
 @functools.lru_cache(maxsize=64)
 def _param_shapes(config: ModelConfig) -> Params:
-    return jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+    return jax.eval_shape(lambda: init_params(config, make_key(0)))
 
 
 def apply_decoder(

@@ -1,0 +1,74 @@
+"""Random keys: Threefry-2x32, the same bits as JAX's own, in a form that compiles four times faster on CPUs.
+
+JAX writes the twenty rounds as a loop for CPUs, and each draw of a program compiles one: a step with dropout over two
+layers took 27 s to compile. Written out they are additions and shifts that fuse with what uses them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable
+from typing import Final
+
+import jax
+import jax.numpy as jnp
+from jax.extend.random import define_prng_impl
+
+# Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", table 2 and section 4.1.
+_ROTATIONS: Final = ((13, 15, 26, 6), (17, 29, 16, 24))
+_PARITY: Final = 0x1BD11BDA
+
+
+def make_key(seed: int | jax.Array) -> jax.Array:
+    """A key of one number (32 bits); what is drawn from it is what `jax.random.key(seed)` gives, bit for bit."""
+    return jax.random.key(seed, impl=_IMPLEMENTATION)
+
+
+@jax.jit
+def _threefry(key: jax.Array, high: jax.Array, low: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Twenty rounds over counters of two words, of any one shape; uint32."""
+    words = (key[0], key[1], key[0] ^ key[1] ^ jnp.uint32(_PARITY))
+    x, y = high + words[0], low + words[1]
+    for group in range(5):
+        for bits in _ROTATIONS[group % 2]:
+            x = x + y
+            y = ((y << jnp.uint32(bits)) | (y >> jnp.uint32(32 - bits))) ^ x
+        x = x + words[(group + 1) % 3]
+        y = y + words[(group + 2) % 3] + jnp.uint32(group + 1)
+    return jax.lax.optimization_barrier((x, y))
+
+
+def _counters(shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    """Each index below 2^32, as two words; by one `iota` a dimension, so that a mesh cuts it without talking."""
+    low = jnp.zeros(shape, jnp.uint32)
+    for axis in range(len(shape)):
+        stride = math.prod(shape[axis + 1 :])
+        low = low + jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride)
+    return jnp.zeros(shape, jnp.uint32), low
+
+
+def _seed(seed: jax.Array) -> jax.Array:
+    return jax.random.key_data(jax.random.key(seed, impl="threefry2x32"))
+
+
+def _split(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    return jnp.stack(_threefry(key, *_counters(shape)), axis=-1)
+
+
+def _fold_in(key: jax.Array, data: int | jax.Array) -> jax.Array:
+    return jnp.stack(_threefry(key, jnp.zeros((), jnp.uint32), jnp.asarray(data, jnp.uint32)))
+
+
+def _random_bits(key: jax.Array, width: int, shape: tuple[int, ...]) -> jax.Array:
+    if math.prod(shape) > 1 << 32:
+        # The index needs its second word, which JAX counts too.
+        return jax.random.bits(jax.random.wrap_key_data(key, impl="threefry2x32"), shape, f"uint{width}")
+    high, low = _threefry(key, *_counters(shape))
+    if width == 64:
+        return (high.astype(jnp.uint64) << jnp.uint64(32)) | low.astype(jnp.uint64)
+    return (high ^ low).astype({8: jnp.uint8, 16: jnp.uint16, 32: jnp.uint32}[width])
+
+
+_IMPLEMENTATION: Final[Hashable] = define_prng_impl(
+    key_shape=(2,), seed=_seed, split=_split, random_bits=_random_bits, fold_in=_fold_in, name="jslm_threefry", tag="jt"
+)
