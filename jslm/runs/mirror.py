@@ -77,10 +77,6 @@ class Mirror:
         self._ending, self._stopped = threading.Event(), threading.Event()
         self._lost: JslmError | None = None
         self._trouble = ""
-        self._threads = [
-            threading.Thread(target=target, name=f"jslm {target.__name__}", daemon=True)
-            for target in (self._upload, self._live)
-        ]
 
     def start(self) -> None:
         """Takes the run over, fetches what is newer at the address, and begins to upload. Raises JslmError."""
@@ -92,13 +88,18 @@ class Mirror:
             # Before the address has it: a kill between the two must not make a stranger of this folder.
             writers.write_text("\n".join([*known[-5:], self._lease.id]), "utf-8")
         self._lease.take()
-        self._fetch(continues)
+        # Fetching may take longer than a writer may be silent.
+        threading.Thread(target=self._live, name="jslm lease", daemon=True).start()
+        try:
+            self._fetch(continues)
+        except BaseException:
+            self._stopped.set()
+            raise
         writers.write_text("\n".join([*(known[-5:] if continues else []), self._lease.id]), "utf-8")
         shutil.rmtree(self.folder / _PINNED, ignore_errors=True)
         # From here on this thread waits for nothing, and the others have their own patience.
         self._objects.tries = 1
-        for thread in self._threads:
-            thread.start()
+        threading.Thread(target=self._upload, name="jslm upload", daemon=True).start()
 
     def check(self) -> None:
         """Raises JslmError where another process has taken the run over."""
@@ -132,14 +133,21 @@ class Mirror:
             )
             for names in run.unfinished.values():
                 self._objects.delete(names)
-        here = self._store.steps()
+        here = self._whole_here(run)
         newest = max(run.manifests, default=-1)
+        aside = None
         # Without checkpoints on either side, nothing is there but what this start has brought.
-        if not continues and (here or run.manifests):
-            self._clear(aside=bool(here) and here[-1] > newest)
-            here = []
-        if not here or here[-1] < newest:
+        if not continues and (here >= 0 or run.manifests):
+            aside, ahead, here = self._clear(), here > newest, -1
+        if here < newest:
             self._fetch_newest(run)
+        if aside is not None and ahead:
+            say(
+                f"{self.folder}: what was here is ahead of {self._objects.address}, where another process has written "
+                f"since, or nothing is; kept in {aside}, and the run goes on from the address"
+            )
+        elif aside is not None:
+            shutil.rmtree(aside)
         for step, data in run.manifests.items():
             self._complete[step] = (data, _loss(data, run.where(step)))
 
@@ -171,21 +179,29 @@ class Mirror:
         if run.manifests:
             say(f"{run.address}: fetched {step_folder(max(run.manifests))}")
 
-    def _clear(self, *, aside: bool) -> None:
-        """Empties the folder, whose work is not that at the address; work that is ahead of it is kept aside."""
-        entries = [entry for entry in self.folder.iterdir() if entry.name != ".lock"]
-        if aside:
-            kept = self.folder.with_name(f"{self.folder.name}.aside-{time.strftime('%Y%m%dT%H%M%S')}")
-            kept.mkdir()
-            for entry in entries:
-                os.replace(entry, kept / entry.name)
-            say(
-                f"{self.folder}: what was here is ahead of {self._objects.address}, where another process has written "
-                f"since, or nothing is; kept in {kept}, and the run goes on from the address"
-            )
-            return
-        for entry in entries:
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    def _whole_here(self, run: FolderAtAddress) -> int:
+        """The newest checkpoint of the folder that is whole, -1 where there is none; damaged ones are set aside.
+
+        Raises JslmError where none is whole, here and at the address.
+        """
+        try:
+            return max(self._store.whole_steps(), default=-1)
+        except JslmError as error:
+            if not run.manifests:
+                raise
+            _log.warning("%s; those at the address are used", str(error).partition("; every")[0])
+            for path in map(self._store.path, self._store.steps()):
+                os.replace(path, path.with_name(f"{path.name}.damaged"))
+            return -1
+
+    def _clear(self) -> Path:
+        """Empties the folder, whose work is not that at the address; returns the folder that has it now."""
+        aside = self.folder.with_name(f"{self.folder.name}.aside-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}")
+        aside.mkdir()
+        for entry in self.folder.iterdir():
+            if entry.name != ".lock":
+                os.replace(entry, aside / entry.name)
+        return aside
 
     def _live(self) -> None:
         """Shows that this process lives, and notices where another has taken over."""

@@ -269,6 +269,19 @@ def test_work_ahead_of_the_address_goes_on_here_and_stands_aside_where_another_h
     assert f"kept in {kept}, and the run goes on from the address" in capsys.readouterr().err
 
 
+def test_a_damaged_folder_takes_what_the_address_has(
+    machine: Callable[[str], Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = machine("a")
+    run(folder, [(1, None)])
+    arrays = folder / "checkpoints" / "step_00000001" / "state" / "arrays"
+    arrays.write_text("arrayz of 1", "utf-8")
+    run(folder, [])
+    assert arrays.read_text("utf-8") == "arrays of 1"
+    assert "damaged: its checksum is not the one it was written with; those at the address are used" in caplog.text
+    assert (folder / "checkpoints" / "step_00000001.damaged").is_dir()
+
+
 def test_a_store_that_cannot_be_reached_is_said_once_and_caught_up_with(
     machine: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
