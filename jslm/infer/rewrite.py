@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, Unpack
 from jslm.config import DataConfig
 from jslm.errors import JslmError
 from jslm.infer.beam import write_beams
+from jslm.infer.faithful import unfaithful
 from jslm.infer.judgement import Rewrite, StandIns, judge, kept
 from jslm.infer.lookup import DRAFT_TOKENS, write_greedy
 from jslm.infer.request import RewriteArguments, RewriteOptions, make_request, resolve_rewriting
@@ -48,7 +49,8 @@ def rewrite_sentences(
     White space around a sentence stays around its rewrite. A rewrite ends at a line break at the latest.
 
     `beams` over 1 searches for the best of that many, ranked by log-probability over length**`alpha`, one sentence at a
-    time. Without, decoding is greedy, and `lookup` makes it fast (see `lookup.write_greedy`) without changing it.
+    time; with `rewrite.faithful` for the best that has no other words than the sentence. Without, decoding is greedy,
+    and `lookup` makes it fast (see `lookup.write_greedy`) without changing it.
     `conditions` are the model's already (see `LanguageModel.with_conditions`). Raises JslmError for an argument out of
     range.
     """
@@ -101,8 +103,16 @@ class _Work:
         found = []
         for sentence in sentences:
             make_row = functools.partial(self._row, sentence)
-            found.append(write_beams(self.model, make_row, options.beams, options.alpha, room=room)[0][1])
+            ranked = write_beams(self.model, make_row, options.beams, options.alpha, room=room)
+            found.append(next((row for _, row in ranked if self._is_faithful(sentence, row)), ranked[0][1]))
         return found
+
+    def _is_faithful(self, sentence: str, row: Row) -> bool:
+        """Whether a rewrite that has ended may stand, so that the best one that may is taken, not the best."""
+        if not self.model.config.rewrite.faithful:
+            return True
+        told = may_add(self.model.conditions)
+        return row.finish_reason == "stop" and not unfaithful(sentence, row.text.strip(), may_add=told)
 
     def readable(self, core: str) -> tuple[str, StandIns]:
         """(the sentence as the model reads it, what stands for characters it does not know). Raises _Unreadable."""

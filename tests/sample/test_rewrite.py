@@ -274,3 +274,23 @@ def test_settings_of_the_model_hold(rewriter: LanguageModel) -> None:
     assert sure is not None
     assert not told(threshold=(1 + sure) / 2).rewrite(CHANGED)[0].changed
     assert told(threshold=(1 + sure) / 2).rewrite(CHANGED, threshold=0.0)[0].changed
+
+
+def test_of_several_the_best_that_is_faithful(rewriter: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = copy.copy(rewriter)
+    model.config = rewriter.config.model_copy(update={"rewrite": RewriteConfig(faithful=True)})
+    seen: list[str] = []
+
+    def first_is_refused(sentence: str, output: str, *, may_add: bool = False) -> str:
+        if output not in seen:
+            seen.append(output)
+        return "other words" if output == seen[0] else ""
+
+    monkeypatch.setattr("jslm.infer.rewrite.unfaithful", first_is_refused)
+    monkeypatch.setattr("jslm.infer.judgement.unfaithful", first_is_refused)
+    (found,) = model.rewrite([CHANGED], beams=3)
+    assert seen[0] == REWRITTEN
+    assert found.output == seen[1] != REWRITTEN
+    assert found.confidence is not None
+    (greedy,) = model.rewrite([CHANGED])
+    assert greedy.reason == "the rewrite says something else: other words"
