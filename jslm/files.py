@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -11,10 +12,13 @@ from pathlib import Path
 
 from jslm.errors import JslmError
 
+_ADDRESS = re.compile(r"\w{2,}:/")
+
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A temporary file beside `path` that takes its place at the end. Raises JslmError where that cannot be done."""
+    _refuse_address(path)
     temporary = _beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,6 +38,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
     Raises JslmError where `path` exists and is not empty, and where the folder cannot be written.
     """
+    _refuse_address(path)
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
         raise JslmError(f"{path}: is there already, and nothing is overwritten; delete it, or choose another name")
     temporary = _beside(path)
@@ -57,6 +62,12 @@ def write_text(path: Path, text: str) -> None:
     """Writes UTF-8 `text`, line ends as they are, by `whole_file`."""
     with whole_file(path) as temporary:
         temporary.write_text(text, "utf-8", newline="")
+
+
+def _refuse_address(path: Path) -> None:
+    # It would make a folder called "s3:".
+    if _ADDRESS.match(str(path)):
+        raise JslmError(f"{path}: an address, and this is written to folders; write it to one, and copy it from there")
 
 
 def _beside(path: Path) -> Path:

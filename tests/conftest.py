@@ -6,8 +6,11 @@ import atexit
 import os
 import shutil
 import tempfile
+import warnings
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import jaxtyping
@@ -55,3 +58,16 @@ def assets() -> Path:
     if not ASSETS.is_dir():
         pytest.skip(f"no folder {ASSETS.parent.name}/{ASSETS.name} beside the checkout: real corpora are not here")
     return ASSETS
+
+
+@pytest.fixture(scope="session")
+def bucket() -> Iterator[Any]:
+    """An S3 server of this process, `scripts/bucket.py`; tests share its bucket, each under a name of its own."""
+    pytest.importorskip("moto", reason="moto is not installed: make dev")
+    with warnings.catch_warnings():
+        # Of the server's own libraries.
+        warnings.simplefilter("ignore")
+        from scripts.bucket import Bucket
+
+        with Bucket() as served:
+            yield served

@@ -16,7 +16,7 @@ MAX_LINES = 450
 LAYERS = (
     {"errors", "installation", "console", "lazy"},
     {"config", "extras", "files"},
-    {"tokenizer", "parallel", "corpora"},
+    {"tokenizer", "parallel", "corpora", "storage"},
     {"prompts", "model"},
     {"text", "tokens", "runs"},
     {"formats", "learn"},

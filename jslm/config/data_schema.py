@@ -142,7 +142,9 @@ class DataConfig(Section):
         "`.html` are read, each also as `.gz` or `.zst` and inside `.zip` and `.tar`.",
     )
     dir: str = Field(
-        "", description="Folder of the prepared token files. Empty: `data` inside `run_dir`. Made if it is absent."
+        "",
+        description="Folder of the prepared token files, or its address. Empty: `data` inside `run_dir`. Made if it is "
+        "absent.",
     )
     about: str = Field("", description="What the text is and where it comes from, for `meta.json` and for people.")
     licence: str = Field(

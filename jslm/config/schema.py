@@ -191,6 +191,12 @@ class CheckpointConfig(Section):
 
     every: NonNegative = Field(0, description="Steps between checkpoints. 0: at each validation.")
     keep: Positive = Field(2, description="Newest checkpoints kept, besides the best.")
+    upload_seconds: float = Field(
+        25.0,
+        ge=0.0,
+        description="Of a run at an address: how long uploads may take after SIGTERM or Ctrl-C; a machine that is "
+        "taken away has 30 seconds, on some clouds 120.",
+    )
 
 
 class SampleConfig(Section):
@@ -209,7 +215,11 @@ class SampleConfig(Section):
 class Config(Section):
     """A whole run."""
 
-    run_dir: str = Field("runs/run", description="Folder that the run writes to, and resumes from if it exists.")
+    run_dir: str = Field(
+        "runs/run",
+        description="Folder that the run writes to, and resumes from if it exists; or its address in an object store, "
+        "as in `s3://bucket/run` or `gs://bucket/run`.",
+    )
     seed: NonNegative = Field(0, description="Seed of initialisation, data order and dropout.")
     data: DataConfig = Field(default_factory=lambda: DataConfig())
     tokenizer: TokenizerConfig = Field(default_factory=lambda: TokenizerConfig())

@@ -14,6 +14,8 @@ from jslm.dial.rules import Choice, choose
 from jslm.dial.text import TextFacts, look
 from jslm.errors import JslmError
 from jslm.files import write_text
+from jslm.runs import RunFolder
+from jslm.storage import Objects, is_address
 
 DIAL_FILE = "dial.toml"
 DEFAULT_MINUTES = 10.0
@@ -30,7 +32,7 @@ def dial(sources: Sequence[str], minutes: float, overrides: Sequence[str], *, pl
     said = parse_overrides(overrides)
     sources = [source if ":" in source else os.path.normpath(source) for source in sources]
     run_dir = said.get("run_dir") or f"runs/{_name(sources)}"
-    file = Path(run_dir) / DIAL_FILE
+    file = _file(run_dir)
     if file.is_file():
         return _again(file, sources, minutes, overrides)
     facts = look(sources)
@@ -49,6 +51,15 @@ def dial(sources: Sequence[str], minutes: float, overrides: Sequence[str], *, pl
     write_text(file, text)
     say(f"config      {file}: the same again with jslm train --config {file}")
     return config
+
+
+def _file(run_dir: str) -> Path:
+    """The run's `dial.toml`; that of a run at an address as it is there."""
+    file = RunFolder(run_dir).path / DIAL_FILE
+    if is_address(run_dir) and (found := Objects(run_dir).read(DIAL_FILE)) is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_text(file, found.decode("utf-8"))
+    return file
 
 
 def told(facts: TextFacts, device: Device, minutes: float, choice: Choice) -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from jslm.cli import add_debug_argument, run_verb
 from jslm.errors import JslmError
 from jslm.evaluate.plan import TASKS, Plan, plan_tasks
+from jslm.storage import is_address
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -60,7 +61,7 @@ def _run(args: argparse.Namespace) -> int:
     # Before JAX is imported: a mistake on the command line, or in a file, is told at once.
     plan = _plan(args)
     for run in args.run:
-        if not Path(run).exists():
+        if not is_address(run) and not Path(run).exists():
             raise JslmError(f"--run {run}: no such run folder or model file")
 
     from jslm.evaluate.command import run

@@ -22,6 +22,8 @@ from jslm.infer import LanguageModel, load
 from jslm.model import count_parameters
 from jslm.runs.folder import RunFolder
 from jslm.runs.model import open_checkpoint
+from jslm.runs.remote import opened
+from jslm.storage import data_folder
 from jslm.tokens import TokenFile, open_tokens, read_meta
 from jslm.tokens.token_file import META_NAME
 
@@ -37,13 +39,15 @@ def evaluate_run(
 
     Raises JslmError where the model, its data or a file of the plan can't be read.
     """
+    source = str(path)
+    path, checkpoint = opened(path, checkpoint)
     step = _step(path, checkpoint)
     model = load(path, checkpoint=str(step.get("step", checkpoint)), overrides=overrides)
     model.sliding_name = ""
     config, tokenizer = model.config, model.tokenizer
     record: dict[str, Any] = {
-        "name": name or str(path),
-        "source": str(path),
+        "name": name or source,
+        "source": source,
         **step,
         "parameters": count_parameters(config.model)["total"],
         "context_length": config.model.context_length,
@@ -57,7 +61,9 @@ def evaluate_run(
         "baselines": {},
         "tasks": {},
     }
-    folders = [plan.data] if plan.data else [part.dir for part in config.data.mixture] or [str(config.data_dir)]
+    named = [plan.data] if plan.data else [part.dir for part in config.data.mixture] or [str(config.data_dir)]
+    # What is at an address is fetched where it is read.
+    folders = [str(data_folder(name)) for name in named] if plan.split or plan.texts or plan.samples else named
     if plan.split is not None:
         if config.model.conditions:
             names = ", ".join(condition.name for condition in config.model.conditions)

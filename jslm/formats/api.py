@@ -14,6 +14,8 @@ from jslm.runs.bundle import Bundle
 from jslm.runs.checkpoint import CheckpointStore
 from jslm.runs.folder import RunFolder, is_run_folder
 from jslm.runs.model import write_run
+from jslm.runs.remote import opened
+from jslm.storage import is_address
 
 
 def import_model(source: str | Path, run_dir: str | Path, *, format: str = "auto") -> Bundle:
@@ -22,6 +24,10 @@ def import_model(source: str | Path, run_dir: str | Path, *, format: str = "auto
     Raises JslmError where the source is bad or has an option that jslm's decoder lacks, and where `run_dir` holds
     something already.
     """
+    if is_address(run_dir):
+        raise JslmError(
+            f"{run_dir}: an address, and models are imported into folders; copy the folder there afterwards"
+        )
     _check_free(Path(run_dir))
     bundle = load_model(source, format=format)
     write_run(bundle, Path(run_dir))
@@ -66,7 +72,7 @@ def inspect_model(path: str | Path) -> dict[str, Any]:
 
     Raises JslmError where it is nothing known, or damaged.
     """
-    path = Path(path)
+    path = Path(opened(path)[0])
     return _describe_run(path) if is_run_folder(path) else choose_format(path).describe(path)
 
 

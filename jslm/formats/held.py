@@ -18,6 +18,7 @@ from jslm.errors import JslmError
 from jslm.model import count_parameters, loss_sums
 from jslm.model.kernels.plain import PLAIN
 from jslm.runs.bundle import Bundle
+from jslm.storage import data_folder
 from jslm.text import Document
 from jslm.text.documents import InputFile, clean_document
 from jslm.text.readers import read_file
@@ -95,7 +96,7 @@ def own_loss(bundle: Bundle, held: HeldText, labels: list[int]) -> float:
 
 
 def _validation_documents(bundle: Bundle) -> tuple[Iterable[NDArray[Any]], str] | None:
-    folder = Path(bundle.config.data_dir)
+    folder = data_folder(bundle.config.data_dir)
     if not (folder / META_NAME).is_file():
         return None
     if read_meta(folder)["tokenizer"]["fingerprint"] != bundle.tokenizer.fingerprint:

@@ -9,16 +9,18 @@ from jslm.formats.formats import choose_format
 from jslm.runs.bundle import Bundle
 from jslm.runs.folder import is_run_folder
 from jslm.runs.model import read_run
+from jslm.runs.remote import opened
 
 
 def load_model(path: str | Path, *, checkpoint: str = "best", ema: bool | None = None, format: str = "auto") -> Bundle:
-    """The model of a run folder, or of a file or folder in any format that jslm reads.
+    """The model of a run folder, or of a file or folder in any format that jslm reads; at an address too.
 
     `checkpoint` ("best", "latest" or a step) and `ema` choose among what a run has saved; by default the averaged
     parameters where there are some. Raises JslmError where there is nothing at `path`, it is damaged, or has no such
     checkpoint.
     """
-    path = Path(path)
+    name, checkpoint = opened(path, checkpoint)
+    path = Path(name)
     if format == "auto" and is_run_folder(path):
         return read_run(path, checkpoint=checkpoint, ema=ema)
     if not path.exists():

@@ -16,6 +16,7 @@ from jslm.prompts.chat import find_template, template_source
 from jslm.prompts.chat_templates import BUILT_IN
 from jslm.runs.checkpoint import CheckpointStore
 from jslm.runs.folder import RunFolder, is_run_folder, resolve_checkpoint
+from jslm.runs.remote import opened
 from jslm.tokenizer import Tokenizer, load_tokenizer
 
 
@@ -66,9 +67,9 @@ def _of_run(folder: RunFolder, key: str) -> _Start:
 
 
 def _open(config: Config) -> _Start:
-    path = Path(config.train.init_from)
-    key = f"train.init_from = {path}"
-    asked = config.train.init_checkpoint
+    key = f"train.init_from = {config.train.init_from}"
+    name, asked = opened(config.train.init_from, config.train.init_checkpoint)
+    path = Path(name)
     if not is_run_folder(path):
         # Its format may have no part that can be read alone.
         bundle = load_model(path, checkpoint=asked)
@@ -130,7 +131,7 @@ def _compare_tokenizer(said: TokenizerConfig, start: _Start) -> None:
 def _tokenizer_file(config: Config, start: _Start) -> Path:
     if start.folder:
         return start.folder.tokenizer
-    path = Path(config.run_dir, "init_tokenizer.json")
+    path = RunFolder(config.run_dir).path / "init_tokenizer.json"
     write_text(path, start.tokenizer.to_json())
     return path
 
@@ -148,7 +149,7 @@ def _take_template(data: dict[str, Any], config: Config, start: _Start, *, write
     if start.folder and start.folder.chat_template.is_file():
         data["chat_template"] = str(start.folder.chat_template)
     elif writes:
-        path = Path(config.run_dir, "init_chat_template.jinja")
+        path = RunFolder(config.run_dir).path / "init_chat_template.jinja"
         write_text(path, start.chat_template)
         data["chat_template"] = str(path)
 

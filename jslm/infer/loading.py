@@ -16,6 +16,7 @@ from jslm.formats.onnx import is_onnx, open_decoder, read_folder
 from jslm.infer.language_model import LanguageModel
 from jslm.infer.onnx_programs import OnnxPrograms
 from jslm.model import compute_dtype
+from jslm.runs.remote import opened
 
 # What may differ from training: nothing that the weights were shaped by.
 _CHANGEABLE = (
@@ -32,7 +33,8 @@ _log = logging.getLogger("jslm")
 
 
 def load(path: str | Path, *, checkpoint: str = "best", overrides: Sequence[str] = ()) -> LanguageModel:
-    """Opens a run folder (with the averaged parameters where there are some), or a model in any format of jslm.formats.
+    """Opens a run folder (with the averaged parameters where there are some), or a model in any format of jslm.formats,
+    here or at an address.
 
     `checkpoint` of a run is "best", "latest" or a step. `overrides` change how the model is used, such as
     `["model.context_length=1024", "model.rope_scaling.kind=yarn", "model.rope_scaling.factor=2"]`. A model that was
@@ -40,6 +42,7 @@ def load(path: str | Path, *, checkpoint: str = "best", overrides: Sequence[str]
     JslmError where there is no model, it is damaged, has no such checkpoint, or its tokenizer is not the one of its
     checkpoint.
     """
+    path, checkpoint = opened(path, checkpoint)
     if is_onnx(Path(path)):
         return load_onnx(Path(path), overrides)
     bundle = load_model(path, checkpoint=checkpoint)

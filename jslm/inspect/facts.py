@@ -13,6 +13,8 @@ from jaxtyping import Int64
 
 from jslm.config import Config, load_config
 from jslm.errors import JslmError
+from jslm.runs.remote import opened
+from jslm.storage import data_folder, is_address, tidy
 from jslm.tokenizer import Tokenizer, load_tokenizer
 from jslm.tokens.token_file import META_NAME, SPLITS, Split, TokenFile, open_tokens, verify
 
@@ -94,7 +96,12 @@ def prepared_folders(folder: str | Path) -> tuple[list[Path], Config | None]:
     current folder. Raises JslmError: no such folder, a file, neither prepared data nor a run, a run whose data is not
     there.
     """
+    address = tidy(folder) if is_address(folder) else ""
     path = Path(folder)
+    if address:
+        # Prepared data has its meta.json there; else it is a run.
+        path = data_folder(address)
+        path = path if (path / META_NAME).exists() else Path(opened(address)[0])
     if not path.exists():
         raise JslmError(f"{path}: no such folder; {_EXPECTED}")
     if not path.is_dir():
@@ -109,7 +116,9 @@ def prepared_folders(folder: str | Path) -> tuple[list[Path], Config | None]:
     config = load_config(path / RUN_CONFIG)
     named = [corpus.dir for corpus in config.data.mixture] or [config.data.dir]
     # Without data.dir the data is in the run's folder, which may be another by now than run_dir says.
-    folders = [Path(name) if name else inside for name in named]
+    if address and not named[0]:
+        inside = data_folder(f"{address}/data")
+    folders = [data_folder(name) if name else inside for name in named]
     for found in folders:
         if not (found / META_NAME).is_file():
             raise JslmError(

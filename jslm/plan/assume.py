@@ -9,6 +9,7 @@ from typing import Any
 from jslm.config import Config, config_from_dict
 from jslm.errors import JslmError
 from jslm.learn import objective_kind
+from jslm.storage import data_folder
 from jslm.tokenizer import load_tokenizer
 from jslm.tokens.example_tokens import ExampleTokens
 from jslm.tokens.loader import count_examples, count_tokens, packing_of
@@ -93,16 +94,15 @@ def _train_files(config: Config) -> list[TokenFile]:
     """Empty where one is not prepared, or is damaged, of which training will tell."""
     folders = [corpus.dir for corpus in config.data.mixture] or [config.data_dir]
     try:
-        return [open_tokens(folder, "train") for folder in folders]
+        return [open_tokens(data_folder(folder), "train") for folder in folders]
     except JslmError:
         return []
 
 
 def _prepared(config: Config) -> dict[str, Any] | None:
-    if not Path(config.data_dir, META_NAME).is_file():
-        return None
     try:
-        return read_meta(config.data_dir)
+        folder = data_folder(config.data_dir)
+        return read_meta(folder) if (folder / META_NAME).is_file() else None
     except JslmError:
         # Training will say what is wrong with it; a plan needs none.
         return None

@@ -26,6 +26,7 @@ from jslm.prepare.split import Counts, Piece, plan_split
 from jslm.prepare.tasks import Workers
 from jslm.prepare.work import WorkFolder, remove_work
 from jslm.prompts.chat import TEMPLATE_NAME, check_tokens, splitter, template_source
+from jslm.storage import data_folder, is_address, push_data
 from jslm.text.augment import with_copies
 from jslm.text.documents import InputFile, resolve_sources, size_of
 from jslm.text.readers.problems import OnBad, stop
@@ -54,10 +55,12 @@ def ensure_prepared(config: Config, *, log: Log = log_to_stderr) -> PreparedData
     saying which; `data.source` may be empty or gone once the files are made. Sources are read again only where their
     size and times may lie (see `freshness`), token files not at all: see `check_prepared`.
     """
-    folder = Path(config.data_dir)
-    if (folder / META_NAME).exists():
-        return open_prepared(config, folder)
-    return prepare(config, log=log)
+    folder = data_folder(config.data_dir)
+    if not (folder / META_NAME).exists():
+        return prepare(config, log=log)
+    prepared = open_prepared(config, folder)
+    push_data(config.data_dir)
+    return prepared
 
 
 def check_prepared(config: Config) -> PreparedData:
@@ -65,7 +68,7 @@ def check_prepared(config: Config) -> PreparedData:
 
     Raises JslmError as `ensure_prepared` and `jslm.tokens.verify`, and where there is no data or a source is gone.
     """
-    folder = Path(config.data_dir)
+    folder = data_folder(config.data_dir)
     prepared = open_prepared(config, folder, rehash=True)
     verify(folder, prepared.tokenizer.fingerprint)
     if REJECTED in prepared.meta:
@@ -83,18 +86,19 @@ def prepare(config: Config, *, force: bool = False, log: Log = log_to_stderr) ->
 
     A tokenizer is built from all of the text, validation included, as nanoGPT's character vocabulary is (`bpe`: see
     `tokenizer.train_share`). With a `validation_fraction` of 0, `val.bin` is empty and there is nothing to evaluate on.
-    Without `force`, files that are already there are checked against the config and kept. Memory: see `read_corpus`; it
-    does not grow with the corpus, except for `data.dedup`.
+    A `data.dir` at an address is prepared in this machine's copy of it, and uploaded when it is whole; a run that was
+    killed goes on on this machine. Without `force`, files that are already there are checked against the config and
+    kept. Memory: see `read_corpus`; it does not grow with the corpus, except for `data.dedup`.
 
     Raises JslmError: see `read_corpus`, `plan_split`, `run_tasks` and `ensure_prepared`; a full disk, a folder that
-    can't be written, or too little text for either split.
+    can't be written, or too little text for either split; an address that can't be reached.
     """
     if config.data.mixture:
         raise JslmError(
             "data.mixture: its corpora are prepared one by one, each with a config of its own; this one trains on them"
         )
     config = _with_start(config)
-    folder = Path(config.data_dir)
+    folder = data_folder(config.data_dir)
     is_there = (folder / META_NAME).exists()
     if not config.data.sources and not is_there:
         raise JslmError(
@@ -109,14 +113,18 @@ def prepare(config: Config, *, force: bool = False, log: Log = log_to_stderr) ->
             prepared = open_prepared(config, folder)
             remove_work(folder)
             log(f"{folder}: already prepared; jslm prepare --force makes it again")
-            return prepared
-        return _prepare(config, folder, log)
+        else:
+            prepared = _prepare(config, folder, log)
+        push_data(config.data_dir)
+        return prepared
 
 
 def _with_start(config: Config) -> Config:
     """A config that says its own tokenizer can be prepared before there is the model to start from."""
     start = config.train.init_from
-    if not start or (not Path(start).exists() and {"kind", "path"} & config.tokenizer.model_fields_set):
+    if not start or (
+        not is_address(start) and not Path(start).exists() and {"kind", "path"} & config.tokenizer.model_fields_set
+    ):
         return config
     # Opens models, and so imports JAX.
     return jslm.formats.with_start(config)

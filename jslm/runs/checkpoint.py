@@ -12,7 +12,6 @@ import contextlib
 import logging
 import math
 import os
-import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,9 +24,9 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from jslm.errors import JslmError
+from jslm.runs.folder import best_of, step_folder, step_of
 from jslm.runs.manifest import check_files, read_manifest, write_manifest
 
-_STEP = re.compile(r"step_(\d+)")
 # What a save writes into, and what is being removed: folders under these names are no checkpoints.
 _SAVING, _DROPPED = ".saving", ".dropped"
 # In the metadata of every checkpoint that got its name with a manifest inside; earlier versions wrote it afterwards.
@@ -78,8 +77,8 @@ class CheckpointStore:
         """Steps of the finished checkpoints, ascending. They may be damaged: see `whole_steps`."""
         if not self.folder.is_dir():
             return []
-        found = (_STEP.fullmatch(entry.name) for entry in self.folder.iterdir() if entry.is_dir())
-        return sorted(int(match[1]) for match in found if match)
+        found = (step_of(entry.name) for entry in self.folder.iterdir() if entry.is_dir())
+        return sorted(step for step in found if step is not None)
 
     def whole_steps(self) -> list[int]:
         """Steps of the checkpoints that are whole, ascending; every file of all of them is read.
@@ -108,7 +107,7 @@ class CheckpointStore:
 
     def path(self, step: int) -> Path:
         """Folder of one checkpoint."""
-        return self.folder / f"step_{step:08d}"
+        return self.folder / step_folder(step)
 
     def metadata(self, step: int) -> dict[str, Any]:
         """What `save` was given as metadata. Raises JslmError where it is damaged, whatever the arrays are."""
@@ -130,16 +129,15 @@ class CheckpointStore:
     def best_step(self, steps: Sequence[int] | None = None) -> int | None:
         """Of `steps` (by default all) the one with the lowest validation loss, the newest where none was validated."""
         steps = self.steps() if steps is None else steps
-        losses = {}
+        losses: dict[int, float | None] = {}
         for step in steps:
             try:
                 loss = self.metadata(step).get("val_loss")
             except JslmError as error:
                 _log.warning("%s", error)
                 continue
-            if loss is not None and math.isfinite(loss):
-                losses[step] = loss
-        return min(losses, key=lambda step: losses[step]) if losses else (steps[-1] if steps else None)
+            losses[step] = loss
+        return best_of(losses) if losses else (steps[-1] if steps else None)
 
     def save(self, step: int, state: Any, metadata: Mapping[str, Any]) -> None:
         """Starts writing; returns when the arrays have been copied from the devices, so that they may be donated.
@@ -158,7 +156,7 @@ class CheckpointStore:
             self._check_space(step, flat)
             custom = {"step": step, _HAS_MANIFEST: True, **metadata}
             response = ocp.save_async(saving, flat, custom_metadata=custom)
-            self._pending = _Save(step, response, lambda: _commit(saving, path))
+            self._pending = _Save(step, response, lambda: _commit(saving, path, metadata))
 
     def wait(self) -> None:
         """Blocks until the save in flight is on disk, then drops what is no longer kept. Raises what the save
@@ -357,9 +355,11 @@ class _Save:
             raise self._error
 
 
-def _commit(saving: Path, path: Path) -> None:
+def _commit(saving: Path, path: Path, metadata: Mapping[str, Any]) -> None:
     """Gives what was saved its manifest and then its name: from here on it counts."""
-    write_manifest(saving)
+    loss = metadata.get("val_loss")
+    # By which the best is known without the arrays (`best_of`).
+    write_manifest(saving, {"val_loss": loss if loss is not None and math.isfinite(loss) else None})
     if path.exists():
         # An earlier run's, in whose place this one comes.
         dropped = path.with_name(path.name + _DROPPED)

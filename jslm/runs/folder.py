@@ -11,26 +11,32 @@ import math
 import os
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from jslm.config import Config, config_to_toml, load_config
 from jslm.errors import JslmError
 from jslm.files import write_text
+from jslm.storage import is_address, local_copy, tidy
 
 # First line of a run's config, over what follows. A flipped digit would be a setting like any other.
 _CHECKSUM = "# crc32 = "
 _CHECKSUM_LINE = re.compile(rf"{_CHECKSUM}([0-9a-f]{{8}}) of all lines below; delete this one to change them by hand\n")
 _INFO_CHECKSUM = "crc32"
+_STEP = re.compile(r"step_(\d+)")
 _log = logging.getLogger("jslm")
 
 
 class RunFolder:
-    """Paths inside a run's folder, and its lock."""
+    """Paths inside a run's folder, and its lock.
+
+    Of a run at an address, `path` is the folder of this machine in which it is trained (`jslm.runs.mirror`).
+    """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.address = tidy(path) if is_address(path) else ""
+        self.path = local_copy(path, "runs") if self.address else Path(path)
         self.config = self.path / "config.toml"
         self.tokenizer = self.path / "tokenizer.json"
         self.chat_template = self.path / "chat_template.jinja"
@@ -40,13 +46,13 @@ class RunFolder:
         self.info = self.path / "run.json"
         self.reference = self.path / "reference.npz"
 
+    @property
+    def name(self) -> str:
+        """What the user calls it: its address or its path."""
+        return self.address or str(self.path)
+
     def create(self) -> None:
-        """Makes the folder; JslmError where that is not allowed, and for an address."""
-        if re.match(r"\w{2,}:/", str(self.path)):
-            raise JslmError(
-                f"run_dir = {self.path}: an address, and runs are written to folders; mount the bucket or the disk, "
-                "and give the folder where it is mounted"
-            )
+        """Makes the folder; JslmError where that is not allowed."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             probe = self.path / ".writable"
@@ -65,7 +71,7 @@ class RunFolder:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise JslmError(
-                    f"run_dir = {self.path}: another training process is using this folder; "
+                    f"run_dir = {self.name}: another training process is using this folder; "
                     "wait for it, or choose another run_dir"
                 ) from None
             yield
@@ -147,6 +153,23 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def best_of(losses: Mapping[int, float | None]) -> int | None:
+    """The step with the lowest validation loss, the first of equal ones; the newest where none was validated."""
+    known = {step: loss for step, loss in sorted(losses.items()) if loss is not None and math.isfinite(loss)}
+    return min(known, key=lambda step: known[step]) if known else max(losses, default=None)
+
+
+def step_folder(step: int) -> str:
+    """What the folder of a checkpoint is called."""
+    return f"step_{step:08d}"
+
+
+def step_of(folder: str) -> int | None:
+    """The step of a finished checkpoint's folder, None for other names."""
+    match = _STEP.fullmatch(folder)
+    return int(match[1]) if match else None
 
 
 def resolve_checkpoint(steps: list[int], best: int | None, asked: str, where: Path) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,12 @@ _BLOCK = 1 << 20
 Manifest = dict[str, tuple[int, int]]
 
 
-def write_manifest(folder: Path) -> None:
-    """Writes the manifest of what is in `folder` now, with a CRC-32 of its own."""
+def write_manifest(folder: Path, about: Mapping[str, Any] | None = None) -> None:
+    """Writes the manifest of what is in `folder` now, with a CRC-32 of its own, and what is to be known `about` it."""
     # One after the other: training goes on meanwhile, and wants the cores.
     files = {name: _measured(folder / name) for name in sorted(_names(folder))}
-    write_text(folder / MANIFEST, json.dumps({"format": _FORMAT, "crc32": _own_crc32(files), "files": files}))
+    values = {"format": _FORMAT, "crc32": _own_crc32(files), "files": files, "about": dict(about or {})}
+    write_text(folder / MANIFEST, json.dumps(values))
 
 
 def read_manifest(folder: Path) -> Manifest | None:
@@ -34,15 +35,25 @@ def read_manifest(folder: Path) -> Manifest | None:
     """
     path = folder / MANIFEST
     try:
-        found = json.loads(path.read_text("utf-8"))
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise JslmError(f"{path}: damaged: {_first_line(error)}") from None
+    return parse_manifest(data, str(path))[0]
+
+
+def parse_manifest(data: bytes, where: str) -> tuple[Manifest, dict[str, Any]]:
+    """The files of a `manifest.json`, and what it says about them. Raises JslmError where it is damaged."""
+    try:
+        found = json.loads(data.decode("utf-8"))
         files = _files(found["files"] if "format" in found else found)
         if "format" in found and (found["format"] != _FORMAT or found["crc32"] != _own_crc32(files)):
             raise ValueError("its checksum is not the one it was written with")
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise JslmError(f"{path}: damaged: {_first_line(error)}") from None
-    return files
+        about = found.get("about", {}) if "format" in found else {}
+        return files, dict(about)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise JslmError(f"{where}: damaged: {_first_line(error)}") from None
 
 
 def check_files(folder: Path, manifest: Manifest, is_chosen: Callable[[str], bool] | None = None) -> None:

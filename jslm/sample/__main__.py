@@ -12,6 +12,7 @@ from jslm.config import SampleConfig
 from jslm.errors import JslmError
 from jslm.infer.request import Arguments, RewriteArguments, make_request, resolve_rewriting
 from jslm.runs.folder import RunFolder
+from jslm.runs.remote import opened
 
 if TYPE_CHECKING:
     pass
@@ -37,7 +38,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Writes text with a trained model. Without --prompt, --prompt-file and --num-samples, the prompt "
         "is what stdin gives: line by line at a terminal, else all of it. Defaults are those of the run's [sample].",
     )
-    parser.add_argument("--run", required=True, metavar="DIR", help="folder of the run, or a model file")
+    parser.add_argument(
+        "--run", required=True, metavar="DIR", help="folder of the run, or a model file; or its address"
+    )
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="such as model.context_length=1024")
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
@@ -119,6 +122,7 @@ def _run(args: argparse.Namespace) -> int:
     _check_mode(args)
     arguments, rewriting = _arguments(args), _rewrite_arguments(args)
     # Before JAX is imported: a mistake on the command line is told at once.
+    args.run, args.checkpoint = opened(args.run, args.checkpoint)
     run = RunFolder(args.run)
     is_file = run.path.exists() and not run.config.exists()
     make_request(SampleConfig() if is_file else run.read_config().sample, **arguments)

@@ -12,6 +12,7 @@ from typing import Any
 from jslm.errors import JslmError
 from jslm.infer import Chat, LanguageModel, Request, Row, load, make_request, rewrite_prompt
 from jslm.infer.job import Sample
+from jslm.runs.remote import opened
 from jslm.serve.errors import ApiError
 from jslm.serve.limits import Limits
 
@@ -189,8 +190,9 @@ def open_models(
         name = path.resolve().name
         if name in found:
             raise JslmError(f"--run {each}: another model here is called {name!r} too; rename one of the two")
-        model = load(path, checkpoint=checkpoint, overrides=overrides)
+        opened_path, asked = opened(each, checkpoint)
+        model = load(opened_path, checkpoint=asked, overrides=overrides)
         if model.config.model.context_length < 2:
             raise JslmError(f"--run {each}: its context of 1 token leaves no room to write in")
-        found[name] = ServedModel(name, model, limits, path=path)
+        found[name] = ServedModel(name, model, limits, path=Path(opened_path))
     return found

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import time
 from pathlib import Path
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from jslm.config import Config, state_difference
@@ -14,6 +17,7 @@ from jslm.model import compute_dtype
 from jslm.parallel import batch_sharding, check_mesh_fits, make_mesh
 from jslm.runs.checkpoint import CheckpointStore
 from jslm.runs.folder import RunFolder
+from jslm.storage import is_address
 from jslm.tokenizer import load_tokenizer
 
 _log = logging.getLogger("jslm")
@@ -31,16 +35,37 @@ def check_before_data(config: Config, folder: RunFolder) -> None:
     compute_dtype(config.model)
     _check_adapters(config)
     for teacher in config.train.distill.teachers:
-        if not Path(teacher).exists():
+        if not is_address(teacher) and not Path(teacher).exists():
             raise JslmError(f"train.distill.teachers: {teacher}: no such run folder or model file")
     check_same_model(config, folder)
+
+
+def check_shared(folder: RunFolder) -> None:
+    """Waits for the first process to have fetched a run at an address; raises JslmError where another process does not
+    see its folder: all of them write their parts of a checkpoint there."""
+    if jax.process_count() == 1:
+        return
+    mark = folder.path / ".shared"
+    if jax.process_index() == 0:
+        mark.write_text(str(time.time_ns()), "ascii")
+    token = int(
+        multihost_utils.broadcast_one_to_all(
+            np.int32(int(mark.read_text("ascii")[-9:]) if jax.process_index() == 0 else 0)
+        )
+    )
+    sees = mark.is_file() and int(mark.read_text("ascii")[-9:]) == token
+    if not multihost_utils.process_allgather(np.bool_(sees)).all():
+        raise JslmError(
+            f"run_dir = {folder.address}: {folder.path} is not one folder for all {jax.process_count()} processes; set "
+            "JSLM_CACHE to a folder on a disk that all hosts see, as checkpoints are written there before they go up"
+        )
 
 
 def check_not_imported(folder: RunFolder) -> None:
     """Raises JslmError where the folder of the run holds a model from elsewhere."""
     if CheckpointStore(folder.checkpoints).steps() and _is_imported(folder):
         raise JslmError(
-            f"run_dir = {folder.path}: an imported model, which training would overwrite; choose a run_dir of its own, "
+            f"run_dir = {folder.name}: an imported model, which training would overwrite; choose a run_dir of its own, "
             f"and start from these weights with train.init_from = {str(folder.path)!r}"
         )
 
@@ -62,12 +87,12 @@ def check_same_model(config: Config, folder: RunFolder, fingerprint: str = "", *
         # Labels and vocabulary come with the data, and are compared with it.
         known = {"vocab_size": 0, "conditions": config.model.conditions or started.model.conditions}
         config = config.model_copy(update={"model": config.model.model_copy(update=known)})
-    check_state(config, started, f"run_dir = {folder.path}: holds a run")
+    check_state(config, started, f"run_dir = {folder.name}: holds a run")
     before, now = (c.model_dump() for c in (started, config))
     optimizers = [c["optimizer"]["name"] for c in (before, now)]
     if optimizers[0] != optimizers[1]:
         raise JslmError(
-            f"run_dir = {folder.path}: holds a run with optimizer.name = {optimizers[0]!r}, and this config has "
+            f"run_dir = {folder.name}: holds a run with optimizer.name = {optimizers[0]!r}, and this config has "
             f"{optimizers[1]!r}; use another run_dir with train.init_from, or the optimizer it was started with"
         )
     if not fingerprint:

@@ -13,6 +13,8 @@ from jslm.errors import JslmError
 from jslm.formats import load_model
 from jslm.prepare import PreparedData, ensure_prepared, stale_corpus
 from jslm.prompts.chat import find_template
+from jslm.runs.remote import opened
+from jslm.storage import data_folder
 from jslm.tokens.preferences import REJECTED
 from jslm.tokens.token_file import Split, TokenFile, open_tokens, read_meta, verify
 
@@ -53,8 +55,8 @@ def open_prepared(config: Config) -> PreparedData:
 def corpus_folders(config: Config) -> list[Path]:
     """The folders of prepared data that the run trains on."""
     if config.data.mixture:
-        return [Path(corpus.dir) for corpus in config.data.mixture]
-    return [Path(config.data_dir)]
+        return [data_folder(corpus.dir) for corpus in config.data.mixture]
+    return [data_folder(config.data_dir)]
 
 
 def corpus_weights(config: Config) -> list[float]:
@@ -95,7 +97,7 @@ def chat_template(config: Config) -> str:
         )
     if found or not config.train.init_from:
         return next(iter(found), "")
-    start = Path(config.train.init_from)
+    start = Path(opened(config.train.init_from, config.train.init_checkpoint)[0])
     return load_model(start).chat_template if start.is_file() else find_template(start)
 
 

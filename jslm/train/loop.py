@@ -27,11 +27,12 @@ from jslm.learn.step import make_train_step
 from jslm.model import count_parameters, flops_per_token
 from jslm.parallel import eval_batch_size, peak_flops, replicated, start_jax
 from jslm.runs.folder import RunFolder
+from jslm.runs.mirror import Mirror, mirrored
 from jslm.tokens.loader import count_examples, eval_batches, packing_of
 from jslm.train.advice import Amounts, advice
 from jslm.train.budget import Budget
 from jslm.train.callbacks import Callbacks, OnStep, OnValidation
-from jslm.train.checks import check_before_data, check_not_imported, check_same_model, process_rows
+from jslm.train.checks import check_before_data, check_not_imported, check_same_model, check_shared, process_rows
 from jslm.train.finish import counting_baseline, finish_run, run_info, validation_values, write_samples
 from jslm.train.memory import explained_out_of_memory, resolve_micro_batch
 from jslm.train.metrics import MetricsLog, Progress
@@ -89,9 +90,16 @@ def train(
     started = time.monotonic() if started is None else started
     start_jax(training=True)
     folder = RunFolder(config.run_dir)
-    if jax.process_index() == 0:
+    first = jax.process_index() == 0
+    if first:
         folder.create()
-    with folder.locked() if jax.process_index() == 0 else contextlib.nullcontext():
+    with contextlib.ExitStack() as stack:
+        mirror = None
+        if first:
+            stack.enter_context(folder.locked())
+            mirror = stack.enter_context(mirrored(folder.path, folder.address, config.checkpoint.keep))
+        if folder.address:
+            check_shared(folder)
         check_not_imported(folder)
         config = with_start(config)
         check_before_data(config, folder)
@@ -108,7 +116,26 @@ def train(
                 write_text(folder.chat_template, setup.chat_template)
             folder.write_config(config)
         with explained_out_of_memory(config), jax.set_mesh(setup.mesh), _stop_signals() as stop:
-            return _Loop(setup, folder, stop, callbacks).run()
+            outcome = _Loop(setup, folder, stop, callbacks, mirror).run()
+            if mirror is not None:
+                # A second SIGTERM must not end the uploads either.
+                _finish_uploads(mirror, outcome, folder, config.checkpoint.upload_seconds)
+            return outcome
+
+
+def _finish_uploads(mirror: Mirror, outcome: TrainOutcome, folder: RunFolder, seconds: float) -> None:
+    """Uploads what is outstanding. Raises JslmError where it can't; after an interrupt that is said, since its exit
+    status tells launchers to start the run again."""
+    if outcome.status != "interrupted":
+        mirror.close()
+        return
+    mirror.seconds = seconds
+    try:
+        mirror.close()
+    except JslmError as error:
+        say(str(error))
+    else:
+        say(f"{folder.address}: uploaded; the same command on any machine goes on from there")
 
 
 class _StopFlag:
@@ -116,9 +143,12 @@ class _StopFlag:
 
 
 class _Loop:
-    def __init__(self, setup: Setup, folder: RunFolder, stop: _StopFlag, callbacks: Callbacks) -> None:
+    def __init__(
+        self, setup: Setup, folder: RunFolder, stop: _StopFlag, callbacks: Callbacks, mirror: Mirror | None
+    ) -> None:
         config = setup.config
-        self.setup, self.folder, self.stop, self.callbacks = setup, folder, stop, callbacks
+        self.setup, self.folder, self.stop = setup, folder, stop
+        self.callbacks, self.mirror = callbacks, mirror
         self.first = jax.process_index() == 0
         self.info = run_info(setup)
         self.accumulation = config.train.batch_size // config.train.micro_rows
@@ -138,8 +168,8 @@ class _Loop:
         ended = self.folder.read_info()
         at_end = ended.get("result", {}).get("step") == position.step
         if at_end and (self._was_last(ended) or self._is_stale()):
-            self._say(f"{self.folder.path}: {ended['status']} already at step {position.step:,}; nothing to do")
-            return TrainOutcome(ended["status"], position.step, 0, str(self.folder.path))
+            self._say(f"{self.folder.name}: {ended['status']} already at step {position.step:,}; nothing to do")
+            return TrainOutcome(ended["status"], position.step, 0, self.folder.name)
         if self.first:
             for line in summary_lines(self.info):
                 self._say(line)
@@ -186,7 +216,7 @@ class _Loop:
                 "saved. The same command goes on from here."
             )
         codes = {"interrupted": 128 + (self.stop.signal or signal.SIGINT)}
-        return TrainOutcome(status, position.step, codes.get(status, 0), str(self.folder.path))
+        return TrainOutcome(status, position.step, codes.get(status, 0), self.folder.name)
 
     def _trackers(self, resume_step: int | None) -> Trackers:
         config = self.setup.config
@@ -386,6 +416,8 @@ class _Loop:
 
     def _agreed_end(self) -> str:
         """Why all processes end here: "interrupted", "stopped", or "" to go on."""
+        if self.mirror is not None:
+            self.mirror.check()
         if jax.process_count() == 1:
             return "interrupted" if self.stop.signal is not None else self._asked_end()
         # All processes must stop at the same step, so they ask each other, now and then.

@@ -13,6 +13,7 @@ from typing import Any
 from jslm.cli import add_debug_argument, run_verb
 from jslm.errors import JslmError
 from jslm.files import write_text
+from jslm.runs.remote import opened
 from jslm.runs.samples import SAMPLES_FILE, append_samples, drop_samples_after, read_samples
 from jslm.train import report_next, report_people, report_sections
 from jslm.train.metrics import METRICS_FILE, read_metrics
@@ -49,11 +50,11 @@ def write_report(run_dir: Path) -> Path:
 def main(argv: list[str] | None = None) -> int:
     """`python -m jslm.train.report RUN_DIR`: writes the report and prints its path; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m jslm.train.report", description="Write a run's report.html again.")
-    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="folder of the run")
+    parser.add_argument("run_dir", metavar="RUN_DIR", help="folder of the run, or its address")
     add_debug_argument(parser)
 
     def body(args: argparse.Namespace) -> int:
-        print(write_report(args.run_dir))
+        print(write_report(Path(opened(args.run_dir, "latest")[0])))
         return 0
 
     return run_verb("train.report", parser, argv, body)

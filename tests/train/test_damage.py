@@ -181,7 +181,7 @@ def test_a_checkpoint_has_its_manifest_before_its_name(tmp_path: Path, monkeypat
     store._pending._thread.join()
     assert (store.path(1) / MANIFEST).is_file()
 
-    def killed(folder: Path) -> None:
+    def killed(folder: Path, about: object) -> None:
         assert not store.path(2).exists()
         raise KeyboardInterrupt(folder)
 

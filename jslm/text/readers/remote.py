@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, TypeVar, cast
 from urllib.parse import urlsplit
 
+from jslm.console import say
 from jslm.errors import JslmError
 from jslm.text.readers.containers import ENDINGS, is_readable_name
 from jslm.text.readers.problems import need
@@ -17,6 +19,7 @@ _DATASET = re.compile(r"hf-dataset:(?P<id>[\w.-]+(?:/[\w.-]+)?)(?:/(?P<config>[\
 # The Hub converts every dataset to Parquet files on this branch, as CONFIG/SPLIT/0000.parquet.
 _PARQUET_BRANCH = "refs/convert/parquet"
 _BLOCK_BYTES = 4 << 20
+READ_TRIES = 7
 # As fsspec's file systems name it: the web, S3, Google, the Hugging Face Hub. Times are not among them.
 _VERSION_KEYS = ("ETag", "etag", "Content-MD5", "Digest", "md5Hash", "generation", "blob_id")
 T = TypeVar("T")
@@ -151,13 +154,28 @@ def _one_line(error: BaseException | None) -> str:
 
 
 class _Checked:
-    """A remote stream whose errors are JslmErrors; everything else is the stream's own."""
+    """A remote stream whose errors are JslmErrors; everything else is the stream's own.
+
+    A read that fails for a while is tried again after 1, 2, 4, ... seconds: a corpus that takes hours to read meets a
+    network that is gone for some of them. Streams of the web can't go back to where they were.
+    """
 
     def __init__(self, stream: Any, address: str) -> None:
         self._stream = stream
         self._address = address
 
     def read(self, size: int = -1) -> bytes:
+        tries = 1 if self._address.lower().startswith(("http://", "https://")) else READ_TRIES
+        for attempt in range(tries - 1):
+            try:
+                return self._read(size)
+            except JslmError as error:
+                if not attempt:
+                    say(f"{error}; trying again")
+                time.sleep(2**attempt)
+        return self._read(size)
+
+    def _read(self, size: int) -> bytes:
         return cast(bytes, _attempt(self._address, lambda: self._stream.read(size)))
 
     def seek(self, offset: int, whence: int = 0) -> int:

@@ -1,0 +1,101 @@
+"""Prepared data at an address: a folder whose `meta.json` comes last, and tells what the rest should be."""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import os
+import shutil
+from pathlib import Path
+
+from jslm.console import say
+from jslm.errors import JslmError
+from jslm.storage.addresses import is_address, local_copy, tidy
+from jslm.storage.objects import Objects
+
+_LAST = "meta.json"
+_PULLING = ".pulling"
+# Fetching less than this takes no time that anyone would ask about.
+SAID_BYTES = 16 << 20
+
+
+def data_folder(name: str | Path) -> Path:
+    """The folder of prepared data that `name` stands for: itself, or this machine's copy of what is at an address.
+
+    The copy is brought up to date, once a process: what is at the address counts once its `meta.json` is there, and is
+    fetched where this machine has another. Where nothing is there yet, the copy stays as it is. Whoever opens token
+    files compares them with the checksums in `meta.json`. Raises StorageError where the address can't be reached.
+    """
+    if not is_address(name):
+        return Path(name)
+    address = tidy(name)
+    return _pulled(address, local_copy(address, "data"))
+
+
+def push_data(name: str | Path) -> None:
+    """Uploads prepared data to the address `name` from this machine's copy, unless the same is there; `meta.json` last.
+
+    A path is left alone. Raises StorageError where that fails; the same call goes on.
+    """
+    if not is_address(name):
+        return
+    address = tidy(name)
+    folder, objects = local_copy(address, "data"), Objects(address)
+    meta = (folder / _LAST).read_bytes()
+    if objects.read(_LAST) == meta:
+        return
+    files = sorted(
+        file
+        for file in folder.rglob("*")
+        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+    )
+    size = sum(file.stat().st_size for file in files)
+    # What is there is another set, and mixed with this one it would be neither.
+    objects.delete([_LAST])
+    try:
+        for file in files:
+            if file != folder / _LAST:
+                target = file.relative_to(folder).as_posix()
+                objects.upload(file, target)
+        objects.write(_LAST, meta)
+    except JslmError as error:
+        raise JslmError(f"{error}; the data is whole in {folder}: the same command uploads it") from None
+    say(f"{address}: {len(files)} files, {size / 1e6:,.1f} MB uploaded")
+
+
+@functools.cache
+def _pulled(address: str, folder: Path) -> Path:
+    objects = Objects(address)
+    meta = objects.read(_LAST)
+    if meta is None:
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".pull-lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        names = objects.names()
+        here = folder / _LAST
+        if (
+            here.is_file()
+            and here.read_bytes() == meta
+            and all(_has(folder / name, names[name].size) for name in names)
+        ):
+            return folder
+        if (size := sum(stat.size for stat in names.values())) > SAID_BYTES:
+            say(f"{address}: fetching {size / 1e6:,.1f} MB")
+        pulling = folder / _PULLING
+        shutil.rmtree(pulling, ignore_errors=True)
+        for name in names:
+            objects.download(name, pulling / name)
+        if (pulling / _LAST).read_bytes() != meta:
+            raise JslmError(f"{address}: changed while it was fetched; run the same command again")
+        here.unlink(missing_ok=True)
+        # meta.json of the folder itself after all others: with it, the folder counts.
+        for name in sorted(names, key=lambda name: name == _LAST):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(pulling / name, folder / name)
+        shutil.rmtree(pulling, ignore_errors=True)
+    return folder
+
+
+def _has(file: Path, size: int) -> bool:
+    return file.is_file() and file.stat().st_size == size

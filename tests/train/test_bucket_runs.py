@@ -1,0 +1,99 @@
+"""A run in a bucket of a real S3 server: trained, cut off from it, stopped, gone on with elsewhere, opened, killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jslm.config import Config, config_to_toml
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def complete(bucket: Any, run: str) -> list[int]:
+    names = bucket.names(f"{run}/checkpoints/")
+    return sorted(int(name.split("/")[-2][5:]) for name in names if name.endswith("/manifest.json"))
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            raise AssertionError(process.communicate())
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_cut_off_stopped_and_gone_on_with_on_another_machine(
+    bucket: Any, make_config: Callable[..., Config], helpers: Any, tmp_path: Path
+) -> None:
+    keys = {"steps": 1_000_000, "eval_every": 0, "log_every": 50, "report": True, "tensorboard": True}
+    config = make_config("unused", train=keys, checkpoint={"every": 50}, optimizer={"schedule": "constant"})
+    file = tmp_path / "run.toml"
+    file.write_text(config_to_toml(config.model_copy(update={"run_dir": "s3://bucket/e2e"})), "utf-8")
+    here = helpers.Process(file)
+    here.environment |= bucket.environment | {"JSLM_CACHE": str(tmp_path / "here")}
+    metrics = tmp_path / "here" / "runs" / "s3" / "bucket" / "e2e" / "metrics.jsonl"
+    process = here.start()
+    try:
+        wait_for(lambda: bool(complete(bucket, "e2e")), process)
+        bucket.down, bucket.refused = True, 0
+        wait_for(lambda: bucket.refused >= 2, process)
+        trained = metrics.stat().st_size
+        wait_for(lambda: metrics.stat().st_size > trained, process)
+    finally:
+        bucket.down = False
+    before = complete(bucket, "e2e")[-1]
+    wait_for(lambda: complete(bucket, "e2e")[-1] > before, process)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM, err
+    saved = complete(bucket, "e2e")[-1]
+    assert f"stopped by SIGTERM at step {saved:,}; saved." in err
+    assert "s3://bucket/e2e: uploaded; the same command on any machine goes on from there" in err
+    assert err.count("training goes on, and uploads go on when it can be reached") == 1
+    assert err.count("s3://bucket/e2e: reached again after") == 1
+    # The newest, and at most one more: the bucket keeps what the folder does.
+    kept = {name.split("/")[2] for name in bucket.names("e2e/checkpoints/")}
+    assert kept == {f"step_{step:08d}" for step in complete(bucket, "e2e")}
+    assert len(kept) == 2
+
+    # Another machine, with two devices and nothing of the run on it.
+    there = helpers.Process(file)
+    there.environment |= bucket.environment | {"JSLM_CACHE": str(tmp_path / "there")}
+    there.environment["XLA_FLAGS"] = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
+    done = there.run(f"train.steps={saved + 50}")
+    assert done.returncode == 0, done.stderr
+    assert f"resuming at step {saved:,}" in done.stderr
+    assert "mesh        data 2" in done.stderr
+    assert complete(bucket, "e2e")[-1] == saved + 50
+    steps = [line["step"] for line in map(json.loads, bucket.read("e2e/metrics.jsonl").splitlines())]
+    assert sorted(set(steps)) == sorted({*range(50, saved + 51, 50), saved, saved + 50})
+    assert {"e2e/report.html", "e2e/samples.md", "e2e/run.json", "e2e/data/meta.json"} <= set(bucket.names("e2e/"))
+    assert len(bucket.names("e2e/tensorboard/")) == 2
+
+    # A third one reads.
+    reading = os.environ | bucket.environment | {"PYTHONPATH": str(ROOT), "JSLM_CACHE": str(tmp_path / "reading")}
+    command = [sys.executable, "-m", "jslm.sample", "--run", "s3://bucket/e2e", "--prompt", "the", "--json"]
+    sampled = subprocess.run(command, env=reading, capture_output=True, text=True)
+    assert sampled.returncode == 0, sampled.stderr
+    assert '"prompt": "the"' in sampled.stdout
+
+
+@pytest.mark.slow
+def test_kills_in_the_middle_of_uploads_lose_nothing(bucket: Any) -> None:
+    """`scripts/kill_drill.py --kills 30` is the whole of it."""
+    drill = [sys.executable, str(ROOT / "scripts" / "kill_drill.py"), "--kills", "5", "--seed", "1"]
+    done = subprocess.run(drill, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "5 kills, 0 lost a checkpoint; left unfinished at the end: none; arrays the same" in done.stdout
