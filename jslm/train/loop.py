@@ -8,7 +8,6 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +45,7 @@ from jslm.train.setup import (
     prepare_data,
     resolve_config,
 )
+from jslm.train.stopping import StopFlag, finish_uploads, stop_signals
 from jslm.train.trackers.workers import Trackers
 
 _log = logging.getLogger("jslm")
@@ -115,36 +115,17 @@ def train(
             if setup.chat_template:
                 write_text(folder.chat_template, setup.chat_template)
             folder.write_config(config)
-        with explained_out_of_memory(config), jax.set_mesh(setup.mesh), _stop_signals() as stop:
+        with explained_out_of_memory(config), jax.set_mesh(setup.mesh), stop_signals() as stop:
             outcome = _Loop(setup, folder, stop, callbacks, mirror).run()
             if mirror is not None:
                 # A second SIGTERM must not end the uploads either.
-                _finish_uploads(mirror, outcome, folder, config.checkpoint.upload_seconds)
+                finish_uploads(mirror, outcome.status, folder, config.checkpoint.upload_seconds)
             return outcome
-
-
-def _finish_uploads(mirror: Mirror, outcome: TrainOutcome, folder: RunFolder, seconds: float) -> None:
-    """Uploads what is outstanding. Raises JslmError where it can't; after an interrupt that is said, since its exit
-    status tells launchers to start the run again."""
-    if outcome.status != "interrupted":
-        mirror.close()
-        return
-    mirror.seconds = seconds
-    try:
-        mirror.close()
-    except JslmError as error:
-        say(str(error))
-    else:
-        say(f"{folder.address}: uploaded; the same command on any machine goes on from there")
-
-
-class _StopFlag:
-    signal: int | None = None
 
 
 class _Loop:
     def __init__(
-        self, setup: Setup, folder: RunFolder, stop: _StopFlag, callbacks: Callbacks, mirror: Mirror | None
+        self, setup: Setup, folder: RunFolder, stop: StopFlag, callbacks: Callbacks, mirror: Mirror | None
     ) -> None:
         config = setup.config
         self.setup, self.folder, self.stop = setup, folder, stop
@@ -448,27 +429,3 @@ class _Loop:
 def _every(interval: int, step: int) -> bool:
     """Whether `step` is a multiple of `interval`; an interval of 0 never comes."""
     return bool(interval) and step % interval == 0
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[_StopFlag]:
-    """Notes SIGTERM and Ctrl-C instead of dying; Ctrl-C after either interrupts at once."""
-    flag = _StopFlag()
-
-    def note(number: int, _frame: Any) -> None:
-        # Launchers pass SIGTERM on as well as send it, so a second one must not cost the checkpoint.
-        if flag.signal is not None and number == signal.SIGINT:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            raise KeyboardInterrupt
-        flag.signal = flag.signal or number
-
-    try:
-        before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-    except ValueError:
-        # Not the main thread (a notebook's worker, a test): signals are not ours to handle.
-        before = {}
-    try:
-        yield flag
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
