@@ -71,6 +71,8 @@ class Mirror:
         self._lease = Lease(self._objects)
         # Step -> (manifest, validation loss) of the checkpoints that count at the address.
         self._complete: dict[int, tuple[bytes, float | None]] = {}
+        # Of these there may be objects at the address, and no manifest.
+        self._partial: set[int] = set()
         # Name -> (bytes, time of change) of a file as it was uploaded.
         self._sent: dict[str, tuple[int, int]] = {}
         self._sent_at = -math.inf
@@ -252,6 +254,8 @@ class Mirror:
         while pending:
             self._send_step(pending[-1])
             pending = self._pending()
+        if self._partial:
+            self._drop_old()
 
     def _pending(self) -> list[int]:
         """Steps whose checkpoint here is to be kept, and is not at the address, or is another there; ascending."""
@@ -309,23 +313,27 @@ class Mirror:
             # Another checkpoint of this step: from here on neither counts, until this one is whole.
             self._objects.delete([f"{prefix}/{MANIFEST}"])
             del self._complete[step]
+        self._partial.add(step)
         for name in sorted(files):
             self._objects.upload(pinned / name, f"{prefix}/{name}")
         self._lease.check()
         self._objects.write(f"{prefix}/{MANIFEST}", data)
         self._complete[step] = (data, about.get("val_loss"))
+        self._partial.discard(step)
         shutil.rmtree(pinned, ignore_errors=True)
         self._drop_old()
 
     def _drop_old(self) -> None:
-        """Removes what is no longer kept."""
+        """Removes what is no longer kept, and what was begun and will not be finished."""
         kept = self._kept({step: loss for step, (_, loss) in self._complete.items()})
         for step in sorted(self._complete.keys() - kept):
-            prefix = f"checkpoints/{step_folder(step)}"
             # First what makes it count.
-            self._objects.delete([f"{prefix}/{MANIFEST}"])
+            self._objects.delete([f"checkpoints/{step_folder(step)}/{MANIFEST}"])
             del self._complete[step]
-            self._objects.delete(self._objects.names(prefix))
+            self._partial.add(step)
+        for step in sorted(self._partial.difference(self._pending())):
+            self._objects.delete(self._objects.names(f"checkpoints/{step_folder(step)}"))
+            self._partial.discard(step)
 
 
 def _loss(manifest: bytes, where: str) -> float | None:
