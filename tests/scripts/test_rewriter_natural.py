@@ -54,9 +54,10 @@ def test_steps_come_from_the_time(script: ModuleType, tmp_path: Path) -> None:
     arguments = type("Arguments", (), {"minutes": 10.0, "parsed": ["x.conllu"], "text": [], "licence": "cc-by-sa-4.0"})
     for pretraining in (True, False):
         script.train(tmp_path, script.SMALL, lambda *a: asked.append(a), arguments, pretraining=pretraining)
-    # 12 sequences of 640 are a step, and one a second.
-    assert "train.steps=90" in asked[0]
-    assert "train.steps=510" in asked[1]
+    # 3,840 tokens are a step: at first two a second, of half the context; later a sixth fewer.
+    assert {"train.steps=480", "model.context_length=320", "train.batch_size=12"} <= set(asked[0])
+    assert {"train.steps=597", "train.batch_size=6"} <= set(asked[1])
+    assert "model.context_length=320" not in asked[1]
     assert "card.license=cc-by-sa-4.0" in asked[1]
     assert any("x.conllu" in str(part) for part in asked[1])
 
