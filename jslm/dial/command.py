@@ -7,7 +7,15 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from jslm.config import Config, config_from_dict, load_config, merge_values, parse_overrides, values_to_toml
+from jslm.config import (
+    Config,
+    ModelConfig,
+    config_from_dict,
+    load_config,
+    merge_values,
+    parse_overrides,
+    values_to_toml,
+)
 from jslm.console import say
 from jslm.dial.device import Device, measure
 from jslm.dial.rules import Choice, choose
@@ -40,10 +48,10 @@ def dial(sources: Sequence[str], minutes: float, overrides: Sequence[str], *, pl
     choice = choose(facts, device, minutes)
     values = {"run_dir": run_dir, **choice.values}
     values["data"] = {"source": sources[0] if len(sources) == 1 else list(sources), **values["data"]}
-    lines = told(facts, device, minutes, choice)
+    config = config_from_dict(merge_values(values, said), "command line")
+    lines = [*told(facts, device, minutes, choice), f"{'leaves as':<11} {ways_out(config.model)}"]
     for line in lines:
         say(line)
-    config = config_from_dict(merge_values(values, said), "command line")
     if plan:
         return config
     text = "".join(f"# {line}\n" for line in lines) + "\n" + values_to_toml(merge_values(values, said))
@@ -60,6 +68,13 @@ def _file(run_dir: str) -> Path:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_text(file, found.decode("utf-8"))
     return file
+
+
+def ways_out(model: ModelConfig) -> str:
+    """Where a model of the dial's can go; measured: one book, 500 steps, 2.077 bits per byte with and 2.108 without."""
+    if not model.qk_norm:
+        return "transformers, llama.cpp, ONNX, a web page, one file"
+    return "ONNX, a web page, one file; with model.qk_norm=false (0.03 bits per byte) transformers and llama.cpp too"
 
 
 def told(facts: TextFacts, device: Device, minutes: float, choice: Choice) -> list[str]:
