@@ -26,23 +26,15 @@ sys.path[0] = str(ROOT)
 
 from scripts.bench.machine import describe_machine  # noqa: E402
 from scripts.bench.process import LaneError, LaneProcess, Spec  # noqa: E402
+from scripts.bench.rounds import Budget, Measured, ratios, take_turns  # noqa: E402
 from scripts.bench.settings import one_gpu, peer_environment  # noqa: E402
+from scripts.bench.sizes import SIZES  # noqa: E402
 
 START, END = "<!-- gpu-check -->", "<!-- /gpu-check -->"
-# FLOP/s in bfloat16 without sparsity, from the makers' data sheets; the first name that the card's contains.
-PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40": 181e12, "L4": 121e12, "RTX 4090": 165e12, "T4": 65e12}
-_GPT2 = {
-    "norm": "layernorm", "position": "learned", "activation": "gelu",
-    "qkv_bias": True, "out_bias": True, "mlp_bias": True,
-}  # fmt: skip
-GPT2 = {"n_layers": 12, "d_model": 768, "n_heads": 12, "context_length": 1024, "vocab_size": 50257, **_GPT2}
-LLAMA = {
-    "n_layers": 12, "d_model": 768, "n_heads": 12, "context_length": 1024, "vocab_size": 50257, "qk_norm": True,
-}  # fmt: skip
-LILLM = {
-    "n_layers": 12, "d_model": 512, "n_heads": 16, "n_kv_heads": 8, "d_ff": 1408, "context_length": 512,
-    "vocab_size": 8192, "norm_eps": 1e-6,
-}  # fmt: skip
+GPT2, LILLM = ({**SIZES[name].model_section(), "vocab_size": SIZES[name].vocab_size} for name in ("124m", "39m"))
+LLAMA = {name: GPT2[name] for name in ("n_layers", "d_model", "n_heads", "context_length", "vocab_size")} | {
+    "qk_norm": True
+}
 TINY = {"n_layers": 2, "d_model": 64, "n_heads": 4, "context_length": 64, "vocab_size": 512}
 _LONGEST_START = 240.0
 
@@ -138,19 +130,18 @@ def measure_row(row: Row, args: argparse.Namespace, deadline: float) -> dict[str
     """One row of training: jslm's lane and the peer's in turns."""
     model, batch, document = row.model, row.batch, row.document
     if args.tiny:
-        kept = {"dropout": 0.1, **_GPT2, "n_kv_heads": 2, "qk_norm": True, "norm_eps": 1e-6}
-        model = {**TINY, **{key: value for key, value in row.model.items() if key in kept}}
-        model |= {"n_kv_heads": 2} if "n_kv_heads" in row.model else {}
+        model = {**row.model, **TINY, **({"n_kv_heads": 2} if "n_kv_heads" in row.model else {})}
+        model.pop("d_ff", None)
         batch, document = 2, 17 if document else 0
     config = {"model": model, "optimizer": row.optimizer}
-    lanes = {"jslm": _ours("jslm_step", config=config, batch=batch, document=document)}
+    lanes = [_ours("jslm_step", config=config, batch=batch, document=document)]
     if row.has_peer:
-        lanes["torch"] = _peer(args, "torch_step", model=model, batch=batch, compile=not args.no_compile)
-    line = {"row": row.name, "must": row.must, **take_turns(lanes, [""], args, deadline)[""]}
+        lanes.append(_peer(args, "torch", "torch_step", model=model, batch=batch, compile=not args.no_compile))
+    line = {"row": row.name, "must": row.must, **_line(take_turns(lanes, [""], _budget(args, deadline), _say)[""])}
     if "jslm" in line:
         line["ms"] = round(1e3 * batch * model["context_length"] / line["jslm"], 2)
         facts = line["facts"]["jslm"]
-        peak = next((flops for name, flops in PEAKS.items() if name in facts["device"]), None)
+        peak = facts["peak_flops"]
         line["mfu"] = round(line["jslm"] * facts["flops_per_token"] / peak, 3) if peak else None
     return line
 
@@ -164,55 +155,29 @@ def measure_decoding(args: argparse.Namespace, deadline: float, folder: str) -> 
     except LaneError as error:
         yield {"row": "decoding", "error": str(error)}
         return
-    lanes = {
-        "jslm": _ours("jslm_decode", dtype="bfloat16", **values),
-        "transformers": _peer(args, "torch_decode", dtype="bfloat16", static=False, **values),
-    }
-    for case, line in take_turns(lanes, cases, args, deadline).items():
-        yield {"row": f"decoding 124M, rows: {case}", "must_tokens_per_s": DECODING.get(case), **line}
+    lanes = [
+        _ours("jslm_decode", dtype="bfloat16", **values),
+        _peer(args, "transformers", "torch_decode", dtype="bfloat16", static=False, **values),
+    ]
+    for case, measured in take_turns(lanes, cases, _budget(args, deadline), _say).items():
+        yield {"row": f"decoding 124M, rows: {case}", "must_tokens_per_s": DECODING.get(case), **_line(measured)}
 
 
-def take_turns(
-    specs: dict[str, Spec], cases: list[str], args: argparse.Namespace, deadline: float
-) -> dict[str, dict[str, Any]]:
-    """Case -> the median rate of each lane (units a second), their ratio, memory, set-up, and what went wrong."""
-    running: dict[str, LaneProcess] = {}
-    rates: dict[str, dict[str, list[float]]] = {case: {name: [] for name in specs} for case in cases}
-    errors: list[str] = []
-    try:
-        for name, spec in specs.items():
-            left = deadline - time.monotonic()
-            if left <= 0:
-                errors.append(f"{name}: no time was left (--minutes)")
-                continue
-            try:
-                running[name] = LaneProcess(spec, timeout=min(left + 60, _LONGEST_START))
-            except LaneError as error:
-                errors.append(f"{name}: {error}")
-        for number in range(args.rounds):
-            for name in list(running)[:: 1 if number % 2 == 0 else -1]:
-                for case in cases:
-                    try:
-                        units, seconds = running[name].turn(case, args.seconds)
-                        rates[case][name].append(units / seconds)
-                    except LaneError as error:
-                        errors.append(f"{name}: {error}")
-                        running.pop(name).close()
-                        break
-    finally:
-        for lane in running.values():
-            lane.close()
-    found: dict[str, dict[str, Any]] = {}
-    for case in cases:
-        line: dict[str, Any] = {name: statistics.median(values) for name, values in rates[case].items() if values}
-        if len(line) == 2:
-            ours, theirs = line.values()
-            line["ratio"] = round(ours / theirs, 3)
-        line["memory_gb"] = {name: round(lane.peak_memory / 1e9, 2) for name, lane in running.items()}
-        line["setup_s"] = {name: round(lane.setup_seconds, 1) for name, lane in running.items()}
-        line["facts"] = {name: lane.facts for name, lane in running.items()}
-        found[case] = line | ({"error": "; ".join(errors)} if errors else {})
-    return found
+def _budget(args: argparse.Namespace, deadline: float) -> Budget:
+    return Budget(args.rounds, args.seconds, deadline)
+
+
+def _line(lanes: list[Measured]) -> dict[str, Any]:
+    """The median rate of each lane (units a second), their ratio, memory, set-up, and what went wrong."""
+    line: dict[str, Any] = {lane.name: statistics.median(lane.rates()) for lane in lanes if lane.turns}
+    if len(lanes) == 2 and (found := ratios(*lanes)):
+        line["ratio"] = round(statistics.median(found), 3)
+    started = [lane for lane in lanes if lane.setup_seconds is not None]
+    line["memory_gb"] = {lane.name: round(lane.peak_memory / 1e9, 2) for lane in started}
+    line["setup_s"] = {lane.name: round(lane.setup_seconds or 0.0, 1) for lane in started}
+    line["facts"] = {lane.name: lane.facts for lane in started}
+    errors = "; ".join(f"{lane.name}: {lane.error}" for lane in lanes if lane.error)
+    return line | ({"error": errors} if errors else {})
 
 
 def table(lines: list[dict[str, Any]]) -> str:
@@ -263,8 +228,12 @@ def _ours(module: str, **values: Any) -> Spec:
     return Spec("jslm", "jslm", f"scripts.bench.lanes.{module}", sys.executable, values, environment)
 
 
-def _peer(args: argparse.Namespace, module: str, **values: Any) -> Spec:
-    return Spec("peer", "peer", f"scripts.bench.lanes.{module}", args.peer_python, values, peer_environment())
+def _peer(args: argparse.Namespace, name: str, module: str, **values: Any) -> Spec:
+    return Spec(name, "peer", f"scripts.bench.lanes.{module}", args.peer_python, values, peer_environment())
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _lines(path: Path) -> list[str]:

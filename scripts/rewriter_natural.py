@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--parsed", nargs="+", default=[], metavar="FILE", help="treebanks to learn from (CoNLL-U, .gz)")
     group.add_argument("--text", nargs="+", default=[], metavar="FILE", help="text to learn from: .txt or .jsonl")
     group.add_argument("--pipeline", default="en_core_web_sm", metavar="NAME", help="spaCy pipeline that parses --text")
-    group.add_argument("--large", action="store_true", help="10M parameters (for a GPU) in place of 3.3M")
+    group.add_argument("--large", action="store_true", help="10M parameters (for a GPU) in place of 2.8M")
     group.add_argument("--minutes", type=float, default=50, metavar="N", help="training, both parts (default 50)")
     group.add_argument("--precision", type=float, default=0.9, metavar="P", help="for the threshold (default 0.9)")
     group.add_argument("--licence", default="", metavar="TEXT", help="licence of the model, such as cc-by-sa-4.0")
@@ -116,7 +116,8 @@ def make_data(work: Path, args: argparse.Namespace, jslm: Callable[..., None], p
         _write(work / "public.jsonl", public(Path(args.dev)))
     if args.test:
         _write(work / "public_test.jsonl", public(Path(args.test)))
-    pairs = [*_lines(work / "natural.jsonl"), *_lines(work / "pairs.jsonl")[: len(_lines(work / "natural.jsonl")) // 3]]
+    natural = _lines(work / "natural.jsonl")
+    pairs = [*natural, *_lines(work / "pairs.jsonl")[: len(natural) // 3]]
     random.Random(0).shuffle(pairs)
     as_text = (pair for pair in pairs if not pair.get("agentless"))
     _write(work / "pair_text.jsonl", ({"text": f"{pair['prompt']}\t{pair['completion']}"} for pair in as_text))

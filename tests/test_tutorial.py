@@ -36,26 +36,29 @@ def test_every_command_works(tmp_path: Path) -> None:
     for command in commands:
         for long, short in SMALLER.items():
             command = command.replace(long, short)
-        output = served(command, tmp_path) if " serve " in command else run(command, tmp_path)
+        if " serve " in command:
+            assert "<html" in served(command, tmp_path)
+            continue
+        written, said = run(command, tmp_path)
         if "--plan" in command:
             assert not (tmp_path / "runs" / "book" / "checkpoints").exists()
-            assert len(output.splitlines()) >= 8
-        elif "--num-samples 3" in command:
-            assert output.count("One day") >= 1 or len(output.split()) > 20
+            assert len(said.splitlines()) >= 8
+        elif " sample " in command:
+            assert written.strip(), command
     for path in ("runs/book/report.html", "runs/book/dial.toml", "runs/chat/report.html", "page/index.html"):
         assert (tmp_path / path).is_file(), path
     assert (tmp_path / "chat.gguf").read_bytes()[:4] == b"GGUF"
 
 
-def run(command: str, folder: Path) -> str:
-    """What it says."""
+def run(command: str, folder: Path) -> tuple[str, str]:
+    """What it writes and what it says."""
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", words(command)],
         cwd=folder, env=environment(), capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, f"{command}\n{done.stdout[-1000:]}\n{done.stderr[-2000:]}"
     assert "Traceback" not in done.stderr, command
-    return done.stdout + done.stderr
+    return done.stdout, done.stderr
 
 
 def served(command: str, folder: Path) -> str:
@@ -80,7 +83,6 @@ def served(command: str, folder: Path) -> str:
     finally:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=60)
-    assert "<html" in page
     return page
 
 

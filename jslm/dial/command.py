@@ -22,6 +22,8 @@ from jslm.dial.rules import Choice, choose
 from jslm.dial.text import TextFacts, look
 from jslm.errors import JslmError
 from jslm.files import write_text
+from jslm.formats.gguf.weights import choose_architecture
+from jslm.formats.huggingface.config import family_of
 from jslm.runs import RunFolder
 from jslm.storage import Objects, is_address
 
@@ -71,10 +73,25 @@ def _file(run_dir: str) -> Path:
 
 
 def ways_out(model: ModelConfig) -> str:
-    """Where a model of the dial's can go; measured: one book, 500 steps, 2.077 bits per byte with and 2.108 without."""
-    if not model.qk_norm:
-        return "transformers, llama.cpp, ONNX, a web page, one file"
-    return "ONNX, a web page, one file; with model.qk_norm=false (0.03 bits per byte) transformers and llama.cpp too"
+    """Where a model of this shape can go, as the formats themselves say."""
+    everywhere = "ONNX, a web page, one file"
+    refused = _refused(model)
+    if not refused:
+        return f"transformers, llama.cpp, {everywhere}"
+    # One book, 500 steps: 2.077 bits per byte with QK-norm, 2.108 without.
+    if model.qk_norm and not _refused(model.model_copy(update={"qk_norm": False})):
+        return f"{everywhere}; with model.qk_norm=false (0.03 bits per byte) transformers and llama.cpp too"
+    return f"{everywhere}; {refused}"
+
+
+def _refused(model: ModelConfig) -> str:
+    """Why transformers or llama.cpp have no such model; empty where both have."""
+    try:
+        family_of(model)
+        choose_architecture(model)
+    except JslmError as error:
+        return str(error).partition(";")[0]
+    return ""
 
 
 def told(facts: TextFacts, device: Device, minutes: float, choice: Choice) -> list[str]:

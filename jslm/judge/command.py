@@ -29,8 +29,6 @@ from jslm.runs.model import open_checkpoint
 from jslm.train import write_report
 
 _log = logging.getLogger("jslm")
-# A run's folder of results, one a study, which its report shows.
-JUDGEMENTS = "judgements"
 
 
 def run(args: argparse.Namespace, sides: tuple[Side, Side], prompts: Sequence[str]) -> int:
@@ -82,7 +80,7 @@ def _publish(sides: Sequence[Side], study: Study, figures: dict[str, Any]) -> No
     """Tells the result here and in the folders of both runs, whose reports show it."""
     say("\n".join(said(figures)))
     for path in dict.fromkeys(side.path for side in sides if is_run_folder(side.path)):
-        file = path / JUDGEMENTS / f"{study.folder.name}.json"
+        file = RunFolder(path).judgements / f"{study.folder.name}.json"
         try:
             write_text(file, json.dumps(figures, indent=1) + "\n")
             if (path / "report.html").exists():

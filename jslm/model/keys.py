@@ -17,8 +17,6 @@ from jax.extend.random import define_prng_impl
 # Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", table 2 and section 4.1.
 _ROTATIONS: Final = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY: Final = 0x1BD11BDA
-
-
 # Words of a key: two of Threefry's, and the row that arrays drawn from it begin with.
 _WORDS: Final = 3
 
@@ -33,9 +31,14 @@ def rows_from(key: jax.Array, first: int | jax.Array) -> jax.Array:
 
     A device that has some rows of a batch draws with it what it would have of an array of all rows.
     """
-    words = jax.random.key_data(key)
-    data = jnp.stack([words[0], words[1], words[2] + jnp.asarray(first, jnp.uint32)])
-    return jax.random.wrap_key_data(data, impl=_IMPLEMENTATION)
+    one, two, row = key_words(key)
+    return jax.random.wrap_key_data(jnp.stack([one, two, row + jnp.asarray(first, jnp.uint32)]), impl=_IMPLEMENTATION)
+
+
+def key_words(key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(two words to draw from, the row that arrays begin with), uint32; of a key of JAX's own, which begins with 0."""
+    data = jax.random.key_data(key).astype(jnp.uint32)
+    return data[0], data[1], data[2] if len(data) == _WORDS else jnp.uint32(0)
 
 
 @jax.jit
@@ -49,6 +52,7 @@ def _threefry(key: jax.Array, high: jax.Array, low: jax.Array) -> tuple[jax.Arra
             y = ((y << jnp.uint32(bits)) | (y >> jnp.uint32(32 - bits))) ^ x
         x = x + words[(group + 1) % 3]
         y = y + words[(group + 2) % 3] + jnp.uint32(group + 1)
+    # Else XLA copies the rounds into everything that uses them.
     return jax.lax.optimization_barrier((x, y))
 
 

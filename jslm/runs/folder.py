@@ -45,6 +45,8 @@ class RunFolder:
         self.samples = self.path / "samples.md"
         self.info = self.path / "run.json"
         self.reference = self.path / "reference.npz"
+        # What people made of the run, a file a study.
+        self.judgements = self.path / "judgements"
 
     @property
     def name(self) -> str:

@@ -9,16 +9,16 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from jslm.runs.folder import RunFolder
 from jslm.train.report_sections import Run, section
 
-JUDGEMENTS = "judgements"
 _log = logging.getLogger("jslm")
 
 
 def read_judgements(run_dir: Path) -> list[dict[str, Any]]:
     """The results in the run's folder, by name; a file that is damaged is named and left out."""
     found = []
-    for path in sorted((run_dir / JUDGEMENTS).glob("*.json")):
+    for path in sorted(RunFolder(run_dir).judgements.glob("*.json")):
         try:
             found.append(json.loads(path.read_text("utf-8")))
             _rows([found[-1]])

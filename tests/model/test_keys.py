@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jslm.model.keys import make_key, rows_from
+from jslm.model.keys import key_words, make_key, rows_from
 
 
 @pytest.mark.parametrize("seed", [0, 1, 7, 2**31 - 1, 2**32 - 1])
@@ -53,6 +53,12 @@ def test_some_rows_are_drawn_as_in_an_array_of_all() -> None:
                 ]
                 assert_same(drawn[0][first : first + count], drawn[1])
     assert_same(jax.random.bits(rows_from(part, 0), (1, 9)), jax.random.bits(whole, (8, 9))[7:])
+
+
+def test_a_key_of_jax_begins_with_the_first_row() -> None:
+    for one, other in zip(key_words(jax.random.key(5)), key_words(make_key(5)), strict=True):
+        assert_same(one, other)
+    assert_same(jax.random.bits(rows_from(jax.random.key(5), 2), (3,)), jax.random.bits(make_key(5), (5,))[2:])
 
 
 def test_no_loop_is_compiled() -> None:

@@ -17,6 +17,7 @@ from jslm.model.kernels.gpu_attention import flash_attention
 from jslm.model.kernels.gpu_loss import logit_sums
 from jslm.model.kernels.gpu_norm import normalized_branch
 from jslm.model.kernels.plain import IGNORED, cap_logits
+from jslm.model.keys import key_words
 from jslm.parallel import constrain, mesh_axis_size
 
 # Of the device's memory, for the logits of a training step: on 80 GB, 48,000 tokens of GPT-2's vocabulary.
@@ -72,10 +73,10 @@ def activate(name: str, up: Branch, gate: Branch | None) -> Array:
 def dropout(x: Array, rate: float, key: jax.Array) -> Array:
     """`plain.dropout` by a byte an element of XLA's own generator, to the nearest 256th: a tenth of the time."""
     threshold = round(rate * 256)
-    data = jax.random.key_data(key)
-    # The generator "rbg" has keys of four words; the third of `key`'s is the row that x begins with (`keys.rows_from`).
-    words = [data[0], data[1], data[0], data[1] ^ (data[2] * jnp.uint32(0x9E3779B1))]
-    fast = jax.random.wrap_key_data(jnp.stack(words), impl="rbg")
+    one, two, row = key_words(key)
+    # The generator "rbg" has keys of four words.
+    words = jnp.stack([one, two, one, two ^ (row * jnp.uint32(0x9E3779B1))])
+    fast = jax.random.wrap_key_data(words, impl="rbg")
     kept = jax.random.bits(fast, x.shape, jnp.uint8) >= threshold
     return jnp.where(kept, x * (256 / (256 - threshold)), 0).astype(x.dtype)
 

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from jslm.model.kernels.choice import FLASH_PREFIX
 from jslm.model.kernels.sharding import attend_on_each_device
+from jslm.model.keys import key_words
 
 _LOG2_E = 1.4426950408889634
 _HIDDEN = -1e30
@@ -56,11 +57,10 @@ def kept_weights(
 
 
 def _seeds(key: jax.Array, batch: int, heads: int) -> UInt32[Array, "batch heads"]:
-    data = jax.random.key_data(key).astype(jnp.uint32)
-    # The third word is the row that the batch begins with (`keys.rows_from`).
-    rows = jnp.arange(batch, dtype=jnp.uint32)[:, None] + data[2]
+    one, two, row = key_words(key)
+    rows = jnp.arange(batch, dtype=jnp.uint32)[:, None] + row
     number = rows * jnp.uint32(heads) + jnp.arange(heads, dtype=jnp.uint32)[None]
-    return _mix(_mix(number + data[0]) ^ data[1])
+    return _mix(_mix(number + one) ^ two)
 
 
 def _mix(x: Array) -> Array:

@@ -12,7 +12,7 @@ from jslm.config import config_from_dict
 from jslm.learn import make_optimizer, make_train_step
 from jslm.learn.state import init_state
 from jslm.model import compute_dtype, flops_per_token
-from jslm.parallel import batch_sharding, make_mesh, start_jax
+from jslm.parallel import batch_sharding, make_mesh, peak_flops, start_jax
 from scripts.bench.lanes.jax_facts import device_memory, jax_facts
 
 _STEPS = 1_000
@@ -43,7 +43,13 @@ class StepLane:
             self.state = init_state(config, optimizer, self.mesh, dtype)
             self.step = make_train_step(config, optimizer, _STEPS, self.mesh, dtype)
         self.tokens = rows * length
-        self.facts = {**jax_facts(), "dtype": dtype.name, "flops_per_token": flops_per_token(config.model)}
+        self.facts = {
+            **jax_facts(),
+            "dtype": dtype.name,
+            "flops_per_token": flops_per_token(config.model),
+            # Of an accelerator; a CPU's would have to be measured.
+            "peak_flops": peak_flops(dtype.name) if jax.default_backend() != "cpu" else None,
+        }
         for _ in range(2):
             self.turn("", 0.0)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
 import time
 from typing import Any
 
@@ -11,7 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+from scripts.bench.lanes.torch_model import (
+    DEVICE,
+    autocast,
+    check_compiler,
+    device_memory,
+    synchronize,
+    torch_facts,
+)
+
 # Matrix units like whole tiles: 50,257 becomes 50,304.
 _VOCABULARY_MULTIPLE = 64
 
@@ -66,6 +72,8 @@ class StepLane:
     def __init__(self, spec: dict[str, Any]) -> None:
         torch.manual_seed(0)
         torch.set_float32_matmul_precision("high")
+        if spec["compile"]:
+            check_compiler()
         shape = spec["model"]
         self.model: Any = Gpt2(shape).to(DEVICE)
         self.optimizer = torch.optim.AdamW(
@@ -74,9 +82,7 @@ class StepLane:
         self.loss: Any = torch.compile(self.model) if spec["compile"] else self.model
         ids = torch.randint(shape["vocab_size"], (spec["batch"], shape["context_length"] + 1), device=DEVICE)
         self.inputs, self.targets = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
-        name = torch.cuda.get_device_name() if DEVICE == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-        versions = {"python": platform.python_version(), "torch": importlib.metadata.version("torch")}
-        self.facts: dict[str, Any] = {"versions": versions, "device": name, "dtype": "bfloat16"}
+        self.facts = {**torch_facts(), "dtype": "bfloat16"}
         for _ in range(3):
             self.turn("", 0.0)
 
@@ -84,19 +90,20 @@ class StepLane:
         """Steps; the unit is a token."""
         steps, started = 0, time.perf_counter()
         while steps == 0 or time.perf_counter() - started < seconds:
-            with torch.autocast(DEVICE, torch.bfloat16):
+            with autocast("bfloat16"):
                 loss = self.loss(self.inputs, self.targets)
             loss.backward()
             nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
             steps += 1
-            if DEVICE == "cuda" and steps % 4 == 0:
-                torch.cuda.synchronize()
-        if DEVICE == "cuda":
-            torch.cuda.synchronize()
-            self.facts["device_memory_bytes"] = torch.cuda.max_memory_allocated()
-        return steps * self.inputs.numel(), time.perf_counter() - started
+            # Else the time is up before the device has begun.
+            if steps % 4 == 0:
+                synchronize()
+        synchronize()
+        elapsed = time.perf_counter() - started
+        self.facts["device_memory_bytes"] = device_memory()
+        return steps * self.inputs.numel(), elapsed
 
 
 def open_lane(spec: dict[str, Any]) -> StepLane:
