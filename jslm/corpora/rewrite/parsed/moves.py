@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from jslm.corpora.rewrite.parsed.forms import WH, lower_first, upper_first
@@ -107,6 +108,12 @@ def finish(tree: Tree, order: Sequence[Word], before: dict[int, Start]) -> None:
 
     Raises Unsure where a word lost its head.
     """
+    # "Dorian Gray": a tagger may take the first of two capitals for the sentence's own.
+    names = {
+        id(a)
+        for a, b in pairwise(tree.words)
+        if a.form[:1].isupper() and b.form[:1].isupper() and b.upos == "PROPN" and a.upos not in ("DET", "ADP", "PRON")
+    }
     tree.reorder(order)
     _close(tree)
     now = starts(tree.words)
@@ -119,7 +126,7 @@ def finish(tree: Tree, order: Sequence[Word], before: dict[int, Start]) -> None:
             continue
         if capital:
             upper_first(new.word)
-            if id(word) not in beginning:
+            if id(word) not in beginning and id(word) not in names:
                 lower_first(word)
 
 

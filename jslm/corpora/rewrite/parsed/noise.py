@@ -39,7 +39,16 @@ def vary(prompt: str, completion: str, rng: random.Random) -> tuple[str, str]:
         both = _each(both, lambda text: text[:-1])
     elif ending < 0.06 and all(text.endswith(".") for text in both):
         both = _each(both, lambda text: text[:-1] + "!")
+    if rng.random() < 0.03:
+        both = _small(*both), _small(*reversed(both))
     return both
+
+
+def _small(text: str, other: str) -> str:
+    """The text without its first capital, unless the word has it within the other text too."""
+    word = text.split(" ")[0]
+    own = word == "I" or not word.isalpha() or word[1:] != word[1:].lower() or f" {word}" in other
+    return text if own else text[0].lower() + text[1:]
 
 
 def _each(both: tuple[str, str], change: object) -> tuple[str, str]:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from jslm.corpora.rewrite.alphabet import wide_alphabet
+from jslm.corpora.rewrite.parsed.clauses import short_clauses
+from jslm.corpora.rewrite.parsed.group import read_group
 from jslm.corpora.rewrite.parsed.noise import vary
 from jslm.corpora.rewrite.parsed.phrases import Phrases, with_other
 from jslm.corpora.rewrite.parsed.to_active import NO_AGENTS, passive_with_agent, to_active, with_someone
@@ -45,15 +47,17 @@ class Options:
     """What is made. `frames`: sentences with another agent for each natural one; `rule_copies`: of a natural passive,
     the later ones with other typing; `unchanged`: share of all that is left alone; `noise`: share that is typed
     otherwise; `pronouns`: share kept of the sentences whose agent is a pronoun; `someone`: share of the passives
-    without an agent that are also turned, with the condition."""
+    without an agent that are also turned, with the condition; `clauses`: whether clauses of longer sentences are
+    sentences too."""
 
     seed: int = 0
-    frames: int = 4
+    frames: int = 3
     rule_copies: int = 4
     unchanged: float = 0.15
     noise: float = 0.5
     pronouns: float = 0.35
     someone: float = 0.5
+    clauses: int = 1
     max_characters: int = 310
 
 
@@ -62,6 +66,7 @@ class Counts:
     """What was made, by category, and what was dropped, by reason."""
 
     sentences: int = 0
+    clauses: int = 0
     made: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
 
@@ -70,7 +75,8 @@ class Counts:
         total = sum(self.made.values())
         made = [f"{count:>9,}  {name}" for name, count in self.made.most_common()]
         dropped = [f"{count:>9,}  {reason}" for reason, count in self.dropped.most_common()]
-        return [f"{self.sentences:,} sentences, {total:,} pairs:", *made, "not made, and why:", *dropped]
+        read = f"{self.sentences:,} sentences, {self.clauses:,} clauses of them"
+        return [f"{read}, {total:,} pairs:", *made, "not made, and why:", *dropped]
 
 
 def is_clean(tree: Tree, options: Options) -> bool:
@@ -109,8 +115,7 @@ def make_pairs(trees: Iterable[Tree], options: Options, counts: Counts) -> Itera
         counts.made[pair.category + (f" ({pair.agentless})" if pair.agentless else "")] += 1
         return pair
 
-    for tree in trees:
-        counts.sentences += 1
+    for tree in _with_clauses(trees, options, counts):
         if not is_clean(tree, options):
             counts.dropped["a sentence that is not whole, or oddly typed"] += 1
             continue
@@ -132,13 +137,23 @@ def make_pairs(trees: Iterable[Tree], options: Options, counts: Counts) -> Itera
         for verb, pair in _natural(tree, options, counts, rng):
             phrases.add(tree, verb)
             frames.append((tree, verb))
-            made += 1
-            yield typed(pair)
+            if pair is not None:
+                made += 1
+                yield typed(pair)
     for pair in _frames(frames, phrases, options, counts, rng):
         made += 1
         yield typed(pair)
     for pair in _left_alone(calm, agentless, made, options, counts, rng):
         yield typed(pair)
+
+
+def _with_clauses(trees: Iterable[Tree], options: Options, counts: Counts) -> Iterator[Tree]:
+    for tree in trees:
+        counts.sentences += 1
+        yield tree
+        for clause in short_clauses(tree) if options.clauses else ():
+            counts.clauses += 1
+            yield clause
 
 
 def _by_rule(tree: Tree, options: Options, counts: Counts) -> list[Pair]:
@@ -163,23 +178,27 @@ def _loose_agent(tree: Tree) -> bool:
     )
 
 
-def _natural(tree: Tree, options: Options, counts: Counts, rng: random.Random) -> Iterator[tuple[Word, Pair]]:
+def _natural(tree: Tree, options: Options, counts: Counts, rng: random.Random) -> Iterator[tuple[Word, Pair | None]]:
+    """(verb, pair) of each clause that a rule turns; no pair where a pronoun did it, which makes a frame all the same."""
     for verb in candidates(tree):
         # Drawn whether they are used or not: one verb more does not change what follows.
         late, formal, pronoun = rng.random() < 0.35, rng.random() < 0.4, rng.random() < options.pronouns
         try:
-            passive = _checked(tree, verb, late, formal, pronoun, options)
+            passive = _checked(tree, verb, late, formal, options)
         except Unsure as reason:
             counts.dropped[f"natural active: {reason}"] += 1
             continue
-        yield verb, Pair(passive, tree.text, "natural")
+        agent = tree.child(read_group(tree, verb).subject_of, "nsubj")
+        common = agent is not None and agent.upos == "PRON" and agent.lower not in ("who", "whom", "which")
+        if common and not pronoun:
+            counts.dropped["natural active: a pronoun as agent (a share is kept, all are frames)"] += 1
+            yield verb, None
+        else:
+            yield verb, Pair(passive, tree.text, "natural")
 
 
-def _checked(tree: Tree, verb: Word, late: bool, formal: bool, pronoun: bool, options: Options) -> str:
+def _checked(tree: Tree, verb: Word, late: bool, formal: bool, options: Options) -> str:
     passive = to_passive(tree, verb, late=late, formal=formal)
-    agent = next(word for word in passive.words if word.deprel == "obl:agent")
-    if agent.upos == "PRON" and agent.lower not in ("who", "whom", "which") and not pronoun:
-        raise Unsure("a pronoun as agent (a share is kept)")
     if len(passive.text) > options.max_characters:
         raise Unsure("too long")
     if to_active(passive).text != tree.text:
@@ -199,7 +218,7 @@ def _frames(
                 other, place = with_other(tree, verb, phrases, rng, other_object=number % 2 == 1)
                 if not is_clean(other, options):
                     raise Unsure("too long, or oddly typed")
-                passive = _checked(other, place, late, formal, True, options)
+                passive = _checked(other, place, late, formal, options)
             except Unsure as reason:
                 counts.dropped[f"frame: {reason}"] += 1
                 continue
