@@ -22,8 +22,6 @@ NATURAL = ROOT / "data" / "rewrite" / "natural.tsv"
 TEXT_CONFIG, PAIRS_CONFIG = (ROOT / "configs" / f"rewriter_natural{name}.toml" for name in ("", "_sft"))
 # At most 4M parameters; without it the configs' own 10M. Heads of 64: half the attention's time of five heads of 32.
 SMALL = ["model.n_layers=6", "model.d_model=192", "model.n_heads=3", "train.batch_size=6"]
-# Tokens a second of the second part, as a share of the first's: 2,600 of 3,100.
-FINE_TUNING_RATE = 0.83
 # What data/rewrite/README.md says of each file.
 GENERATED = {
     "pairs": "--count 120000 --seed 0 --split wide",
@@ -34,7 +32,7 @@ MEASURED = {"val": "--count 2000 --seed 1", "verb": "--count 2000 --seed 2 --spl
 # Sequences of the mixture: natural pairs, generated ones, tokenised ones, public ones, plain sentences.
 WEIGHTS = {"natural": 12, "pairs": 4, "tokenized": 0.5, "public": 1, "plain": 1}
 # Pretraining is on text and, as text, on the pairs: there prompts teach too, and copying is learned before answers.
-PRETRAINING_SHARE = 0.4
+PRETRAINING_SHARE = 0.5
 TEXTS = ("plain_text.jsonl", "text.jsonl", "pair_text.jsonl")
 PROBE_STEPS = 30
 _OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_0-9]+)+=")
@@ -193,16 +191,20 @@ def pretraining_size(size: list[str]) -> list[str]:
 
 
 def probe(work: Path, size: list[str], jslm: Callable[..., None]) -> None:
-    """A few steps, to see how many fit into a minute."""
-    places = [f"data.dir={work / 'char'}", texts(work), f"run_dir={work / 'probe'}"]
+    """A few steps of either part, to see how many tokens a second it takes."""
     few = [f"train.steps={PROBE_STEPS}", "train.eval_every=0", "train.eval_batches=1", "sample.every=1000000"]
     quiet = ["train.log_every=1", "train.report=false", "train.tensorboard=false"]
-    jslm("train", "--config", TEXT_CONFIG, *places, *few, *quiet, *pretraining_size(size))
-    lines = [json.loads(line) for line in (work / "probe" / "metrics.jsonl").read_text("utf-8").splitlines()]
-    rates = sorted(
-        line["tokens_per_s"] for line in lines if line.get("step", 0) > PROBE_STEPS // 3 and "tokens_per_s" in line
-    )
-    (work / "rate.json").write_text(json.dumps({"tokens_per_s": rates[len(rates) // 2]}) + "\n", "utf-8")
+    rates = {}
+    for name, shape in (("pretraining", pretraining_size(size)), ("fine_tuning", size)):
+        run_dir = work / f"probe_{name}"
+        places = [f"data.dir={work / 'char'}", texts(work), f"run_dir={run_dir}"]
+        jslm("train", "--config", TEXT_CONFIG, *places, *few, *quiet, *shape)
+        lines = _lines(run_dir / "metrics.jsonl")
+        found = sorted(
+            line["tokens_per_s"] for line in lines if line.get("step", 0) > PROBE_STEPS // 3 and "tokens_per_s" in line
+        )
+        rates[name] = found[len(found) // 2]
+    (work / "rate.json").write_text(json.dumps(rates) + "\n", "utf-8")
 
 
 def train(
@@ -214,8 +216,8 @@ def train(
     if pretraining:
         size = pretraining_size(size)
     config = load_config(TEXT_CONFIG, size)
-    rate = json.loads((work / "rate.json").read_text("utf-8"))["tokens_per_s"]
-    rate *= 1 if pretraining else FINE_TUNING_RATE
+    rates = json.loads((work / "rate.json").read_text("utf-8"))
+    rate = rates["pretraining" if pretraining else "fine_tuning"]
     share = PRETRAINING_SHARE if pretraining else 1 - PRETRAINING_SHARE
     steps = max(20, int(args.minutes * 60 * share * rate / (config.train.batch_size * config.model.context_length)))
     ends = [f"train.steps={steps}", f"train.eval_every={max(steps // 2, 1)}", f"sample.every={steps}"]
