@@ -48,15 +48,15 @@ def test_plain_text_begins_with_the_alphabet(script: ModuleType, tmp_path: Path)
 
 
 def test_steps_come_from_the_time(script: ModuleType, tmp_path: Path) -> None:
-    (tmp_path / "rate.json").write_text(json.dumps({"tokens_per_s": 7680.0}), "utf-8")
+    (tmp_path / "rate.json").write_text(json.dumps({"pretraining": 7680.0, "fine_tuning": 3840.0}), "utf-8")
     (tmp_path / "natural").mkdir()
     asked: list[tuple[str, ...]] = []
     arguments = type("Arguments", (), {"minutes": 10.0, "parsed": ["x.conllu"], "text": [], "licence": "cc-by-sa-4.0"})
     for pretraining in (True, False):
         script.train(tmp_path, script.SMALL, lambda *a: asked.append(a), arguments, pretraining=pretraining)
-    # 3,840 tokens are a step: at first two a second, of half the context; later a sixth fewer.
-    assert {"train.steps=480", "model.context_length=320", "train.batch_size=12"} <= set(asked[0])
-    assert {"train.steps=597", "train.batch_size=6"} <= set(asked[1])
+    # 3,840 tokens are a step: at first two a second, of half the context; later one.
+    assert {"train.steps=600", "model.context_length=320", "train.batch_size=12"} <= set(asked[0])
+    assert {"train.steps=300", "train.batch_size=6"} <= set(asked[1])
     assert "model.context_length=320" not in asked[1]
     assert "card.license=cc-by-sa-4.0" in asked[1]
     assert any("x.conllu" in str(part) for part in asked[1])

@@ -62,19 +62,17 @@ def _kept(tree: Tree, verb: Word) -> list[Word]:
     kept = {id(word) for words in objects for word in words} | {id(word) for word in chain}
     last = max(tree.index(word) for word in tree.words if id(word) in kept)
     for child in tree.children(verb, *_PLACES):
-        # Between the first word and the verb: adverbs. Behind: what follows at once.
+        # Before and between: adverbs. Behind: what follows at once.
         words = tree.subtree(child)
-        between = child.relation == "advmod" and len(words) == 1 and start <= tree.index(child) <= last
+        between = child.relation == "advmod" and len(words) == 1 and start - 1 <= tree.index(child) <= last
         behind = tree.index(words[0]) == last + 1 and len(words) <= _LONGEST_PLACE
         if between or (behind and _plain(tree, words)):
             kept |= {id(word) for word in words}
             last = max(last, tree.index(words[-1]))
-        elif tree.index(words[0]) <= last:
+        elif tree.index(words[0]) <= last and tree.index(words[-1]) >= start:
             raise Unsure("a phrase within the clause")
     body = [word for word in tree.words if id(word) in kept]
     phrase = _phrase(tree, subject, _LONGEST_PHRASE)
-    if body[0] is not group.first and tree.index(body[0]) < start:
-        raise Unsure("something before the first word")
     if any(word.relation == "cc" and word.head is verb for word in body):
         raise Unsure("half of a coordination")
     return [*phrase, *body]
