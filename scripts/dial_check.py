@@ -81,7 +81,7 @@ def measure(row: Row, corpora: Path, small: Path, run_dir: Path) -> dict[str, An
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     wall = (time.monotonic() - began) / 60
     info = json.loads((run_dir / "run.json").read_text("utf-8"))
-    bits, held_out = info["result"]["val/bits_per_byte"], info["data"]["val"]
+    bits, sources = info["result"]["val/bits_per_byte"], info["data"]["sources"]
     tokens = info["result"]["tokens_seen"]
     return {
         "name": row.name,
@@ -90,13 +90,20 @@ def measure(row: Row, corpora: Path, small: Path, run_dir: Path) -> dict[str, An
         "unit": row.unit,
         "wall_minutes": wall,
         "bits_per_byte": bits,
-        "nats_per_character": bits * math.log(2) * held_out["bytes"] / held_out["characters"],
+        "nats_per_character": bits * math.log(2) * bytes_per_character(sources),
         "ngram": (info.get("baseline") or {}).get("bits_per_byte", math.nan),
         "parameters": info["parameters"]["total"],
         "tokens": tokens,
         "operations": 6.0 * tokens * info["parameters"]["total"],
         "passes": info["result"]["passes"],
     }
+
+
+def bytes_per_character(sources: list[str]) -> float:
+    """Of the whole text; a folder's files, or the files."""
+    paths = [path for source in map(Path, sources) for path in (source.glob("*.txt") if source.is_dir() else [source])]
+    raw = b"".join(path.read_bytes() for path in paths)
+    return len(raw) / len(raw.decode("utf-8", errors="ignore"))
 
 
 if __name__ == "__main__":

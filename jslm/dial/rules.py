@@ -57,7 +57,7 @@ def choose(facts: TextFacts, device: Device, minutes: float) -> Choice:
     best: tuple[float, ModelConfig, float] | None = None
     for vocabulary in _vocabularies(facts, train_bytes):
         for layers, width in SHAPES:
-            model = _model(layers, width, vocabulary, facts)
+            model = model_of(layers, width, vocabulary, documents=facts.settings.get("packing") == "documents")
             if (layers, width) != SHAPES[0] and not _suits(model, train_bytes):
                 continue
             rate = STEP_SHARE * device.flops / operations(model)
@@ -187,10 +187,11 @@ def _settings(
     return Choice(values, reasons, steps, loss)
 
 
-def _model(layers: int, width: int, vocabulary: int, facts: TextFacts) -> ModelConfig:
+def model_of(layers: int, width: int, vocabulary: int, *, documents: bool = False) -> ModelConfig:
+    """The model of a shape, with the heads and the context that the dial gives it; `documents`: packed whole."""
     head = 64 if width >= 512 else 32
     context = 128 if width < 160 else 192 if width < 256 else 256 if width < 512 else 512
-    if facts.settings.get("packing") == "documents":
+    if documents:
         context = max(context, 192)
     return ModelConfig(
         n_layers=layers,
