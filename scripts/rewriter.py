@@ -107,15 +107,19 @@ class Stages:
         self.path.write_text(json.dumps(self.done, indent=2) + "\n", "utf-8")
 
 
-def jslm(verb: str, *arguments: Any, output: Path | None = None) -> None:
+def jslm(verb: str, *arguments: Any, output: Path | None = None, log: Path | None = None) -> None:
     """Runs a verb of jslm's as its own process; its output goes to a file, or where this script's goes.
 
-    Where it fails or is stopped it has said so: the script ends with its status, and goes on from there next time.
+    Where it fails or is stopped it has said so: the script ends with its status, and goes on from there next time. With
+    `log` all that it says goes there, and is shown where it fails.
     """
     command = [sys.executable, "-m", f"jslm.{verb}", *map(str, arguments)]
     with contextlib.ExitStack() as files:
-        file = files.enter_context(output.open("w", encoding="utf-8")) if output else None
-        if status := subprocess.run(command, check=False, stdout=file).returncode:
+        file = files.enter_context((output or log).open("w", encoding="utf-8")) if output or log else None
+        said = file if log else None
+        if status := subprocess.run(command, check=False, stdout=file, stderr=said).returncode:
+            if log:
+                print(log.read_text("utf-8"), file=sys.stderr)
             sys.exit(status)
 
 

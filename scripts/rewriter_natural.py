@@ -198,12 +198,13 @@ def probe(work: Path, size: list[str], jslm: Callable[..., None]) -> None:
     for name, shape in (("pretraining", pretraining_size(size)), ("fine_tuning", size)):
         run_dir = work / f"probe_{name}"
         places = [f"data.dir={work / 'char'}", texts(work), f"run_dir={run_dir}"]
-        jslm("train", "--config", TEXT_CONFIG, *places, *few, *quiet, *shape)
+        jslm("train", "--config", TEXT_CONFIG, *places, *few, *quiet, *shape, log=work / f"probe_{name}.log")
         lines = _lines(run_dir / "metrics.jsonl")
         found = sorted(
             line["tokens_per_s"] for line in lines if line.get("step", 0) > PROBE_STEPS // 3 and "tokens_per_s" in line
         )
         rates[name] = found[len(found) // 2]
+        print(f"{name.replace('_', '-')}: {rates[name]:,.0f} tokens a second", file=sys.stderr, flush=True)
     (work / "rate.json").write_text(json.dumps(rates) + "\n", "utf-8")
 
 

@@ -28,9 +28,9 @@ _CLAUSES: Final = ("acl", "advcl", "ccomp", "csubj", "parataxis", "appos")
 def short_clauses(tree: Tree) -> Iterator[Tree]:
     """The clauses of a sentence that can stand alone, each a sentence with a capital and a full stop.
 
-    A clause is one with a tense, a subject (its own, or that of the verb which it is coordinated with), and an object or
-    a passive. It keeps these, its auxiliaries, negation and particle, and the next phrase of place or time where that is
-    short. What is the whole sentence already is left out; so is a question, and a clause about "who" or "that".
+    A clause is one with a tense, a subject (its own, or that of the verb which it is coordinated with), and an object
+    or a passive. It keeps these, its auxiliaries, negation and particle, and the next phrase of place or time where
+    that is short. What is the whole sentence already is left out; so is a question, and one about "who" or "that".
     """
     for verb in tree.words:
         if verb.upos != "VERB" or any(word.form == "?" for word in tree.words[-3:]):

@@ -179,7 +179,7 @@ def _loose_agent(tree: Tree) -> bool:
 
 
 def _natural(tree: Tree, options: Options, counts: Counts, rng: random.Random) -> Iterator[tuple[Word, Pair | None]]:
-    """(verb, pair) of each clause that a rule turns; no pair where a pronoun did it, which makes a frame all the same."""
+    """(verb, pair) of each clause that a rule turns; no pair where a pronoun did it, which makes a frame still."""
     for verb in candidates(tree):
         # Drawn whether they are used or not: one verb more does not change what follows.
         late, formal, pronoun = rng.random() < 0.35, rng.random() < 0.4, rng.random() < options.pronouns
