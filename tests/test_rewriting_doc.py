@@ -42,6 +42,7 @@ def start(folder: Path) -> None:
     text.write_text("The clerk wrote a letter, and we read it. " * 200, "utf-8")
     run(
         f"jslm train --config rewriter_natural data.source={text} data.dir=runs/natural/char {shape} "
-        "run_dir=runs/natural/pretrained train.batch_size=2 train.steps=2 train.eval_every=2 train.report=false train.tensorboard=false",
+        "run_dir=runs/natural/pretrained "
+        "train.batch_size=2 train.steps=2 train.eval_every=2 train.report=false train.tensorboard=false",
         folder,
     )
