@@ -18,7 +18,7 @@ from jslm.learn.optimizer import decay_apart, make_schedule, timed_factor
 from jslm.learn.state import TrainState, state_shardings
 from jslm.model import IGNORED, Params, choose_kernels, merge_adapters
 from jslm.model.keys import make_key, rows_from
-from jslm.parallel import batch_sharding, replicated
+from jslm.parallel import BATCH_AXES, batch_sharding, gather_shards, replicated, sum_to_shards
 from jslm.tokens.course import Course
 
 Metrics = dict[str, Array]
@@ -78,20 +78,24 @@ def make_train_step(
             return jax.lax.scan(add, zeros, pieces)[0]
 
         parts = (state["params"], state.get("base"), batch, key, loss_scale / count)
-        if accumulation == 1 or mesh.shape["data"] != mesh.size or mesh.size == 1:
+        if accumulation == 1 or mesh.shape["tensor"] > 1 or mesh.size == 1:
             return summed(*parts)
 
-        # Left to the compiler, the gradients of each micro-batch would travel; so those of a step do, once. Beside
-        # other axes they do travel: there XLA's partitioner (jaxlib 0.12) ends the process.
+        # Left to the compiler, weights and gradients of each micro-batch would travel; so those of a step do, once.
+        # Beside `tensor` they do travel: split by hand along some axes alone, XLA's partitioner (jaxlib 0.12) ends the
+        # process.
         def on_its_rows(params: Params, base: Params | None, batch: Batch, key: Array, scale: Array) -> Any:
-            first = jax.lax.axis_index("data") * batch["inputs"].shape[1] * objective.rows
-            return jax.lax.psum(summed(params, base, batch, rows_from(key, first), scale), "data")
+            first = jax.lax.axis_index(BATCH_AXES) * batch["inputs"].shape[1] * objective.rows
+            whole, frozen = gather_shards(params, specs["params"]), gather_shards(base, specs.get("base"))
+            sums, grads = summed(whole, frozen, batch, rows_from(key, first), scale)
+            return jax.lax.psum(sums, BATCH_AXES), sum_to_shards(grads, specs["params"])
 
+        specs = jax.tree.map(lambda sharding: sharding.spec, shardings)
         whole = PartitionSpec()
         return jax.shard_map(
             on_its_rows,
-            in_specs=(whole, whole, PartitionSpec(None, "data"), whole, whole),
-            out_specs=whole,
+            in_specs=(specs["params"], specs.get("base"), PartitionSpec(None, BATCH_AXES), whole, whole),
+            out_specs=(whole, specs["params"]),
             check_vma=False,
         )(*parts)
 

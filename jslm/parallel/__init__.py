@@ -2,11 +2,13 @@
 
 from jslm.parallel.devices import compute_capability, describe_devices, device_memory_bytes, known_kind, peak_flops
 from jslm.parallel.mesh import (
+    BATCH_AXES,
     batch_sharding,
     batch_shards,
     check_mesh_fits,
     constrain,
     eval_batch_size,
+    gather_shards,
     is_split,
     make_mesh,
     mesh_axis_size,
@@ -16,11 +18,13 @@ from jslm.parallel.mesh import (
     partition_spec,
     place_rows,
     replicated,
+    sum_to_shards,
     tree_shardings,
 )
 from jslm.parallel.startup import start_jax
 
 __all__ = [
+    "BATCH_AXES",
     "batch_sharding",
     "batch_shards",
     "check_mesh_fits",
@@ -29,6 +33,7 @@ __all__ = [
     "describe_devices",
     "device_memory_bytes",
     "eval_batch_size",
+    "gather_shards",
     "is_split",
     "known_kind",
     "make_mesh",
@@ -41,5 +46,6 @@ __all__ = [
     "place_rows",
     "replicated",
     "start_jax",
+    "sum_to_shards",
     "tree_shardings",
 ]
