@@ -21,16 +21,18 @@ from jslm.parallel.mesh import (
     sum_to_shards,
     tree_shardings,
 )
-from jslm.parallel.startup import start_jax
+from jslm.parallel.startup import compiler_overlap_options, describe_overlap, start_jax
 
 __all__ = [
     "BATCH_AXES",
     "batch_sharding",
     "batch_shards",
     "check_mesh_fits",
+    "compiler_overlap_options",
     "compute_capability",
     "constrain",
     "describe_devices",
+    "describe_overlap",
     "device_memory_bytes",
     "eval_batch_size",
     "gather_shards",
