@@ -113,7 +113,7 @@ class Plan:
 
     @property
     def seconds_per_sequence(self) -> float:
-        """Of the whole batch's, as expected or at best: what plans of other batches are compared by; 0 where unknown."""
+        """Of a step, as expected or at best: what plans of other batches are compared by; 0 where unknown."""
         step = self.expected_seconds or (self.roofline.seconds if self.roofline else 0.0)
         return step / self.batch_size
 

@@ -37,6 +37,8 @@ GPUS = {
     "a100": _Gpu("NVIDIA A100-SXM4-40GB", 108, 1.41),
     "a100-80gb": _Gpu("NVIDIA A100-SXM4-80GB", 108, 1.41),
     "l4": _Gpu("NVIDIA L4", 58, 2.04),
+    "gtx1650ti": _Gpu("NVIDIA GeForce GTX 1650 Ti", 16, 1.485),
+    "rtx3070": _Gpu("NVIDIA GeForce RTX 3070", 46, 1.725),
     "rtx3090": _Gpu("NVIDIA GeForce RTX 3090", 82, 1.7),
     "rtx4090": _Gpu("NVIDIA GeForce RTX 4090", 128, 2.52),
     "t4": _Gpu("Tesla T4", 40, 1.59),

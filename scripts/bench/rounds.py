@@ -114,7 +114,10 @@ def take_turns(
                 start(spec)
             if spec.name in running and budget.rounds:
                 one_round([*(one.name for one in ours), spec.name], cases)
-            for name in [one.name for one in peers if one.name in running and one.name not in best_peers()]:
+            tried = {
+                one.name for one in peers if one.name in running and any(entry.turns for entry in entries(one.name))
+            }
+            for name in tried - best_peers():
                 running.pop(name).close()
         for _ in range(budget.rounds):
             if budget.left() <= 0:

@@ -90,7 +90,7 @@ def test_what_the_compiler_is_told_agrees_with_the_tables(name: str) -> None:
     assert f"major: {int(capability)} minor: {round(capability * 10) % 10}" in target_config(name)
     assert said["device_description_str"] == f'"{gpu.kind}"'
     assert int(said["memory_bandwidth"]) == chip_named(gpu.kind).memory_bandwidth
-    assert int(said["device_memory_size"]) == chip_named(gpu.kind).memory_bytes >= 16e9
+    assert int(said["device_memory_size"]) == chip_named(gpu.kind).memory_bytes >= 4e9
     # A block takes a part of a core's shared memory; NVIDIA's own peak is two FLOP a lane and clock in float32.
     assert int(said["shared_memory_per_block_optin"]) <= int(said["shared_memory_per_core"])
 
@@ -168,8 +168,8 @@ def test_search_for_two_gpus_recommends_nothing_slower_than_what_it_was_given(tm
     assert again[0]["as_given"] or again[0]["expected_seconds"] < best["expected_seconds"]
 
 
-# By preset and GPU: sequences of a micro-batch; the most GB, and kernels of one run of each loop's body, that its step
-# may take (a tenth over what it took on 2026-11-27); whose attention it has.
+# By preset and GPU: sequences of a micro-batch; the most GB and kernels that a step of two layers may take (a tenth
+# over what it took on 2026-11-27); whose attention it has.
 STEPS = [
     ("gpt2_124m", "h100", 12, 0.0, 0, "__cudnn$fmha"),
     ("movie_scripts", "h100", 8, 0.0, 0, FLASH_PREFIX),
@@ -186,7 +186,7 @@ STEPS = [
 def test_steps_of_presets(
     tmp_path: Path, preset: str, gpu: str, rows: int, gigabytes: float, kernels: int, attention: str
 ) -> None:
-    settings = [f"train.micro_batch={rows}", "train.steps=1000"]
+    settings = [f"train.micro_batch={rows}", "train.steps=1000", "model.n_layers=2"]
     found = json.loads(run(tmp_path, "", "-c", PROGRAM, str(ROOT / "configs" / f"{preset}.toml"), gpu, *settings))
     model = found["model"]
     module = parse_hlo(found["text"])
@@ -211,7 +211,9 @@ def test_steps_of_presets(
         count = len({each.name for each in calls if name in each.attributes})
         assert count >= 2 * model["n_layers"] if name == attention else count == 0
     scores = rows * model["n_heads"] * model["context_length"] ** 2
-    kept = [each.name for each, shape in buffers if shape.elements == scores and shape.dims[-1] == model["context_length"]]
+    kept = [
+        each.name for each, shape in buffers if shape.elements == scores and shape.dims[-1] == model["context_length"]
+    ]
     assert bool(kept) == (not attention), "scores of attention in memory"
     traffic = count_traffic(module)
     assert traffic.collectives == ()
