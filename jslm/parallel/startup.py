@@ -86,10 +86,9 @@ def overlap_flags(given: str) -> list[str]:
 
 
 def compiler_overlap_options() -> dict[str, bool]:
-    """The same flags as options of one compilation, for a program of several GPUs that are not here."""
-    if jax.__version_info__ >= _FLAGS_KNOWN_UNDER:
-        return {}
-    return {flag.partition("=")[0].removeprefix("--"): True for flag in _GPU_FLAGS}
+    """What of those flags is an option of one compilation, for a program of several GPUs that are not here. The other
+    flags, which XLA takes from the environment alone, are about collectives in loops."""
+    return {_GPU_FLAGS[0].partition("=")[0].removeprefix("--"): True}
 
 
 def describe_overlap(platform: str, devices: int) -> str:

@@ -40,11 +40,6 @@ def test_what_is_on_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [startup.describe_overlap("gpu", 1), startup.describe_overlap("cpu", 8)] == ["", ""]
 
 
-def test_a_plan_compiles_with_the_flags_of_training() -> None:
-    options = [f"--{name}={str(value).lower()}" for name, value in startup.compiler_overlap_options().items()]
-    assert options == startup.gpu_flags("").split()
-
-
 def test_this_jax_knows_every_flag() -> None:
     # XLA aborts a process that names one it does not know, whatever device it is for.
     def run(flags: str) -> int:
