@@ -1,13 +1,16 @@
 """What a GPU says of jslm, and of its peers in the same call: python scripts/gpu_check.py [--part tests|table|all].
 
 Correctness first (`pytest -m gpu`), then a table of training steps and decoding beside PyTorch; a line of JSON for each
-row as it comes, on stdout and in --json. --write puts the table into a document between its two marks. --tiny takes
-small shapes, to try the script itself where there is no GPU. Needs nothing beyond what is installed, and no network.
+row as it comes, on stdout and in --json. --write puts the table into a document between its two marks; --from makes it
+of lines that were brought back, of several calls too, and measures nothing. --tiny takes small shapes, to try the
+script itself where there is no GPU. Needs no network, and says first which libraries are missing: docs/accelerators.md
+tells how to carry them along.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.metadata
 import json
 import statistics
@@ -15,10 +18,14 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
 # Found from any folder, and under the one name that the processes started from here know the package by.
@@ -37,6 +44,9 @@ LLAMA = {name: GPT2[name] for name in ("n_layers", "d_model", "n_heads", "contex
 }
 TINY = {"n_layers": 2, "d_model": 64, "n_heads": 4, "context_length": 64, "vocab_size": 512}
 _LONGEST_START = 240.0
+# Tests that hang must not take the table's time: on an H200 they took 99 s.
+_LONGEST_TESTS = 240.0
+_TEST_LIBRARIES = ("pytest", "hypothesis", "beartype")
 
 
 @dataclass(frozen=True)
@@ -52,17 +62,20 @@ class Row:
     must: float | None = None
 
 
+# By weight, as time may run out.
 ROWS = (
     Row("124M, 16 x 1,024", GPT2, has_peer=True, must=1.0),
     Row("124M, dropout 0.1", {**GPT2, "dropout": 0.1}, has_peer=True, must=0.95),
+    Row("124M, 32 x 1,024", GPT2, batch=32, has_peer=True, must=1.0),
     Row("Llama shape, QK-norm, AdamW", LLAMA),
     Row("Llama shape, QK-norm, Muon", LLAMA, optimizer={"name": "muon"}),
     Row("lilLM 39M, 64 x 512", LILLM, batch=64),
     Row("lilLM 39M, documents packed", LILLM, batch=64, document=170),
-    Row("124M, 32 x 1,024", GPT2, batch=32, has_peer=True, must=1.0),
 )
 # Rows decoded at once -> tokens a second to reach.
 DECODING = {"1": 1_800.0, "64": 93_000.0, "256": 160_000.0}
+# Seconds from a model that is there to its first text; to that of the next process.
+FIRST_TEXT = (10.0, 3.0)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -78,16 +91,20 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", metavar="FILE", help="also write the lines there")
     parser.add_argument("--write", metavar="FILE", help=f"put the table there, between {START} and {END}")
     parser.add_argument("--tiny", action="store_true", help="small shapes, on any device")
+    parser.add_argument("--from", dest="lines", nargs="+", metavar="FILE", help="lines of --json: only make the table")
     args = parser.parse_args(argv)
     if args.write and not {START, END} <= set(_lines(Path(args.write))):
         parser.error(f"--write {args.write}: expected a file with the lines {START} and {END}")
+    if args.lines:
+        show(read_lines(args.lines, parser), args)
+        return 0
+    if missing := lacking(args.part != "table"):
+        parser.error(
+            f"this Python lacks {', '.join(missing)}; install them, from wheels where there is no network "
+            "(docs/accelerators.md, A GPU for minutes)"
+        )
     deadline = time.monotonic() + 60 * args.minutes
-    failed = False
-    if args.part != "table":
-        failed |= run_tests(args.tiny) != 0
-    if args.part == "tests":
-        return int(failed)
-    found = []
+    found: list[dict[str, Any]] = []
     for line in measure(args, deadline):
         found.append(line)
         text = json.dumps(line)
@@ -95,35 +112,94 @@ def main(argv: list[str] | None = None) -> int:
         if args.json:
             with open(args.json, "a", encoding="utf-8") as file:
                 file.write(text + "\n")
-        failed |= bool(line.get("error"))
+    if args.part != "tests":
+        show(found, args)
+    return int(any(line.get("error") for line in found))
+
+
+def show(found: list[dict[str, Any]], args: argparse.Namespace) -> None:
+    """Prints the table, and writes it where --write says."""
     text = table(found)
     print(text)
     if args.write:
         before, rest = Path(args.write).read_text("utf-8").split(START)
         Path(args.write).write_text(f"{before}{START}\n{text}\n{END}{rest.partition(END)[2]}", "utf-8")
-    return int(failed)
 
 
-def run_tests(tiny: bool) -> int:
-    """`pytest -m gpu`; without a GPU they skip. Returns pytest's status."""
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "tests/gpu"]
+def read_lines(files: list[str], parser: argparse.ArgumentParser) -> list[dict[str, Any]]:
+    """The lines of several calls, in their order; of a row that was measured again, the last that holds a figure."""
+    found: dict[str, dict[str, Any]] = {}
+    for file in files:
+        if not Path(file).is_file():
+            parser.error(f"--from {file}: no such file")
+        for number, text in enumerate(_lines(Path(file)), 1):
+            try:
+                line = json.loads(text)
+                name = line["row"]
+            except (ValueError, TypeError, KeyError):
+                parser.error(f'--from {file}: line {number}: expected a line of JSON with "row", as --json writes them')
+            if name not in found or not line.get("error") or found[name].get("error"):
+                found[name] = line
+    return list(found.values())
+
+
+def lacking(tests: bool) -> list[str]:
+    """What jslm needs (and its GPU tests) that this Python has not, or too old, as "name>=version (found 1.2)"."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    wanted = [Requirement(text) for text in project["dependencies"]]
+    developers = [Requirement(text) for text in project["optional-dependencies"]["dev"]]
+    wanted += [each for each in developers if tests and each.name in _TEST_LIBRARIES]
+    found = []
+    for each in wanted:
+        try:
+            version = importlib.metadata.version(each.name)
+        except importlib.metadata.PackageNotFoundError:
+            found.append(f"{each.name}{each.specifier}")
+            continue
+        if not each.specifier.contains(version, prereleases=True):
+            found.append(f"{each.name}{each.specifier} (found {version})")
+    return found
+
+
+def run_tests(tiny: bool, seconds: float) -> dict[str, Any]:
+    """The line of `pytest -m gpu`, stopped after so many seconds. Without `tiny` it is an error where all skip."""
     started = time.monotonic()
-    status = subprocess.run(command, cwd=ROOT, check=False).returncode
-    print(json.dumps({"row": "tests", "status": status, "seconds": round(time.monotonic() - started, 1)}), flush=True)
-    # Nothing to collect is no failure of a try without a GPU.
-    return 0 if tiny and status == 5 else status
+    with tempfile.TemporaryDirectory(prefix="jslm-gpu-") as folder:
+        report = Path(folder) / "tests.xml"
+        command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", f"--junitxml={report}"]
+        try:
+            # What pytest says is no line of JSON.
+            done = subprocess.run([*command, "tests/gpu"], cwd=ROOT, check=False, timeout=seconds, stdout=sys.stderr)
+            status = done.returncode
+        except subprocess.TimeoutExpired:
+            status = -1
+        counts = dict.fromkeys(("tests", "failures", "errors", "skipped"), 0)
+        if report.is_file():
+            for suite in ElementTree.parse(report).getroot().iter("testsuite"):
+                counts = {name: counts[name] + int(suite.get(name, 0)) for name in counts}
+    line = {"row": "tests", "status": status, "seconds": round(time.monotonic() - started, 1), **counts}
+    if status == -1:
+        return line | {"error": f"stopped after {seconds:.0f} s"}
+    if status:
+        return line | {"error": f"pytest ended with {status}"}
+    if counts["skipped"] == counts["tests"] and not tiny:
+        return line | {"error": "all of them skipped: JAX finds no GPU here"}
+    return line
 
 
 def measure(args: argparse.Namespace, deadline: float) -> Iterator[dict[str, Any]]:
     """The lines, each when it is known; what no time was left for says so."""
     yield {"row": "machine", **describe_machine(), "jax": importlib.metadata.version("jax")}
-    for row in ROWS:
-        if args.rows and args.rows not in row.name:
-            continue
-        yield measure_row(row, args, deadline)
-    if not args.rows or "decod" in args.rows:
+    if args.part != "table":
+        yield run_tests(args.tiny, max(1.0, min(_LONGEST_TESTS, deadline - time.monotonic())))
+    if args.part == "tests":
+        return
+    rows = [row for row in ROWS if not args.rows or args.rows in row.name]
+    yield from (measure_row(row, args, deadline) for row in rows[:2])
+    if not args.rows or args.rows.startswith("decod"):
         with tempfile.TemporaryDirectory(prefix="jslm-gpu-") as folder:
             yield from measure_decoding(args, deadline, folder)
+    yield from (measure_row(row, args, deadline) for row in rows[2:])
 
 
 def measure_row(row: Row, args: argparse.Namespace, deadline: float) -> dict[str, Any]:
@@ -137,7 +213,8 @@ def measure_row(row: Row, args: argparse.Namespace, deadline: float) -> dict[str
     lanes = [_ours("jslm_step", config=config, batch=batch, document=document)]
     if row.has_peer:
         lanes.append(_peer(args, "torch", "torch_step", model=model, batch=batch, compile=not args.no_compile))
-    line = {"row": row.name, "must": row.must, **_line(take_turns(lanes, [""], _budget(args, deadline), _say)[""])}
+    measured = take_turns(lanes, [""], _budget(args, deadline), _say, together=not args.tiny)[""]
+    line = {"row": row.name, "must": row.must, **_line(measured)}
     if "jslm" in line:
         line["ms"] = round(1e3 * batch * model["context_length"] / line["jslm"], 2)
         facts = line["facts"]["jslm"]
@@ -149,18 +226,40 @@ def measure_row(row: Row, args: argparse.Namespace, deadline: float) -> dict[str
 def measure_decoding(args: argparse.Namespace, deadline: float, folder: str) -> Iterator[dict[str, Any]]:
     """Greedy text of full length, by rows at once, beside transformers' `generate`."""
     size, cases, new_tokens = ("tiny", ["1", "4"], 16) if args.tiny else ("124m", list(DECODING), 256)
-    values = {"size": size, "folder": folder, "cases": cases, "prompt_tokens": 16, "new_tokens": new_tokens}
+    values = {"size": size, "folder": folder, "prompt_tokens": 16, "new_tokens": new_tokens}
     try:
-        LaneProcess(_ours("corpus", size=size, folder=folder, tokens=10_000), timeout=_LONGEST_START).close()
+        longest = min(_LONGEST_START, deadline - time.monotonic())
+        LaneProcess(_ours("corpus", size=size, folder=folder, tokens=10_000), timeout=longest).close()
     except LaneError as error:
         yield {"row": "decoding", "error": str(error)}
         return
-    lanes = [
-        _ours("jslm_decode", dtype="bfloat16", **values),
-        _peer(args, "transformers", "torch_decode", dtype="bfloat16", static=False, **values),
-    ]
-    for case, measured in take_turns(lanes, cases, _budget(args, deadline), _say).items():
+    ours = _ours("jslm_decode", dtype="bfloat16", cases=cases, **values)
+    # A cache of its own: what an earlier lane compiled must not make the first text come early.
+    cache = {"XDG_CACHE_HOME": folder, "JAX_COMPILATION_CACHE_DIR": ""}
+    ours = dataclasses.replace(ours, environment={**ours.environment, **cache})
+    peer = _peer(args, "transformers", "torch_decode", dtype="bfloat16", static=False, cases=cases, **values)
+    found = take_turns([ours, peer], cases, _budget(args, deadline), _say, together=not args.tiny)
+    for case, measured in found.items():
         yield {"row": f"decoding 124M, rows: {case}", "must_tokens_per_s": DECODING.get(case), **_line(measured)}
+    yield measure_first_text(ours, found[cases[0]][0], cases[0], deadline)
+
+
+def measure_first_text(spec: Spec, first: Measured, case: str, deadline: float) -> dict[str, Any]:
+    """Seconds from a model that is there to its first text: in the process that compiled, `first`, and in a second."""
+    line: dict[str, Any] = {"row": "first text of 124M, then in a second process", "must_s": FIRST_TEXT}
+    seconds = first.facts.get("first_text_seconds", {})
+    if case not in seconds:
+        return line | {"error": first.error or "not measured"}
+    line |= {"first_text_s": round(seconds[case], 1), "all_sizes_s": round(sum(seconds.values()), 1)}
+    left = deadline - time.monotonic()
+    if left <= 0:
+        return line | {"error": "not measured again: no time was left (--minutes)"}
+    try:
+        again = LaneProcess(dataclasses.replace(spec, values={**spec.values, "cases": [case]}), timeout=left)
+    except LaneError as error:
+        return line | {"error": f"not measured again: {error}"}
+    again.close()
+    return line | {"second_text_s": round(again.facts["first_text_seconds"][case], 1)}
 
 
 def _budget(args: argparse.Namespace, deadline: float) -> Budget:
@@ -189,9 +288,10 @@ def table(lines: list[dict[str, Any]]) -> str:
     versions |= {key: value for fact in peers for key, value in fact["versions"].items() if key == "torch"}
     said = ", ".join(f"{name} {version}" for name, version in versions.items())
     date = next((line["date"][:10] for line in lines if line["row"] == "machine"), "")
+    tests = next((line for line in lines if line["row"] == "tests"), None)
     head = ["work", "ms a step", "tokens/s", "peer's", "ratio", "must", "MFU", "memory", "set-up"]
     text = [
-        f"{date}, {facts.get('device', 'nothing was measured')}; {said}.",
+        f"{date}, {facts.get('device', 'nothing was measured')}; {said}." + (_tests(tests) if tests else ""),
         "",
         _row(head),
         _row(["---"] * len(head)),
@@ -200,6 +300,12 @@ def table(lines: list[dict[str, Any]]) -> str:
         ours = line.get("jslm")
         peer = next((line[name] for name in ("torch", "transformers") if name in line), None)
         must = line.get("must") or line.get("must_tokens_per_s")
+        if "must_s" in line:
+            shown = [f"{line[name]} s" for name in ("first_text_s", "second_text_s") if name in line]
+            wanted = ", ".join(f"{seconds:g} s" for seconds in line["must_s"])
+            missing = f"– ({line['error']})" if "error" in line else ""
+            text.append(_row([line["row"], "", missing, "", "", wanted, "", "", ", ".join(shown)]))
+            continue
         text.append(
             _row(
                 [
@@ -216,6 +322,13 @@ def table(lines: list[dict[str, Any]]) -> str:
             )
         )
     return "\n".join(text)
+
+
+def _tests(line: dict[str, Any]) -> str:
+    passed = line["tests"] - line["failures"] - line["errors"] - line["skipped"]
+    failed = line["failures"] + line["errors"]
+    said = f" GPU tests: {passed} passed, {failed} failed, {line['skipped']} skipped, {line['seconds']:.0f} s"
+    return f"{said} ({line['error']})." if "error" in line else f"{said}."
 
 
 def _row(cells: list[str]) -> str:

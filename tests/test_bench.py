@@ -21,10 +21,14 @@ from scripts.bench.rounds import Budget, Measured, fastest, quartiles, ratios, t
 ROOT = Path(__file__).resolve().parents[1]
 # A lane that needs no library: what it is told to do decides what it reports.
 LANE = """
+import pathlib
 import time
 class Lane:
     def __init__(self, spec):
         time.sleep(spec.get("sleeps", 0))
+        pathlib.Path(spec["log"] + spec["name"]).touch()
+        while "waits_for" in spec and not pathlib.Path(spec["log"] + spec["waits_for"]).exists():
+            time.sleep(0.01)
         if spec.get("broken"):
             raise ValueError("no such device")
         self.spec, self.facts = spec, {"dtype": "float32"}
@@ -158,6 +162,14 @@ def test_lanes_take_turns_and_the_fastest_peer_stays(lane: Callable[..., Spec], 
     assert best is found[2]
     assert ratios(found[0], best) == [2.0, 2.0, 2.0]
     assert all(entry.peak_memory > 2**20 and entry.setup_seconds is not None for entry in found)
+
+
+def test_lanes_that_start_together_wait_for_each_other_to_take_turns(lane: Callable[..., Spec], tmp_path: Path) -> None:
+    specs = [lane("a", "jslm", 6.0, waits_for="p"), lane("p", "peer", 2.0, waits_for="a"), lane("q", "peer", 1.0)]
+    found = take_turns(specs, [""], budget(1), lambda _: None, together=True)[""]
+    assert [entry.error for entry in found] == ["", "", ""]
+    assert (tmp_path / "log").read_text().startswith("a p q a ")
+    assert [len(entry.turns) for entry in found] == [3, 2, 1]
 
 
 def test_the_best_peer_of_each_case_stays(lane: Callable[..., Spec]) -> None:

@@ -18,13 +18,22 @@ from jslm.learn.optimizer import decay_apart, make_schedule, timed_factor
 from jslm.learn.state import TrainState, state_shardings
 from jslm.model import IGNORED, Params, choose_kernels, merge_adapters
 from jslm.model.keys import make_key, rows_from
-from jslm.parallel import batch_sharding, replicated
+from jslm.parallel import (
+    BATCH_AXES,
+    batch_sharding,
+    device_memory_bytes,
+    gather_shards,
+    replicated,
+    sum_to_shards,
+)
 from jslm.tokens.course import Course
 
 Metrics = dict[str, Array]
 
 # Good steps after which float16's loss scale doubles (Micikevicius et al. 2018, section 3.2).
 _SCALE_GROWTH_STEPS = 1000
+# Of a device's memory, for whole weights and gradients of a model that `fsdp` splits: 500M parameters on 16 GB.
+_WHOLE_SHARE = 4
 
 
 def make_train_step(
@@ -78,20 +87,23 @@ def make_train_step(
             return jax.lax.scan(add, zeros, pieces)[0]
 
         parts = (state["params"], state.get("base"), batch, key, loss_scale / count)
-        if accumulation == 1 or mesh.shape["data"] != mesh.size or mesh.size == 1:
+        if not _splits_by_hand(mesh, state):
             return summed(*parts)
 
-        # Left to the compiler, the gradients of each micro-batch would travel; so those of a step do, once. Beside
-        # other axes they do travel: there XLA's partitioner (jaxlib 0.12) ends the process.
+        # Left to the compiler, weights and gradients of each micro-batch, and the head's of each chunk of the loss,
+        # would travel; so those of a step do, once.
         def on_its_rows(params: Params, base: Params | None, batch: Batch, key: Array, scale: Array) -> Any:
-            first = jax.lax.axis_index("data") * batch["inputs"].shape[1] * objective.rows
-            return jax.lax.psum(summed(params, base, batch, rows_from(key, first), scale), "data")
+            first = jax.lax.axis_index(BATCH_AXES) * batch["inputs"].shape[1] * objective.rows
+            whole, frozen = gather_shards(params, specs["params"]), gather_shards(base, specs.get("base"))
+            sums, grads = summed(whole, frozen, batch, rows_from(key, first), scale)
+            return jax.lax.psum(sums, BATCH_AXES), sum_to_shards(grads, specs["params"])
 
+        specs = jax.tree.map(lambda sharding: sharding.spec, shardings)
         whole = PartitionSpec()
         return jax.shard_map(
             on_its_rows,
-            in_specs=(whole, whole, PartitionSpec(None, "data"), whole, whole),
-            out_specs=whole,
+            in_specs=(specs["params"], specs.get("base"), PartitionSpec(None, BATCH_AXES), whole, whole),
+            out_specs=(whole, specs["params"]),
             check_vma=False,
         )(*parts)
 
@@ -165,6 +177,25 @@ def make_train_step(
         donate_argnums=0,
         compiler_options=options or None,
     )
+
+
+def _splits_by_hand(mesh: Mesh, state: TrainState) -> bool:
+    """Whether each device computes its rows as if alone, with whole weights; `state` holds arrays or their shapes.
+
+    Not beside `tensor`: split by hand along some axes alone, XLA's partitioner (jaxlib 0.12) ends the process. And not
+    where `fsdp` splits a model that is large for the device, whose weights are better gathered layer by layer.
+    """
+    if mesh.size == 1 or mesh.shape["tensor"] > 1:
+        return False
+    if mesh.shape["fsdp"] == 1:
+        return True
+    # The weights, and gradients of those that are trained.
+    held = 2 * _bytes(state["params"]) + _bytes(state.get("base"))
+    return held <= device_memory_bytes(mesh.devices.flat[0].device_kind) / _WHOLE_SHARE
+
+
+def _bytes(tree: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def averaging_decay(limit: float, updates: Int[Array, ""]) -> Float[Array, ""]:

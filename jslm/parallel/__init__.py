@@ -2,11 +2,13 @@
 
 from jslm.parallel.devices import compute_capability, describe_devices, device_memory_bytes, known_kind, peak_flops
 from jslm.parallel.mesh import (
+    BATCH_AXES,
     batch_sharding,
     batch_shards,
     check_mesh_fits,
     constrain,
     eval_batch_size,
+    gather_shards,
     is_split,
     make_mesh,
     mesh_axis_size,
@@ -16,19 +18,24 @@ from jslm.parallel.mesh import (
     partition_spec,
     place_rows,
     replicated,
+    sum_to_shards,
     tree_shardings,
 )
-from jslm.parallel.startup import start_jax
+from jslm.parallel.startup import compiler_overlap_options, describe_overlap, start_jax
 
 __all__ = [
+    "BATCH_AXES",
     "batch_sharding",
     "batch_shards",
     "check_mesh_fits",
+    "compiler_overlap_options",
     "compute_capability",
     "constrain",
     "describe_devices",
+    "describe_overlap",
     "device_memory_bytes",
     "eval_batch_size",
+    "gather_shards",
     "is_split",
     "known_kind",
     "make_mesh",
@@ -41,5 +48,6 @@ __all__ = [
     "place_rows",
     "replicated",
     "start_jax",
+    "sum_to_shards",
     "tree_shardings",
 ]

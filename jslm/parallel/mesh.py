@@ -13,10 +13,12 @@ from jslm.config import Config, MeshConfig
 from jslm.errors import JslmError
 
 MESH_AXES = ("data", "fsdp", "tensor")
+# Those that split the rows of a batch.
+BATCH_AXES = ("data", "fsdp")
 
 # What each array axis is called in the model, and the mesh axes that split it.
 AXIS_RULES: dict[str | None, tuple[str, ...] | str | None] = {
-    "batch": ("data", "fsdp"),
+    "batch": BATCH_AXES,
     "length": None,
     "layers": None,
     "embed": "fsdp",
@@ -127,6 +129,33 @@ def tree_shardings(mesh: Mesh, axes_tree: Any) -> Any:
     return jax.tree.map(
         lambda axes: NamedSharding(mesh, partition_spec(axes)), axes_tree, is_leaf=lambda x: isinstance(x, tuple)
     )
+
+
+def gather_shards(tree: Any, specs: Any) -> Any:
+    """Inside `shard_map`: each array whole, of the parts that the devices along `fsdp` hold; `specs` is the tree of
+    their PartitionSpecs."""
+
+    def gather(x: jax.Array, spec: PartitionSpec) -> jax.Array:
+        return x if (at := _fsdp_dimension(spec)) is None else jax.lax.all_gather(x, "fsdp", axis=at, tiled=True)
+
+    return jax.tree.map(gather, tree, specs)
+
+
+def sum_to_shards(tree: Any, specs: Any) -> Any:
+    """Inside `shard_map`: the sum of each array over the devices that share a batch, of which each keeps the part that
+    `gather_shards` takes from it: one reduce-scatter along `fsdp`, then a sum of those parts along `data`."""
+
+    def add(x: jax.Array, spec: PartitionSpec) -> jax.Array:
+        if (at := _fsdp_dimension(spec)) is None:
+            return jax.lax.psum(x, BATCH_AXES)
+        return jax.lax.psum(jax.lax.psum_scatter(x, "fsdp", scatter_dimension=at, tiled=True), "data")
+
+    return jax.tree.map(add, tree, specs)
+
+
+def _fsdp_dimension(spec: PartitionSpec) -> int | None:
+    """The dimension that `fsdp` splits, where more than one device does."""
+    return spec.index("fsdp") if "fsdp" in spec and mesh_axis_size("fsdp") > 1 else None
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -15,13 +15,16 @@ _CLUSTER_VARIABLES = ("JAX_COORDINATOR_ADDRESS", "SLURM_STEP_NUM_TASKS", "OMPI_C
 
 
 # Between GPUs: gradients and shards travel while the GPUs compute. Both of NVIDIA's and of XLA's guides name these as
-# worth their longer compilation (https://openxla.org/xla/gpu_optimization_levels). One GPU has nothing to hide.
+# worth their longer compilation (https://openxla.org/xla/gpu_optimization_levels,
+# https://docs.nvidia.com/jax-toolbox/performance-profiling/gpu-performance). One GPU has nothing to hide.
 _GPU_FLAGS = (
     "--xla_gpu_enable_latency_hiding_scheduler=true",
     "--xla_gpu_enable_pipelined_all_gather=true",
     "--xla_gpu_enable_pipelined_all_reduce=true",
     "--xla_gpu_enable_pipelined_reduce_scatter=true",
 )
+# As XLA reads a flag of yes or no; without a value it is on.
+_ON = ("", "true", "1", "t", "yes")
 # XLA aborts the process for a flag that it does not know, and these are its own to rename.
 _FLAGS_KNOWN_UNDER = (0, 13)
 # Training has a GPU to itself; JAX takes three quarters of its memory by default. The rest is for CUDA's libraries.
@@ -73,6 +76,29 @@ def gpu_flags(given: str) -> str:
     """`XLA_FLAGS` with what helps several GPUs, but for flags that are given already."""
     names = {flag.split("=")[0] for flag in given.split()}
     return " ".join([*given.split(), *(flag for flag in _GPU_FLAGS if flag.split("=")[0] not in names)])
+
+
+def overlap_flags(given: str) -> list[str]:
+    """Names of those flags that are on in `XLA_FLAGS`, without what they all begin with; the last word counts."""
+    said = dict(flag.partition("=")[::2] for flag in given.split())
+    names = [flag.partition("=")[0] for flag in _GPU_FLAGS]
+    return [name.removeprefix("--xla_gpu_enable_") for name in names if said.get(name, "0").lower() in _ON]
+
+
+def compiler_overlap_options() -> dict[str, bool]:
+    """What of those flags is an option of one compilation, for a program of several GPUs that are not here. The other
+    flags, which XLA takes from the environment alone, are about collectives in loops."""
+    return {_GPU_FLAGS[0].partition("=")[0].removeprefix("--"): True}
+
+
+def describe_overlap(platform: str, devices: int) -> str:
+    """For people: what lets `devices` of a platform compute while gradients and weights travel; empty where nothing
+    travels, or nothing is known of it (CPUs)."""
+    if devices == 1 or platform not in ("gpu", "tpu"):
+        return ""
+    if platform == "tpu":
+        return "latency hiding, the TPU compiler's own"
+    return ", ".join(overlap_flags(os.environ.get("XLA_FLAGS", ""))) or "as XLA does by default"
 
 
 def _gpu_count() -> int:

@@ -49,6 +49,8 @@ _CHIPS = {
     "NVIDIA L4": ("L4", 300, 0, 48, "NVIDIA L4 data sheet"),
     "NVIDIA L40": ("L40", 864, 0, 96, "NVIDIA L40 data sheet"),
     "NVIDIA L40S": ("L40S", 864, 0, 96, "NVIDIA L40S data sheet"),
+    "NVIDIA GeForce GTX 1650 Ti": ("GTX 1650 Ti", 192, 0, 1, "NVIDIA GeForce GTX 16 series, specifications"),
+    "NVIDIA GeForce RTX 3070": ("RTX 3070", 448, 0, 4, "NVIDIA Ampere GA102 white paper, appendix on GA104"),
     "NVIDIA GeForce RTX 3090": ("RTX 3090", 936, 0, 6, "NVIDIA Ampere GA102 white paper"),
     "NVIDIA GeForce RTX 4090": ("RTX 4090", 1008, 0, 72, "NVIDIA Ada white paper"),
     "Tesla V100": ("V100 16GB", 900, 150, 6, "NVIDIA V100 data sheet (SXM2, 16 GB)"),

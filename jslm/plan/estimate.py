@@ -111,6 +111,12 @@ class Plan:
     # Of a search: the settings are those of the config.
     as_given: bool = False
 
+    @property
+    def seconds_per_sequence(self) -> float:
+        """Of a step, as expected or at best: what plans of other batches are compared by; 0 where unknown."""
+        step = self.expected_seconds or (self.roofline.seconds if self.roofline else 0.0)
+        return step / self.batch_size
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON: plain values, with the totals and bounds that are computed from them."""
         plain = dataclasses.asdict(self)

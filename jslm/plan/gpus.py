@@ -24,11 +24,21 @@ _MOST_GPUS = 64
 
 @dataclasses.dataclass(frozen=True)
 class _Gpu:
-    """`kind` is JAX's device kind; `cores` are streaming multiprocessors; `clock` in GHz."""
+    """`kind` is JAX's device kind; `cores` are streaming multiprocessors; `clock` in GHz.
+
+    `like` is a card of the same capability: Pallas asks the card itself where its own list has none of that name, and
+    finds one that is named anywhere in a device kind.
+    """
 
     kind: str
     cores: int
     clock: float
+    like: str = ""
+
+    @property
+    def described(self) -> str:
+        """The device kind as compilers are told it."""
+        return f"{self.kind} (as {self.like})" if self.like else self.kind
 
 
 GPUS = {
@@ -37,7 +47,9 @@ GPUS = {
     "a100": _Gpu("NVIDIA A100-SXM4-40GB", 108, 1.41),
     "a100-80gb": _Gpu("NVIDIA A100-SXM4-80GB", 108, 1.41),
     "l4": _Gpu("NVIDIA L4", 58, 2.04),
-    "rtx3090": _Gpu("NVIDIA GeForce RTX 3090", 82, 1.7),
+    "gtx1650ti": _Gpu("NVIDIA GeForce GTX 1650 Ti", 16, 1.485),
+    "rtx3070": _Gpu("NVIDIA GeForce RTX 3070", 46, 1.725, "NVIDIA A10"),
+    "rtx3090": _Gpu("NVIDIA GeForce RTX 3090", 82, 1.7, "NVIDIA A10"),
     "rtx4090": _Gpu("NVIDIA GeForce RTX 4090", 128, 2.52),
     "t4": _Gpu("Tesla T4", 40, 1.59),
 }
@@ -112,5 +124,5 @@ gpu_device_info {{
 }}
 platform_name: "CUDA"
 dnn_version_info {{ major: 9 minor: 10 }}
-device_description_str: "{gpu.kind}"
+device_description_str: "{gpu.described}"
 """

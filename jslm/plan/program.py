@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from jslm.config import Config
 from jslm.infer import trace_decode
 from jslm.learn import abstract_state, make_objective, make_optimizer, make_train_step
-from jslm.parallel import batch_sharding
+from jslm.parallel import batch_sharding, compiler_overlap_options
 from jslm.plan.flops import count_flops
 from jslm.plan.hlo import Traffic, count_traffic
 from jslm.plan.hlo_text import parse_hlo
@@ -67,7 +67,7 @@ def compile_train(config: Config, mesh: Mesh, dtype: jnp.dtype) -> TrainProgram:
         }
         rest = _device_bytes(state) - known["parameters"] - known["optimizer"]
         try:
-            compiled = _compile(traced, mesh.devices.flat[0])
+            compiled = _compile(traced, mesh.devices.flat[0], mesh.size)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
@@ -95,7 +95,7 @@ def compile_train(config: Config, mesh: Mesh, dtype: jnp.dtype) -> TrainProgram:
 def compiled_train(config: Config, mesh: Mesh, dtype: jnp.dtype) -> Any:
     """The step of `compile_train` as a `jax.stages.Compiled`, for those who read its text."""
     with jax.set_mesh(mesh):
-        return _compile(_trace(config, mesh, dtype)[0], mesh.devices.flat[0])
+        return _compile(_trace(config, mesh, dtype)[0], mesh.devices.flat[0], mesh.size)
 
 
 def compile_decode(config: Config, device: jax.Device, dtype: jnp.dtype, batch: int) -> tuple[Traffic, int]:
@@ -104,7 +104,7 @@ def compile_decode(config: Config, device: jax.Device, dtype: jnp.dtype, batch: 
     Raises jax.errors.JaxRuntimeError (RESOURCE_EXHAUSTED) where the device has too little memory.
     """
     traced = trace_decode(config.model, dtype, device, batch)
-    compiled = _compile(traced, device)
+    compiled = _compile(traced, device, 1)
     traffic = count_traffic(parse_hlo(compiled.as_text()), only_loop_of_unknown_length=True)
     sizes = compiled.memory_analysis()
     kept = sizes.argument_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
@@ -121,10 +121,13 @@ def _trace(config: Config, mesh: Mesh, dtype: jnp.dtype) -> tuple[jax.stages.Tra
     return step.trace(state, batch), state, batch
 
 
-def _compile(traced: jax.stages.Traced, device: jax.Device) -> Any:
+def _compile(traced: jax.stages.Traced, device: jax.Device, devices: int) -> Any:
     # JAX calls both makers' devices "gpu".
-    is_cuda = device.platform == "gpu" and device.device_kind.startswith(("NVIDIA", "Tesla"))
-    return (traced.lower(lowering_platforms=("cuda",)) if is_cuda else traced.lower()).compile()
+    if not (device.platform == "gpu" and device.device_kind.startswith(("NVIDIA", "Tesla"))):
+        return traced.lower().compile()
+    # As training has them in XLA_FLAGS, which here would be those of all that is compiled.
+    options = compiler_overlap_options() if devices > 1 else {}
+    return traced.lower(lowering_platforms=("cuda",)).compile(compiler_options=options or None)
 
 
 def _abstract_batch(config: Config, mesh: Mesh, dtype: jnp.dtype) -> dict[str, jax.ShapeDtypeStruct]:

@@ -37,11 +37,12 @@ class _Candidate:
 
 def search_plans(config: Config, topology: str, *, tries: int = 12) -> list[Plan]:
     """Plans of up to `tries` settings of `[mesh]`, `train.micro_batch` and `model.remat`, the config's own among them
-    (`as_given`) where it is for so many devices: those that fit first, fastest first, of equals the config's own.
+    (`as_given`) where it can be planned: those that fit first, fastest first, of equals the config's own.
 
-    Raises JslmError as `make_plan` does, and where no mesh suits the model.
+    Fast is what takes the least time a sequence, as a batch may have to be changed to divide over the devices. A rough
+    guess of time and memory says what to try first; the ranking is by what was compiled.
 
-    A rough guess of time and memory says what to try first; the ranking is by what was compiled.
+    Raises JslmError as `make_plan` does for the topology, and where no mesh suits the model.
     """
     devices = topology_devices(topology)
     device = devices[0]
@@ -49,9 +50,14 @@ def search_plans(config: Config, topology: str, *, tries: int = 12) -> list[Plan
     candidates = sorted(_candidates(config, len(devices), chip), key=lambda candidate: candidate.guess)
     plans: list[Plan] = []
     refused: list[_Candidate] = []
-    given = _given(config, len(devices))
-    if given is not None:
-        plans.append(dataclasses.replace(plan_on(config, topology, devices, decode_batch=0), as_given=True))
+    given: tuple[MeshConfig, int, str] | None = None
+    try:
+        own = dataclasses.replace(plan_on(config, topology, devices, decode_batch=0), as_given=True)
+    except JslmError as error:
+        _log.info("as the config is, nothing can be planned: %s", error)
+    else:
+        plans.append(own)
+        given = (MeshConfig(**own.mesh), own.micro_batch, own.remat)
     for candidate in candidates:
         if len(plans) == tries:
             break
@@ -72,21 +78,7 @@ def search_plans(config: Config, topology: str, *, tries: int = 12) -> list[Plan
     if not plans:
         raise JslmError(f"--search: no mesh of {len(devices)} devices suits this model and batch; give mesh.* yourself")
 
-    def order(plan: Plan) -> tuple[bool, float, bool]:
-        seconds = plan.expected_seconds or (plan.roofline.seconds if plan.roofline else 0.0)
-        return not plan.fits, seconds, not plan.as_given
-
-    return sorted(plans, key=order)
-
-
-def _given(config: Config, devices: int) -> tuple[MeshConfig, int, str] | None:
-    """The config's own settings, where they are whole and for so many devices."""
-    mesh = config.mesh
-    fixed = mesh.fsdp * mesh.tensor
-    data = mesh.data if mesh.data > 0 else devices // fixed
-    if data * fixed != devices or config.train.micro_batch == "auto" or config.train.batch_size % (data * mesh.fsdp):
-        return None
-    return mesh.model_copy(update={"data": data}), config.train.micro_rows, config.model.remat
+    return sorted(plans, key=lambda plan: (not plan.fits, plan.seconds_per_sequence, not plan.as_given))
 
 
 def _candidates(config: Config, devices: int, chip: Chip) -> Iterator[_Candidate]:

@@ -107,9 +107,7 @@ def _beside_own(best: Plan, own: Plan | None) -> list[str]:
         return ["These are the config's own settings: nothing that was tried is faster."]
     if not own.fits:
         return ["As it is, the config does not fit."]
-    assert best.roofline is not None
-    assert own.roofline is not None
-    ratio = (own.expected_seconds or own.roofline.seconds) / (best.expected_seconds or best.roofline.seconds)
+    ratio = own.seconds_per_sequence / best.seconds_per_sequence
     return [f"{ratio:.2f} times as fast as the config as it is."]
 
 

@@ -16,7 +16,7 @@ from jslm.infer import LanguageModel
 from jslm.learn.objective import Result
 from jslm.learn.state import model_params
 from jslm.model import Params, count_parameters, flops_per_token
-from jslm.parallel import describe_devices, peak_flops
+from jslm.parallel import describe_devices, describe_overlap, peak_flops
 from jslm.runs.folder import RunFolder
 from jslm.train.corpora import corpus_folders
 from jslm.train.metrics import MetricsLog, Progress
@@ -53,6 +53,7 @@ def run_info(setup: Setup) -> dict[str, Any]:
         "objective": config.train.objective,
         "dtype": setup.dtype.name,
         "mesh": dict(setup.mesh.shape),
+        "overlap": describe_overlap(setup.mesh.devices.flat[0].platform, setup.mesh.size) or None,
         "parameters": {name: count for name, count in count_parameters(config.model).items() if count},
         "data": {
             "dir": str(setup.data.dir),

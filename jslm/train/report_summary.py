@@ -19,6 +19,8 @@ def summary_lines(info: Info) -> list[str]:
     fields = [
         ("devices", info.get("devices")),
         ("mesh", ", ".join(f"{axis} {size}" for axis, size in (info.get("mesh") or {}).items())),
+        ("overlap", info.get("overlap")),
+        ("compute", info.get("dtype")),
         ("parameters", _parameters(info.get("parameters") or {})),
         ("training", _split(dig(info, "data", "train"))),
         ("validation", _split(dig(info, "data", "val"))),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,12 +47,16 @@ class Measured:
         return [units / seconds for units, seconds in self.turns.values()]
 
 
-def take_turns(specs: Sequence[Spec], cases: Sequence[str], budget: Budget, say: Say) -> dict[str, list[Measured]]:
+def take_turns(
+    specs: Sequence[Spec], cases: Sequence[str], budget: Budget, say: Say, *, together: bool = False
+) -> dict[str, list[Measured]]:
     """Case -> what each lane did in it.
 
     jslm's lanes stay from the beginning to the end. Each peer is started, takes one turn in each case between turns of
     theirs, and goes again unless it is the fastest peer so far in some case: so at most a few models are in memory, and
     the best peer has as many turns as jslm. A lane that fails, or for which no time is left, says so in `error`.
+
+    `together` starts all lanes at once, before any turn: where there are cores for it, and an accelerator to be paid.
     """
     ours = [spec for spec in specs if spec.side == "jslm"]
     peers = [spec for spec in specs if spec.side == "peer"]
@@ -101,13 +106,18 @@ def take_turns(specs: Sequence[Spec], cases: Sequence[str], budget: Budget, say:
         return {best.name for case in cases if (best := fastest(found[case], "peer"))}
 
     try:
-        for spec in ours:
-            start(spec)
+        first = [*ours, *(peers if together else [])]
+        with ThreadPoolExecutor(max(1, len(first) if together else 1)) as pool:
+            list(pool.map(start, first))
         for spec in peers:
-            start(spec)
+            if not together:
+                start(spec)
             if spec.name in running and budget.rounds:
                 one_round([*(one.name for one in ours), spec.name], cases)
-            for name in [one.name for one in peers if one.name in running and one.name not in best_peers()]:
+            tried = {
+                one.name for one in peers if one.name in running and any(entry.turns for entry in entries(one.name))
+            }
+            for name in tried - best_peers():
                 running.pop(name).close()
         for _ in range(budget.rounds):
             if budget.left() <= 0:

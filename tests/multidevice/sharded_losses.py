@@ -1,5 +1,5 @@
-"""Losses, the share of the state that a device holds, and what is summed over devices as a share of the weights, on
-several meshes, as JSON. Run by test_sharding.py in a process with 8 CPU devices."""
+"""Losses, the share of the state that a device holds, and the bytes that travel as shares of the weights', on several
+meshes, as JSON. Run by test_sharding.py in a process with 8 CPU devices."""
 
 from __future__ import annotations
 
@@ -30,6 +30,8 @@ MESHES = {
     # Micro-batches whose gradients are summed over devices once a step, with dropout.
     "one, in parts": ((1, 1, 1), 2),
     "data, in parts": ((4, 1, 1), 2),
+    "fsdp, in parts": ((1, 4, 1), 2),
+    "both, in parts": ((2, 4, 1), 2),
 }
 
 
@@ -63,17 +65,18 @@ def run(sizes: tuple[int, int, int], accumulation: int, optimizer_name: str, dro
         held = sum(leaf.addressable_shards[0].data.nbytes for leaf in leaves)
         weights = sum(leaf.nbytes for leaf in jax.tree.leaves(state["params"]))
         losses: list[float] = []
-        reduced = 0.0
+        travelled: dict[str, float] = {}
         for rows in tokens:
             batch = place_batch({"inputs": rows[:, :-1], "targets": rows[:, 1:]}, mesh, accumulation)
             if accumulation > 1 and not losses:
                 jitted: Any = step
                 program = parse_hlo(jitted.lower(state, batch).compile().as_text())
                 collectives = count_traffic(program).collectives
-                reduced = sum(c.payload_bytes for c in collectives if c.kind == "all-reduce") / weights
+                for found in collectives:
+                    travelled[found.kind] = travelled.get(found.kind, 0.0) + found.payload_bytes / weights
             state, metrics = step(state, batch)
             losses.append(float(metrics["loss"]))
-    return {"losses": losses, "share": held / sum(leaf.nbytes for leaf in leaves), "reduced": reduced}
+    return {"losses": losses, "share": held / sum(leaf.nbytes for leaf in leaves), "travelled": travelled}
 
 
 if __name__ == "__main__":

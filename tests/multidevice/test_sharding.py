@@ -39,14 +39,27 @@ def test_losses_equal_one_device(runs: dict[str, Any], mesh: str) -> None:
     assert np.ptp(runs["one"]["losses"]) > 0.01
 
 
-def test_gradients_travel_once_a_step(runs: dict[str, Any]) -> None:
-    """Of two micro-batches, with dropout: all that is summed over devices is a gradient of each weight, and a few
-    numbers; and each row keeps the mask that it has on one device."""
+@pytest.mark.parametrize(
+    ("mesh", "wanted"),
+    [
+        ("one", {}),
+        ("data", {"all-reduce": 1.0}),
+        ("fsdp", {"all-gather": 1.0, "reduce-scatter": 1.0, "all-reduce": 0.0}),
+        # The sum of parts over the two groups that hold the same ones.
+        ("both", {"all-gather": 1.0, "reduce-scatter": 1.0, "all-reduce": 1 / 4}),
+    ],
+)
+def test_weights_and_gradients_travel_once_a_step(runs: dict[str, Any], mesh: str, wanted: dict[str, float]) -> None:
+    """Of two micro-batches, with dropout: weights are gathered once, a gradient of each is summed once, a few numbers
+    beside; and each row keeps the mask that it has on one device."""
     if "one, in parts" not in runs:
         pytest.skip("seen with AdamW")
-    np.testing.assert_allclose(runs["data, in parts"]["losses"], runs["one, in parts"]["losses"], rtol=1e-4)
-    assert 1.0 <= runs["data, in parts"]["reduced"] < 1.01
-    assert runs["one, in parts"]["reduced"] == 0.0
+    found = runs[f"{mesh}, in parts"]
+    np.testing.assert_allclose(found["losses"], runs["one, in parts"]["losses"], rtol=1e-4)
+    assert found["travelled"].keys() == wanted.keys()
+    for kind, share in wanted.items():
+        # The vectors, which `fsdp` splits too or not at all, and what metrics need.
+        assert share - 0.01 <= found["travelled"][kind] < share + 0.01, kind
 
 
 def test_share_of_the_state_a_device_holds(runs: dict[str, Any]) -> None:

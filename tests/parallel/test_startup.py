@@ -28,6 +28,18 @@ def test_what_is_given_stays_and_the_rest_is_added() -> None:
     assert startup.gpu_flags(" ".join(flags)).split() == flags
 
 
+def test_what_is_on_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XLA_FLAGS", startup.gpu_flags("--xla_gpu_enable_pipelined_all_reduce=false"))
+    said = startup.describe_overlap("gpu", 2)
+    assert said == "latency_hiding_scheduler, pipelined_all_gather, pipelined_reduce_scatter"
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_enable_latency_hiding_scheduler")
+    assert startup.describe_overlap("gpu", 2) == "latency_hiding_scheduler"
+    monkeypatch.setenv("XLA_FLAGS", "")
+    assert startup.describe_overlap("gpu", 2) == "as XLA does by default"
+    assert startup.describe_overlap("tpu", 8)
+    assert [startup.describe_overlap("gpu", 1), startup.describe_overlap("cpu", 8)] == ["", ""]
+
+
 def test_this_jax_knows_every_flag() -> None:
     # XLA aborts a process that names one it does not know, whatever device it is for.
     def run(flags: str) -> int:

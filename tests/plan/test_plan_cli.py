@@ -151,6 +151,21 @@ def test_search_says_how_the_best_stands_to_the_config(tiny: Path) -> None:
     assert "As it is, the config does not fit." in describe_search(cramped)
 
 
+@pytest.mark.parametrize("settings", [["train.micro_batch=auto"], ["train.micro_batch=1", "model.remat=full"]])
+def test_search_recommends_nothing_slower_than_what_it_was_given(tiny: Path, settings: list[str]) -> None:
+    plans = search_plans(load_config(tiny, [*TINY, *settings]), "cpu", tries=2)
+    (own,) = [plan for plan in plans if plan.as_given]
+    assert plans[0].seconds_per_sequence <= own.seconds_per_sequence
+    # What `auto` is here: all of the batch.
+    assert own.micro_batch == (4 if settings == ["train.micro_batch=auto"] else 1)
+
+
+def test_search_looks_for_a_mesh_where_the_config_has_none_that_suits(tiny: Path) -> None:
+    (plan,) = search_plans(load_config(tiny, [*TINY, "mesh.data=3"]), "cpu", tries=1)
+    assert not plan.as_given
+    assert plan.mesh == {"data": 1, "fsdp": 1, "tensor": 1}
+
+
 @pytest.mark.parametrize("arguments", [["--tries", "0"], ["--decode-batch", "-1"]])
 def test_bad_numbers(tiny: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--config", str(tiny), "--topology", "cpu", *arguments]) == 2

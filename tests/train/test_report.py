@@ -259,6 +259,8 @@ def test_the_summary_is_aligned_ascii() -> None:
         "steps       400 of 8,192 tokens, 0.25 passes over the text (12.5% padding)",
         "time        about 3 min 20 s",
     ]
+    lines = summary_lines({"overlap": "latency_hiding_scheduler", "dtype": "bfloat16"})
+    assert lines == ["overlap     latency_hiding_scheduler", "compute     bfloat16"]
     assert summary_lines({}) == []
 
 
