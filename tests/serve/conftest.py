@@ -278,7 +278,8 @@ def make_module_site() -> Iterator[Callable[..., Site]]:
 
 
 def _wait_until_ready(engine: Engine) -> None:
-    deadline = time.monotonic() + 120
+    # Compiling, on a machine that has other things to do.
+    deadline = time.monotonic() + 600
     while not engine.ready:
         assert engine.failure is None
         assert time.monotonic() < deadline
