@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response
@@ -46,15 +47,16 @@ class Starting:
             except BaseException as error:
                 # `except` unbinds the name before the loop gets to it.
                 failure = error
-                _tell(loop, lambda: made.cancelled() or made.set_exception(failure))
+                _tell(loop, made, lambda: made.set_exception(failure))
             else:
-                _tell(loop, lambda: made.cancelled() or made.set_result(app))
+                _tell(loop, made, lambda: made.set_result(app))
 
         # A daemon: a signal while models are read does not wait for them.
         threading.Thread(target=work, name="jslm-models", daemon=True).start()
         await send({"type": "lifespan.startup.complete"})
         end = asyncio.ensure_future(receive())
-        await asyncio.wait({made, end}, return_when=asyncio.FIRST_COMPLETED)
+        either: set[asyncio.Future[Any]] = {made, end}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if not made.done():
             made.cancel()
         elif (failure := made.exception()) is not None:
@@ -79,9 +81,10 @@ def _early(scope: Scope) -> Response:
     return overloaded(f"the server is starting: {REASON}", "starting").response()
 
 
-def _tell(loop: asyncio.AbstractEventLoop, call: Callable[[], object]) -> None:
+def _tell(loop: asyncio.AbstractEventLoop, made: asyncio.Future[Starlette], settle: Callable[[], None]) -> None:
+    """Settles it in its own thread, unless nobody waits any more."""
     try:
-        loop.call_soon_threadsafe(call)
+        loop.call_soon_threadsafe(lambda: None if made.done() else settle())
     except RuntimeError:
         # The server has ended meanwhile.
         return

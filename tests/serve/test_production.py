@@ -18,14 +18,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
 import pytest
 
 from jslm.errors import JslmError
 from jslm.infer import LanguageModel
-from jslm.runs.bundle import Bundle
-from jslm.runs.model import write_run
 from jslm.serve import Limits, ServedModel, create_app
 from jslm.serve.__main__ import main
 from jslm.serve.keys import digest
@@ -66,6 +62,8 @@ class Process:
         self.process.kill()
         self.process.wait(60)
         self._reader.join(60)
+        assert self.process.stderr is not None
+        self.process.stderr.close()
 
     def until(self, true: Callable[[], object]) -> None:
         deadline = time.monotonic() + 600
@@ -118,13 +116,9 @@ class Process:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, letters: LanguageModel, bytes_model: LanguageModel) -> list[str]:
-    """Two run folders, `letters` and `bytes`, as options."""
-    folder = tmp_path_factory.mktemp("runs")
-    for name, model in (("letters", letters), ("bytes", bytes_model)):
-        params = jax.tree.map(np.asarray, model.params)
-        write_run(Bundle(model.config, params, model.tokenizer, source="test"), folder / name)
-    return ["--run", str(folder / "letters"), "--run", str(folder / "bytes"), "--max-slots", "2"]
+def two(runs: Path) -> list[str]:
+    """Two models, as options."""
+    return ["--run", str(runs / "letters"), "--run", str(runs / "bytes"), "--max-slots", "2"]
 
 
 def rest_of(response: http.client.HTTPResponse) -> list[Any]:
@@ -144,7 +138,7 @@ def is_cut_off(response: http.client.HTTPResponse) -> bool:
 
 
 @pytest.mark.slow
-def test_two_models_keys_tls_a_log_and_a_drain(runs: list[str], tmp_path: Path) -> None:
+def test_two_models_keys_tls_a_log_and_a_drain(two: list[str], tmp_path: Path) -> None:
     cert, key = certificate(tmp_path, "first")
     keys, log = tmp_path / "keys.toml", tmp_path / "requests.jsonl"
 
@@ -160,7 +154,7 @@ def test_two_models_keys_tls_a_log_and_a_drain(runs: list[str], tmp_path: Path) 
     write_keys("letters", "bytes")
     options = ["--keys", str(keys), "--tls-cert", cert, "--tls-key", key, "--request-log", str(log)]
     options += ["--drain-seconds", "600"]
-    with Process(*runs, *options, trusts=cert) as server:
+    with Process(*two, *options, trusts=cert) as server:
         assert "everybody on this machine can read it" in "".join(server.said)
         # Each key has its own model, in one process.
         body = {"prompt": "secret words", "max_tokens": 4}
@@ -225,8 +219,8 @@ def _subject(server: Process) -> str:
 
 
 @pytest.mark.slow
-def test_a_second_signal_ends_at_once(runs: list[str]) -> None:
-    with Process(*runs, "--request-log", os.devnull) as server, server.stream({"model": "letters", "n": 100}) as stream:
+def test_a_second_signal_ends_at_once(two: list[str]) -> None:
+    with Process(*two, "--request-log", os.devnull) as server, server.stream({"model": "letters", "n": 100}) as stream:
         server.process.send_signal(signal.SIGTERM)
         server.until(lambda: server.ask("/readyz")[0] == 503)
         server.process.send_signal(signal.SIGTERM)
