@@ -88,9 +88,11 @@ def create_app(
         allow_headers=["*"],
         expose_headers=_EXPOSED,
     )
-    gate = Middleware(Gate, service=service, hosts=hosts, protected=_PROTECTED)
+    routes = _routes()
+    paths = [route.path for route in routes]
+    gate = Middleware(Gate, service=service, hosts=hosts, protected=_PROTECTED, paths=paths)
     app = Starlette(
-        routes=_routes(),
+        routes=routes,
         middleware=[*([cors] if cors_origins else []), gate],
         exception_handlers={HTTPException: _http_error, Exception: _crash},
         lifespan=lifespan,

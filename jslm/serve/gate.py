@@ -25,12 +25,22 @@ class Gate:
     counts and logs.
     """
 
-    def __init__(self, app: ASGIApp, *, service: Service, hosts: Collection[str], protected: Sequence[str]) -> None:
-        """`hosts` as for `check_host`; empty: any. `protected`: how paths begin that want a key."""
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        service: Service,
+        hosts: Collection[str],
+        protected: Sequence[str],
+        paths: Collection[str],
+    ) -> None:
+        """`hosts` as for `check_host`; empty: any. `protected`: how paths begin that want a key. `paths`: those of
+        routes, by which a request is counted that no route has seen; all others are "other"."""
         self._app = app
         self._service = service
         self._hosts = hosts
         self._protected = tuple(protected)
+        self._paths = frozenset(paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
@@ -74,7 +84,7 @@ class Gate:
             service.open_requests -= 1
             if entered is not None:
                 entered.leave()
-            route = getattr(scope.get("route"), "path", "other")
+            route = getattr(scope.get("route"), "path", scope["path"] if scope["path"] in self._paths else "other")
             service.metrics.responded(scope["method"], route, status)
             if service.log is not None:
                 service.log.write(call, scope["method"], route, status)

@@ -30,7 +30,7 @@ class RequestLog:
 
     def write(self, call: Call, method: str, route: str, status: int) -> None:
         """The line of a request that is over. A disk that is full stops no request: the log says what was lost."""
-        if route in QUIET:
+        if route in QUIET and status not in (401, 403):
             return
         raw = (json.dumps(self._line(call, method, route, status), ensure_ascii=False) + "\n").encode(
             "utf-8", "replace"

@@ -45,7 +45,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                # Its lines go where all others go; a configuration of its own would close absl's handler, stream and all.
+                # Its lines go where all others go. Its own configuration closes absl's handler, stream and all.
                 log_config=None,
                 log_level="warning",
                 access_log=False,

@@ -83,8 +83,13 @@ def _early(scope: Scope) -> Response:
 
 def _tell(loop: asyncio.AbstractEventLoop, made: asyncio.Future[Starlette], settle: Callable[[], None]) -> None:
     """Settles it in its own thread, unless nobody waits any more."""
+
+    def once() -> None:
+        if not made.done():
+            settle()
+
     try:
-        loop.call_soon_threadsafe(lambda: None if made.done() else settle())
+        loop.call_soon_threadsafe(once)
     except RuntimeError:
         # The server has ended meanwhile.
         return

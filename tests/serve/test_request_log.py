@@ -58,7 +58,7 @@ def test_a_line_a_request(logged: tuple[Any, Path]) -> None:
     site.request("GET", "/v1/models", **KEY)
     for quiet in ("/healthz", "/readyz", "/metrics", "/health"):
         site.request("GET", quiet)
-    found = lines(path, before + 9)[before:]
+    found = lines(path, before + 10)[before:]
     assert [(line["method"], line["route"], line["model"], line["status"], line["error"]) for line in found] == [
         ("POST", "/v1/completions", "letters", 200, None),
         ("POST", "/v1/completions", "letters", 200, None),
@@ -69,8 +69,10 @@ def test_a_line_a_request(logged: tuple[Any, Path]) -> None:
         ("POST", "/v1/completions", None, 401, "invalid_api_key"),
         ("GET", "other", None, 404, None),
         ("GET", "/v1/models", None, 200, None),
+        # Of what probes ask for, refusals alone.
+        ("GET", "/metrics", None, 401, "invalid_api_key"),
     ]
-    assert [line["key"] for line in found] == ["ana"] * 6 + [None] + ["ana"] * 2
+    assert [line["key"] for line in found] == ["ana"] * 6 + [None] + ["ana"] * 2 + [None]
     usage = whole.json["usage"]
     assert (found[0]["prompt_tokens"], found[0]["completion_tokens"]) == (usage["prompt_tokens"], 20)
     assert (found[1]["prompt_tokens"], found[1]["completion_tokens"]) == (usage["prompt_tokens"], 20)
