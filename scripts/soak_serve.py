@@ -187,14 +187,16 @@ async def _soak(args: argparse.Namespace) -> dict[str, Any]:
         await server.start()
         tally.lives.append(Life())
         seconds = 60 * args.minutes
-        end = time.monotonic() + seconds
         watcher = asyncio.create_task(_watch(server, tally))
         # Past this nothing may run on: the last kill's start, and streams that are stuck.
         async with asyncio.timeout(seconds + 2 * _START_SECONDS + args.stuck_seconds):
             async with openai.AsyncOpenAI(
                 base_url=f"http://127.0.0.1:{server.port}/v1", api_key="none", max_retries=0,
-                timeout=openai.Timeout(args.stuck_seconds, connect=10),
+                timeout=args.stuck_seconds,
             ) as client:  # fmt: skip
+                # What the client's library does at its first request takes seconds on a busy machine.
+                await _stream(client, server, tally, args, 0)
+                end = time.monotonic() + seconds
                 await asyncio.gather(
                     _kill(server, tally, args, time.monotonic() + _KILLING_SHARE * seconds),
                     *(_client(client, server, tally, args, number, end) for number in range(args.streams)),
@@ -242,7 +244,7 @@ async def _stream(
                     written = event.usage.completion_tokens
     except (TimeoutError, openai.APITimeoutError):
         tally.stuck += 1
-        tally.unexpected["stuck"] += 1
+        tally.unexpected[f"stuck {'after' if text else 'before'} its first text"] += 1
         return
     except Exception as error:
         # Whatever it is, it is counted; httpx's own errors come through where a stream breaks off.
