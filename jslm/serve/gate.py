@@ -84,7 +84,8 @@ class Gate:
             service.open_requests -= 1
             if entered is not None:
                 entered.leave()
-            route = getattr(scope.get("route"), "path", scope["path"] if scope["path"] in self._paths else "other")
+            unseen = scope["path"] if scope["path"] in self._paths else "other"
+            route: str = getattr(scope.get("route"), "path", unseen)
             service.metrics.responded(scope["method"], route, status)
             if service.log is not None:
                 service.log.write(call, scope["method"], route, status)
