@@ -209,7 +209,7 @@ async def _differing(url: str, requests: list[dict[str, Any]], tallies: list[Tal
 
 @contextlib.contextmanager
 def _server(run: str, arguments: list[str]) -> Iterator[tuple[str, int]]:
-    command = [sys.executable, "-m", "jslm.serve", "--run", run, "--port", "0", *arguments]
+    command = [sys.executable, "-m", "jslm.serve", "--run", run, "--port", "0", "--request-log", os.devnull, *arguments]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stderr is not None

@@ -11,6 +11,7 @@ from pathlib import Path
 from jslm.cli import add_debug_argument, run_verb
 from jslm.errors import JslmError
 from jslm.installation import install_command
+from jslm.serve.keys import new_key, warn_if_open
 from jslm.serve.limits import KEY_VARIABLE, Limits
 
 _NEEDED = ("starlette", "uvicorn", "prometheus_client", "jinja2")
@@ -25,16 +26,26 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="jslm serve",
         description="Serves models over HTTP in the shapes of OpenAI's API. A model's id is the name of its folder or "
-        f"file. An API key, where callers shall need one, is in the file of --api-key-file or in ${KEY_VARIABLE}.",
+        "file. API keys, where callers shall need one, are in the file of --keys; a single one without limits may be "
+        f"in the file of --api-key-file or in ${KEY_VARIABLE}. SIGTERM lets what runs end; SIGHUP reads keys and "
+        "certificate again, and opens the request log anew.",
     )
     parser.add_argument(
-        "--run", required=True, action="append", metavar="DIR", help="folder of a run, or a model file; repeatable"
+        "--run", action="append", default=[], metavar="DIR", help="folder of a run, or a model file; repeatable"
     )
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="such as sample.temperature=0.7")
     parser.add_argument("--checkpoint", default="best", metavar="WHICH", help="best (default), latest, or a step")
     parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="default 127.0.0.1: this machine only")
     parser.add_argument("--port", type=int, default=8000, metavar="N", help="default 8000; 0: any free one")
     parser.add_argument("--api-key-file", metavar="FILE", help="its first line is what callers must send")
+    parser.add_argument("--keys", metavar="FILE", help="TOML of [[key]] tables: name, sha256, and what each may use")
+    parser.add_argument(
+        "--new-key", metavar="NAME", help="make a key: it goes to stderr, its lines for --keys to stdout; then stop"
+    )
+    parser.add_argument("--tls-cert", metavar="FILE", help="PEM of the certificate and its chain: HTTPS")
+    parser.add_argument("--tls-key", metavar="FILE", help="PEM of the certificate's private key")
+    parser.add_argument("--request-log", metavar="FILE", help="a line of JSON a request goes there; default stderr")
+    parser.add_argument("--log-texts", action="store_true", help="prompts and answers in these lines too")
     parser.add_argument(
         "--cors-origin", action="append", default=[], metavar="ORIGIN", help="web pages that may call; repeatable"
     )
@@ -60,6 +71,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace) -> int:
+    if args.new_key is not None:
+        key, lines = new_key(args.new_key)
+        print(f"{args.new_key}'s key, which is stored nowhere: {key}", file=sys.stderr)
+        print(lines)
+        return 0
+    if not args.run:
+        raise JslmError("--run is missing; give the folder of a run or a model file, such as --run runs/quickstart")
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise JslmError(f"serving needs {', '.join(missing)}: {install_command('serve')}")
@@ -97,6 +115,8 @@ def _token(file: str | None) -> str | None:
         return None
     if not token:
         raise JslmError(f"{where}: empty; expected the API key")
+    if file is not None:
+        warn_if_open(Path(file), "--api-key-file")
     return token
 
 

@@ -17,21 +17,33 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from jslm.errors import JslmError
+from jslm.serve.call import call_of
 from jslm.serve.chat_completions import chat_completions
 from jslm.serve.completions import completions
 from jslm.serve.engine import Engine
 from jslm.serve.errors import ApiError
-from jslm.serve.http import IGNORED_HEADER, Gate
+from jslm.serve.gate import REQUEST_ID_HEADER, Gate
+from jslm.serve.http import IGNORED_HEADER
+from jslm.serve.keyring import Keyring
+from jslm.serve.keys import single_key
 from jslm.serve.limits import Limits
 from jslm.serve.metrics import CONTENT_TYPE, Metrics
 from jslm.serve.models import ServedModel
 from jslm.serve.openapi import openapi_document, openapi_page
+from jslm.serve.request_log import RequestLog
 from jslm.serve.rewrite import rewrite
 from jslm.serve.run_card import run_card
 from jslm.serve.service import Service
 
 _STATIC = Path(__file__).parent / "static"
 _PROTECTED = ("/v1", "/metrics")
+# Headers that a page of another origin may read.
+_EXPOSED = [
+    IGNORED_HEADER,
+    REQUEST_ID_HEADER,
+    "Retry-After",
+    *(f"x-ratelimit-{what}-{of}" for what in ("limit", "remaining", "reset") for of in ("requests", "tokens")),
+]
 
 
 def create_app(
@@ -39,12 +51,15 @@ def create_app(
     limits: Limits,
     *,
     token: str | None = None,
+    keys: Keyring | None = None,
+    log: RequestLog | None = None,
     cors_origins: Sequence[str] = (),
     hosts: Collection[str] = (),
 ) -> Starlette:
     """The application over loaded models; its engine starts and stops with it (ASGI's lifespan).
 
-    `token`: what callers of /v1 and /metrics must send. `cors_origins`: web pages elsewhere that may call.
+    `keys`: of which callers of /v1 and /metrics must send one; or `token`, the only one. `log`: hears of each request.
+    `cors_origins`: web pages elsewhere that may call.
     `hosts`: what a request may call this server by in its Host header; empty: anything.
     """
     loop: list[asyncio.AbstractEventLoop] = []
@@ -53,7 +68,9 @@ def create_app(
         loop[0].call_soon_threadsafe(call)
 
     engine = Engine({name: served.model for name, served in models.items()}, limits, post=post)
-    service = Service(models, engine, Metrics(engine), limits)
+    if keys is None and token is not None:
+        keys = Keyring([single_key(token)])
+    service = Service(models, engine, Metrics(engine), limits, keys=keys, log=log)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -69,11 +86,13 @@ def create_app(
         allow_origins=list(cors_origins),
         allow_methods=["*"],
         allow_headers=["*"],
-        expose_headers=[IGNORED_HEADER],
+        expose_headers=_EXPOSED,
     )
-    gate = Middleware(Gate, hosts=hosts, token=token, protected=_PROTECTED, count=service.metrics.responded)
+    routes = _routes()
+    paths = [route.path for route in routes]
+    gate = Middleware(Gate, service=service, hosts=hosts, protected=_PROTECTED, paths=paths)
     app = Starlette(
-        routes=_routes(),
+        routes=routes,
         middleware=[*([cors] if cors_origins else []), gate],
         exception_handlers={HTTPException: _http_error, Exception: _crash},
         lifespan=lifespan,
@@ -81,7 +100,7 @@ def create_app(
     app.state.service = service
     # Those that the log has named.
     app.state.ignored_fields = set[str]()
-    app.state.protected = token is not None
+    app.state.protected = keys is not None
     return app
 
 
@@ -93,8 +112,8 @@ def _routes() -> list[Route | Mount]:
         Route("/v1/completions", completions, methods=["POST"]),
         Route("/v1/chat/completions", chat_completions, methods=["POST"]),
         Route("/v1/rewrite", rewrite, methods=["POST"]),
-        Route("/health", _health),
-        Route("/ready", _ready),
+        *(Route(path, _health) for path in ("/healthz", "/health")),
+        *(Route(path, _ready) for path in ("/readyz", "/ready")),
         Route("/metrics", _metrics),
         Route("/openapi.json", _openapi),
         Route("/docs", _docs),
@@ -106,16 +125,18 @@ def _routes() -> list[Route | Mount]:
 
 async def _list_models(request: Request) -> Response:
     service: Service = request.app.state.service
-    return JSONResponse({"object": "list", "data": [_describe(served) for served in service.models.values()]})
+    return JSONResponse(
+        {"object": "list", "data": [_describe(served) for served in service.visible(call_of(request.scope))]}
+    )
 
 
 async def _show_model(request: Request) -> Response:
     service: Service = request.app.state.service
-    return JSONResponse(_describe(service.model(request.path_params["model"])))
+    return JSONResponse(_describe(service.model(call_of(request.scope), request.path_params["model"])))
 
 
 async def _show_run(request: Request) -> Response:
-    served = request.app.state.service.model(request.path_params["model"])
+    served = request.app.state.service.model(call_of(request.scope), request.path_params["model"])
     if served.path is None:
         raise ApiError(404, f"{served.name} was made in memory: there is no run to show", code="no_run")
     try:
@@ -149,7 +170,7 @@ async def _ready(request: Request) -> Response:
     engine = request.app.state.service.engine
     if engine.ready:
         return JSONResponse({"status": "ready"})
-    return JSONResponse({"status": engine.status}, 503, {"Retry-After": "1"})
+    return JSONResponse({"status": engine.status, "reason": engine.reason}, 503, {"Retry-After": "1"})
 
 
 async def _metrics(request: Request) -> Response:

@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 import jslm.infer as infer
 from jslm.infer.job import Token
+from jslm.serve.call import call_of
 from jslm.serve.errors import ApiError
 from jslm.serve.generation import Generation
 from jslm.serve.http import EventStream, read_body, while_connected
@@ -23,10 +24,11 @@ from jslm.serve.service import Service, sampling_values
 async def completions(request: Request) -> Response:
     """Text after each prompt. Raises ApiError and ClientGone."""
     service: Service = request.app.state.service
+    call = call_of(request.scope)
     body = await read_body(request, CompletionRequest, service.limits.body_bytes)
-    served = service.model(body.model)
+    served = service.model(call, body.model)
     answer = _Answer(body, served)
-    generation = service.generate(served, answer.samples())
+    generation = service.generate(call, served, answer.samples())
     if body.stream:
         return EventStream(answer.events(generation), deadline=generation.deadline, close=generation.close)
     try:

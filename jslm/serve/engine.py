@@ -140,9 +140,24 @@ class Engine:
             return {name: lane.stats(self._waiting(name)) for name, lane in self._lanes.items()}
 
     @property
+    def draining(self) -> bool:
+        """Whether it takes no more jobs because it shall end."""
+        return self._draining
+
+    @property
     def ready(self) -> bool:
         """Whether jobs are taken and written at once."""
         return self._warm and not (self._stopping or self._draining)
+
+    @property
+    def reason(self) -> str:
+        """Why it is not ready, for whoever watches it."""
+        known = {
+            "stopped": "the engine has failed; the log says how" if self.failure else "the engine has stopped",
+            "draining": "the server is shutting down",
+            "starting": "programs are being compiled",
+        }
+        return known.get(self.status, "")
 
     @property
     def status(self) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from jslm.infer import FinishReason
 from jslm.infer.job import Job, Piece, Sample, Token
+from jslm.serve.call import Call
 from jslm.serve.engine import Engine, Refused
 from jslm.serve.errors import ApiError, failed, overloaded
 from jslm.serve.metrics import Metrics
@@ -30,13 +31,18 @@ class Outcome:
 class Generation:
     """The samples of one request, from submission to the last piece."""
 
-    def __init__(self, engine: Engine, metrics: Metrics, served: ServedModel, samples: Sequence[Sample]) -> None:
-        """Submits them. Raises ApiError where the engine refuses them."""
+    def __init__(
+        self, engine: Engine, metrics: Metrics, call: Call, served: ServedModel, samples: Sequence[Sample]
+    ) -> None:
+        """Submits them. Raises ApiError where the engine refuses them, or the call's key has no tokens left."""
         limits = engine.limits
         self.samples = list(samples)
         self.written = 0
         self._seconds = limits.seconds
-        self._engine, self._metrics, self._served = engine, metrics, served
+        self._engine, self._metrics, self._call, self._served = engine, metrics, call, served
+        self._reserved = self._most_tokens()
+        if call.account is not None:
+            call.account.reserve(self._reserved)
         self._pieces: asyncio.Queue[Piece] = asyncio.Queue()
         self._open = len(samples)
         self._last: float | None = None
@@ -51,13 +57,24 @@ class Generation:
             engine.submit(self._job)
         except Refused as refused:
             self._alarm.cancel()
+            if call.account is not None:
+                call.account.give_back(self._reserved)
             raise _refusal(refused) from None
+        call.prompt_tokens = self._read_tokens()
+        if call.keeps_texts:
+            call.prompts = [
+                served.model.tokenizer.decode(s.row.ids[: s.prompt_length]) for s in self.samples if s.row.sample == 0
+            ]
+            call.texts = ["" for _ in self.samples]
 
     def close(self) -> None:
         """Frees what the engine still holds of it; has to be called, however the request ends."""
         self._alarm.cancel()
         if self._open and not self._job.cancelled:
             self._engine.cancel(self._job)
+        if self._call.account is not None:
+            self._call.account.give_back(self._reserved - self._read_tokens() - self.written)
+            self._reserved = self._read_tokens() + self.written
 
     async def pieces(self) -> AsyncIterator[Piece]:
         """Every piece of every sample as it comes. Raises ApiError where a sample fails."""
@@ -86,16 +103,26 @@ class Generation:
 
     def usage(self) -> dict[str, int]:
         """Tokens read (each prompt once, however many samples it has) and written."""
-        read = sum(sample.prompt_length for sample in self.samples if sample.row.sample == 0)
+        read = self._read_tokens()
         return {"prompt_tokens": read, "completion_tokens": self.written, "total_tokens": read + self.written}
+
+    def _read_tokens(self) -> int:
+        return sum(sample.prompt_length for sample in self.samples if sample.row.sample == 0)
+
+    def _most_tokens(self) -> int:
+        return self._read_tokens() + sum(sample.row.left for sample in self.samples if sample.writes)
 
     def _note(self, piece: Piece) -> None:
         self.written += len(piece.tokens)
+        self._call.completion_tokens = self.written
+        if self._call.keeps_texts:
+            self._call.texts[piece.sample] += piece.text
         if not piece.tokens:
             return
         now = time.monotonic()
         if self._last is None:
             self._metrics.first_token(self._served.name, now - self._job.arrived)
+            self._call.first_token_seconds = now - self._call.started
         elif len(self.samples) == 1:
             self._metrics.more_tokens(self._served.name, (now - self._last) / len(piece.tokens), len(piece.tokens))
         self._last = now

@@ -1,31 +1,31 @@
 """Between Starlette and the endpoints: bodies within limits, what is ignored of them, clients that leave, server-sent
-events, tokens."""
+events."""
 
 from __future__ import annotations
 
 import asyncio
-import hmac
 import json
 import logging
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
+from jslm.serve.call import Call, call_of
 from jslm.serve.errors import ApiError
 from jslm.serve.schemas import ignored_fields
 
 IGNORED_HEADER = "X-Ignored-Fields"
+# Where it waits in the scope.
+IGNORED = "jslm.ignored"
 # A client that sends its body slower than this holds a connection for nothing.
 _BODY_SECONDS = 30.0
 # What a stream has after its request's time is over: for the event that says so, and for readers that lag behind.
 _GRACE_SECONDS = 2.0
-_HOST = re.compile(r"(\[(?P<address>[^\]]*)\]|(?P<name>[^:\[\]]*))(:[0-9]*)?")
-_IGNORED = "jslm.ignored"
 _UNPRINTABLE = re.compile(r"[^A-Za-z0-9_.-]")
 # A header has little room, and a log should not grow with what strangers think of.
 _MOST_NAMES, _LONGEST_NAME = 20, 60
@@ -63,39 +63,6 @@ async def read_body(request: Request, kind: type[Body], most: int) -> Body:
     return body
 
 
-def check_token(scope: Scope, token: str) -> None:
-    """Raises ApiError where the request does not carry `Authorization: Bearer <token>`."""
-    headers: Sequence[tuple[bytes, bytes]] = scope["headers"]
-    given = next((value for name, value in headers if name == b"authorization"), b"")
-    kind, _, found = given.partition(b" ")
-    # The comparison takes the same time wherever the two differ.
-    if kind.lower() != b"bearer" or not hmac.compare_digest(found.strip(), token.encode()):
-        raise ApiError(
-            401,
-            "wrong or missing API key; send it as Authorization: Bearer KEY",
-            code="invalid_api_key",
-            headers={"WWW-Authenticate": "Bearer"},
-        )
-
-
-def check_host(scope: Scope, hosts: Collection[str]) -> None:
-    """Raises ApiError where the request's Host header does not name one of `hosts`, with or without a port.
-
-    A web page from elsewhere that makes its own name lead to this machine (DNS rebinding) is to the browser of the same
-    origin as this server; the name stands in the header.
-    """
-    given = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
-    parts = _HOST.fullmatch(given[0]) if len(given) == 1 else None
-    if parts is None or (parts["address"] or parts["name"]).lower() not in hosts:
-        shown = ", ".join(map(repr, given)) or "none"
-        raise ApiError(
-            421,
-            f"Host {shown:.100}: this server listens on this machine alone, as {', '.join(sorted(hosts))}; "
-            "a proxy before it has to send one of these",
-            code="wrong_host",
-        )
-
-
 async def while_connected(receive: Receive, work: Awaitable[Result]) -> Result:
     """The result of `work`; where the client leaves first, `work` is cancelled and ClientGone raised."""
     task = asyncio.ensure_future(work)
@@ -129,76 +96,26 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends the events; returns early where the client leaves."""
+        call = call_of(scope)
         try:
             async with asyncio.timeout_at(self._deadline + _GRACE_SECONDS):
-                await while_connected(receive, self._send(send))
-        except (ClientGone, TimeoutError, OSError):
+                await while_connected(receive, self._send(send, call))
+        except (ClientGone, TimeoutError, OSError) as error:
             # The connection is of no further use; uvicorn closes it since the response is not complete.
-            return
+            call.error = "slow_reader" if isinstance(error, TimeoutError) else "client_gone"
         finally:
             self._close()
 
-    async def _send(self, send: Send) -> None:
+    async def _send(self, send: Send, call: Call) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         try:
             async for event in self._events:
                 await send(_chunk(json.dumps(event, ensure_ascii=False, separators=(",", ":"))))
             await send(_chunk("[DONE]"))
         except ApiError as error:
+            call.error = error.code or error.kind
             await send(_chunk(json.dumps(error.body())))
         await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-class Gate:
-    """ASGI middleware: asks for a known host, and for the token under the protected paths, turns errors into responses,
-    and counts.
-    """
-
-    def __init__(
-        self,
-        app: ASGIApp,
-        *,
-        hosts: Collection[str],
-        token: str | None,
-        protected: Sequence[str],
-        count: Callable[[str, str, int], None],
-    ) -> None:
-        """`hosts` as for `check_host`; empty: any. `count(method, path, status)` hears of each response; `path` is
-        "other" where no route matched."""
-        self._app = app
-        self._hosts = hosts
-        self._token = token
-        self._protected = tuple(protected)
-        self._count = count
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serves one request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        status = 499
-
-        async def noted(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                if ignored := scope.get(_IGNORED):
-                    message["headers"] = [*message["headers"], (IGNORED_HEADER.lower().encode(), ignored.encode())]
-            await send(message)
-
-        try:
-            if self._hosts:
-                check_host(scope, self._hosts)
-            # A browser's preflight carries no token.
-            if self._token is not None and scope["path"].startswith(self._protected) and scope["method"] != "OPTIONS":
-                check_token(scope, self._token)
-            await self._app(scope, receive, noted)
-        except ApiError as error:
-            await error.response()(scope, receive, noted)
-        except ClientGone:
-            pass
-        finally:
-            self._count(scope["method"], getattr(scope.get("route"), "path", "other"), status)
 
 
 def _chunk(data: str) -> Message:
@@ -228,7 +145,7 @@ def _note_ignored(request: Request, names: Sequence[str]) -> None:
     if not shown:
         return
     more = f", and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-    request.scope[_IGNORED] = ", ".join(shown) + more
+    request.scope[IGNORED] = ", ".join(shown) + more
     logged: set[str] = request.app.state.ignored_fields
     new = [name for name in shown if name not in logged][: _MOST_LOGGED - len(logged)]
     if new:

@@ -180,14 +180,18 @@ class ServedModel:
         )
 
 
+def model_name(path: str) -> str:
+    """The id of the model that is opened from there: the name of its folder or file."""
+    return Path(path).resolve().name
+
+
 def open_models(
     paths: Sequence[str], limits: Limits, *, checkpoint: str = "best", overrides: Sequence[str] = ()
 ) -> dict[str, ServedModel]:
     """Every run folder or model file by its name. Raises JslmError where one does not open, or two share a name."""
     found: dict[str, ServedModel] = {}
     for each in paths:
-        path = Path(each)
-        name = path.resolve().name
+        name = model_name(each)
         if name in found:
             raise JslmError(f"--run {each}: another model here is called {name!r} too; rename one of the two")
         opened_path, asked = opened(each, checkpoint)

@@ -18,19 +18,20 @@ _POSTS = {
 }
 _GETS = {
     "/v1/models": ("The models that are served", "application/json"),
-    "/health": ("Whether the process answers", "application/json"),
-    "/ready": ("Whether requests are served: 503 before all is compiled, while draining, after a crash", ""),
+    "/healthz": ("Whether the process answers; /health is the same", "application/json"),
+    "/readyz": ("Whether requests are served: 503 while models load, while draining, after a crash; /ready too", ""),
     "/metrics": ("Counters and histograms for Prometheus", "text/plain"),
 }
 _ERRORS = {
     "400": "A parameter is wrong, or the prompt too long",
     "401": "Wrong or missing API key",
+    "403": "The key is not for this",
     "404": "No such model",
     "408": "The body came too slowly",
     "413": "The body is too large",
     "415": "The body is not called JSON",
     "421": "The Host header does not name this server, which listens on its machine alone",
-    "429": "Too many requests are waiting",
+    "429": "Too many requests are waiting, or the key's limit is reached",
     "503": "The server is starting, stopping or too slow for its time limit",
 }
 _ERROR_SCHEMA = {
@@ -69,10 +70,10 @@ def openapi_document(*, protected: bool) -> dict[str, Any]:
         }
     for path, (summary, content) in _GETS.items():
         answers: dict[str, Any] = {"200": {"description": summary, "content": {content: {}} if content else {}}}
-        if path == "/ready":
+        if path == "/readyz":
             answers["503"] = {"description": "Not now"}
         if path in ("/v1/models", "/metrics"):
-            answers |= _errors({"401": _ERRORS["401"]})
+            answers |= _errors({code: _ERRORS[code] for code in ("401", "403")})
         answers |= _errors({"421": _ERRORS["421"]})
         paths[path] = {"get": {"summary": summary, "responses": answers}}
     paths["/v1/models/{model}"] = {
@@ -81,7 +82,7 @@ def openapi_document(*, protected: bool) -> dict[str, Any]:
             "parameters": [{"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}],
             "responses": {
                 "200": {"description": "The model", "content": {"application/json": {}}},
-                **_errors({code: _ERRORS[code] for code in ("401", "404", "421")}),
+                **_errors({code: _ERRORS[code] for code in ("401", "403", "404", "421")}),
             },
         }
     }

@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from jslm.infer.judgement import judge
 from jslm.infer.rewrite import may_add
+from jslm.serve.call import call_of
 from jslm.serve.generation import Generation
 from jslm.serve.http import read_body, while_connected
 from jslm.serve.models import ServedModel
@@ -21,8 +22,9 @@ from jslm.serve.service import Service, sampling_values
 async def rewrite(request: Request) -> Response:
     """The rewrite of each sentence, how sure it is, and why a sentence stays. Raises ApiError and ClientGone."""
     service: Service = request.app.state.service
+    call = call_of(request.scope)
     body = await read_body(request, RewriteRequest, service.limits.body_bytes)
-    served = service.model(body.model)
+    served = service.model(call, body.model)
     values = sampling_values(body)
     # A rewriter has one answer, and it is one line, as its sentence was.
     values.setdefault("temperature", 0.0)
@@ -33,7 +35,7 @@ async def rewrite(request: Request) -> Response:
         asked,
         scores_prompt=False,
     )
-    generation = service.generate(served, samples)
+    generation = service.generate(call, served, samples)
     try:
         return JSONResponse(await while_connected(request.receive, _answer(body, served, generation)))
     finally:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,6 +21,8 @@ from jslm.config import config_from_dict
 from jslm.infer import LanguageModel
 from jslm.infer.job import Job, Piece, Token
 from jslm.model import param_shapes
+from jslm.runs.bundle import Bundle
+from jslm.runs.model import write_run
 from jslm.serve import Engine, Limits, ServedModel, create_app
 from jslm.serve.server import Server, open_socket
 from jslm.tokenizer import ByteTokenizer
@@ -31,7 +34,7 @@ TEMPLATE = (
 )
 
 
-def _model(letters: bool, **keys: Any) -> LanguageModel:
+def _bundle(letters: bool, **keys: Any) -> Bundle:
     shape = {"n_layers": 1, "d_model": 16, "n_heads": 2, "n_kv_heads": 1, "d_ff": 16, "context_length": 64}
     values = {"model": {**shape, "vocab_size": 257, "dtype": "float32", **keys}, "sample": {"temperature": 1.0}}
     if letters:
@@ -53,7 +56,12 @@ def _model(letters: bool, **keys: Any) -> LanguageModel:
         table[ord("a") : ord("z") + 1, 0] = 3.0
         table[256] = 0.0
         table[256, 0] = -3.0
-    return LanguageModel(config, jax.tree.map(jax.numpy.asarray, params), ByteTokenizer())
+    return Bundle(config, params, ByteTokenizer(), source="test")
+
+
+def _model(letters: bool, **keys: Any) -> LanguageModel:
+    made = _bundle(letters, **keys)
+    return LanguageModel(made.config, jax.tree.map(jax.numpy.asarray, made.params), made.tokenizer)
 
 
 @pytest.fixture(scope="session")
@@ -66,6 +74,15 @@ def bytes_model() -> LanguageModel:
 def letters() -> LanguageModel:
     """Writes the letters a to z up to the end of its long context."""
     return _model(letters=True, context_length=LONG)
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of two run folders, `letters` and `bytes`."""
+    folder = tmp_path_factory.mktemp("runs")
+    write_run(_bundle(letters=True, context_length=LONG), folder / "letters")
+    write_run(_bundle(letters=False), folder / "bytes")
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -278,7 +295,8 @@ def make_module_site() -> Iterator[Callable[..., Site]]:
 
 
 def _wait_until_ready(engine: Engine) -> None:
-    deadline = time.monotonic() + 120
+    # Compiling, on a machine that has other things to do.
+    deadline = time.monotonic() + 600
     while not engine.ready:
         assert engine.failure is None
         assert time.monotonic() < deadline

@@ -173,8 +173,10 @@ def test_models_and_pages(site: Any) -> None:
     assert [m["id"] for m in listed["data"]] == ["bytes", "letters", "chat"]
     assert [m["chat"] for m in listed["data"]] == [False, False, True]
     assert site.request("GET", "/v1/models/letters").json == listed["data"][1]
-    assert site.request("GET", "/health").json == {"status": "ok"}
-    assert site.request("GET", "/ready").status == 200
+    for path in ("/health", "/healthz"):
+        assert site.request("GET", path).json == {"status": "ok"}
+    for path in ("/ready", "/readyz"):
+        assert (site.request("GET", path).status, site.request("GET", path).json) == (200, {"status": "ready"})
     document = site.request("GET", "/openapi.json").json
     assert set(document["paths"]["/v1/completions"]["post"]["responses"]) >= {"200", "400", "429", "503"}
     page = site.request("GET", "/docs").raw.decode()
@@ -420,7 +422,10 @@ def test_a_crash_shows_and_nothing_hangs(
     connection.close()
     assert b'"code": "stopped"' in rest
     ready = site.request("GET", "/ready")
-    assert (ready.status, ready.json) == (503, {"status": "stopped"})
+    assert (ready.status, ready.json) == (
+        503,
+        {"status": "stopped", "reason": "the engine has failed; the log says how"},
+    )
     answer = site.post("/v1/completions", {"model": "letters", "prompt": "a"})
     assert (answer.status, answer.error["code"]) == (503, "stopped")
     assert site.request("GET", "/health").status == 200

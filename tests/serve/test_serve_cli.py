@@ -78,7 +78,7 @@ def ask(port: int, path: str, body: dict[str, Any] | None = None, **headers: str
 
 
 def wait_until_ready(port: int) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while ask(port, "/ready")[0] != 200:
         assert time.monotonic() < deadline
         time.sleep(0.1)
