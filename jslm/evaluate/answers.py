@@ -124,11 +124,14 @@ def _read_treebank(path: Path) -> list[Item]:
 
 def answer_quality(model: LanguageModel, items: Sequence[Item]) -> dict[str, Any]:
     """The figures of a model on some items; see `compare_answers`. Each is written greedily, by `model.rewrite`."""
-    # The model's own threshold and check are applied afterwards, so that what they do shows.
+    # The model's own threshold and check are applied afterwards, so that what they do shows. A search takes its best
+    # text that is faithful, which is part of the search.
     open_minded = copy.copy(model)
     settings = model.config.rewrite
-    update = {"rewrite": RewriteConfig(calibration=settings.calibration, sentences=settings.sentences)}
-    open_minded.config = model.config.model_copy(update=update)
+    searches = settings.agreement.beams > 1
+    update = {"threshold": 0.0, "faithful": settings.faithful and searches}
+    update["agreement"] = settings.agreement.model_copy(update={"threshold": 0.0})
+    open_minded.config = model.config.model_copy(update={"rewrite": settings.model_copy(update=update)})
     found = []
     with Bar("rewriting", len(items), "sentences") as bar:
         stream = open_minded.rewrite_stream((item.sentence for item in items), batch_size=_BATCH)
@@ -149,9 +152,9 @@ def compare_answers(items: Sequence[Item], found: Sequence[Found], settings: Rew
     share of the sentences that are to change is answered; without the threshold, with the check. `reliability`: how
     often rewrites of some confidence are right.
     """
+    threshold = settings.threshold_with(settings.agreement.beams)
     changed = [
-        one.changed and one.confidence >= settings.threshold and not (settings.faithful and one.difference)
-        for one in found
+        one.changed and one.confidence >= threshold and not (settings.faithful and one.difference) for one in found
     ]
     rows = list(zip(items, found, changed, strict=True))
     answered = [one.changed and not (settings.faithful and one.difference) for one in found]
@@ -181,7 +184,7 @@ def compare_answers(items: Sequence[Item], found: Sequence[Found], settings: Rew
     record = figures(everything)
     written = [bool(one.difference) and not right[i] for i, one in enumerate(found) if one.changed]
     record["unfaithful_written"] = _share(written)
-    record["threshold"] = settings.threshold
+    record["threshold"] = threshold
     record["curve"] = _curve(items, found, answered, right)
     record["reliability"] = _reliability([(found[i].confidence, right[i]) for i in everything if answered[i]])
     record["registers"] = _grouped(everything, figures, lambda index: items[index].register)

@@ -348,10 +348,11 @@ def test_rewrites_are_those_of_python(
         if theirs.logprob is None:
             assert ours["confidence"] is None
         else:
-            assert ours["confidence"] == pytest.approx(theirs.logprob, abs=2e-4)
-    why = {each["source"]: each["why"] for each in found}
-    assert "has never seen Ü" in why["The Übel was found."]
-    assert '"\\t" in it ends a prompt' in why["The\tball."]
+            assert ours["confidence"] == pytest.approx(theirs.confidence, abs=2e-4)
+        assert ours["reason"] == theirs.reason
+    why = {each["source"]: each["reason"] for each in found}
+    assert "has never seen 'Ü'" in why["The Übel was found."]
+    assert why["The\tball."].startswith("'\\t' in it")
     assert "the context of this model is 96" in why["The dog was found by Ann. " * 5]
 
 
