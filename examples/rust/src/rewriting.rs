@@ -169,7 +169,12 @@ impl Model {
             0 => String::new(),
             beams => format!(" (without the {} beams that the model is surer with)", beams),
         };
-        format!("not sure enough: {:.2}, and {:.2} is asked for{}", sure, threshold, without)
+        // The standard library's formatting of floats is a tenth of the WebAssembly.
+        let shown = |share: f64| {
+            let hundredths = (share.clamp(0.0, 1.0) * 100.0 + 0.5) as u32;
+            format!("{}.{}{}", hundredths / 100, hundredths / 10 % 10, hundredths % 10)
+        };
+        format!("not sure enough: {}, and {} is asked for{}", shown(sure), shown(threshold), without)
     }
 
     /// The sentence in characters that the model knows, and what stands for which; or why it can't be read.
