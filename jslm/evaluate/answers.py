@@ -130,7 +130,7 @@ def answer_quality(model: LanguageModel, items: Sequence[Item]) -> dict[str, Any
     open_minded = copy.copy(model)
     settings = model.config.rewrite
     searches = settings.agreement.beams > 1
-    update = {"threshold": 0.0, "faithful": settings.faithful and searches}
+    update: dict[str, Any] = {"threshold": 0.0, "faithful": settings.faithful and searches}
     update["agreement"] = settings.agreement.model_copy(update={"threshold": 0.0})
     open_minded.config = model.config.model_copy(update={"rewrite": settings.model_copy(update=update)})
     found = []

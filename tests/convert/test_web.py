@@ -249,9 +249,8 @@ def test_sentences_are_judged_as_in_python(node: Callable[[str, Any], Any]) -> N
     for (sentence, text, logprobs, end), theirs in zip(judged, found["judged"], strict=True):
         ours = judge(settings, sentence, text, logprobs, end, threshold=settings.threshold)
         for name in ("confidence", "logprob"):
-            assert theirs.pop(name) == (None if (mine := getattr(ours, name)) is None else pytest.approx(mine)), (
-                sentence
-            )
+            number = getattr(ours, name)
+            assert theirs.pop(name) == (None if number is None else pytest.approx(number)), sentence
         assert theirs == {name: getattr(ours, name) for name in theirs}
         reasons.add(ours.reason.partition(":")[0])
     assert len(reasons) >= 6
@@ -267,10 +266,10 @@ def test_sentences_are_judged_as_in_python(node: Callable[[str, Any], Any]) -> N
     for text, theirs in zip(shown, found["readable"], strict=True):
         try:
             put, stand_ins = read_sentence(model, text)
-            ours = {"text": put, "back": stand_ins.take(put)}
+            mine = {"text": put, "back": stand_ins.take(put)}
         except Unreadable as reason:
-            ours = {"reason": str(reason)}
-        assert theirs == ours
+            mine = {"reason": str(reason)}
+        assert theirs == mine
 
 
 SETTINGS: list[dict[str, Any]] = [
