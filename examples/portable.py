@@ -6,16 +6,22 @@ python portable.py rewriter.safetensors --rewrite "The letter was written by the
 
 import argparse
 import codecs
+import collections
 import itertools
 import json
 import math
 import re
+import sys
 import unicodedata
 
 import numpy as np
 
 TYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "I8": "i1"}
 CONTRACTIONS = ("'s", "'t", "'re", "'ve", "'m", "'ll", "'d")
+CLITICS = ("n't", "'s", "'re", "'ve", "'ll", "'d", "'m")
+SENTENCE = re.compile(r".+?(?:[.!?…]+[\"'”’)\]]*(?=\s)\s*|\Z)", re.DOTALL)
+WORD = re.compile(r"[0-9][0-9.,:/–-]*[0-9]|[0-9]|[^\W0-9_]+(?:'[^\W0-9_]+)*|[^\w\s]")
+UNSEEN = re.compile("[\\0-\x20\\x7f-\\xa0\\xad\\u1680\\u2000-\\u200f\\u2028-\\u202f\\u205f-\\u206f\\u3000\\ufeff]")
 
 
 class Model:
@@ -45,6 +51,10 @@ class Model:
         self.config, self.data = fields["config"]["model"], fields["config"]["data"]
         c = self.config
         self.ends_documents = fields["ends_documents"]
+        # Older files have no such section, and none is every setting's default.
+        self.settings = {"threshold": 0.0, "calibration": [], "sentences": False, "faithful": False}
+        self.settings |= fields["config"].get("rewrite", {})
+        self.words = Words(fields["rewrite_words"]) if self.settings["faithful"] else None
         self.tokenizer = Tokenizer(fields["tokenizer"])
         self.kv_heads = c["n_kv_heads"] or c["n_heads"]
         self.head_dim = c["head_dim"] or c["d_model"] // c["n_heads"]
@@ -159,19 +169,186 @@ class Model:
                 return found, text_of(raw), "length", logprobs
             logits = self.read([token])[-1]
 
-    def rewrite(self, sentence, conditions=None, threshold=-math.inf):
-        """(rewrite, mean log-probability): the sentence itself, and None, where it is blank or can't be read."""
-        core, end, cleaners = sentence.strip(), self.data["prompt_end"] or "\n", self.data["cleaners"]
-        prompt = rewrite_prompt(self.data, core)
-        tokens = len(self.tokenizer.encode(as_read(prompt, cleaners)))
-        known = self.tokenizer.unknown not in self.tokenizer.encode(as_read(core, cleaners))
-        if not core or not known or end in core or tokens + 2 > self.config["context_length"]:
-            return sentence, None
+    def rewrite(self, sentence, conditions=None, threshold=None):
+        """{output, changed, confidence, reason, logprob} of a sentence; where it stays, `reason` says why.
+
+        The confidence is a probability; without a `threshold` the file's own holds.
+        """
+        parts = SENTENCE.findall(sentence) if self.settings["sentences"] else []
+        if len(parts) < 2:
+            return self._rewrite_one(sentence, conditions or {}, threshold)
+        found = [self._rewrite_one(part, conditions or {}, threshold) for part in parts]
+        changed = [part for part in found if part["changed"]]
+        if not changed:
+            return kept(sentence, found[0]["reason"])
+        least = {name: min(part[name] for part in changed) for name in ("confidence", "logprob")}
+        return {"output": "".join(part["output"] for part in found), "changed": True, "reason": "", **least}
+
+    def _rewrite_one(self, sentence, conditions, threshold):
+        core, cleaners = sentence.strip(), self.data["cleaners"]
+        end, context = self.data["prompt_end"] or "\n", self.config["context_length"]
+        source = unicodedata.normalize("NFC", core)
+        tokens = len(self.tokenizer.encode(as_read(rewrite_prompt(self.data, source), cleaners)))
+        known_as, unknown = self.tokenizer.stand_ins(as_read(source, cleaners))
+        if not core:
+            return kept(sentence, "blank")
+        if tokens + 2 > context:
+            return kept(sentence, f"{tokens} tokens, the context of this model is {context}")
+        if known_as is None:
+            more = ", ..." if len(unknown) > 10 else ""
+            return kept(sentence, f"the tokenizer has never seen {', '.join(map(shown, unknown[:10]))}{more}")
+        if end in source:
+            spelled = end.replace("\n", "\\n").replace("\t", "\\t")
+            return kept(sentence, f"'{spelled}' in it, which for this model ends a prompt")
+        prompt = rewrite_prompt(self.data, source.translate(known_as))
         _, text, finish, logprobs = self.generate(prompt, 2 * tokens + 32, conditions=conditions, stop=b"\n")
-        confidence, text = sum(logprobs) / len(logprobs) if logprobs else None, text.strip()
-        if finish != "stop" or not text or "\ufffd" in text or confidence is None or confidence < threshold:
-            return sentence, confidence
-        return sentence.replace(core, text, 1), confidence
+        text = text.translate({ord(known): chr(char) for char, known in known_as.items()}).strip()
+        sure, logprob, reason = self._confidence(logprobs), None, ""
+        if logprobs:
+            logprob = sum(logprobs) / len(logprobs)
+        least = self.settings["threshold"] if threshold is None else threshold
+        if finish == "length":
+            reason = "the rewrite has not ended in the room there is"
+        elif not text or sure is None:
+            reason = "nothing was written"
+        elif text == source:
+            reason = "nothing to change"
+        elif "\ufffd" in text:
+            reason = "the rewrite has a character that is none"
+        elif difference := self.words and self.words.difference(source, text, conditions.get("agentless") == "someone"):
+            reason = f"the rewrite says something else: {difference}"
+        elif sure < least:
+            beams = self.settings.get("agreement", {}).get("beams", 0)
+            without = f" (without the {beams} beams that the model is surer with)" if beams else ""
+            reason = f"not sure enough: {sure:.2f}, and {least:.2f} is asked for{without}"
+        if reason:
+            return kept(sentence, reason, sure, logprob)
+        output = sentence.replace(core, text, 1)
+        return {"output": output, "changed": True, "confidence": sure, "reason": "", "logprob": logprob}
+
+    def _confidence(self, logprobs):
+        """The probability that a rewrite is right; without a calibration, the mean probability of a token."""
+        if not logprobs:
+            return None
+        if not (weights := self.settings["calibration"]):
+            return math.exp(sum(logprobs) / len(logprobs))
+        values = [max(value, -69.0) for value in logprobs]
+        features = (1.0, sum(values), min(values), math.log(len(values)))
+        score = sum(weight * value for weight, value in zip(weights, features, strict=True))
+        return 1 / (1 + math.exp(-max(min(score, 500.0), -500.0)))
+
+
+def kept(sentence, reason, confidence=None, logprob=None):
+    """A sentence that stays, and why."""
+    return {"output": sentence, "changed": False, "confidence": confidence, "reason": reason, "logprob": logprob}
+
+
+def shown(char):
+    """A character in a reason: in quotes, and by its number where there would be nothing to see."""
+    return f"U+{ord(char):04X}" if UNSEEN.match(char) else f"'{char}'"
+
+
+class Words:
+    """The check of rewrites, by the words of the file: every word of the one is a word of the other, by lemma."""
+
+    def __init__(self, fields):
+        self.fields, self.same, self.verbs, self.participles = fields, fields["same"], {}, set()
+        self.silent = {*fields["auxiliaries"], *fields["negative"], *fields["light"]}
+        for base, past, participle in (verb.split(" ") for verb in fields["verbs"]):
+            for form in {base, *past.split("/"), *participle.split("/")}:
+                self.verbs.setdefault(form, set()).add(base)
+            self.participles.update(participle.split("/"))
+
+    def difference(self, source, output, may_add=False):
+        """What `output` says otherwise than `source`, both in NFC; empty where it says the same."""
+        for mark in self.fields["marks"]:
+            if source.count(mark) != output.count(mark):
+                return f"{mark} is there {output.count(mark)} times, and was {source.count(mark)}"
+        before, after = split_clitics(source), split_clitics(output)
+        lost = sum(word in self.fields["negative"] for word in before)
+        lost -= sum(word in self.fields["negative"] for word in after)
+        if lost and not may_add:
+            return "a negation is lost" if lost > 0 else "a negation is not in the sentence"
+        old, new = self._content(before), self._content(after)
+        if may_add:
+            new -= collections.Counter(word for word in self.fields["added"] if not old[word])
+        missing, added = old - new, new - old
+        for word in [*missing, *added]:
+            if word in self.fields["repeated"] and old[word] and new[word]:
+                del missing[word], added[word]
+        for word, other in itertools.product(list(missing), list(added)):
+            both = min(missing[word], added[other])
+            if both and self._are_forms(word, other):
+                missing -= collections.Counter({word: both})
+                added -= collections.Counter({other: both})
+        if missing:
+            return f"'{next(iter(missing))}' is lost"
+        if added:
+            return f"'{next(iter(added))}' is not in the sentence"
+        return self._names(source, output)
+
+    def _content(self, words):
+        found = []
+        for place, word in enumerate(words):
+            if word == "one" and place and words[place - 1] == "no":
+                found.append("one")
+            elif word in self.fields["indefinite"]:
+                found.append(self.fields["indefinite"][word])
+            elif word not in self.silent and (word in self.same or word[0].isalnum()):
+                found.append(self.same.get(word, word))
+        return collections.Counter(found)
+
+    def _names(self, source, output):
+        letters = re.compile(r"[^\W0-9_]+")
+        for text, other in ((source, output), (output, source)):
+            spelled = set(letters.findall(other))
+            for match in letters.finditer(text):
+                name, before = match[0], text[max(match.start() - 2, 0) : match.start()]
+                inside = before[1:] == " " and not (before[0].isspace() or before[0] in ".?!:“\"'(")
+                if not (inside and name[0].isupper()) and not any(char.isupper() for char in name[1:]):
+                    continue
+                forms = {name, name[:1].upper() + name[1:].lower()}
+                if not spelled & forms and name.lower() not in {*self.same, *self.same.values()}:
+                    return f"'{name}' is spelled otherwise"
+        return ""
+
+    def _are_forms(self, word, other):
+        common = self._bases(word) & self._bases(other)
+        participle = any(each.endswith(("ed", "'d")) or self._bare(each) in self.participles for each in (word, other))
+        return bool(common) and (participle or bool(common & set(self.fields["raising"])))
+
+    def _bare(self, word):
+        if word in self.verbs:
+            return word
+        behind = (word[len(prefix) :] for prefix in self.fields["prefixes"] if word.startswith(prefix))
+        return next((rest for rest in behind if rest in self.verbs), word)
+
+    def _bases(self, word):
+        bare = self._bare(word)
+        found = {word, *(word.removesuffix(bare) + base for base in self.verbs.get(bare, ()))}
+        for ending in ("s", "es", "ed", "d", "ing"):
+            if word.endswith(ending) and len(word) - len(ending) >= 2:
+                stem = word.removesuffix(ending)
+                found |= {stem, stem + "e"}
+                if stem.endswith("i"):
+                    found.add(stem[:-1] + "y")
+                if stem.endswith("ck") or (len(stem) > 2 and stem[-1] == stem[-2]):
+                    found.add(stem[:-1])
+        return found
+
+
+def split_clitics(text):
+    """Words in small letters, numbers and marks; "don't" is "do" and "n't"."""
+    found = []
+    for token in WORD.findall(text.replace("’", "'").lower()):
+        clitic = next((each for each in CLITICS if token.endswith(each)), "")
+        if token in ("cannot", "can't"):
+            found += ["can", "not"]
+        elif clitic and token != clitic:
+            found += [token.removesuffix(clitic), clitic]
+        else:
+            found.append(token)
+    return found
 
 
 class Tokenizer:
@@ -208,6 +385,22 @@ class Tokenizer:
             return list(text.encode())
         return [token for word in split_words(text) for token in self._encode_word(word)]
 
+    def stand_ins(self, text):
+        """(table of `str.translate` from unknown to known characters, unknown ones); no table where some have none."""
+        if self.unknown is None:
+            return {}, []
+        unknown = sorted(set(text) - set(self.ids))
+        free = [char for char in self.ids if char > "\x7f" and char != "\ufffd" and not UNSEEN.match(char)]
+        free = [char for char in free if char not in text]
+        table = {}
+        for char in unknown:
+            spare = [each for each in free if kind_of(each) == kind_of(char)]
+            if not spare:
+                return None, unknown
+            free.remove(spare[-1])
+            table[ord(char)] = spare[-1]
+        return table, unknown
+
     def _encode_word(self, word):
         parts = [self.spelled[byte] for byte in word.encode()]
         while len(parts) > 1:
@@ -217,6 +410,11 @@ class Tokenizer:
                 break
             parts[best : best + 2] = ["".join(pairs[best])]
         return [self.ids[part] for part in parts]
+
+
+def kind_of(char):
+    """Characters of one kind may stand for each other."""
+    return "upper" if char.isupper() else "lower" if char.isalpha() else "other"
 
 
 def split_words(text):
@@ -333,6 +531,9 @@ def main():
     parser.add_argument("model")
     parser.add_argument("text", help="a prompt, or a sentence to rewrite")
     parser.add_argument("--rewrite", action="store_true")
+    parser.add_argument(
+        "--threshold", type=float, help="leave a sentence of less confidence, 0 to 1 (default: the file's)"
+    )
     parser.add_argument("--condition", action="append", default=[], metavar="NAME=LABEL")
     parser.add_argument("--tokens", type=int, default=200)
     parser.add_argument("--temperature", type=float, default=0.0)
@@ -341,7 +542,10 @@ def main():
     try:
         model, conditions = Model(args.model), dict(each.split("=", 1) for each in args.condition)
         if args.rewrite:
-            print(model.rewrite(args.text, conditions)[0])
+            found = model.rewrite(args.text, conditions, args.threshold)
+            print(found["output"])
+            if found["reason"]:
+                print(f"left as it is: {found['reason']}", file=sys.stderr)
         else:
             print(args.text + model.generate(args.text, args.tokens, args.temperature, args.seed, conditions)[1])
     except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:

@@ -8,10 +8,12 @@ there, and only what jslm makes of them is computed anew. docs/portable-format.m
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import hashlib
 import itertools
 import json
 import sys
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jslm.errors import JslmError
+from jslm.infer import rewrite_prompt
+from jslm.infer.faithful import unfaithful
 from jslm.infer.request import make_request
+from jslm.infer.sentences import Unreadable, read_sentence, split_sentences
 
 _TEMPLATE = "{prompt}\t{completion}"
 FOLDER = Path(__file__).resolve().parents[1] / "tests" / "vectors"
@@ -39,8 +44,63 @@ TEXTS = (
     "<|endoftext|>",
     "_x\u00a0y\u2003z\x1c",
 )
+# Letters that a model has never seen, in sentences.
+STRANGE = (
+    "The Ж found \u00e9.",
+    "ж \u65e5 the king.",
+    "A \u65e5 \u8a9e by the river.",
+    "The \U0001f642 king\u200b.",
+)
+# What a rewrite says otherwise than its sentence, and what it does not: each rule, and what trips over it.
+DIFFERENCES = (
+    ("The letter was rewritten by the clerk.", "The clerk rewrote the letter."),
+    ("The letter was written by the clerk.", "The clark wrote the letter."),
+    ("The letters were written by a clerk.", "A clerk wrote the letter."),
+    ("He can't be helped by doctors.", "Doctors cannot help him."),
+    ("He cannot be helped by doctors.", "Doctors could not help him."),
+    ("They were carried off by 24 men.", "24 men carried them off."),
+    ("It was eaten by 24 boys at 3:30.", "25 boys ate it at 3:30."),
+    ("1,000.5 were sold by us.", "We sold 1,000.5."),
+    ("1,000.5 were sold by us.", "We sold 1,000."),
+    ("The roof needs to be fixed by us.", "We need to fix the roof."),
+    ("It wasn't seen by anyone.", "No one saw it."),
+    ("It was seen by no one.", "Nobody saw it."),
+    ("It was sold.", "Someone sold it."),
+    ("He was not seen by her.", "She saw him."),
+    ("He was seen by her.", "She never saw him."),
+    ("He fell and was helped by Ann.", "He fell and Ann helped him."),
+    (
+        "\u201cI\u2019m being followed,\u201d she said, \u201cby a dog.\u201d",
+        "\u201cA dog is following me,\u201d she said, \u201c.\u201d",
+    ),
+    ('"No," was said by Bob.', 'Bob said "no.'),
+    ("Who was it stopped by?", "Who stopped it?"),
+    ("They say Ann was seen by Bob.", "They say bob saw ann."),
+    ("They say Ann was seen by Bob.", "Bob, they say, saw Ann."),
+    ("The iPhone was dropped by him.", "He dropped the iphone."),
+    ("It was praised by the BBC.", "The Bbc praised it."),
+    ("The cake was made by Ann and Tom.", "Ann made the cake."),
+    ("The cake was made by Ann.", "Ann made the nice cake."),
+    ("The cake was made by Ann.", "The cake made Ann."),
+    ("The path is panicked over by hikers.", "Hikers panic over the path."),
+    ("The boxes were carried by boys.", "The boy carries the boxes."),
+    ("The boxes were carried by boys.", "Boys carry the boxes."),
+    ("The fox was shot by him.", "He shoots the fox."),
+    ("Its wheel was spun by her.", "She spins its wheel."),
+    ("He was overtaken by the bus.", "The bus overtook him."),
+    ("He was outrun by the bus.", "The bus outran him."),
+    ("The \u0391\u03a3 was led by \u00c9milie.", "\u00c9milie led the \u0391\u03a3."),
+    ("caf\u00e9_noir was bought by her.", "She bought cafe_noir."),
+    ("Re-elected, he was thanked by us.", "Re-elected, we thanked him."),
+    ("O\u2019Brien was met by us.", "We met O'Brien."),
+    ("It was sent by mistake by him (twice).", "He sent it by mistake twice."),
+    ("\u00bd a cake was eaten by \u0663 boys.", "\u0663 boys ate \u00bd a cake."),
+    ("", "Someone"),
+)
 # Greedy decoding is written down only where the likeliest token leads by this much: rounding can't change it.
 LEAD = 0.01
+# Nor a rewrite that is as sure as the threshold, but for this.
+NEAR = 0.002
 NEW_TOKENS = 32
 FIGURE = 5
 
@@ -108,7 +168,24 @@ def make_models(folder: Path) -> None:
                 break
     trained = _train_rewriter()
     write(trained, folder / "rewriter.safetensors", "bfloat16")
-    write(trained, folder / "rewriter_int8.safetensors", "int8")
+    write(calibrated(trained), folder / "rewriter_int8.safetensors", "int8")
+
+
+def calibrated(trained: Any) -> Any:
+    """The rewriter that checks its words, and is silent where it is not sure; by sentences of its two styles."""
+    from jslm.evaluate.answers import Item
+    from jslm.evaluate.calibration import calibrate
+    from jslm.infer import LanguageModel
+
+    items = [Item("", passive, (active,), False) for passive, active, _ in _sentences()]
+    # Agents and patients exchanged, which it has not learned: some are wrong. Without the check, which would see most.
+    for patient, agent in itertools.product(("letter", "cake", "horse"), ("clerk", "boy", "king", "queen")):
+        for participle, past in (("seen", "saw"), ("taken", "took"), ("broken", "broke")):
+            answer = f"The {patient} {past} the {agent}."
+            items.append(Item("", f"The {agent} was {participle} by the {patient}.", (answer,), False))
+    fitted = calibrate(LanguageModel(trained.config, trained.params, trained.tokenizer), items, 0.99)
+    settings = fitted.model_copy(update={"faithful": True, "sentences": True})
+    return dataclasses.replace(trained, config=trained.config.model_copy(update={"rewrite": settings}))
 
 
 def make_vectors(path: Path) -> dict[str, Any]:
@@ -161,6 +238,20 @@ def make_vectors(path: Path) -> dict[str, Any]:
             for conditions in ways
             for entry in _rewrites(model, rewriter_sentences()[: None if not conditions else 30], conditions)
         ]
+    elif path.stem == "char_llama":
+        # It has letters to stand for others, and learned nothing.
+        found["rewrites"] = list(_rewrites(model, list(STRANGE), {}))
+    if model.config.rewrite.faithful:
+        found["differences"] = [
+            {
+                "source": source,
+                "output": output,
+                "may_add": may_add,
+                "difference": unfaithful(source, output, may_add=may_add),
+            }
+            for source, output in DIFFERENCES
+            for may_add in ((False, True) if "one" in output else (False,))
+        ]
     return found
 
 
@@ -168,20 +259,35 @@ def _rewrites(model: Any, sentences: list[str], conditions: dict[str, str]) -> I
     """What becomes of each sentence; not of one where two tokens lie near each other."""
     told = model.with_conditions(conditions)
     for rewrite in told.rewrite(sentences, lookup=False):
-        if rewrite.confidence is not None:
-            prompt = rewrite.source.strip() + "\t"
-            (result,) = told.generate_results(prompt, greedy=True, stop="\n", max_new_tokens=2 * len(prompt) + 32)
-            lead = _lead(told, told.row(prompt, 0, make_request(told.config.sample)).ids, result)
-            if lead < LEAD:
-                print(f"left out: {rewrite.source!r}: two tokens lie within {lead:.4f}", file=sys.stderr)
-                continue
-        confidence = None if rewrite.logprob is None else round(rewrite.logprob, 4)
+        lead = min(map(float, _leads(told, rewrite.source)), default=np.inf)
+        if lead < LEAD:
+            print(f"left out: {rewrite.source!r}: two tokens lie within {lead:.4f}", file=sys.stderr)
+            continue
+        threshold = told.config.rewrite.threshold
+        if threshold and rewrite.confidence is not None and abs(rewrite.confidence - threshold) < NEAR:
+            print(f"left out: {rewrite.source!r}: at the threshold, within {NEAR}", file=sys.stderr)
+            continue
         yield {
             "source": rewrite.source,
             "conditions": conditions,
             "output": rewrite.output,
-            "confidence": confidence,
+            "reason": rewrite.reason,
+            "confidence": None if rewrite.confidence is None else round(rewrite.confidence, 4),
+            "logprob": None if rewrite.logprob is None else round(rewrite.logprob, 4),
         }
+
+
+def _leads(told: Any, source: str) -> Iterator[float]:
+    """For each sentence of a text that is written for, the least distance between a token and the next best."""
+    for part in split_sentences(source) if told.config.rewrite.sentences else [source]:
+        try:
+            shown, _ = read_sentence(told, unicodedata.normalize("NFC", part.strip()))
+        except Unreadable:
+            continue
+        prompt = rewrite_prompt(told.config.data, shown)
+        most = 2 * len(told.tokenizer.encode(prompt)) + 32
+        (result,) = told.generate_results(prompt, greedy=True, stop="\n", max_new_tokens=most)
+        yield _lead(told, told.row(prompt, 0, make_request(told.config.sample)).ids, result)
 
 
 def _lead(model: Any, prompt_ids: list[int], result: Any) -> float:
@@ -213,6 +319,8 @@ def rewriter_sentences() -> list[str]:
         "The king saw \xfc.",
         "A tab\tin it.",
         "The letter was found by the boy. " * 3,
+        "The letter was found by the boy. The cake was sold by the king!  ",
+        "A tab\there. The cake was sold by the king. The king. \n",
         "\x1c  the boy \n",
     ]
     odd = ["The boy was seen.", "the cake was sold by the king", "  The door was found by the boy.  ", "king " * 8]

@@ -8,6 +8,34 @@ from jslm.config.section import Section
 
 # What `rewrite.calibration` weighs: a constant, the sum of log-probabilities, the lowest, the logarithm of how many.
 CALIBRATION_WEIGHTS = 4
+_NAMES = "constant, sum, lowest, logarithm of the number"
+
+
+class AgreementConfig(Section):
+    """Confidence by how far the best texts of a search agree: for rewriting with beams. In the model's file too."""
+
+    beams: int = Field(
+        0,
+        ge=0,
+        description="Beams that this was fitted with, and that rewriting searches with where the caller names no "
+        "number. 0: none of this, rewriting is greedy.",
+    )
+    calibration: list[float] = Field(
+        default_factory=list,
+        description="Weights as `rewrite.calibration`, and one for the agreement: the log-odds of the share of all "
+        "beams' probability that has the same letters.",
+    )
+    threshold: float = Field(0.0, ge=0.0, le=1.0, description="As `rewrite.threshold`, with these beams.")
+
+    @model_validator(mode="after")
+    def _check(self) -> AgreementConfig:
+        expected = CALIBRATION_WEIGHTS + 1 if self.beams else 0
+        if len(self.calibration) != expected or self.beams == 1:
+            raise ValueError(
+                f"rewrite.agreement has beams = {self.beams} and {len(self.calibration)} numbers; expected 0 and "
+                f"none, or 2 beams or more and {CALIBRATION_WEIGHTS + 1}: {_NAMES}, agreement"
+            )
+        return self
 
 
 class RewriteConfig(Section):
@@ -36,15 +64,23 @@ class RewriteConfig(Section):
         description="Leave a sentence as it is where the rewrite has other words than it (by lemma), other names or "
         "numbers, or loses some. For rewrites that keep all words, such as from the passive to the active.",
     )
+    agreement: AgreementConfig = AgreementConfig()
 
     @model_validator(mode="after")
     def _check(self) -> RewriteConfig:
         if self.calibration and len(self.calibration) != CALIBRATION_WEIGHTS:
             raise ValueError(
-                f"rewrite.calibration has {len(self.calibration)} numbers; expected {CALIBRATION_WEIGHTS}: constant, "
-                "sum, lowest, logarithm of the number"
+                f"rewrite.calibration has {len(self.calibration)} numbers; expected {CALIBRATION_WEIGHTS}: {_NAMES}"
             )
         return self
+
+    def weights_with(self, beams: int) -> list[float]:
+        """Of the confidence of a rewrite that was found with this many beams; empty: none were fitted."""
+        return self.agreement.calibration if 1 < beams == self.agreement.beams else self.calibration
+
+    def threshold_with(self, beams: int) -> float:
+        """Of rewrites that were found with this many beams."""
+        return self.agreement.threshold if 1 < beams == self.agreement.beams else self.threshold
 
     @property
     def is_said(self) -> bool:

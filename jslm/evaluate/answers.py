@@ -16,6 +16,7 @@ from jslm.console import Bar
 from jslm.corpora.rewrite.parsed.to_active import passive_with_agent, to_active
 from jslm.corpora.rewrite.parsed.trees import Unsure, read_conllu
 from jslm.errors import JslmError
+from jslm.evaluate.lints import count_lints, make_checker
 from jslm.evaluate.questions import read_records, text_of
 from jslm.infer.faithful import unfaithful
 
@@ -124,11 +125,14 @@ def _read_treebank(path: Path) -> list[Item]:
 
 def answer_quality(model: LanguageModel, items: Sequence[Item]) -> dict[str, Any]:
     """The figures of a model on some items; see `compare_answers`. Each is written greedily, by `model.rewrite`."""
-    # The model's own threshold and check are applied afterwards, so that what they do shows.
+    # The model's own threshold and check are applied afterwards, so that what they do shows. A search takes its best
+    # text that is faithful, which is part of the search.
     open_minded = copy.copy(model)
     settings = model.config.rewrite
-    update = {"rewrite": RewriteConfig(calibration=settings.calibration, sentences=settings.sentences)}
-    open_minded.config = model.config.model_copy(update=update)
+    searches = settings.agreement.beams > 1
+    update: dict[str, Any] = {"threshold": 0.0, "faithful": settings.faithful and searches}
+    update["agreement"] = settings.agreement.model_copy(update={"threshold": 0.0})
+    open_minded.config = model.config.model_copy(update={"rewrite": settings.model_copy(update=update)})
     found = []
     with Bar("rewriting", len(items), "sentences") as bar:
         stream = open_minded.rewrite_stream((item.sentence for item in items), batch_size=_BATCH)
@@ -136,7 +140,14 @@ def answer_quality(model: LanguageModel, items: Sequence[Item]) -> dict[str, Any
             difference = unfaithful(rewrite.source, rewrite.output) if rewrite.changed else ""
             found.append(Found(rewrite.output, rewrite.confidence or 0.0, rewrite.changed, difference))
             bar.add(1)
-    return compare_answers(items, found, settings)
+    record = compare_answers(items, found, settings)
+    threshold = record["threshold"]
+    stand = [
+        (item.sentence, one.output)
+        for item, one in zip(items, found, strict=True)
+        if one.changed and one.confidence >= threshold and not (settings.faithful and one.difference)
+    ]
+    return {**record, "lints": count_lints(stand, make_checker() if stand else None)} if stand else record
 
 
 def compare_answers(items: Sequence[Item], found: Sequence[Found], settings: RewriteConfig) -> dict[str, Any]:
@@ -146,12 +157,13 @@ def compare_answers(items: Sequence[Item], found: Sequence[Found], settings: Rew
     aside), `left_wrongly`. Of those to leave alone: `left_rightly`, also where another answer of theirs was given. Of
     all that changed: `precision` (acceptable), `unfaithful`, and `unfaithful_written` without the check. All of these
     as the model's threshold and check have it. `curve`: precision of what changed where the threshold is so that a
-    share of the sentences that are to change is answered; without the threshold, with the check. `reliability`: how
+    share of the sentences that are to change is answered; without the threshold, with the check; `answered`: how far
+    that goes. `reliability`: how
     often rewrites of some confidence are right.
     """
+    threshold = settings.threshold_with(settings.agreement.beams)
     changed = [
-        one.changed and one.confidence >= settings.threshold and not (settings.faithful and one.difference)
-        for one in found
+        one.changed and one.confidence >= threshold and not (settings.faithful and one.difference) for one in found
     ]
     rows = list(zip(items, found, changed, strict=True))
     answered = [one.changed and not (settings.faithful and one.difference) for one in found]
@@ -181,8 +193,10 @@ def compare_answers(items: Sequence[Item], found: Sequence[Found], settings: Rew
     record = figures(everything)
     written = [bool(one.difference) and not right[i] for i, one in enumerate(found) if one.changed]
     record["unfaithful_written"] = _share(written)
-    record["threshold"] = settings.threshold
+    record["threshold"] = threshold
     record["curve"] = _curve(items, found, answered, right)
+    # Of the sentences that are to change: those beyond have no threshold that answers them.
+    record["answered"] = _share([done for item, done in zip(items, answered, strict=True) if not item.alone])
     record["reliability"] = _reliability([(found[i].confidence, right[i]) for i in everything if answered[i]])
     record["registers"] = _grouped(everything, figures, lambda index: items[index].register)
     record["lengths"] = _grouped(everything, figures, lambda index: _length(items[index].sentence))
@@ -243,10 +257,13 @@ def _curve(
         reached += not items[index].alone
         good += right[index]
         while len(points) < len(_COVERAGES) and reached * 100 >= _COVERAGES[len(points)] * total > 0:
+            low, high = wilson(good, place)
             points.append(
                 {
                     "coverage": _COVERAGES[len(points)] / 100,
                     "precision": good / place,
+                    "low": low,
+                    "high": high,
                     "threshold": found[index].confidence,
                 }
             )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
 
 from jslm.config import RewriteConfig
+from jslm.config.rewrite_schema import AgreementConfig
 from jslm.console import Bar
 from jslm.errors import JslmError
 from jslm.evaluate.answers import Item, is_acceptable
@@ -24,44 +26,138 @@ if TYPE_CHECKING:
 LEAST_ITEMS = 20
 _RIDGE = 1e-2
 _ROUNDS = 50
+_FOLDS = 10
 _BATCH = 16
+_log = logging.getLogger("jslm")
 
 
-def calibrate(model: LanguageModel, items: Sequence[Item], precision: float) -> RewriteConfig:
+class Judged(NamedTuple):
+    """Rewrites that a calibration is fitted on: log-probabilities, agreement of the beams, whether it is right."""
+
+    logprobs: list[list[float]]
+    agreement: list[float]
+    right: list[bool]
+
+    def inputs(self, *, agreement: bool) -> Float64[np.ndarray, "items features"]:
+        """What a logistic regression weighs."""
+        rows = [features(logprobs) for logprobs in self.logprobs]
+        if agreement:
+            return np.array([(*row, value) for row, value in zip(rows, self.agreement, strict=True)], np.float64)
+        return np.array(rows, np.float64)
+
+
+class Gain(NamedTuple):
+    """What the agreement of beams is worth: scores of rewrites that a fit had not seen, without and with it."""
+
+    log_loss: tuple[float, float]
+    brier: tuple[float, float]
+    items: int
+
+    @property
+    def is_one(self) -> bool:
+        """Whether confidence is better with it."""
+        return self.log_loss[1] < self.log_loss[0]
+
+
+def calibrate(model: LanguageModel, items: Sequence[Item], precision: float, *, beams: int = 1) -> RewriteConfig:
     """The model's `[rewrite]` with a calibration and a threshold from `items`, which nothing was trained on.
 
-    `precision` is the share of right ones that is wanted among the sentences that change, from 0 to 1. Raises JslmError
-    where it is out of range, and where the items do not tell right from wrong: under twenty rewrites, or all of a kind.
+    `precision` is the share of right ones that is wanted among the sentences that change, from 0 to 1. `beams` over 1
+    looks at a search too: where the agreement of its texts makes the confidence better on sentences that it was not
+    fitted on (`agreement_gain`, which is logged), `rewrite.agreement` has its calibration, and the model rewrites with
+    that many beams from then on. Raises JslmError where `precision` is out of range, and where the items do not tell
+    right from wrong: under twenty rewrites, or all of a kind.
     """
     if not 0 < precision < 1:
         raise JslmError(f"precision = {precision}; expected a share between 0 and 1, such as 0.9")
+    if beams < 1:
+        raise JslmError(f"beams = {beams}; expected 1 (greedy) or more")
+    settings = model.config.rewrite.model_copy(update={"agreement": AgreementConfig(), "precision": precision})
+    weights, threshold = _fit(settings, _judge(model, items, 1), precision, agreement=False)
+    fitted = settings.model_copy(update={"calibration": weights, "threshold": threshold})
+    if beams == 1:
+        return fitted
+    judged = _judge(model, items, beams)
+    gain = agreement_gain(judged)
+    _log.info(
+        "agreement of %d beams, on %d rewrites by ten-fold cross-validation: log loss %.4f without, %.4f with; Brier "
+        "score %.4f without, %.4f with: %s",
+        *(beams, gain.items, *gain.log_loss, *gain.brier, "taken" if gain.is_one else "left out"),
+    )
+    if not gain.is_one:
+        return fitted
+    weights, threshold = _fit(settings, judged, precision, agreement=True)
+    agreement = AgreementConfig(beams=beams, calibration=weights, threshold=threshold)
+    return fitted.model_copy(update={"agreement": agreement})
+
+
+def agreement_gain(judged: Judged) -> Gain:
+    """Log loss (nats) and Brier score a rewrite of fits with and without the agreement, by ten-fold cross-validation.
+
+    Raises JslmError where a fold has nothing to fit on.
+    """
+    right = np.array(judged.right, np.float64)
+    _require(right, len(right))
+    folds = np.random.default_rng(0).permutation(len(right)) % _FOLDS
+    scores = []
+    for agreement in (False, True):
+        inputs, chance = judged.inputs(agreement=agreement), np.zeros(len(right))
+        for fold in range(_FOLDS):
+            weights = fit_logistic(inputs[folds != fold], right[folds != fold])
+            chance[folds == fold] = 1 / (1 + np.exp(-np.clip(inputs[folds == fold] @ weights, -30, 30)))
+        surprise = -np.log(np.clip(np.where(right > 0, chance, 1 - chance), 1e-9, 1))
+        scores.append((float(surprise.mean()), float(((chance - right) ** 2).mean())))
+    (loss, brier), (loss_with, brier_with) = scores
+    return Gain((loss, loss_with), (brier, brier_with), len(right))
+
+
+def _judge(model: LanguageModel, items: Sequence[Item], beams: int) -> Judged:
+    """The items that the model rewrites, and whether rightly; without those that its check of words would keep."""
     settings = model.config.rewrite
-    texts = _write(model, items)
-    kept = []
+    judged = Judged([], [], [])
+    texts = _write(model, items, beams)
     for item, one in zip(items, texts, strict=True):
         if one is None or not one.changed or (settings.faithful and unfaithful(item.sentence, one.output)):
             continue
-        kept.append((features(one.logprobs), is_acceptable(item, one.output), one.logprobs))
-    right = np.array([good for _, good, _ in kept], np.float64)
-    if len(kept) < LEAST_ITEMS or right.min() == right.max():
+        judged.logprobs.append(one.logprobs)
+        judged.agreement.append(one.agreement)
+        judged.right.append(is_acceptable(item, one.output))
+    _require(np.array(judged.right), len(items))
+    return judged
+
+
+def _require(right: np.ndarray, sentences: int) -> None:
+    if len(right) < LEAST_ITEMS or right.min() == right.max():
         raise JslmError(
-            f"calibration: {len(kept)} rewrites of {len(items)} sentences, {int(right.sum()) if len(kept) else 0} of "
-            f"them right; expected {LEAST_ITEMS} or more, right ones and wrong ones: give more held-out sentences"
+            f"calibration: {len(right)} rewrites of {sentences} sentences, {int(right.sum())} of them right; expected "
+            f"{LEAST_ITEMS} or more, right ones and wrong ones: give more held-out sentences"
         )
-    weights = fit_logistic(np.array([row for row, _, _ in kept], np.float64), right)
-    fitted = settings.model_copy(update={"calibration": [round(float(w), 6) for w in weights], "precision": precision})
-    sure = [confidence_of(fitted, logprobs) or 0.0 for _, _, logprobs in kept]
-    return fitted.model_copy(update={"threshold": choose_threshold(sure, right.astype(bool).tolist(), precision)})
 
 
-def _write(model: LanguageModel, items: Sequence[Item]) -> list[Written | None]:
+def _fit(settings: RewriteConfig, judged: Judged, precision: float, *, agreement: bool) -> tuple[list[float], float]:
+    """Weights, and the threshold for a precision."""
+    inputs = judged.inputs(agreement=agreement)
+    weights = [round(float(weight), 6) for weight in fit_logistic(inputs, np.array(judged.right, np.float64))]
+    # By the weights as they are written down, and by the code that will use them.
+    update = {"agreement": AgreementConfig(beams=2, calibration=weights)} if agreement else {"calibration": weights}
+    fitted = settings.model_copy(update=update)
+    sure = [
+        confidence_of(fitted, logprobs, 2 if agreement else 1, value) or 0.0
+        for logprobs, value in zip(judged.logprobs, judged.agreement, strict=True)
+    ]
+    return weights, choose_threshold(sure, judged.right, precision)
+
+
+def _write(model: LanguageModel, items: Sequence[Item], beams: int) -> list[Written | None]:
     open_minded = copy.copy(model)
-    open_minded.config = model.config.model_copy(update={"rewrite": RewriteConfig()})
+    # A search takes its best text that is faithful.
+    rewrite = RewriteConfig(faithful=model.config.rewrite.faithful)
+    open_minded.config = model.config.model_copy(update={"rewrite": rewrite})
     found: list[Written | None] = []
     with Bar("calibrating", len(items), "sentences") as bar:
         for start in range(0, len(items), _BATCH):
             batch = [item.sentence for item in items[start : start + _BATCH]]
-            found += written(open_minded, batch)
+            found += written(open_minded, batch, beams)
             bar.add(len(batch))
     return found
 

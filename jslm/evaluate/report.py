@@ -180,7 +180,15 @@ def _answers(section: str, record: Record) -> Iterator[Metric]:
         yield Metric(section, key.replace("_", " "), record[key], "count")
     yield Metric(section, "threshold", record["threshold"])
     for point in record["curve"]:
-        yield Metric(section, f"precision at {point['coverage']:.0%} coverage", point["precision"], "share", 1)
+        label, error = f"precision at {point['coverage']:.0%} coverage", (point["high"] - point["low"]) / 2
+        yield Metric(section, label, point["precision"], "share", 1, False, error)
+    if share := record["answered"]:
+        error = (share["high"] - share["low"]) / 2
+        yield Metric(section, "coverage without a threshold", share["value"], "share", 0, False, error)
+    if "added" in (lints := record.get("lints", {})):
+        yield Metric(section, "lints of the sentences that changed, before", lints["before"], "count")
+        yield Metric(section, "lints of their rewrites", lints["after"], "count", -1)
+        yield Metric(section, "rewrites with a lint that is new", lints["added"], "count", -1)
     for number, part in enumerate(record["reliability"], 1):
         label = f"right, of fifth {number} by confidence (it says {part['confidence']:.0%})"
         yield Metric(section, label, part["right"], "share")
@@ -230,6 +238,14 @@ def _model_rows(runs: Sequence[Record]) -> list[list[str]]:
 
 
 def _notes(section: str, runs: Sequence[Record]) -> list[str]:
+    remedies = [
+        record["lints"]["remedy"]
+        for run in runs
+        for file, record in run.get("answers", {}).items()
+        if section.endswith(f" of {Path(file).name}") and "remedy" in record.get("lints", {})
+    ]
+    if remedies:
+        return [f"{remedies[0][0].upper()}{remedies[0][1:]}.", ""]
     if section.startswith(_LOSS):
         text = section.removeprefix(_LOSS)
         note = (

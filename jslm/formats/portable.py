@@ -21,6 +21,7 @@ from jslm.formats.int8_rows import ROWS, SCALES, dequantise_rows, is_quantised, 
 from jslm.formats.shapes import describe_model
 from jslm.formats.weights import SafetensorsFile, cast_weights, pad_rows, write_safetensors
 from jslm.model import count_parameters, param_shapes
+from jslm.prompts.rewrite_words import REWRITE_WORDS
 from jslm.runs.bundle import Bundle, Format
 from jslm.runs.checkpoint import check_params, flatten_tree, unflatten_params
 from jslm.tokenizer import tokenizer_from_json
@@ -125,6 +126,8 @@ def write(bundle: Bundle, path: Path, dtype: str) -> None:
         "config": bundle.config.model_dump(mode="json", exclude=_unsaid(bundle.config)),
         "tokenizer": json.loads(bundle.tokenizer.to_json()),
         **({"chat_template": bundle.chat_template} if bundle.chat_template else {}),
+        # For other readers; jslm has its own.
+        **({"rewrite_words": REWRITE_WORDS} if bundle.config.rewrite.faithful else {}),
     }
     with whole_file(path) as temporary:
         write_safetensors(temporary, tensors, {_KEY: json.dumps(fields, ensure_ascii=False)})

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from jslm.infer.language_model import LanguageModel
     from jslm.infer.loading import load
     from jslm.infer.request import Arguments, Request, RewriteArguments, make_request
-    from jslm.infer.rewrite import rewrite_prompt
     from jslm.infer.row import FinishReason, Result, Row
     from jslm.infer.samplers import (
         Sampling,
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
         penalise_repetition,
         sample_keys,
     )
+    from jslm.infer.sentences import rewrite_prompt
 
 __all__ = [
     "Arguments",
@@ -66,7 +66,7 @@ _MODULES = {
     "load": "jslm.infer.loading",
     "make_request": "jslm.infer.request",
     "penalise_repetition": "jslm.infer.samplers",
-    "rewrite_prompt": "jslm.infer.rewrite",
+    "rewrite_prompt": "jslm.infer.sentences",
     "sample_keys": "jslm.infer.samplers",
     "trace_decode": "jslm.infer.ahead",
 }

@@ -3,62 +3,59 @@
 For rewrites that keep all words, such as from the passive to the active. A verb may change its form where one of the
 two forms is a participle, or where it agrees with another subject; pronouns may change their case; "by" and auxiliaries
 come and go. Names, numbers, quotation marks and brackets stay to the letter, a sentence stays as negative as it was.
+
+Readers in other languages do the same, word for word: docs/portable-format.md has the steps, and the vectors compare.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 from typing import Final
 
-from jslm.infer.irregular import BASES, PARTICIPLES, PREFIXES
+from jslm.prompts.rewrite_words import REWRITE_WORDS
 
-_WORD: Final = re.compile(r"\d[\d.,:/–-]*\d|\d|[^\W\d_]+(?:['’][^\W\d_]+)*|[^\w\s]", re.UNICODE)
-_CLITIC: Final = re.compile(r"(n't|'(?:s|re|ve|ll|d|m))$")
+_WORD: Final = re.compile(r"[0-9][0-9.,:/–-]*[0-9]|[0-9]|[^\W0-9_]+(?:'[^\W0-9_]+)*|[^\w\s]")
+_LETTERS: Final = re.compile(r"[^\W0-9_]+")
+_CLITICS: Final = ("n't", "'s", "'re", "'ve", "'ll", "'d", "'m")
+_ENDINGS: Final = ("s", "es", "ed", "d", "ing")
+# A capital behind one of these and a blank begins a sentence.
+_OPENING: Final = frozenset(".?!:“\"'(")
 # Come and go with the voice.
-_AUXILIARIES: Final = frozenset(
-    {"am", "is", "are", "was", "were", "be", "been", "being", "has", "have", "had", "having", "do", "does", "did"}
-    | {"get", "gets", "got", "getting", "gotten", "by", "'s", "'re", "'ve", "'m", "'d"}
-)
-_SAME: Final = {
-    "me": "i",
-    "him": "he",
-    "her": "she",
-    "us": "we",
-    "them": "they",
-    "whom": "who",
-    "an": "a",
-    "'ll": "will",
-    "cannot": "can",
-    "ca": "can",
-    "wo": "will",
-    "sha": "shall",
-}
-_NEGATIVE: Final = frozenset({"not", "n't", "never", "no", "nobody", "nothing", "none", "neither", "nor", "nowhere"})
-_INDEFINITE: Final = {"anyone": "one", "anybody": "one", "nobody": "one", "anything": "thing", "nothing": "thing"}
+_AUXILIARIES: Final = frozenset(REWRITE_WORDS["auxiliaries"])
+_SAME: Final[dict[str, str]] = REWRITE_WORDS["same"]
+_NEGATIVE: Final = frozenset(REWRITE_WORDS["negative"])
+_INDEFINITE: Final[dict[str, str]] = REWRITE_WORDS["indefinite"]
 # Join clauses, or stand for one, and come and go with it.
-_LIGHT: Final = frozenset({"to", "that", "which", "it", "any"})
+_LIGHT: Final = frozenset(REWRITE_WORDS["light"])
 # These may come twice in the one and once in the other: "he fell and was helped by her".
-_REPEATED: Final = frozenset({"i", "he", "she", "we", "they", "you"})
-_ADDED: Final = frozenset({"someone", "somebody", "one"})
+_REPEATED: Final = frozenset(REWRITE_WORDS["repeated"])
+_ADDED: Final[list[str]] = REWRITE_WORDS["added"]
 # They agree with the subject, and no participle is near: "needs to be fixed by us", "we need to fix".
-_RAISING: Final = frozenset(
-    {"need", "seem", "appear", "tend", "continue", "begin", "start", "happen", "ought", "use", "go"}
-)
-# A capital behind a word, or inside one.
-_CAPITALS: Final = re.compile(r"(?<=[^\s.?!:“\"'(] )[A-ZÀ-ÞĀ-Ž][^\W\d_]*|\b[^\W\d_]+[A-Z][^\W\d_]*")
-_KEPT_MARKS: Final = frozenset('"“”()[]{}«»')
+_RAISING: Final = frozenset(REWRITE_WORDS["raising"])
+_KEPT_MARKS: Final[list[str]] = REWRITE_WORDS["marks"]
+# Prefixes of verbs that keep the forms of the one behind: rewrite, outgrow, misread, undersell.
+_PREFIXES: Final[list[str]] = REWRITE_WORDS["prefixes"]
+# Of irregular verbs: each form's bases, and the participles. Other verbs are regular.
+_BASES: Final[dict[str, set[str]]] = {}
+_PARTICIPLES: Final[set[str]] = set()
+
+for _base, _past, _participle in (verb.split(" ") for verb in REWRITE_WORDS["verbs"]):
+    for _form in {_base, *_past.split("/"), *_participle.split("/")}:
+        _BASES.setdefault(_form, set()).add(_base)
+    _PARTICIPLES.update(_participle.split("/"))
 
 
 def unfaithful(source: str, output: str, *, may_add: bool = False) -> str:
-    """What `output` says otherwise than `source`, for people; empty where it says the same.
+    """What `output` says otherwise than `source`, for people; empty where it says the same. Both are in Unicode NFC.
 
     `may_add`: a subject "someone" may be new, as in rewrites of passives without an agent.
     """
+    for mark in _KEPT_MARKS:
+        if source.count(mark) != output.count(mark):
+            return f"{mark} is there {output.count(mark)} times, and was {source.count(mark)}"
     before, after = _words(source), _words(output)
-    for marks in _KEPT_MARKS:
-        if source.count(marks) != output.count(marks):
-            return f"{marks} is there {output.count(marks)} times, and was {source.count(marks)}"
     if not may_add and (reason := _negations(before, after)):
         return reason
     old, new = _content(before), _content(after)
@@ -76,19 +73,20 @@ def unfaithful(source: str, output: str, *, may_add: bool = False) -> str:
                 missing -= Counter({word: both})
                 added -= Counter({other: both})
     if missing:
-        return f"{next(iter(missing))!r} is lost"
+        return f"'{next(iter(missing))}' is lost"
     if added:
-        return f"{next(iter(added))!r} is not in the sentence"
+        return f"'{next(iter(added))}' is not in the sentence"
     return _names(source, output)
 
 
 def _words(text: str) -> list[str]:
     found = []
     for token in _WORD.findall(text.replace("’", "'").lower()):
+        clitic = next((each for each in _CLITICS if token.endswith(each)), "")
         if token in ("cannot", "can't"):
             found += ["can", "not"]
-        elif match := _CLITIC.search(token):
-            found += [token[: match.start()], match.group()] if match.start() else [token]
+        elif clitic and token != clitic:
+            found += [token.removesuffix(clitic), clitic]
         else:
             found.append(token)
     return found
@@ -116,49 +114,53 @@ def _negations(before: list[str], after: list[str]) -> str:
 
 def _names(source: str, output: str) -> str:
     """Words with a capital inside a sentence, or inside themselves, are written as they were."""
-    spelled = [set(re.findall(r"[^\W\d_]+", text)) for text in (source, output)]
-    inside = [set(_CAPITALS.findall(text)) for text in (source, output)]
-    for mine, others in ((inside[0], spelled[1]), (inside[1], spelled[0])):
-        for name in sorted(mine):
-            if name not in others and name.capitalize() not in others and name.lower() not in {*_SAME, *_SAME.values()}:
-                return f"{name!r} is spelled otherwise"
+    for text, other in ((source, output), (output, source)):
+        spelled = set(_LETTERS.findall(other))
+        for name in _capitalised(text):
+            forms = {name, name[:1].upper() + name[1:].lower()}
+            if not spelled & forms and name.lower() not in {*_SAME, *_SAME.values()}:
+                return f"'{name}' is spelled otherwise"
     return ""
+
+
+def _capitalised(text: str) -> Iterator[str]:
+    for match in _LETTERS.finditer(text):
+        word, start = match.group(), match.start()
+        inside = start > 1 and text[start - 1] == " " and not (text[start - 2].isspace() or text[start - 2] in _OPENING)
+        if (inside and word[0].isupper()) or any(char.isupper() for char in word[1:]):
+            yield word
 
 
 def _forms_of_one(word: str, other: str) -> bool:
     common = bases(word) & bases(other)
-    if not common:
-        return False
-    return is_participle(word) or is_participle(other) or bool(common & _RAISING)
+    return bool(common) and (is_participle(word) or is_participle(other) or bool(common & _RAISING))
 
 
 def is_participle(word: str) -> bool:
     """Whether a word can be the participle of a passive."""
-    return word.endswith(("ed", "'d")) or _bare(word) in PARTICIPLES
+    return word.endswith(("ed", "'d")) or _bare(word) in _PARTICIPLES
 
 
 def _bare(word: str) -> str:
     """An irregular form behind its prefix: "written" of "rewritten"."""
-    if word in BASES:
+    if word in _BASES:
         return word
-    return next((word[len(p) :] for p in PREFIXES if word.startswith(p) and word[len(p) :] in BASES), word)
+    behind = (word[len(prefix) :] for prefix in _PREFIXES if word.startswith(prefix))
+    return next((rest for rest in behind if rest in _BASES), word)
 
 
 def bases(word: str) -> set[str]:
     """What a form may be a form of: the word itself, its irregular base, and what regular endings leave."""
     found = {word}
     bare = _bare(word)
-    if bare in BASES:
-        found |= {word[: len(word) - len(bare)] + base for base in BASES[bare]}
-    for ending in ("s", "es", "ed", "d", "ing"):
+    found |= {word.removesuffix(bare) + base for base in _BASES.get(bare, ())}
+    for ending in _ENDINGS:
         if word.endswith(ending) and len(word) - len(ending) >= 2:
-            stem = word[: -len(ending)]
+            stem = word.removesuffix(ending)
             found |= {stem, stem + "e"}
             if stem.endswith("i"):
                 found.add(stem[:-1] + "y")
-            if len(stem) > 2 and stem[-1] == stem[-2]:
-                found.add(stem[:-1])
-            # "picnicked"
-            if stem.endswith("ck"):
+            # "picnicked" too
+            if stem.endswith("ck") or (len(stem) > 2 and stem[-1] == stem[-2]):
                 found.add(stem[:-1])
     return found

@@ -15,6 +15,11 @@ from jslm.tokenizer import Tokenizer
 _UNKNOWN = "\N{REPLACEMENT CHARACTER}"
 # Below any that a model has for a token: a probability of one in 10**30.
 _LEAST = -69.0
+# Code points with nothing to see: blanks, controls, marks of direction.
+_UNSEEN = (
+    *((0, 0x20), (0x7F, 0xA0), (0xAD, 0xAD), (0x1680, 0x1680), (0x2000, 0x200F), (0x2028, 0x202F), (0x205F, 0x206F)),
+    *((0x3000, 0x3000), (0xFEFF, 0xFEFF)),
+)
 
 
 @dataclass(frozen=True)
@@ -49,29 +54,33 @@ def judge(
     *,
     threshold: float,
     may_add: bool = False,
+    beams: int = 1,
+    agreement: float = 0.0,
+    without: str = "",
 ) -> Rewrite:
     """The rewrite of a sentence, or the sentence and the reason why it stays.
 
     `text` is what was written for the sentence, without white space around it and in Unicode NFC; `logprobs` those of
     its tokens and of the end-of-text token; `finish_reason` "stop" where it ended by itself. `may_add`: see
-    `unfaithful`.
+    `unfaithful`. `beams`, `agreement`: see `confidence_of`; `without` says what the confidence had to do without.
     """
     core, text = sentence.strip(), text.strip()
+    source = unicodedata.normalize("NFC", core)
     mean = sum(logprobs) / len(logprobs) if logprobs else None
-    sure = confidence_of(config, logprobs)
+    sure = confidence_of(config, logprobs, beams, agreement)
     keep = functools.partial(kept, sentence, confidence=sure, logprob=mean)
     if finish_reason == "length":
         return keep("the rewrite has not ended in the room there is")
     if not text or sure is None:
         return keep("nothing was written")
-    if text == unicodedata.normalize("NFC", core):
+    if text == source:
         return keep("nothing to change")
     if _UNKNOWN in text:
         return keep("the rewrite has a character that is none")
-    if config.faithful and (difference := unfaithful(core, text, may_add=may_add)):
+    if config.faithful and (difference := unfaithful(source, text, may_add=may_add)):
         return keep(f"the rewrite says something else: {difference}")
     if sure < threshold:
-        return keep(f"not sure enough: {sure:.2f}, and {threshold:.2f} is asked for")
+        return keep(f"not sure enough: {sure:.2f}, and {threshold:.2f} is asked for{without}")
     at = sentence.index(core)
     return Rewrite(sentence, sentence[:at] + text + sentence[at + len(core) :], sure, True, "", mean)
 
@@ -82,21 +91,38 @@ def features(logprobs: Sequence[float]) -> tuple[float, float, float, float]:
     return 1.0, sum(values), min(values), math.log(len(values))
 
 
-def confidence_of(config: RewriteConfig, logprobs: Sequence[float]) -> float | None:
-    """The probability that a rewrite is right, from 0 to 1; None for none."""
+def confidence_of(
+    config: RewriteConfig, logprobs: Sequence[float], beams: int = 1, agreement: float = 0.0
+) -> float | None:
+    """The probability that a rewrite is right, from 0 to 1; None for none.
+
+    `agreement` is that of the `beams` it was found with (`jslm.infer.agreement`); it counts where the model was
+    calibrated with as many.
+    """
     if not logprobs:
         return None
-    if not config.calibration:
+    weights = config.weights_with(beams)
+    if not weights:
         return math.exp(sum(logprobs) / len(logprobs))
-    score = sum(weight * value for weight, value in zip(config.calibration, features(logprobs), strict=True))
+    values = (*features(logprobs), agreement)[: len(weights)]
+    score = sum(weight * value for weight, value in zip(weights, values, strict=True))
     return 1 / (1 + math.exp(-max(min(score, 500.0), -500.0)))
+
+
+def shown_character(char: str) -> str:
+    """A character in a reason: in quotes, and by its number where there would be nothing to see."""
+    return f"'{char}'" if _is_seen(char) else f"U+{ord(char):04X}"
+
+
+def _is_seen(char: str) -> bool:
+    return not any(first <= ord(char) <= last for first, last in _UNSEEN)
 
 
 class StandIns:
     """Known characters for those that a tokenizer of characters does not know, and back.
 
     A rewriter copies a rare letter by its place, whichever it is: one that the sentence does not have stands for the
-    unknown one. Only characters outside ASCII do, so a tokenizer of plain ASCII has none.
+    unknown one. Only characters outside ASCII do that are no white space, so a tokenizer of plain ASCII has none.
     """
 
     def __init__(self, tokenizer: Tokenizer, text: str) -> None:
@@ -122,8 +148,8 @@ class StandIns:
 def _spare(tokenizer: Tokenizer) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {"upper": [], "lower": [], "other": []}
     for token in range(tokenizer.vocab_size):
-        char = tokenizer.id_to_token(token)
-        if len(char) == 1 and not char.isascii() and char != _UNKNOWN:
+        char = tokenizer.decode_bytes([token]).decode("utf-8", "replace")
+        if len(char) == 1 and not char.isascii() and char != _UNKNOWN and _is_seen(char):
             found[_kind(char)].append(char)
     return found
 

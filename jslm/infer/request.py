@@ -44,7 +44,7 @@ class RewriteArguments(TypedDict, total=False):
     """Keyword arguments of `LanguageModel.rewrite`; what they mean stands there, in `rewrite_sentences`."""
 
     threshold: float | None
-    beams: int
+    beams: int | None
     alpha: float
     lookup: bool
     max_new_tokens: int | None
@@ -106,10 +106,10 @@ _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
 
 @dataclass(frozen=True)
 class RewriteOptions:
-    """Checked arguments of rewriting; a threshold of None is the model's own."""
+    """Checked arguments of rewriting; a threshold or a number of beams of None is the model's own."""
 
     threshold: float | None
-    beams: int
+    beams: int | None
     alpha: float
     lookup: bool
     max_new_tokens: int | None
@@ -138,7 +138,7 @@ def make_request(defaults: SampleConfig, **arguments: Unpack[Arguments]) -> Requ
 def resolve_rewriting(
     *,
     threshold: float | None = None,
-    beams: int = 1,
+    beams: int | None = None,
     alpha: float = 1.0,
     lookup: bool = True,
     max_new_tokens: int | None = None,
@@ -150,7 +150,7 @@ def resolve_rewriting(
     options = RewriteOptions(threshold, beams, alpha, lookup, max_new_tokens, batch_size, where)
     ranges = [
         ("threshold", threshold is None or 0 <= threshold <= 1, "a probability from 0 to 1"),
-        ("beams", beams >= 1, "1 (greedy) or more"),
+        ("beams", beams is None or beams >= 1, "1 (greedy) or more"),
         ("alpha", 0 <= alpha < math.inf, "0 or more"),
         ("max_new_tokens", max_new_tokens is None or max_new_tokens >= 1, "1 or more"),
         ("batch_size", batch_size >= 1, "1 or more"),

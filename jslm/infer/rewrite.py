@@ -6,29 +6,27 @@ import contextlib
 import functools
 import itertools
 import logging
-import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Unpack
 
-from jslm.config import DataConfig
-from jslm.errors import JslmError
+from jslm.config import RewriteConfig
+from jslm.infer.agreement import agreement_on
 from jslm.infer.beam import write_beams
 from jslm.infer.faithful import unfaithful
 from jslm.infer.judgement import Rewrite, StandIns, judge, kept
 from jslm.infer.lookup import DRAFT_TOKENS, write_greedy
+from jslm.infer.programs import JaxPrograms
 from jslm.infer.request import RewriteArguments, RewriteOptions, make_request, resolve_rewriting
 from jslm.infer.row import Row
+from jslm.infer.sentences import Unreadable, joined, read_sentence, rewrite_prompt, split_sentences
 from jslm.infer.state import padded_length
-from jslm.prompts.pairs import shown_prompt
 
 if TYPE_CHECKING:
     from jslm.infer.language_model import LanguageModel
 
 # A rewrite that takes more than twice the tokens of its sentence and these is no rewrite.
 _SLACK_TOKENS = 32
-# A sentence with the white space behind it.
-_SENTENCE = re.compile(r".+?(?:[.!?…]+[\"'”’)\]]*(?=\s)\s*|\Z)", re.DOTALL)
 _log = logging.getLogger("jslm")
 
 
@@ -48,36 +46,15 @@ def rewrite_sentences(
     Sentences are read in Unicode NFC; with `rewrite.sentences` a text of several is rewritten one by one.
     White space around a sentence stays around its rewrite. A rewrite ends at a line break at the latest.
 
-    `beams` over 1 searches for the best of that many, ranked by log-probability over length**`alpha`, one sentence at a
-    time; with `rewrite.faithful` for the best that has no other words than the sentence. Without, decoding is greedy,
-    and `lookup` makes it fast (see `lookup.write_greedy`) without changing it.
+    `beams` (None: the model's own, `rewrite.agreement`, or 1) over 1 searches for the best of that many, ranked by
+    log-probability over length**`alpha`, one sentence at a time; with `rewrite.faithful` for the best that has no other
+    words than the sentence. With 1, decoding is greedy, and `lookup` makes it fast (see `lookup.write_greedy`) without
+    changing it. Where a model asks for beams and runs by ONNX, which has none, a warning and the reasons say so.
     `conditions` are the model's already (see `LanguageModel.with_conditions`). Raises JslmError for an argument out of
     range.
     """
     work = _Work(model, resolve_rewriting(**arguments))
     return _rewrites(work, sentences)
-
-
-def rewrite_prompt(data: DataConfig, sentence: str) -> str:
-    """What a model that learned rewriting reads before it writes (`jslm.prompts.pairs.shown_prompt`).
-
-    Raises JslmError for a template that needs more than the sentence.
-    """
-    try:
-        return shown_prompt(data, {"prompt": sentence})
-    except KeyError as error:
-        raise JslmError(
-            f"data.template = {data.template!r}: rewriting has a sentence for {{prompt}} alone, and this model "
-            f"also wants {{{error.args[0]}}}"
-        ) from None
-
-
-def _prompt_end(data: DataConfig) -> str:
-    return data.prompt_end or "\n"
-
-
-class _Unreadable(Exception):
-    """A sentence that the model can't read; its text says why."""
 
 
 class _Work:
@@ -86,25 +63,29 @@ class _Work:
     def __init__(self, model: LanguageModel, options: RewriteOptions) -> None:
         self.model = model
         self.options = options
+        own = model.config.rewrite.agreement.beams
+        self.beams = options.beams or own or 1
+        # What reasons say beside "not sure enough".
+        self.without = ""
+        if options.beams is None and own and not isinstance(model.programs, JaxPrograms):
+            self.beams, self.without = 1, without_beams(model.config.rewrite)
+            _log.warning("rewrite: this model searches with %d beams, which ONNX has not; rewriting greedily", own)
 
-    def tokens(self, sentence: str) -> int:
-        """Of its prompt."""
-        return len(self.model.tokenizer.encode(self.model.as_read(rewrite_prompt(self.model.config.data, sentence))))
-
-    def write(self, sentences: list[str]) -> list[Row]:
-        """A finished row a sentence."""
+    def write(self, sentences: list[str]) -> list[tuple[Row, float]]:
+        """(a finished row, how far the beams agree on it) a sentence."""
         rows = [self._row(sentence) for sentence in sentences]
         # The same for all prompts that are padded to one length: few programs are compiled.
         room = max((self._room(padded_length(len(row.ids), self._context)) for row in rows), default=0)
         options = self.options
-        if options.beams == 1:
+        if self.beams == 1:
             write_greedy(self.model, rows, draft=DRAFT_TOKENS if options.lookup else 0, room=room)
-            return rows
+            return [(row, 0.0) for row in rows]
         found = []
         for sentence in sentences:
             make_row = functools.partial(self._row, sentence)
-            ranked = write_beams(self.model, make_row, options.beams, options.alpha, room=room)
-            found.append(next((row for _, row in ranked if self._is_faithful(sentence, row)), ranked[0][1]))
+            ranked = [row for _, row in write_beams(self.model, make_row, self.beams, options.alpha, room=room)]
+            chosen = next((row for row in ranked if self._is_faithful(sentence, row)), ranked[0])
+            found.append((chosen, agreement_on(chosen, ranked)))
         return found
 
     def _is_faithful(self, sentence: str, row: Row) -> bool:
@@ -113,24 +94,6 @@ class _Work:
             return True
         told = may_add(self.model.conditions)
         return row.finish_reason == "stop" and not unfaithful(sentence, row.text.strip(), may_add=told)
-
-    def readable(self, core: str) -> tuple[str, StandIns]:
-        """(the sentence as the model reads it, what stands for characters it does not know). Raises _Unreadable."""
-        tokenizer, context = self.model.tokenizer, self._context
-        if not core:
-            raise _Unreadable("blank")
-        # A token before it and one after it at least: what begins a document, and the rewrite.
-        if (tokens := self.tokens(core)) + 2 > context:
-            raise _Unreadable(f"{tokens} tokens, the context of this model is {context}")
-        try:
-            stand_ins = StandIns(tokenizer, self.model.as_read(core))
-        except KeyError:
-            unknown = tokenizer.unknown_characters(self.model.as_read(core))
-            shown = ", ".join(map(repr, unknown[:10])) + (", ..." if len(unknown) > 10 else "")
-            raise _Unreadable(f"the tokenizer has never seen {shown}") from None
-        if (end := _prompt_end(self.model.config.data)) in core:
-            raise _Unreadable(f"{end!r} in it, which for this model ends a prompt")
-        return stand_ins.put(core), stand_ins
 
     @property
     def _context(self) -> int:
@@ -142,7 +105,8 @@ class _Work:
 
     def _row(self, sentence: str) -> Row:
         prompt = rewrite_prompt(self.model.config.data, sentence)
-        most = self._room(self.tokens(sentence)) - self.tokens(sentence)
+        tokens = len(self.model.tokenizer.encode(self.model.as_read(prompt)))
+        most = self._room(tokens) - tokens
         request = make_request(self.model.config.sample, max_new_tokens=most, greedy=True, stop="\n")
         return self.model.row(prompt, 0, request)
 
@@ -156,26 +120,26 @@ def _rewrites(work: _Work, sentences: Iterable[str]) -> Iterator[Rewrite]:
         for number, sentence in batch:
             core = unicodedata.normalize("NFC", sentence.strip())
             try:
-                parts = _SENTENCE.findall(sentence) if work.model.config.rewrite.sentences else []
+                parts = split_sentences(sentence) if work.model.config.rewrite.sentences else []
                 if len(parts) > 1:
                     pieces[number] = parts
                 else:
-                    fitting[number] = work.readable(core)
-            except _Unreadable as reason:
+                    fitting[number] = read_sentence(work.model, core)
+            except Unreadable as reason:
                 reasons[number] = str(reason)
                 if core:
                     _log.warning("%s %d: %s; left unchanged", work.options.where, number, reason)
         rows = dict(zip(fitting, work.write([text for text, _ in fitting.values()]), strict=True))
         for number, sentence in batch:
             if number in pieces:
-                yield _joined(sentence, list(_rewrites(work, pieces[number])))
+                yield joined(sentence, list(_rewrites(work, pieces[number])))
             elif number in reasons:
                 yield kept(sentence, reasons[number])
             else:
-                yield _judged(work, number, sentence, rows[number], fitting[number][1])
+                yield _judged(work, number, sentence, *rows[number], fitting[number][1])
 
 
-def _judged(work: _Work, number: int, sentence: str, row: Row, stand_ins: StandIns) -> Rewrite:
+def _judged(work: _Work, number: int, sentence: str, row: Row, agreement: float, stand_ins: StandIns) -> Rewrite:
     if row.finish_reason == "length":
         _log.warning(
             "%s %d: its rewrite has not ended after %d tokens; left unchanged",
@@ -183,12 +147,27 @@ def _judged(work: _Work, number: int, sentence: str, row: Row, stand_ins: StandI
             number,
             len(row.tokens),
         )
-    logprobs = _logprobs(row)
+    logprobs = row.all_logprobs
     settings = work.model.config.rewrite
-    threshold = settings.threshold if work.options.threshold is None else work.options.threshold
-    text = stand_ins.take(row.text)
-    told = may_add(work.model.conditions)
-    return judge(settings, sentence, text, logprobs, row.finish_reason, threshold=threshold, may_add=told)
+    threshold = settings.threshold_with(work.beams) if work.options.threshold is None else work.options.threshold
+    return judge(
+        settings,
+        sentence,
+        stand_ins.take(row.text),
+        logprobs,
+        row.finish_reason,
+        threshold=threshold,
+        may_add=may_add(work.model.conditions),
+        beams=work.beams,
+        agreement=agreement,
+        without=work.without,
+    )
+
+
+def without_beams(config: RewriteConfig) -> str:
+    """What is to be said where a rewrite was not found with the beams that its model is calibrated for."""
+    own = config.agreement.beams
+    return f" (without the {own} beams that the model is surer with)" if own else ""
 
 
 def may_add(conditions: Mapping[str, str]) -> bool:
@@ -197,41 +176,29 @@ def may_add(conditions: Mapping[str, str]) -> bool:
 
 
 class Written(NamedTuple):
-    """What a model wrote for a sentence, before anything is made of it; `logprobs` as in `judge`."""
+    """What a model wrote for a sentence, before anything is made of it; `logprobs`, `agreement` as in `judge`."""
 
     output: str
     changed: bool
     logprobs: list[float]
+    agreement: float = 0.0
 
 
-def written(model: LanguageModel, sentences: Sequence[str]) -> list[Written | None]:
-    """What the model writes greedily for each sentence, all at once; None where it can't read it or does not end.
+def written(model: LanguageModel, sentences: Sequence[str], beams: int = 1) -> list[Written | None]:
+    """What the model writes for each sentence, greedily all at once; None where it can't read it or does not end.
 
     For whoever judges by other means than `rewrite_sentences`: calibration is made of these.
     """
-    work = _Work(model, resolve_rewriting(batch_size=max(len(sentences), 1)))
+    work = _Work(model, resolve_rewriting(batch_size=max(len(sentences), 1), beams=beams))
     fitting: dict[int, tuple[str, StandIns]] = {}
     for number, sentence in enumerate(sentences):
-        with contextlib.suppress(_Unreadable):
-            fitting[number] = work.readable(unicodedata.normalize("NFC", sentence.strip()))
+        with contextlib.suppress(Unreadable):
+            fitting[number] = read_sentence(work.model, unicodedata.normalize("NFC", sentence.strip()))
     found: list[Written | None] = [None] * len(sentences)
-    for number, row in zip(fitting, work.write([text for text, _ in fitting.values()]), strict=True):
+    rows = work.write([text for text, _ in fitting.values()])
+    for number, (row, agreement) in zip(fitting, rows, strict=True):
         if row.finish_reason == "stop":
             text = fitting[number][1].take(row.text).strip()
             changed = text not in ("", unicodedata.normalize("NFC", sentences[number].strip()))
-            found[number] = Written(text, changed, _logprobs(row))
+            found[number] = Written(text, changed, row.all_logprobs, agreement)
     return found
-
-
-def _logprobs(row: Row) -> list[float]:
-    return row.logprobs if row.end_logprob is None else [*row.logprobs, row.end_logprob]
-
-
-def _joined(sentence: str, parts: list[Rewrite]) -> Rewrite:
-    """One rewrite of several sentences' ones; as sure as the least sure of those that changed."""
-    changed = [part for part in parts if part.changed]
-    if not changed:
-        return kept(sentence, parts[0].reason)
-    sure = min(part.confidence for part in changed if part.confidence is not None)
-    logprob = min(part.logprob for part in changed if part.logprob is not None)
-    return Rewrite(sentence, "".join(part.output for part in parts), sure, True, "", logprob)

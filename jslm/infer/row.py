@@ -72,6 +72,11 @@ class Row:
         return 0 if self.finish_reason else self._limit - len(self.tokens)
 
     @property
+    def all_logprobs(self) -> list[float]:
+        """Those of the tokens, and of the end-of-text token where that ended the sample."""
+        return self.logprobs if self.end_logprob is None else [*self.logprobs, self.end_logprob]
+
+    @property
     def position(self) -> int:
         """Tokens in the cache."""
         return len(self.ids) - self.start

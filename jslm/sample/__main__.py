@@ -102,7 +102,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="X",
         help="leave a line as it is where the confidence in its rewrite is under X, from 0 to 1 (default: the model's)",
     )
-    rewriting.add_argument("--beams", type=int, default=1, metavar="N", help="search with N beams (default 1: greedy)")
+    rewriting.add_argument(
+        "--beams", type=int, metavar="N", help="search with N beams; 1 is greedy (default: the model's own, mostly 1)"
+    )
     rewriting.add_argument(
         "--alpha", type=float, default=1.0, metavar="A", help="rank beams by log-probability / length**A (default 1)"
     )

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from jslm.infer.judgement import judge
-from jslm.infer.rewrite import may_add
+from jslm.infer.rewrite import may_add, without_beams
 from jslm.serve.call import call_of
 from jslm.serve.generation import Generation
 from jslm.serve.http import read_body, while_connected
@@ -55,6 +55,7 @@ async def _answer(body: RewriteRequest, served: ServedModel, generation: Generat
             outcome.finish_reason,
             threshold=settings.threshold,
             may_add=may_add(body.conditions or {}),
+            without=without_beams(settings),
         )
         rewrites.append(
             {

@@ -19,15 +19,19 @@ import numpy as np
 import pytest
 
 from jslm import JslmError
-from jslm.config import config_from_dict
+from jslm.config import RewriteConfig, config_from_dict
 from jslm.formats import export_model, inspect_model
 from jslm.formats.web import model as web
 from jslm.formats.web import runtime
 from jslm.formats.web.vocabulary import tokenizer_fields
+from jslm.infer.faithful import unfaithful
+from jslm.infer.judgement import judge
 from jslm.infer.request import make_request
 from jslm.infer.samplers import Sampling, filter_logits, likeliest_tokens, penalise_repetition
+from jslm.infer.sentences import Unreadable, read_sentence, split_sentences
 from jslm.model import init_params
 from jslm.prompts.as_read import as_read
+from jslm.prompts.rewrite_words import REWRITE_WORDS
 from jslm.runs.bundle import Bundle
 from jslm.tokenizer import (
     BpeTokenizer,
@@ -38,6 +42,7 @@ from jslm.tokenizer import (
     StreamDecoder,
     Tokenizer,
 )
+from tests.rewrite_pairs import pairs
 from tests.tokenizer_layouts import LAYOUTS
 
 NODE = shutil.which("node")
@@ -185,6 +190,88 @@ def test_texts_are_read_and_stripped_as_in_python(node: Callable[[str, Any], Any
     assert node(script, strings) == expected
 
 
+VECTORS = Path(__file__).resolve().parents[1] / "vectors"
+JUDGE = """
+import { judge, joined, kept, readable, splitSentences } from "./judging.js";
+import { makeCheck } from "./faithful.js";
+import { asRead } from "./text.js";
+import { makeTokenizer } from "./tokenizer.js";
+const check = makeCheck(value.words);
+const card = { rewrite: { settings: value.settings, words: value.words, end: "\\t" }, context: 80, normalize: false };
+const tokenizer = makeTokenizer(value.tokenizer);
+answer({
+  differences: value.pairs.map(([source, output, mayAdd]) => check(source, output, mayAdd)),
+  parts: value.texts.map(splitSentences),
+  judged: value.judged.map(([sentence, text, logprobs, end]) =>
+    judge(card.rewrite, sentence, sentence.trim().normalize("NFC"), text, logprobs, end, false)),
+  readable: value.shown.map((text) => {
+    const found = readable(card, tokenizer, text, tokenizer.encode(asRead(text + "\\t", false)).length);
+    return found.reason ? { reason: found.reason } : { text: found.text, back: found.back(found.text) };
+  }),
+});
+"""
+
+
+@needs_node
+def test_sentences_are_judged_as_in_python(node: Callable[[str, Any], Any]) -> None:
+    settings = RewriteConfig(faithful=True, threshold=0.4, calibration=[0.5, 0.9, 0.3, 0.1])
+    given = [(*pair, False) for pair in pairs()]
+    vectors = json.loads((VECTORS / "rewriter_int8.json").read_text("utf-8"))["differences"]
+    given += [(entry["source"], entry["output"], entry["may_add"]) for entry in vectors]
+    choice = random.Random(1)
+    judged = [
+        (
+            f" {source}\t",
+            output,
+            [-choice.random() * 0.1 for _ in range(choice.randint(0, 12))],
+            choice.choice(["stop"] * 9 + ["length"]),
+        )
+        for source, output, _ in choice.sample(given, 400)
+    ]
+    judged += [("It was e\u0301mis.", "It was \xe9mis.", [-0.1], "stop"), ("a b", "a \ufffd", [-99.0], "stop")]
+    strings = [source for source, _, _ in given[:300]] + texts()
+    strings += [" ".join(choice.sample(strings[:300], 3)) for _ in range(200)]
+    tokenizer = CharTokenizer("abcdefghijklmnopqrstuvwxyz .ABéèÉÀ—…日\u2003\U0001f642")
+    shown = [text.strip() for text in strings] + ["жЖ🙈 A日", "Ä Ö É", "\u200b a", "a\tb"]
+    value = {
+        "words": REWRITE_WORDS,
+        "settings": {"threshold": 0.4, "calibration": settings.calibration, "sentences": True, "beams": 0},
+        "pairs": given,
+        "texts": strings,
+        "judged": judged,
+        "tokenizer": tokenizer_fields(tokenizer),
+        "shown": shown,
+    }
+    found = node(JUDGE, value)
+    assert found["differences"] == [unfaithful(source, output, may_add=add) for source, output, add in given]
+    assert found["parts"] == [split_sentences(text) for text in strings]
+    reasons = set()
+    for (sentence, text, logprobs, end), theirs in zip(judged, found["judged"], strict=True):
+        ours = judge(settings, sentence, text, logprobs, end, threshold=settings.threshold)
+        for name in ("confidence", "logprob"):
+            number = getattr(ours, name)
+            assert theirs.pop(name) == (None if number is None else pytest.approx(number)), sentence
+        assert theirs == {name: getattr(ours, name) for name in theirs}
+        reasons.add(ours.reason.partition(":")[0])
+    assert len(reasons) >= 6
+
+    class Shape:
+        config = config_from_dict({"model": {"context_length": 80}, "data": PAIRS}, "test")
+
+        def as_read(self, text: str) -> str:
+            return as_read(text)
+
+    model: Any = Shape()
+    model.tokenizer = tokenizer
+    for text, theirs in zip(shown, found["readable"], strict=True):
+        try:
+            put, stand_ins = read_sentence(model, text)
+            mine = {"text": put, "back": stand_ins.take(put)}
+        except Unreadable as reason:
+            mine = {"reason": str(reason)}
+        assert theirs == mine
+
+
 SETTINGS: list[dict[str, Any]] = [
     {},
     {"temperature": 0.7},
@@ -283,12 +370,19 @@ def bundle(tokenizer: Tokenizer, **sections: Any) -> Bundle:
 
 
 PAIRS = {"prompt_end": "\t", "packing": "documents"}
+CHECKED = {"threshold": 0.5, "faithful": True}
 STYLES = [{"name": "style", "labels": ["plain", "formal"]}, {"name": "mood", "labels": ["glad"]}]
 
 
 def test_the_folder_and_its_description(tmp_path: Path, package: Path) -> None:
     pytest.importorskip("onnx", reason="onnx is not installed")
-    made = bundle(ByteTokenizer(), data=PAIRS, model={"conditions": STYLES}, card={"description": "Tiny & <b>bold</b>"})
+    made = bundle(
+        ByteTokenizer(),
+        data=PAIRS,
+        model={"conditions": STYLES},
+        card={"description": "Tiny & <b>bold</b>"},
+        rewrite=CHECKED,
+    )
     for name in ("one", "two"):
         web.write(made, tmp_path / name, "int8", condition={"mood": "glad"}, onnxruntime_web=package)
     folder = tmp_path / "one"
@@ -301,7 +395,8 @@ def test_the_folder_and_its_description(tmp_path: Path, package: Path) -> None:
     }
     fields = json.loads(files["model.json"])
     assert fields["conditions"] == [{"name": "style", "labels": ["plain", "formal"]}]
-    assert fields["rewrite"] == {"parts": ["", "\t"], "end": "\t"}
+    settings = {"threshold": 0.5, "calibration": [], "sentences": False, "beams": 0}
+    assert fields["rewrite"] == {"parts": ["", "\t"], "end": "\t", "settings": settings, "words": REWRITE_WORDS}
     assert ["Built in", "mood = glad"] in fields["about"]
     for entry in fields["files"]:
         assert len(files[entry["name"]]) == entry["stored"]
@@ -325,9 +420,12 @@ def test_the_folder_and_its_description(tmp_path: Path, package: Path) -> None:
 
 def test_a_template_goes_around_the_sentence() -> None:
     data = {"template": "Say: {prompt} ({prompt})\nNow: {completion}", "prompt_end": "Now: ", "packing": "documents"}
-    assert web._rewriting(bundle(ByteTokenizer(), data=data)) == {"parts": ["Say: ", " (", ")\nNow: "], "end": "Now: "}
+    found = web._rewriting(bundle(ByteTokenizer(), data=data), {})
+    assert found is not None
+    assert (found["parts"], found["end"]) == (["Say: ", " (", ")\nNow: "], "Now: ")
+    assert "words" not in found
     wants_more = {**PAIRS, "template": "{question}: {prompt}\t{completion}"}
-    assert web._rewriting(bundle(ByteTokenizer(), data=wants_more)) is None
+    assert web._rewriting(bundle(ByteTokenizer(), data=wants_more), {}) is None
 
 
 def test_what_the_page_cannot_do_is_refused(tmp_path: Path) -> None:

@@ -13,12 +13,15 @@ from jslm.config import RewriteConfig, config_from_dict
 from jslm.errors import JslmError
 from jslm.evaluate import calibration
 from jslm.evaluate.answers import Found, Item, compare_answers, is_acceptable, read_items, wilson
-from jslm.evaluate.calibration import calibrate, choose_threshold, fit_logistic
+from jslm.evaluate.calibration import Judged, agreement_gain, calibrate, choose_threshold, fit_logistic
 from jslm.evaluate.curves import curves
+from jslm.evaluate.lints import count_lints, make_checker
 from jslm.evaluate.report import markdown
 from jslm.infer.judgement import confidence_of
 from jslm.infer.rewrite import Written
 
+# Of 200 answers, one: a post without capitals, which Harper minds before "my" and not before "I".
+MOST_ADDED = 1
 ITEMS = [
     Item("news", "The cat was fed by Ann.", ("Ann fed the cat.",), False),
     Item("news", "It was eaten by the dog.", ("The dog ate it.", "The dog has eaten it."), False),
@@ -73,7 +76,7 @@ def test_check_and_threshold_keep_sentences() -> None:
 
 
 def test_report_shows_them() -> None:
-    run = {
+    run: dict[str, Any] = {
         "name": "one",
         "source": "one",
         "parameters": 1,
@@ -82,15 +85,38 @@ def test_report_shows_them() -> None:
         "dtype": "float32",
         "losses": {},
         "tasks": {},
-        "answers": {"natural.tsv": compare_answers(ITEMS, FOUND, RewriteConfig())},
+        "answers": {"natural.tsv": compare_answers(ITEMS, FOUND, RewriteConfig()) | {"lints": count_lints([], None)}},
     }
     text = markdown({"jslm": "0", "date": "today", "device": "none", "runs": [run]})
     assert "| acceptable (punctuation and case aside) | 66.7% ± " in text
-    assert "| precision at 60% coverage | 100.0% |" in text
+    # Two of two, and so the interval of Wilson goes down to 34%.
+    assert "| precision at 60% coverage | 100.0% ± 32.9 |" in text
+    assert "| coverage without a threshold | 66.7% ± " in text
+    assert "No lints were counted: Harper is not installed" in text
+    run["answers"]["natural.tsv"]["lints"] = count_lints(
+        [("He go.", "He goes.")], lambda text: [("Agreement", "")] * ("go." in text)
+    )
+    text = markdown({"jslm": "0", "date": "today", "device": "none", "runs": [run]})
+    assert "| rewrites with a lint that is new | 0 |" in text
+    assert "| lints of the sentences that changed, before | 1 |" in text
     assert "I slept well." in text
     drawing = ElementTree.fromstring(curves([run]))
     assert len(drawing.findall(".//{*}circle")) == 6 + 4
     assert curves([{**run, "answers": {}}]) == ""
+
+
+def test_natural_answers_add_no_lint() -> None:
+    """The table's own answers, as Harper reads them: it finds what is wrong, and nothing that is not there before."""
+    pytest.importorskip("harper", reason="harper-py is not installed")
+    check = make_checker()
+    assert check is not None
+    wrong = count_lints([("He went to the shop.", "He go to the the shop."), ("He go.", "He goes.")], check)
+    assert (wrong["added"], wrong["removed"]) == (1, 1)
+    assert wrong["examples"][0]["lint"].startswith(("Agreement: ", "Repetition: "))
+    items = read_items(Path(__file__).parents[2] / "data" / "rewrite" / "natural.tsv")
+    record = count_lints([(item.sentence, item.answers[0]) for item in items if not item.alone], check)
+    assert record["rewrites"] == 200
+    assert record["added"] <= MOST_ADDED, record["examples"]
 
 
 def test_punctuation_and_case_are_not_the_answer() -> None:
@@ -162,7 +188,7 @@ def test_calibration_of_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
     class Model:
         config = config_from_dict({}, "test")
 
-    monkeypatch.setattr(calibration, "written", lambda model, batch: [next(given) for _ in batch])
+    monkeypatch.setattr(calibration, "written", lambda model, batch, beams: [next(given) for _ in batch])
     fitted = calibrate(Model(), items, 0.9)  # type: ignore[arg-type]
     assert fitted.precision == 0.9
     found = [Found(one.output, confidence_of(fitted, one.logprobs) or 0.0, True, "") for one in texts]
@@ -173,5 +199,52 @@ def test_calibration_of_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
         assert part["confidence"] == pytest.approx(part["right"], abs=0.15)
     with pytest.raises(JslmError, match="expected 20 or more"):
         calibrate(Model(), items[:0], 0.9)  # type: ignore[arg-type]
+    with pytest.raises(JslmError, match="beams = 0"):
+        calibrate(Model(), items, 0.9, beams=0)  # type: ignore[arg-type]
     with pytest.raises(JslmError, match="precision = 1"):
         calibrate(Model(), items, 1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_agreement_is_taken_only_where_it_tells_something(
+    tells: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Log-probabilities that say little, and beams that say much or nothing."""
+    noise = np.random.default_rng(2)
+    items, texts = [], []
+    for number in range(300):
+        right = bool(noise.random() < 0.5)
+        items.append(Item("web", f"A{number} was seen by Bob.", (f"Bob saw A{number}.",), False))
+        agreement = float(noise.normal() + (2.0 if right else -2.0) * tells)
+        output = f"Bob saw A{number}." if right else f"Bob saw B{number}."
+        texts.append(Written(output, True, [float(-abs(noise.normal()))] * 20, agreement))
+
+    class Model:
+        config = config_from_dict({}, "test")
+
+    places = {item.sentence: text for item, text in zip(items, texts, strict=True)}
+    monkeypatch.setattr(calibration, "written", lambda model, batch, beams: [places[sentence] for sentence in batch])
+    with caplog.at_level("INFO", "jslm"):
+        fitted = calibrate(Model(), items, 0.9, beams=4)  # type: ignore[arg-type]
+    assert ("taken" if tells else "left out") in caplog.text
+    assert fitted.agreement.beams == (4 if tells else 0)
+    assert len(fitted.calibration) == 4
+    judged = Judged(
+        [text.logprobs for text in texts],
+        [text.agreement for text in texts],
+        [item.answers[0] == text.output for item, text in zip(items, texts, strict=True)],
+    )
+    gain = agreement_gain(judged)
+    assert gain.is_one == tells
+    assert gain.log_loss[0] == pytest.approx(np.log(2), abs=0.03)
+    if tells:
+        # Two normals, four apart: a Brier score of a few hundredths.
+        assert gain.brier[1] < 0.1 < gain.brier[0]
+        sure = [confidence_of(fitted, text.logprobs, 4, text.agreement) or 0.0 for text in texts]
+        found = [Found(text.output, one, True, "") for text, one in zip(texts, sure, strict=True)]
+        record = compare_answers(items, found, fitted)
+        assert record["threshold"] == fitted.agreement.threshold
+        assert record["precision"]["value"] >= 0.9
+        assert record["changed"] > 100
+        # With other beams than it was fitted with, it does not count.
+        assert confidence_of(fitted, texts[0].logprobs, 3, 10.0) == confidence_of(fitted, texts[0].logprobs)

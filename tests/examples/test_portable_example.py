@@ -13,6 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from jslm.infer.faithful import unfaithful
+from jslm.prompts.rewrite_words import REWRITE_WORDS
+from tests.rewrite_pairs import pairs
+
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "portable.py"
 VECTORS = sorted((ROOT / "tests" / "vectors").glob("*.json"))
@@ -68,9 +72,30 @@ def test_logits_and_greedy_texts_are_the_same(model: Any, vectors: dict[str, Any
 
 def test_sentences_are_rewritten_alike(model: Any, vectors: dict[str, Any]) -> None:
     for entry in vectors.get("rewrites", []):
-        output, confidence = model.rewrite(entry["source"], entry["conditions"])
-        assert output == entry["output"], entry
-        assert confidence == (None if entry["confidence"] is None else pytest.approx(entry["confidence"], abs=2e-4))
+        found = model.rewrite(entry["source"], entry["conditions"])
+        for name in ("output", "reason"):
+            assert found[name] == entry[name], entry
+        assert found["changed"] == (not entry["reason"])
+        for name in ("confidence", "logprob"):
+            assert found[name] == (None if entry[name] is None else pytest.approx(entry[name], abs=1e-3)), entry
+        if found["changed"]:
+            sure = model.rewrite(entry["source"], entry["conditions"], threshold=1.0)
+            assert sure["output"] == entry["source"]
+            # Of several sentences the reason is the first one's.
+            assert sure["confidence"] is None or sure["reason"].startswith("not sure enough: ")
+
+
+def test_words_are_checked_alike(model: Any, vectors: dict[str, Any]) -> None:
+    for entry in vectors.get("differences", []):
+        found = model.words.difference(entry["source"], entry["output"], entry["may_add"])
+        assert found == entry["difference"], entry
+
+
+def test_natural_sentences_are_checked_as_by_jslm() -> None:
+    words = portable.Words(dict(REWRITE_WORDS))
+    reasons = [(unfaithful(*pair), words.difference(*pair), pair) for pair in pairs()]
+    assert len({reason.split("'")[-1] for reason, _, _ in reasons}) >= 6
+    assert [each for each in reasons if each[0] != each[1]] == []
 
 
 def test_temperature_draws_by_the_models_shares(vectors: dict[str, Any], model: Any) -> None:
@@ -94,6 +119,11 @@ def test_its_command_line_rewrites_and_writes_on() -> None:
     sentence = "The letter was written by the clerk."
     rewriter = str(folder / "rewriter.safetensors")
     assert run(rewriter, sentence, "--rewrite") == "The clerk wrote the letter.\n"
+    checked = str(folder / "rewriter_int8.safetensors")
+    command = [sys.executable, str(EXAMPLE), checked, "The king saw.", "--rewrite", "--threshold", "0"]
+    found = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert found.stdout == "The king saw.\n"
+    assert found.stderr.startswith("left as it is: the rewrite says something else: ")
     assert run(rewriter, sentence, "--rewrite", "--condition", "style=casual") == "the clerk wrote the letter\n"
     case = json.loads((folder / "char_llama.json").read_text("utf-8"))["cases"][1]
     shown = run(str(folder / "char_llama.safetensors"), case["prompt"], "--tokens", str(len(case["greedy_ids"])))

@@ -13,11 +13,14 @@ from typing import Any
 
 import pytest
 
+from jslm.infer.faithful import unfaithful
+from tests.rewrite_pairs import pairs
+
 ROOT = Path(__file__).resolve().parents[2]
 CRATE = ROOT / "examples" / "rust"
 VECTORS = ROOT / "tests" / "vectors"
 REWRITER = VECTORS / "rewriter.safetensors"
-LARGEST_WASM = 150_000
+LARGEST_WASM = 240_000
 
 
 def run(*command: str | Path, status: int = 0, text: str = "", **environment: str) -> str:
@@ -119,6 +122,22 @@ def test_the_command_rewrites_and_writes_as_jslm(built: Path) -> None:
     model = VECTORS / "byte_gpt2.safetensors"
     shown = run(built / "portable", model, "write", case["prompt"], str(len(case["greedy_ids"])))
     assert shown == case["prompt"] + case["greedy_text"] + "\n"
+
+
+@pytest.mark.slow
+def test_the_command_says_why_sentences_stay(built: Path) -> None:
+    vectors: dict[str, Any] = json.loads((VECTORS / "rewriter_int8.json").read_text("utf-8"))
+    plain = [entry for entry in vectors["rewrites"] if not entry["conditions"] and "\n" not in entry["source"]]
+    checked = VECTORS / "rewriter_int8.safetensors"
+    shown = run(built / "portable", checked, "rewrite", "--json", text="".join(f"{e['source']}\n" for e in plain))
+    found = [json.loads(line) for line in shown.splitlines()]
+    assert [each["output"] for each in found] == [each["output"] for each in plain]
+    assert [bool(each["reason"]) for each in found] == [not each["changed"] for each in found]
+    given = pairs()
+    shown = run(built / "portable", checked, "compare", text="".join(f"{a}\t{b}\n" for a, b in given))
+    wrong = [(pair, line) for pair, line in zip(given, shown.split("\n"), strict=False) if unfaithful(*pair) != line]
+    assert wrong == []
+    assert "without the check" in run(built / "portable", REWRITER, "compare", status=2, text="a\tb\n")
 
 
 @pytest.mark.slow

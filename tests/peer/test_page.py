@@ -164,6 +164,8 @@ def test_rewrites_show_their_differences(page: Any) -> None:
     assert page.locator("#rewrites ins").count() >= 1
     assert page.locator("#rewrites img, #rewrites b").count() == 0
     assert "confidence" in page.locator("#rewrites").text_content()
+    page.set_viewport_size({"width": 360, "height": 700})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
 
 def test_chat_streams_turns(page: Any) -> None:

@@ -3,7 +3,7 @@
 //! Texts are UTF-8 in memory of `jslm_alloc`, given as address and length; conditions are lines `name=label`. What a
 //! function made or found wrong is text at `jslm_output` up to `jslm_output_length`, until the next call.
 
-use crate::{whole_characters, Error, Finish, Model, Result, State};
+use crate::{whole_characters, Error, Finish, Model, Result, Rewrite, State};
 
 /// A model with what is being written.
 pub struct Handle {
@@ -11,7 +11,7 @@ pub struct Handle {
     state: Option<State>,
     given: usize,
     output: Vec<u8>,
-    confidence: f32,
+    rewrite: Rewrite,
 }
 
 impl Handle {
@@ -55,7 +55,7 @@ pub unsafe extern "C" fn jslm_free(address: *mut u8, length: usize) {
 /// `address` points to `length` bytes.
 #[no_mangle]
 pub unsafe extern "C" fn jslm_open(address: *const u8, length: usize) -> *mut Handle {
-    let mut handle = Handle { model: None, state: None, given: 0, output: Vec::new(), confidence: f32::NAN };
+    let mut handle = Handle { model: None, state: None, given: 0, output: Vec::new(), rewrite: Rewrite::default() };
     let opened = Model::open(bytes(address, length));
     let status = opened.map(|model| {
         handle.model = Some(model);
@@ -83,7 +83,8 @@ pub unsafe extern "C" fn jslm_close(handle: *mut Handle) {
     drop(Box::from_raw(handle));
 }
 
-/// Rewrites a sentence: 1 where it changed, 0 where it stays, -1 for an error. The output is the sentence then.
+/// Rewrites a sentence: 1 where it changed, and the output is its rewrite; 0 where it stays, and the output is the reason;
+/// -1 for an error. A `threshold` of NaN is the file's own.
 ///
 /// # Safety
 /// See `jslm_ok`.
@@ -94,24 +95,35 @@ pub unsafe extern "C" fn jslm_rewrite(
     length: usize,
     conditions: *const u8,
     conditions_length: usize,
-    threshold: f32,
+    threshold: f64,
 ) -> i32 {
     let handle = &mut *handle;
     let found = (|| {
         let conditions = pairs(string(conditions, conditions_length)?)?;
+        let threshold = Some(threshold).filter(|threshold| !threshold.is_nan());
         handle.model()?.rewrite(string(text, length)?, &conditions, threshold)
     })();
-    handle.confidence = found.as_ref().ok().and_then(|found| found.confidence).unwrap_or(f32::NAN);
-    handle.answer(found.map(|found| (i32::from(found.changed), found.output)))
+    handle.rewrite = found.as_ref().ok().cloned().unwrap_or_default();
+    handle
+        .answer(found.map(|found| (i32::from(found.changed), if found.changed { found.output } else { found.reason })))
 }
 
-/// Of the last rewrite; NaN where nothing was written.
+/// Of the last rewrite: the probability that it is right; NaN where nothing was written.
 ///
 /// # Safety
 /// See `jslm_ok`.
 #[no_mangle]
-pub unsafe extern "C" fn jslm_confidence(handle: *const Handle) -> f32 {
-    (*handle).confidence
+pub unsafe extern "C" fn jslm_confidence(handle: *const Handle) -> f64 {
+    (*handle).rewrite.confidence.unwrap_or(f64::NAN)
+}
+
+/// Of the last rewrite: the mean natural log-probability of what was written; NaN for nothing.
+///
+/// # Safety
+/// See `jslm_ok`.
+#[no_mangle]
+pub unsafe extern "C" fn jslm_log_prob(handle: *const Handle) -> f64 {
+    (*handle).rewrite.log_prob.unwrap_or(f64::NAN)
 }
 
 /// Begins to write after a prompt, up to `most` tokens; 0, or -1 for an error.

@@ -2,8 +2,8 @@
 //!
 //! ```no_run
 //! let model = jslm_portable::Model::open(&std::fs::read("rewriter.safetensors").unwrap()).unwrap();
-//! let found = model.rewrite("The letter was written by the clerk.", &[], f32::NEG_INFINITY).unwrap();
-//! println!("{}", found.output);
+//! let found = model.rewrite("The letter was written by the clerk.", &[], None).unwrap();
+//! println!("{} {}", found.output, found.reason);
 //! ```
 //!
 //! What the file means stands in jslm's docs/portable-format.md. Nothing in a file makes this panic, or take more memory
@@ -13,14 +13,18 @@ pub mod json;
 
 mod decoder;
 mod exports;
+mod faithful;
 mod file;
 mod marks;
 mod matrix;
+mod rewriting;
 mod tokenizer;
 
 pub use decoder::Cache;
 use decoder::Decoder;
 use json::Value;
+pub use rewriting::Rewrite;
+use rewriting::Settings;
 use tokenizer::Tokenizer;
 
 /// What is wrong, in one line.
@@ -49,14 +53,7 @@ pub struct Model {
     normalizes: bool,
     template: String,
     prompt_end: String,
-}
-
-/// A sentence and what became of it; `confidence` is the mean log-probability of what was written, where something was.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Rewrite {
-    pub output: String,
-    pub confidence: Option<f32>,
-    pub changed: bool,
+    settings: Settings,
 }
 
 /// What ended a text: its end-of-text token, or the limit on its length.
@@ -104,6 +101,7 @@ impl Model {
             normalizes: cleaners.contains(&Value::Text("normalize".into())),
             template: data.need("template")?.text()?.into(),
             prompt_end: data.need("prompt_end")?.text()?.into(),
+            settings: Settings::open(config.get("rewrite"), &fields)?,
         })
     }
 
@@ -215,76 +213,6 @@ impl Model {
         }
         Ok(Some(token))
     }
-
-    /// What a model that learned pairs makes of a sentence; the sentence itself where it is blank, can't be read, or the
-    /// rewrite is empty, has not ended in time, holds an unknown character, or is less sure than `threshold`.
-    pub fn rewrite(&self, sentence: &str, conditions: &[(&str, &str)], threshold: f32) -> Result<Rewrite> {
-        let same = |confidence| Ok(Rewrite { output: sentence.into(), confidence, changed: false });
-        let core = strip(sentence);
-        let prompt = self.rewrite_prompt(core)?;
-        let tokens = self.encode(&prompt)?.len();
-        let end = if self.prompt_end.is_empty() { "\n" } else { &self.prompt_end };
-        let unknown = self.tokenizer.unknown;
-        let is_known = unknown.is_none() || !self.encode(core)?.iter().any(|&id| Some(id) == unknown);
-        if core.is_empty() || !is_known || core.contains(end) || tokens + 2 > self.decoder.context_length {
-            // Conditions that the model lacks are an error all the same.
-            self.start(conditions)?;
-            return same(None);
-        }
-        let mut state = self.begin(&prompt, conditions, 2 * tokens + 32, 0.0, 0)?;
-        let mut ended = false;
-        while let Some(token) = self.step(&mut state)? {
-            let piece = self.tokenizer.piece(token);
-            if let Some(at) = piece.iter().position(|&byte| byte == b'\n') {
-                state.bytes.truncate(state.bytes.len() - piece.len() + at);
-                // A token counts where some of it is before the line break.
-                state.log_probs.truncate(state.log_probs.len() - usize::from(at == 0));
-                ended = true;
-                break;
-            }
-        }
-        ended |= state.finish == Some(Finish::Stop);
-        let count = state.log_probs.len();
-        let confidence = if count > 0 { Some(state.log_probs.iter().sum::<f32>() / count as f32) } else { None };
-        let text = whole_characters(&state.bytes);
-        let text = strip(&text);
-        let is_sure = confidence.map_or(false, |confidence| confidence >= threshold);
-        if !ended || !is_sure || text.is_empty() || text.contains('\u{fffd}') || text == core {
-            return same(confidence);
-        }
-        Ok(Rewrite { output: sentence.replacen(core, text, 1), confidence, changed: true })
-    }
-
-    /// The template up to the end of the prompt, or up to the completion.
-    fn rewrite_prompt(&self, sentence: &str) -> Result<String> {
-        let (end, mut prompt, mut literal) = (&self.prompt_end, String::new(), String::new());
-        let in_a_literal = literals(&self.template).iter().any(|part| !end.is_empty() && part.contains(end.as_str()));
-        let mut chars = self.template.chars().peekable();
-        loop {
-            let char = chars.next();
-            match char {
-                Some('{' | '}') if chars.peek() == char.as_ref() => literal.extend(chars.next()),
-                Some('{') | None => {
-                    if let Some(at) = literal.find(end.as_str()).filter(|_| !end.is_empty()) {
-                        return Ok(prompt + &literal[..at + end.len()]);
-                    }
-                    prompt.push_str(&literal);
-                    literal.clear();
-                    if char.is_none() {
-                        return Ok(sentence.to_string() + if end.is_empty() { "\n" } else { end });
-                    }
-                    let name: String = chars.by_ref().take_while(|char| *char != '}').collect();
-                    match name.as_str() {
-                        "prompt" => prompt.push_str(sentence),
-                        "completion" if !in_a_literal => return Ok(prompt),
-                        "completion" => {}
-                        _ => return fail(format!("the template wants {} besides the sentence", json::shown(&name))),
-                    }
-                }
-                Some(char) => literal.push(char),
-            }
-        }
-    }
 }
 
 impl Writer<'_> {
@@ -310,15 +238,6 @@ impl Iterator for Writer<'_> {
     }
 }
 
-/// The literal parts of a template, without what stands in braces.
-fn literals(template: &str) -> Vec<String> {
-    let doubled = template.replace("{{", "\u{1}").replace("}}", "\u{2}");
-    let parts = doubled.split('{').enumerate();
-    let outside =
-        parts.map(|(at, part)| if at == 0 { part } else { part.split_once('}').map_or("", |(_, rest)| rest) });
-    outside.map(|part| part.replace('\u{1}', "{").replace('\u{2}', "}")).collect()
-}
-
 /// A prompt as the model's texts were read.
 fn as_read(text: &str, normalizes: bool) -> String {
     let text = text.trim_start_matches('\u{feff}').replace("\r\n", "\n").replace('\r', "\n");
@@ -339,7 +258,11 @@ fn as_read(text: &str, normalizes: bool) -> String {
 
 /// Without white space at both ends, of which Python counts four separators too.
 fn strip(text: &str) -> &str {
-    text.trim_matches(|char: char| char.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&char))
+    text.trim_matches(is_white)
+}
+
+fn is_white(char: char) -> bool {
+    char.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&char)
 }
 
 /// UTF-8 with wrong bytes as U+FFFD, up to a character that is not whole yet.
@@ -379,38 +302,11 @@ fn draw(logits: &[f32], top: f32, temperature: f32, random: &mut u64) -> usize {
 mod tests {
     use super::*;
 
-    fn rewriter() -> Model {
-        let beside = option_env!("CARGO_MANIFEST_DIR").map(|here| format!("{}/../../tests/vectors", here));
-        let folder = std::env::var("JSLM_VECTORS").ok().or(beside).expect("JSLM_VECTORS names no folder");
-        Model::open(&std::fs::read(folder + "/rewriter.safetensors").unwrap()).unwrap()
-    }
-
-    #[test]
-    fn prompts_are_those_of_jslm() {
-        let mut model = rewriter();
-        for (template, end, prompt) in [
-            ("", "", "S\n"),
-            ("", "\t", "S\t"),
-            ("{prompt}\t{completion}", "\t", "S\t"),
-            ("Fix: {prompt}\n=> {completion}", "", "Fix: S\n=> "),
-            ("{{{prompt}}} -> {completion}", "->", "{S} ->"),
-            ("{{prompt}} {prompt}", "", "S\n"),
-            ("{completion} of {prompt}:", ":", " of S:"),
-        ] {
-            model.template = template.into();
-            model.prompt_end = end.into();
-            assert_eq!(model.rewrite_prompt("S").unwrap(), prompt, "{:?}", template);
-        }
-        model.template = "{prompt} {colour} {completion}".into();
-        assert!(model.rewrite_prompt("S").is_err());
-    }
-
     #[test]
     fn texts_are_read_as_in_training() {
         assert_eq!(as_read("\u{feff}\u{feff}a\r\nb\rc\u{a0}\u{7}", false), "a\nb\nc\u{a0}\u{7}");
         assert_eq!(as_read("a\u{7}\u{a0}\u{2028}\u{ad}b\tc", true), "a \nb\tc");
         assert_eq!(strip(" \u{1c}\u{3000}a b\u{1f}\n"), "a b");
         assert_eq!(whole_characters(b"a\xff\xe4\xbd\xa0\xe4\xbd"), "a\u{fffd}\u{4f60}");
-        assert_eq!(literals("{{a}} {prompt} b {completion}c"), ["{a} ", " b ", "c"]);
     }
 }

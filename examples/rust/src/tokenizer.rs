@@ -140,6 +140,25 @@ impl Tokenizer {
         self.pieces.get(id as usize).map_or(&[], Vec::as_slice)
     }
 
+    /// Whether a character has an id of its own, or bytes that have.
+    pub fn knows(&self, char: char) -> bool {
+        match &self.kind {
+            Kind::Char(ids) => ids.get(u32::from(char).into()).is_some(),
+            _ => true,
+        }
+    }
+
+    /// The characters of the kind `char`, by their ids.
+    pub fn characters(&self) -> impl Iterator<Item = char> + '_ {
+        let whole = |piece: &Vec<u8>| match std::str::from_utf8(piece)
+            .map(|text| (text.chars().next(), text.chars().count()))
+        {
+            Ok((found, 1)) => found.filter(|char| *char != '\u{fffd}'),
+            _ => None,
+        };
+        self.pieces.iter().filter_map(whole)
+    }
+
     /// Ids of a text, in which no spelling is a special token.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         Ok(match &self.kind {
@@ -200,6 +219,21 @@ fn split_words(text: &str) -> Vec<&str> {
         at = end;
     }
     words
+}
+
+/// Letters and numbers, as Python's `str.isalnum`.
+pub fn is_word(char: char) -> bool {
+    char.is_numeric() || is_alphabetic(char)
+}
+
+/// As `is_word`, but for the ten digits.
+pub fn is_letter(char: char) -> bool {
+    is_word(char) && !char.is_ascii_digit()
+}
+
+/// Letters, as Python's `str.isalpha`.
+pub fn is_alphabetic(char: char) -> bool {
+    kind_of(char) == 1
 }
 
 /// White space 0, letters 1, digits 2, all else 3.

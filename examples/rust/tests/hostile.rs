@@ -48,7 +48,7 @@ fn open(bytes: &[u8]) -> bool {
             false
         }
         Ok(model) => {
-            let _ = model.rewrite("The letter was written by the clerk.", &[], f32::NEG_INFINITY);
+            let _ = model.rewrite("The letter was written by the clerk.", &[], None);
             if let Ok(writer) = model.write("The", &[], 4, 0.5, 1) {
                 for token in writer {
                     if token.is_err() {

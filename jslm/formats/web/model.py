@@ -22,6 +22,7 @@ from jslm.formats.web.runtime import BINARY, VERSION, write_runtime
 from jslm.formats.web.vocabulary import tokenizer_fields
 from jslm.model import count_parameters
 from jslm.prompts.pairs import shown_prompt
+from jslm.prompts.rewrite_words import REWRITE_WORDS
 from jslm.runs.bundle import Bundle, Format
 
 NAME, GRAPH, RUNTIME = "model.json", "model.onnx", "onnxruntime"
@@ -140,13 +141,16 @@ def _page_fields(bundle: Bundle, folded: Mapping[str, str], dtype: str, facts: M
             "repetition_penalty": sample.repetition_penalty,
             "max_tokens": min(sample.max_new_tokens, model.context_length),
         },
-        "rewrite": _rewriting(bundle),
+        "rewrite": _rewriting(bundle, folded),
         "about": _about(bundle, folded, dtype, facts),
     }
 
 
-def _rewriting(bundle: Bundle) -> dict[str, Any] | None:
-    """What goes around a sentence, and what ends a prompt; None for a model that has not learned pairs of one text."""
+def _rewriting(bundle: Bundle, folded: Mapping[str, str]) -> dict[str, Any] | None:
+    """What goes around a sentence, what ends a prompt, and when a sentence stays.
+
+    None for a model that has not learned pairs of one text.
+    """
     data = bundle.config.data
     if data.messages or not (data.prompt_end or "{completion}" in data.template):
         return None
@@ -154,7 +158,20 @@ def _rewriting(bundle: Bundle) -> dict[str, Any] | None:
         prompt = shown_prompt(data, {"prompt": _SENTENCE})
     except KeyError:
         return None
-    return {"parts": prompt.split(_SENTENCE), "end": data.prompt_end or "\n"}
+    settings = bundle.config.rewrite
+    return {
+        "parts": prompt.split(_SENTENCE),
+        "end": data.prompt_end or "\n",
+        "settings": {
+            "threshold": settings.threshold,
+            "calibration": settings.calibration,
+            "sentences": settings.sentences,
+            # The page writes greedily, and says so where the model was made for more.
+            "beams": settings.agreement.beams,
+        },
+        **({"words": REWRITE_WORDS} if settings.faithful else {}),
+        **({"may_add": True} if folded.get("agentless") == "someone" else {}),
+    }
 
 
 def _about(bundle: Bundle, folded: Mapping[str, str], dtype: str, facts: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -1,8 +1,9 @@
-//! portable MODEL rewrite [name=label ...] < lines
+//! portable MODEL rewrite [--json] [name=label ...] < lines      (--json: what stays, why, and how sure)
+//! portable MODEL compare < pairs      (a sentence, a tab and its rewrite a line; what that says otherwise)
 //! portable MODEL write PROMPT [TOKENS [TEMPERATURE [SEED]]] [name=label ...]
 //! portable MODEL speed [TOKENS]
 
-use jslm_portable::{Model, Result};
+use jslm_portable::{Model, Result, Rewrite};
 use std::io::{BufRead, Write};
 
 fn main() {
@@ -18,7 +19,7 @@ fn run(arguments: &[String]) -> std::result::Result<(), String> {
         [path, action, ..] => (path, action),
         _ => {
             return Err(
-                "usage: portable MODEL rewrite | write PROMPT [TOKENS [TEMPERATURE [SEED]]] | logits ID... | speed [TOKENS]".into()
+                "usage: portable MODEL rewrite | compare | write PROMPT [TOKENS [TEMPERATURE [SEED]]] | logits ID... | speed [TOKENS]".into()
             )
         }
     };
@@ -29,7 +30,7 @@ fn run(arguments: &[String]) -> std::result::Result<(), String> {
     let conditions: Vec<(&str, &str)> = conditions.iter().filter_map(|each| each.split_once('=')).collect();
     let number = |at: usize, default: f64| rest.get(at).map_or(Ok(default), |text| text.parse::<f64>());
     match action.as_str() {
-        "rewrite" => rewrite(&model, &conditions),
+        "rewrite" => rewrite(&model, &conditions, rest.iter().any(|each| *each == "--json")),
         "write" => {
             let parsed = (number(1, 200.0), number(2, 0.0), number(3, 0.0));
             match (rest.first(), parsed) {
@@ -44,20 +45,57 @@ fn run(arguments: &[String]) -> std::result::Result<(), String> {
                 _ => Err("write: give a prompt, then numbers".into()),
             }
         }
+        "compare" => compare(&model),
         "logits" => logits(&model, &conditions, &rest),
         "speed" => speed(&model, number(0, 200.0).map_err(|_| "speed: give a number of tokens")? as usize),
-        _ => Err(format!("{}: expected rewrite, write, logits or speed", action)),
+        _ => Err(format!("{}: expected rewrite, compare, write, logits or speed", action)),
     }
 }
 
-fn rewrite(model: &Model, conditions: &[(&str, &str)]) -> std::result::Result<(), String> {
+fn rewrite(model: &Model, conditions: &[(&str, &str)], as_json: bool) -> std::result::Result<(), String> {
     let mut out = std::io::stdout();
     for line in std::io::stdin().lock().lines() {
         let line = line.map_err(|error| error.to_string())?;
-        let found = model.rewrite(&line, conditions, f32::NEG_INFINITY).map_err(|error| error.0)?;
-        writeln!(out, "{}", found.output).map_err(|error| error.to_string())?;
+        let found = model.rewrite(&line, conditions, None).map_err(|error| error.0)?;
+        let shown = if as_json { in_json(&found) } else { found.output };
+        writeln!(out, "{}", shown).map_err(|error| error.to_string())?;
     }
     Ok(())
+}
+
+/// A line for each pair: what its second part says otherwise, or nothing.
+fn compare(model: &Model) -> std::result::Result<(), String> {
+    for line in std::io::stdin().lock().lines() {
+        let line = line.map_err(|error| error.to_string())?;
+        let (source, output) = line.split_once('\t').ok_or("compare: a line without a tab")?;
+        let found = model.difference(source, output, false);
+        println!("{}", found.ok_or("compare: this model was made without the check of its words")?);
+    }
+    Ok(())
+}
+
+/// An object of one line.
+fn in_json(found: &Rewrite) -> String {
+    let text = |text: &str| {
+        let mut quoted = String::from("\"");
+        for char in text.chars() {
+            match char {
+                '"' | '\\' => quoted.extend(['\\', char]),
+                '\0'..='\u{1f}' => quoted += &format!("\\u{:04x}", char as u32),
+                _ => quoted.push(char),
+            }
+        }
+        quoted + "\""
+    };
+    let number = |number: Option<f64>| number.map_or("null".into(), |number| number.to_string());
+    format!(
+        "{{\"output\": {}, \"changed\": {}, \"confidence\": {}, \"reason\": {}, \"logprob\": {}}}",
+        text(&found.output),
+        found.changed,
+        number(found.confidence),
+        text(&found.reason),
+        number(found.log_prob)
+    )
 }
 
 /// A line for each id: the logits of what comes after it.

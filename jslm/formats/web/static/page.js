@@ -122,7 +122,7 @@ async function rewrite() {
   });
 }
 
-function addRewrite({ source, output, confidence, changed, why }) {
+function addRewrite({ source, output, confidence, changed, reason }) {
   const item = document.createElement("li");
   const [before, after, sure] = ["source", "target", "confidence"].map((name) => {
     const part = document.createElement("div");
@@ -132,9 +132,8 @@ function addRewrite({ source, output, confidence, changed, why }) {
     return part;
   });
   marked(source, output, before, after);
-  const words = [confidence === null ? "nothing written" : `confidence ${(100 * Math.exp(confidence)).toFixed(0)} %`];
-  if (!changed) words.push("left as it is");
-  if (why) words.push(why);
+  const words = [confidence === null ? "nothing written" : `confidence ${(100 * confidence).toFixed(0)} %`];
+  if (!changed) words.push(`left as it is: ${reason}`);
   sure.textContent = words.join("; ");
   $("rewrites").append(item);
 }
@@ -214,6 +213,8 @@ async function start() {
   $("loading").hidden = true;
   $("tabs").hidden = $("main").hidden = false;
   $("tab-rewrite").hidden = !card.rewrite;
+  const beams = card.rewrite?.settings.beams;
+  if (beams) $("greedily").textContent = `The model was made to search with ${beams} beams; this page writes greedily, and is less sure.`;
   choose($(card.rewrite ? "tab-rewrite" : "tab-write"));
   await keepForOffline();
 }

@@ -10,7 +10,8 @@ const WORD = new RegExp(
 
 /**
  * The tokenizer of `model.json`: `encode(text)` gives ids, and no spelling of a special token becomes one;
- * `pieces[id]` are the bytes that an id stands for; `unknown(text)` lists the characters that it does not know.
+ * `pieces[id]` are the bytes that an id stands for; `unknown(text)` lists the characters that it does not know,
+ * `characters` those that it does, where they are ids.
  */
 export function makeTokenizer(fields) {
   const made = { char, byte, bpe, gpt2, sentencepiece }[fields.kind](fields);
@@ -40,8 +41,9 @@ function char({ special, characters, unknown }) {
   pieces[unknown] = UTF8.encode("\ufffd");
   return {
     pieces,
+    characters: alphabet,
     encode: (text) => Array.from(text, (one) => ids.get(one) ?? unknown),
-    unknown: (text) => [...new Set(Array.from(text).filter((one) => !ids.has(one)))].sort(),
+    unknown: (text) => [...new Set(Array.from(text).filter((one) => !ids.has(one)))].sort((one, other) => one.codePointAt(0) - other.codePointAt(0)),
   };
 }
 

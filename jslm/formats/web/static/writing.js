@@ -1,4 +1,5 @@
 // Texts and rewrites, token by token: what `jslm.infer` does with a prompt.
+import { joined, judge, kept, readable, splitSentences } from "./judging.js";
 import { choose, Draws, largest, logSum, penalise } from "./sampling.js";
 import { asRead, strip } from "./text.js";
 import { TextStream } from "./tokenizer.js";
@@ -57,23 +58,31 @@ export async function* write(model, tokenizer, prompt, settings, labels, isStopp
 }
 
 /**
- * A sentence and what became of it: `{source, output, confidence, changed, why}`; `why` says in words what kept it from
- * being rewritten. `confidence` is the mean log-probability of what was written, null for nothing.
+ * A sentence and what became of it: `{source, output, changed, confidence, reason, logprob}`, as `jslm.load().rewrite` has
+ * it; null where `isStopped` says so.
  */
 export async function rewrite(model, tokenizer, sentence, labels, isStopped) {
-  const { context, normalize, rewrite: pair } = model.card;
-  const kept = (confidence, why) => ({ source: sentence, output: sentence, confidence, changed: false, why });
-  const core = strip(sentence);
-  const prompt = pair.parts.join(core);
-  const tokens = tokenizer.encode(asRead(prompt, normalize)).length;
-  if (tokens + 2 > context) return kept(null, `${tokens} tokens, and the context of this model is ${context}`);
-  const unknown = tokenizer.unknown(asRead(core, normalize));
-  if (unknown.length) return kept(null, `the model has never seen ${unknown.slice(0, 10).join(" ")}`);
-  if (core.includes(pair.end)) return kept(null, `${JSON.stringify(pair.end)} in it ends a prompt for this model`);
-  if (!core) return kept(null, "");
+  const parts = model.card.rewrite.settings.sentences ? splitSentences(sentence) : [];
+  if (parts.length < 2) return rewriteOne(model, tokenizer, sentence, labels, isStopped);
+  const found = [];
+  for (const part of parts) {
+    const one = await rewriteOne(model, tokenizer, part, labels, isStopped);
+    if (!one) return null;
+    found.push(one);
+  }
+  return joined(sentence, found);
+}
+
+async function rewriteOne(model, tokenizer, sentence, labels, isStopped) {
+  const { normalize, rewrite: pair } = model.card;
+  const core = strip(sentence).normalize("NFC");
+  const tokens = tokenizer.encode(asRead(pair.parts.join(core), normalize)).length;
+  const { text: shown, back, reason } = readable(model.card, tokenizer, core, tokens);
+  if (reason) return kept(sentence, reason);
   const logprobs = [];
   let [text, end] = ["", ""];
-  for await (const piece of write(model, tokenizer, prompt, { ...GREEDY, max_tokens: 2 * tokens + SLACK }, labels, isStopped)) {
+  const settings = { ...GREEDY, max_tokens: 2 * tokens + SLACK };
+  for await (const piece of write(model, tokenizer, pair.parts.join(shown), settings, labels, isStopped)) {
     if (piece.end) {
       end = piece.end;
       if (piece.logprob !== undefined) logprobs.push(piece.logprob);
@@ -91,11 +100,11 @@ export async function rewrite(model, tokenizer, sentence, labels, isStopped) {
     }
   }
   if (end === "stopped") return null;
-  const confidence = logprobs.length ? logprobs.reduce((sum, one) => sum + one) / logprobs.length : null;
-  if (end === "length") return kept(confidence, "its rewrite has not ended");
-  const found = strip(text);
-  if (!found || found.includes("\ufffd") || confidence === null || found === core) return kept(confidence, "");
-  const at = sentence.indexOf(core);
-  const output = sentence.slice(0, at) + found + sentence.slice(at + core.length);
-  return { source: sentence, output, confidence, changed: true, why: "" };
+  return judge(pair, sentence, core, back(text), logprobs, end, addsSomeone(model.card, labels));
+}
+
+/** Whether the chosen labels ask for a subject that the sentence does not have (`agentless = someone`). */
+function addsSomeone(card, labels) {
+  const folded = card.rewrite.may_add ?? false;
+  return folded || card.conditions.some(({ name, labels: names }, i) => name === "agentless" && names[labels[i]] === "someone");
 }

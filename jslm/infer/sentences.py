@@ -1,0 +1,76 @@
+"""Sentences as a rewriter reads them: one by one, each in characters that it knows, or why it can't be read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from jslm.config import DataConfig
+from jslm.errors import JslmError
+from jslm.infer.judgement import Rewrite, StandIns, kept, shown_character
+from jslm.prompts.pairs import shown_prompt
+
+if TYPE_CHECKING:
+    from jslm.infer.language_model import LanguageModel
+
+# A sentence with the white space behind it.
+_SENTENCE = re.compile(r".+?(?:[.!?…]+[\"'”’)\]]*(?=\s)\s*|\Z)", re.DOTALL)
+_SHOWN = 10
+
+
+class Unreadable(Exception):
+    """A sentence that the model can't read; its text says why."""
+
+
+def split_sentences(text: str) -> list[str]:
+    """The sentences of a text, each with the white space behind it: together they are the text."""
+    return _SENTENCE.findall(text)
+
+
+def rewrite_prompt(data: DataConfig, sentence: str) -> str:
+    """What a model that learned rewriting reads before it writes (`jslm.prompts.pairs.shown_prompt`).
+
+    Raises JslmError for a template that needs more than the sentence.
+    """
+    try:
+        return shown_prompt(data, {"prompt": sentence})
+    except KeyError as error:
+        raise JslmError(
+            f"data.template = {data.template!r}: rewriting has a sentence for {{prompt}} alone, and this model "
+            f"also wants {{{error.args[0]}}}"
+        ) from None
+
+
+def read_sentence(model: LanguageModel, core: str) -> tuple[str, StandIns]:
+    """(the sentence as the model reads it, what stands for characters that it does not know).
+
+    `core` has no white space around it, and is in Unicode NFC. Raises Unreadable.
+    """
+    tokenizer, data, context = model.tokenizer, model.config.data, model.config.model.context_length
+    if not core:
+        raise Unreadable("blank")
+    # A token before it and one after it at least: what begins a document, and the rewrite.
+    if (tokens := len(tokenizer.encode(model.as_read(rewrite_prompt(data, core))))) + 2 > context:
+        raise Unreadable(f"{tokens} tokens, the context of this model is {context}")
+    read = model.as_read(core)
+    try:
+        stand_ins = StandIns(tokenizer, read)
+    except KeyError:
+        unknown = tokenizer.unknown_characters(read)
+        shown = ", ".join(map(shown_character, unknown[:_SHOWN])) + (", ..." if len(unknown) > _SHOWN else "")
+        raise Unreadable(f"the tokenizer has never seen {shown}") from None
+    if (end := data.prompt_end or "\n") in core:
+        spelled = end.replace("\n", "\\n").replace("\t", "\\t")
+        raise Unreadable(f"'{spelled}' in it, which for this model ends a prompt")
+    return stand_ins.put(core), stand_ins
+
+
+def joined(sentence: str, parts: Sequence[Rewrite]) -> Rewrite:
+    """One rewrite of several sentences' ones; as sure as the least sure of those that changed."""
+    changed = [part for part in parts if part.changed]
+    if not changed:
+        return kept(sentence, parts[0].reason)
+    sure = min(part.confidence for part in changed if part.confidence is not None)
+    logprob = min(part.logprob for part in changed if part.logprob is not None)
+    return Rewrite(sentence, "".join(part.output for part in parts), sure, True, "", logprob)

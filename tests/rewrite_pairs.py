@@ -1,0 +1,54 @@
+"""Sentences with rewrites of them, right and wrong ones: what readers in other languages are compared on."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+from jslm.evaluate.answers import read_items
+
+NATURAL = Path(__file__).resolve().parents[1] / "data" / "rewrite" / "natural.tsv"
+_ADDED = (
+    "not",
+    "someone",
+    "Bob",
+    "24",
+    "(",
+    "he",
+    "no",
+    "n't",
+    "Émile",
+    "ΣΑΣ",
+    "x_y",
+    "½",
+    "iPhone",
+    "is",
+    "’d",
+    "3:30",
+)
+
+
+def pairs() -> list[tuple[str, str]]:
+    """Each natural sentence with its answers, and these with words lost, added, exchanged, or spelled otherwise."""
+    choice, found = random.Random(0), []
+    for item in read_items(NATURAL):
+        found += [(item.sentence, answer) for answer in item.answers]
+        for answer in item.answers[:2]:
+            for _ in range(3):
+                words = answer.split()
+                at = choice.randrange(len(words))
+                match choice.randrange(6):
+                    case 0:
+                        words.pop(at)
+                    case 1:
+                        words[at] = words[at].swapcase()
+                    case 2:
+                        words.insert(at, choice.choice(_ADDED))
+                    case 3:
+                        words[at] = words[at][:-1] or "a"
+                    case 4:
+                        words[at] += choice.choice(("s", "ed", "ing", "n't", "'s", "\u200bx"))
+                    case _:
+                        words = words[at:] + words[:at]
+                found.append((item.sentence, " ".join(words)))
+    return found
