@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from jslm.formats.portable import write
 from jslm.infer import LanguageModel
 from jslm.model import apply_decoder, logits_from_hidden, param_shapes
 from jslm.runs.bundle import Bundle
+from jslm.sample.__main__ import main
 from jslm.tokenizer import ByteTokenizer
 
 CONDITIONS = [{"name": "style", "labels": ["formal", "casual"]}, {"name": "domain", "labels": ["home", "sea"]}]
@@ -73,25 +72,23 @@ def test_what_it_does_not_know_is_named(model: LanguageModel) -> None:
         model.rewrite(["a"], conditions={"style": "loud"})
 
 
-def test_on_the_command_line(model: LanguageModel, tmp_path: Path) -> None:
+def test_on_the_command_line(model: LanguageModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "model.safetensors"
     write(Bundle(model.config, jax.tree.map(np.asarray, _stacked(model)), model.tokenizer), path, "float32")
 
-    def sample(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "jslm.sample", "--run", str(path), "--prompt", "ab", "--greedy", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    def sample(*arguments: str, status: int = 0) -> tuple[str, str]:
+        capsys.readouterr()
+        assert main(["--run", str(path), "--prompt", "ab", "--greedy", *arguments]) == status
+        return capsys.readouterr()
 
-    told = sample("--max-new-tokens", "20", "--condition", "style=formal", "--condition", "domain=sea", "--json")
-    assert told.returncode == 0, told.stderr
-    assert told.stdout != sample("--max-new-tokens", "20", "--json").stdout
+    told, _ = sample("--max-new-tokens", "20", "--condition", "style=formal", "--condition", "domain=sea", "--json")
+    assert told != sample("--max-new-tokens", "20", "--json")[0]
     for arguments, message in (
         (["--condition", "style"], "is no NAME=LABEL"),
         (["--condition", "style=formal", "--condition", "style=casual"], "comes twice"),
         (["--condition", "style=loud"], "'style' can be formal, casual"),
     ):
-        failed = sample(*arguments)
-        assert failed.returncode == 2
-        assert message in failed.stderr
+        assert message in sample(*arguments, status=2)[1]
 
 
 def _stacked(model: LanguageModel) -> Any:
