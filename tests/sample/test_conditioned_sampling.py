@@ -13,10 +13,11 @@ from jslm import JslmError
 from jslm.config import config_from_dict
 from jslm.formats.portable import write
 from jslm.infer import LanguageModel
-from jslm.model import apply_decoder, logits_from_hidden, param_shapes
+from jslm.model import apply_decoder, logits_from_hidden
 from jslm.runs.bundle import Bundle
 from jslm.sample.__main__ import main
 from jslm.tokenizer import ByteTokenizer
+from tests.random_models import spread_params
 
 CONDITIONS = [{"name": "style", "labels": ["formal", "casual"]}, {"name": "domain", "labels": ["home", "sea"]}]
 
@@ -26,14 +27,7 @@ def model(request: pytest.FixtureRequest) -> LanguageModel:
     shape = {"n_layers": 2, "d_model": 16, "n_heads": 2, "context_length": 64, "vocab_size": 257, "dtype": "float32"}
     tied = {"tie_embeddings": request.param == "tied", "conditions": CONDITIONS}
     config = config_from_dict({"model": {**shape, **tied}, "data": {"packing": "documents"}}, "test")
-    noise = np.random.default_rng(0)
-
-    def fill(path: Any, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-        start = 1.0 if "scale" in jax.tree_util.keystr(path) else 0.0
-        return start + 0.5 * noise.standard_normal(leaf.shape, np.float32)
-
-    params: Any = jax.tree_util.tree_map_with_path(fill, param_shapes(config.model))
-    return LanguageModel(config, params, ByteTokenizer())
+    return LanguageModel(config, spread_params(config.model, seed=0), ByteTokenizer())
 
 
 def test_it_computes_what_training_computes(model: LanguageModel) -> None:
