@@ -22,7 +22,7 @@ from jslm.runs.bundle import Bundle
 from jslm.tokenizer import ByteTokenizer
 from tests.convert.hub_server import TOKEN, Hub
 
-huggingface_hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
+constants = pytest.importorskip("huggingface_hub.constants", reason="huggingface_hub is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +53,8 @@ def push(model: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixt
     for name in [name for name in os.environ if name.startswith("HF_")]:
         monkeypatch.delenv(name)
     # What the library reads of the environment as it is imported, which other tests may have done; see below.
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(model.parent / "home" / "token"))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(model.parent / "home" / "token"))
 
     def run(endpoint: str, *arguments: str, token: str | None = TOKEN) -> subprocess.CompletedProcess[str]:
         monkeypatch.setenv("HF_ENDPOINT", endpoint)
@@ -165,7 +165,7 @@ def test_a_network_that_is_dead(model: Path) -> None:
     assert offline.stderr.count("\n") == 1
 
 
-def test_the_order_of_requests(push: Push, hub: Hub) -> None:
+def test_the_order_of_requests(model: Path, push: Push, hub: Hub) -> None:
     """Nothing is made on the server before the export is whole."""
     assert push(hub.endpoint, "ada/tiny", "--format", "llama2c").returncode == 2
     assert not hub.requests
