@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from jslm.tokens.loader import make_loader
+from jslm.tokens.loader import TrainLoader
 from jslm.tokens.token_file import TokenWriter, open_tokens
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -96,7 +96,7 @@ def measure(name: str, folder: str, context: int, batch: int, epochs: int) -> di
     if options.pop("stages", False):
         steps = epochs * sum(len(file.tokens) for file in files) // (context * batch)
         options["stages"] = [(context // 4, steps // 4), (context // 2, steps // 2)]
-    loader = make_loader(files, context_length=context, batch_size=batch, seed=0, **options)
+    loader = TrainLoader(files, context_length=context, batch_size=batch, seed=0, **options)
     next(loader)
     start_s = time.perf_counter() - started
     steps_done, seconds, cpu_seconds, memory = 0, 0.0, 0.0, []

@@ -21,7 +21,6 @@ from jslm.errors import JslmError
 from jslm.evaluate.scoring import BATCH_TOKENS, Window, cover, score_windows, start_ids
 from jslm.infer import LanguageModel
 from jslm.learn import LossResult
-from jslm.text import Document
 from jslm.text.documents import InputFile, clean_document
 from jslm.text.readers import read_file
 from jslm.tokenizer import Tokenizer
@@ -141,9 +140,9 @@ def read_text(path: str | Path, data: DataConfig | None = None) -> list[str]:
     # The encoding is this file's, and how records were read has no bearing on a text.
     config = DataConfig(format="text", separator=data.separator, cleaners=data.cleaners)
     before, after = 0, []
-    for text, source, _ in read_file(InputFile(str(path), 0), config):
-        before += len(text)
-        cleaned = clean_document(Document(text, source), config).text
+    for document in read_file(InputFile(str(path), 0), config):
+        before += len(document.text)
+        cleaned = clean_document(document, config).text
         if cleaned and not cleaned.isspace():
             after.append(cleaned)
     if not before:

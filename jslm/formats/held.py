@@ -19,7 +19,6 @@ from jslm.model import count_parameters, loss_sums
 from jslm.model.kernels.plain import PLAIN
 from jslm.runs.bundle import Bundle
 from jslm.storage import data_folder
-from jslm.text import Document
 from jslm.text.documents import InputFile, clean_document
 from jslm.text.readers import read_file
 from jslm.tokens import open_tokens, read_meta
@@ -110,6 +109,6 @@ def _file_documents(bundle: Bundle, path: Path) -> tuple[Iterable[NDArray[Any]],
     """The documents of a text file, read and cleaned as in training."""
     data = bundle.config.data
     config = DataConfig(format="text", separator=data.separator, cleaners=data.cleaners)
-    texts = (Document(text, source) for text, source, _ in read_file(InputFile(str(path), 0), config))
+    documents = (clean_document(raw, config) for raw in read_file(InputFile(str(path), 0), config))
     encode = bundle.tokenizer.encode
-    return (np.asarray(encode(clean_document(text, config).text), np.int64) for text in texts), path.name
+    return (np.asarray(encode(document.text), np.int64) for document in documents), path.name

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from jslm.inspect.facts import SplitFacts
-from jslm.tokens.loader import Batch, Packing, make_loader
+from jslm.tokens.loader import Batch, Packing, TrainLoader
 from jslm.tokens.packing import NO_TARGET
 
 Kind = Literal["text", "masked", "padding"]
@@ -43,9 +43,9 @@ def show_batch(
 ) -> ShownBatch:
     """The batch of `rows` rows that training with this seed gets at `step`, from the loader itself.
 
-    Raises JslmError as `make_loader` does: fewer than 2 tokens.
+    Raises JslmError as `TrainLoader` does: fewer than 2 tokens.
     """
-    loader = make_loader(facts.file, context_length=context_length, batch_size=rows, seed=seed, packing=packing)
+    loader = TrainLoader(facts.file, context_length=context_length, batch_size=rows, seed=seed, packing=packing)
     return ShownBatch(packing, step, context_length, explain_batch(loader.batch_at(step)))
 
 

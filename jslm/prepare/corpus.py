@@ -51,7 +51,7 @@ def read_corpus(
 
     A document goes through `data.cleaners`, `data.filters`, `data.dedup` and, when all are known, the removal of
     repeated lines; the outcome is the same for any `workers`. `on_bad` is told of what cannot be read. Memory: the
-    documents under way, of which at most one is a long one, a part, and what `deduplicate` says.
+    documents under way, of which at most one is a long one, a part, and what `DocumentIndex` says.
 
     Raises JslmError: see `read_documents`; nothing that is kept; more than `data.max_emptied` that a cleaner
     empties, or `data.filters.max_dropped` that a filter drops.
@@ -189,13 +189,8 @@ def _clean(config: DataConfig, documents: list[Document]) -> _Cleaned:
         if literals := find_literals(document.text, config):
             result.literals.append((literals, document.place))
         add_removed(result.removed, document)
-        result.filtered.see(document)
-        verdict = judge(document.text, config.filters)
-        if verdict is None:
-            result.filtered.keep(document)
+        if result.filtered.judge(document, judge(document.text, config.filters)):
             result.kept.append((replace(document, removed={}, gutted={}), fingerprint(document.text, config.dedup)))
-        else:
-            result.filtered.drop(verdict.reason, document.source, document.text, verdict.detail)
     return result
 
 
@@ -218,11 +213,7 @@ def _take(batch: _Batch, cleaned: _Cleaned, config: DataConfig, index: DocumentI
         verdict = index.add(found, document.source)
         tally.lost.see(document.source, verdict)
         if report is not None:
-            report.see(document)
-            if verdict is None:
-                report.keep(document)
-            else:
-                report.drop(verdict.reason, document.source, document.text, verdict.detail)
+            report.judge(document, verdict)
         if verdict is None:
             size += part.add(document)
     return size

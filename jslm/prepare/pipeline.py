@@ -36,7 +36,7 @@ from jslm.tokens.token_file import META_NAME, TokenWriter, remove_partial, verif
 # Starting processes costs about what tokenising this much does.
 MIN_PARALLEL_BYTES = 2_000_000
 # What an earlier version has left is not gone on from.
-_WORK_VERSION = 2
+_WORK_VERSION = 3
 _SHOWN_SKIPPED = 10
 # A few pages: with less there is nothing to be found in common by what is held out.
 SMALL_BYTES = 10_000
@@ -165,10 +165,9 @@ def _prepare(config: Config, folder: Path, log: Log) -> PreparedData:
     size = counts.utf8_bytes * (1 + config.data.augment.copies)
     names = config.data.conditions
     conditions = {name: sorted(labels) for name, labels in zip(names, tally.labels, strict=True)}
-    mask: encode.Mask = "learned" if config.data.messages else "prompts" if config.data.prompt_end else ""
     split = splitter(config.data, tokenizer)
     labels = list(conditions.values())
-    encode_corpus(pieces(), tokenizer, work, _workers(config, size), size, log, split, mask, labels)
+    encode_corpus(pieces(), tokenizer, work, _workers(config, size), size, log, split, labels)
     identity = {"kind": tokenizer.kind, "fingerprint": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size}
     rejected: dict[str, Any] = {}
     unknown = 0
@@ -176,8 +175,13 @@ def _prepare(config: Config, folder: Path, log: Log) -> PreparedData:
         encode_rejected(pieces(), tokenizer, work, _workers(config, size), size, log)
         fields = {"tokenizer": identity, "end_of_text": plan.end_of_text}
         rejected, unknown = write_rejected(folder, work, tokenizer.vocab_size, fields)
-    masks = {"has_prompts": mask == "prompts", "has_learned": mask == "learned"}
-    with TokenWriter(folder, tokenizer.vocab_size, conditions=conditions, **masks) as writer:
+    with TokenWriter(
+        folder,
+        tokenizer.vocab_size,
+        has_prompts=bool(config.data.prompt_end) and not config.data.messages,
+        has_learned=bool(config.data.messages),
+        conditions=conditions,
+    ) as writer:
         unknown += add_parts(work, writer)
         _check_counts(config, writer)
         if counts.utf8_bytes < SMALL_BYTES:

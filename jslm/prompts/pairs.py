@@ -80,10 +80,8 @@ def _text(fields: Mapping[str, Any], name: str | None) -> str:
     return "" if value is None else str(value)
 
 
-def check_preference(chosen: str, rejected: str | None) -> None:
+def check_preference(chosen: str, rejected: str) -> None:
     """Raises JslmError where the answers of a preference (`data.rejected`) are not two different ones."""
-    if rejected is None:
-        raise JslmError("data.rejected: no record with a rejected answer, but plain text; give records, as in JSONL")
     if not chosen or not rejected:
         raise JslmError(f"data.rejected: the {'rejected' if chosen else 'chosen'} answer is empty; give two answers")
     if chosen == rejected:

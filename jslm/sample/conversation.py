@@ -14,18 +14,17 @@ from jslm.infer.request import Arguments
 from jslm.sample.terminal import print_pieces
 
 
-def converse(model: LanguageModel, arguments: Arguments, *, as_json: bool, lines: TextIO | None = None) -> None:
+def converse(model: LanguageModel, arguments: Arguments, *, as_json: bool) -> None:
     """Reads what is said line by line, from the terminal or stdin, and prints each answer as it is written.
 
     As JSON an object a line: the messages so far, the answer last. Where the context is full, the oldest turns are
     forgotten. Ctrl-C ends an answer, then the whole; Ctrl-D ends it. Raises JslmError as `Chat`.
     """
     chat = Chat(model)
-    source = sys.stdin if lines is None else lines
-    is_terminal = lines is None and sys.stdin is not None and sys.stdin.isatty()
+    is_terminal = sys.stdin is not None and sys.stdin.isatty()
     messages: list[Mapping[str, str]] = []
     first_seed = arguments["seed"]
-    for turn, said in enumerate(_said(source, is_terminal)):
+    for turn, said in enumerate(_said(sys.stdin, is_terminal)):
         asked = [*messages, {"role": "user", "content": said}]
         seeded: Arguments = {**arguments, "seed": first_seed + turn}
         kept = chat.fitting(asked, **seeded)

@@ -14,7 +14,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 from jslm.config import DedupConfig
-from jslm.text.documents import Document
+from jslm.text.document import Document
 from jslm.text.dropped import DropReport, Verdict
 from jslm.text.line_counts import LineCounts, line_hash
 from jslm.text.readers.problems import need
@@ -38,29 +38,11 @@ class Fingerprint:
     sketch: RMinHash | None
 
 
-def deduplicate(documents: Iterable[Document], config: DedupConfig, report: DropReport) -> Iterator[Document]:
-    """The documents that none before them equals or resembles, in their order; `report` counts all of them.
-
-    Of a group of duplicates the first stays. A document is compared with those that were kept, so a chain of small
-    changes is cut where it has gone too far from its beginning. The result depends on the documents and their order
-    alone. Memory: one document, and for each that is kept 0.1 kB for `exact` and 2 to 6 kB for `near` (3.5 at 0.8, more
-    for lower thresholds), however long it is.
+def fingerprint(text: str, config: DedupConfig) -> Fingerprint:
+    """What `DocumentIndex` compares; the costly part, for worker processes.
 
     Raises JslmError where `near` is on and the package that it needs is not installed.
     """
-    index = DocumentIndex(config)
-    for document in documents:
-        report.see(document)
-        verdict = index.add(fingerprint(document.text, config), document.source)
-        if verdict is None:
-            report.keep(document)
-            yield document
-        else:
-            report.drop(verdict.reason, document.source, document.text, verdict.detail)
-
-
-def fingerprint(text: str, config: DedupConfig) -> Fingerprint:
-    """What `DocumentIndex` compares; the costly part, for worker processes. Raises JslmError as `deduplicate`."""
     digest = None
     if config.exact:
         normalized = " ".join(text.split()).lower()
@@ -69,7 +51,13 @@ def fingerprint(text: str, config: DedupConfig) -> Fingerprint:
 
 
 class DocumentIndex:
-    """The documents so far, to tell which of the next ones are there already."""
+    """The documents so far, to tell which of the next ones are there already.
+
+    Of a group of duplicates the first stays. A document is compared with those that were kept, so a chain of small
+    changes is cut where it has gone too far from its beginning. The result depends on the documents and their order
+    alone. Memory, for each that is kept: 0.1 kB for `exact` and 2 to 6 kB for `near` (3.5 at 0.8, more for lower
+    thresholds), however long it is.
+    """
 
     def __init__(self, config: DedupConfig) -> None:
         """Raises JslmError where `near` is on and the package that it needs is not installed."""

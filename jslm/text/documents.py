@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from jslm.config import DataConfig
 from jslm.corpora.stories import generate_stories
 from jslm.errors import JslmError
+from jslm.prompts.chat import splitter
 from jslm.prompts.pairs import check_preference, pair_parts
 from jslm.text.cleaners import apply_cleaners
+from jslm.text.document import Document
 from jslm.text.readers import InputFile, StoriesSource, check_settings, find_files, parse_stories, read_file
+from jslm.text.readers.formats import OF_RECORDS
 from jslm.text.readers.problems import OnBad, stop
-from jslm.text.readers.records import LabelledText
 
 __all__ = [
     "Document",
@@ -30,31 +32,6 @@ __all__ = [
     "resolve_sources",
     "size_of",
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """One text, and where it came from; `bits` is its information content where a generator knows it.
-
-    `removed` says how many characters each cleaner took out, by what they were, and `gutted` which share those took
-    that took over half. `labels` are those of
-    `data.conditions`, in their order (empty: none). `rejected` is the answer that `data.rejected` names. `where` is the
-    place of a record in its file.
-    """
-
-    text: str
-    source: str
-    bits: float | None = None
-    removed: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    gutted: Mapping[str, float] = field(default_factory=dict)
-    labels: tuple[str, ...] = ()
-    rejected: str | None = None
-    where: str = ""
-
-    @property
-    def place(self) -> str:
-        """Where it is from, for messages: with the line or row of a record."""
-        return self.where or self.source
 
 
 def check_document(document: Document, config: DataConfig) -> None:
@@ -100,29 +77,23 @@ def read_entry(entry: InputFile | StoriesSource, config: DataConfig, on_bad: OnB
     """The documents of one file or generator as they are; see `read_documents`."""
     if isinstance(entry, StoriesSource):
         name = f"stories:{entry.megabytes:g}MB:seed={entry.seed}"
-        for key, what in {"conditions": "labels", "rejected": "preferences", "messages": "messages"}.items():
+        for key, what in OF_RECORDS.items():
             if getattr(config, key):
                 raise JslmError(f"data.{key}: {name} has no {what}; they come with records, as in JSONL")
         for story in generate_stories(entry.megabytes, entry.seed):
             yield Document(story.text, name, story.bits)
-    else:
-        for text, source, where in read_file(entry, config, on_bad):
-            try:
-                if config.conditions and not isinstance(text, LabelledText):
-                    raise JslmError("data.conditions: no record with labels, but plain text; give records, as in JSONL")
-                rejected: str | None = getattr(text, "rejected", None)
-                if config.messages and not isinstance(text, LabelledText):
-                    raise JslmError("data.messages: no record with messages, but plain text; give records, as in JSONL")
-                # Records have had their check, which names the line.
-                if text and not text.isspace() and not config.messages:
-                    parts = pair_parts(text, config.prompt_end)
-                    if config.rejected:
-                        check_preference(parts[-1].text, rejected)
-            except JslmError as error:
-                on_bad(JslmError(f"{where}: {error}"))
-            else:
-                labels = getattr(text, "labels", ())
-                yield Document(str(text), source, labels=labels, rejected=rejected, where=where)
+        return
+    split = splitter(config)
+    for document in read_file(entry, config, on_bad):
+        try:
+            if document.text and not document.text.isspace():
+                parts = split(document.text)
+                if document.rejected is not None:
+                    check_preference(parts[-1].text, document.rejected)
+        except JslmError as error:
+            on_bad(JslmError(f"{document.place}: {error}"))
+        else:
+            yield document
 
 
 def clean_document(document: Document, config: DataConfig) -> Document:

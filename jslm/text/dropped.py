@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
-from jslm.text.documents import Document
+from jslm.text.document import Document
 
 EXCERPT_CHARACTERS = 160
 SHOWN_SOURCES = 10
@@ -62,6 +62,15 @@ class DropReport:
         """Counts a document that goes on."""
         self.documents_kept += 1
         self.characters_kept += len(document.text)
+
+    def judge(self, document: Document, verdict: Verdict | None) -> bool:
+        """Counts a document that came in, and what became of it; whether it goes on, as without a verdict it does."""
+        self.see(document)
+        if verdict is None:
+            self.keep(document)
+        else:
+            self.drop(verdict.reason, document.source, document.text, verdict.detail)
+        return verdict is None
 
     def drop(self, reason: str, source: str, text: str, detail: str) -> None:
         """Counts a document or a line that goes."""

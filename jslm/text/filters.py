@@ -8,35 +8,21 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 
 from jslm.config import FilterConfig
-from jslm.text.documents import Document
-from jslm.text.dropped import DropReport, Verdict
+from jslm.text.dropped import Verdict
 
 _ASCII = bytes(range(128))
 _ASCII_SPACE = bytes(byte for byte in _ASCII if chr(byte).isspace())
 _NO_ASCII_LETTER = bytes(byte for byte in range(256) if byte >= 128 or not chr(byte).isalpha())
 
 
-def filter_documents(documents: Iterable[Document], config: FilterConfig, report: DropReport) -> Iterator[Document]:
-    """The documents that pass every filter, in their order; `report` counts all of them.
-
-    Memory: one document. Each verdict depends on its document alone, so parts of a corpus can be filtered in any number
-    of processes and their reports merged.
-    """
-    for document in documents:
-        report.see(document)
-        verdict = judge(document.text, config)
-        if verdict is None:
-            report.keep(document)
-            yield document
-        else:
-            report.drop(verdict.reason, document.source, document.text, verdict.detail)
-
-
 def judge(text: str, config: FilterConfig) -> Verdict | None:
-    """The first filter that the text fails, the cheapest being asked first; None where it passes all."""
+    """The first filter that the text fails, the cheapest being asked first; None where it passes all.
+
+    Each verdict depends on its text alone, so that parts of a corpus can be judged in any number of processes.
+    """
     if len(text) < config.min_characters:
         return Verdict("min_characters", f"{len(text):,} character(s), under {config.min_characters:,}")
     if config.max_characters and len(text) > config.max_characters:
@@ -48,7 +34,7 @@ def judge(text: str, config: FilterConfig) -> Verdict | None:
     if config.max_top_ngram:
         words = text.lower().split()
         for length, limit in enumerate(config.max_top_ngram, start=2):
-            ngram, share = _top_ngram(words, length)
+            ngram, share = top_ngram(words, length)
             if share > limit:
                 return Verdict("max_top_ngram", f"{share:.3f} is {' '.join(ngram)[:60]!r}, over {limit:g}")
     return None
@@ -80,15 +66,11 @@ def duplicate_line_share(text: str) -> float:
     return again / total if total else 0.0
 
 
-def top_ngram_share(text: str, length: int) -> float:
-    """Share in [0, 1] of the characters of words that the most frequent run of `length` words makes up.
+def top_ngram(words: Sequence[str], length: int) -> tuple[tuple[str, ...], float]:
+    """The most frequent run of `length` words, and the share in [0, 1] of the words' characters that it makes up.
 
-    Runs are compared in lower case. Runs that occur once repeat nothing and have share 0. Overlaps count each time.
+    Runs that occur once repeat nothing: none, and 0. Overlaps count each time.
     """
-    return _top_ngram(text.lower().split(), length)[1]
-
-
-def _top_ngram(words: list[str], length: int) -> tuple[tuple[str, ...], float]:
     runs = Counter(zip(*(words[start:] for start in range(length)), strict=False))
     if not runs:
         return (), 0.0

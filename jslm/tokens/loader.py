@@ -30,7 +30,6 @@ __all__ = [
     "count_examples",
     "count_tokens",
     "eval_batches",
-    "make_loader",
     "packing_of",
 ]
 
@@ -63,49 +62,9 @@ def count_tokens(
     return mean_tokens(parts, weights or [1.0] * len(parts))
 
 
-def make_loader(
-    token_files: TokenFile | Sequence[TokenFile],
-    *,
-    context_length: int,
-    batch_size: int,
-    seed: int,
-    process_index: int = 0,
-    process_count: int = 1,
-    shuffle: bool = True,
-    start_step: int = 0,
-    packing: Packing = "windows",
-    stride: int = 0,
-    weights: Sequence[float] = (),
-    stages: Sequence[tuple[int, int]] = (),
-    conditions: Sequence[ConditionConfig] = (),
-) -> TrainLoader:
-    """An endless iterator of training batches over one token file, or several by `weights` (all alike where empty).
-
-    `stride` (0: `context_length`) lets windows overlap. `stages` are (context, steps): in batches before that many
-    steps, each sequence is cut in pieces of `context` tokens. `conditions` are the model's. See `TrainLoader`.
-
-    Raises JslmError: fewer than 2 tokens, a batch_size (sequences, over all processes) that process_count does not
-    divide, prompt/completion pairs cut in windows or in stages. Warns where a corpus is shorter than one context.
-    """
-    return TrainLoader(
-        token_files,
-        context_length=context_length,
-        batch_size=batch_size,
-        seed=seed,
-        process_index=process_index,
-        process_count=process_count,
-        shuffle=shuffle,
-        start_step=start_step,
-        packing=packing,
-        stride=stride,
-        weights=weights,
-        stages=stages,
-        conditions=conditions,
-    )
-
-
 class TrainLoader(Iterator[Batch]):
-    """Batches of windows or of packed documents, from one corpus or a mixture, as a pure function of (seed, step).
+    """Batches of windows or of packed documents, from one corpus or a mixture, as a pure function of (seed, step); an
+    endless iterator of them.
 
     Row r of the global batch at step s is sequence s*batch_size + r of an endless stream (after a change of the batch
     size: see `Course`); each corpus gives all its sequences once before any comes again (see `Mixture`), and batches
@@ -131,16 +90,24 @@ class TrainLoader(Iterator[Batch]):
         context_length: int,
         batch_size: int,
         seed: int,
-        process_index: int,
-        process_count: int,
-        shuffle: bool,
-        start_step: int,
-        packing: Packing,
-        stride: int,
-        weights: Sequence[float],
-        stages: Sequence[tuple[int, int]],
+        process_index: int = 0,
+        process_count: int = 1,
+        shuffle: bool = True,
+        start_step: int = 0,
+        packing: Packing = "windows",
+        stride: int = 0,
+        weights: Sequence[float] = (),
+        stages: Sequence[tuple[int, int]] = (),
         conditions: Sequence[ConditionConfig] = (),
     ) -> None:
+        """Over one token file, or several by `weights` (all alike where empty); `batch_size` is that of all processes.
+
+        `stride` (0: `context_length`) lets windows overlap. `stages` are (context, steps): in batches before that many
+        steps, each sequence is cut in pieces of `context` tokens. `conditions` are the model's.
+
+        Raises JslmError: fewer than 2 tokens, a batch_size that process_count does not divide, prompt/completion pairs
+        cut in windows or in stages. Warns where a corpus is shorter than one context.
+        """
         files = _listed(token_files)
         self._examples = _open_all(files, context_length, packing, stride, conditions)
         for file, part in zip(files, self._examples, strict=True):

@@ -16,6 +16,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -26,9 +27,11 @@ from types import TracebackType
 from typing import Any, BinaryIO, Literal, Self
 
 import numpy as np
+from jaxtyping import Int64
 from numpy.typing import ArrayLike, NDArray
 
 from jslm.errors import JslmError
+from jslm.tokens.stretch import Stretch
 
 FORMAT_VERSION = 1
 META_NAME = "meta.json"
@@ -156,7 +159,8 @@ class TokenWriter:
         has_learned: bool = False,
         conditions: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
-        """`conditions`: the labels of each, whose numbers `extend` is given."""
+        """`has_prompts`, `has_learned`: the file that says what is learned; `conditions`: the labels of each, whose
+        numbers stretches have."""
         self.folder = Path(folder)
         self.has_prompts = has_prompts
         self.has_learned = has_learned
@@ -182,46 +186,30 @@ class TokenWriter:
         bits: float | None = None,
         prompt_tokens: int = 0,
     ) -> None:
-        """Appends tokens [n] of the current document; `ends_document` closes it, and counts its `bits`.
+        """Appends tokens [n] of the document under way, without labels; `ends_document` closes it, with its `bits`.
 
-        `prompt_tokens` (of a writer that `has_prompts`) says how many of them belong to its prompt.
+        The first `prompt_tokens` of them are not learned.
         """
         array = np.asarray(ids)
-        self._check_ids(array)
-        with self._disk_errors():
-            self._splits[split].append(array.astype(self.dtype), characters, utf8_bytes)
-            self._splits[split].prompt_of_document += prompt_tokens
-            if ends_document:
-                self._splits[split].end_documents(np.zeros(1, np.uint64), [bits], [0, 0])
+        ends = [array.size] if ends_document else []
+        stretch = Stretch(
+            ids=array,
+            ends=np.array(ends, np.uint64),
+            learned=np.arange(array.size) >= prompt_tokens,
+            bits=np.full(len(ends), np.nan if bits is None else bits),
+            labels=np.full((len(ends), len(self.conditions)), NO_LABEL, np.int16),
+            characters=characters,
+            utf8_bytes=utf8_bytes,
+        )
+        self.extend(split, stretch)
 
-    def extend(
-        self,
-        split: Split,
-        ids: ArrayLike,
-        ends: ArrayLike,
-        bits: Sequence[float | None],
-        *,
-        characters: int = 0,
-        utf8_bytes: int = 0,
-        prompts: Sequence[int] = (),
-        labels: ArrayLike | None = None,
-        learned: ArrayLike | None = None,
-    ) -> None:
-        """Appends tokens [n] of several documents: `ends` [m] says after how many of them each document ends.
-
-        What stands before the first end belongs to the document under way, what follows the last begins another one.
-        `bits` are those of each document that ends here. `prompts` [m + 1] (of a writer that `has_prompts`) says how
-        many of these tokens belong to the prompt of each document that ends here, and of what follows. `labels`
-        [m, n_conditions] (of a writer that has conditions) are those of the documents that end here. `learned` [n] (of
-        a writer that `has_learned`) says which tokens are learned.
-        """
-        array, stops = np.asarray(ids), np.asarray(ends, np.uint64)
-        self._check_ids(array)
+    def extend(self, split: Split, stretch: Stretch) -> None:
+        """Appends tokens, and the documents that end among them; raises ValueError for ids beyond the vocabulary."""
+        ids = stretch.ids
+        if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < self.vocab_size:
+            raise ValueError(f"token ids from {ids.min()} to {ids.max()} with a vocabulary of {self.vocab_size}")
         with self._disk_errors():
-            self._splits[split].end_documents(stops, bits, prompts or [0] * (stops.size + 1), labels)
-            self._splits[split].append(array.astype(self.dtype), characters, utf8_bytes)
-            if learned is not None:
-                self._splits[split].mark(np.asarray(learned, np.uint8))
+            self._splits[split].append(stretch, ids.astype(self.dtype))
 
     def tokens(self, split: Split) -> int:
         """Tokens appended to a split so far."""
@@ -263,10 +251,6 @@ class TokenWriter:
                     file.close()
         shutil.rmtree(self.partial, ignore_errors=True)
 
-    def _check_ids(self, ids: NDArray[Any]) -> None:
-        if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < self.vocab_size:
-            raise ValueError(f"token ids from {ids.min()} to {ids.max()} with a vocabulary of {self.vocab_size}")
-
     @contextlib.contextmanager
     def _disk_errors(self) -> Any:
         try:
@@ -303,7 +287,6 @@ class _SplitWriter:
     characters: int = 0
     utf8_bytes: int = 0
     bits: float = 0.0
-    has_bits: bool = True
     file: BinaryIO = field(init=False)
     index: BinaryIO = field(init=False)
     prompts: BinaryIO | None = field(init=False)
@@ -319,42 +302,35 @@ class _SplitWriter:
         self.learned = (self.folder / f"{self.split}.learned").open("wb") if self.has_learned else None
         self.hash = hashlib.sha256()
 
-    def append(self, ids: NDArray[Any], characters: int, utf8_bytes: int) -> None:
+    def append(self, stretch: Stretch, ids: NDArray[Any]) -> None:
+        """Writes a stretch, its `ids` in the file's own type."""
+        if self.labels:
+            self.labels.write(stretch.labels.astype("<i2").tobytes())
+        if self.prompts:
+            counts = self._prompts_of(stretch)
+            self.prompts.write(counts.astype("<u4").tobytes())
+            self.prompt_tokens += int(counts.sum())
+        if self.learned:
+            self.learned.write(stretch.learned.astype(np.uint8).tobytes())
+            self.learned_tokens += int(np.count_nonzero(stretch.learned))
+        self.index.write((stretch.ends + np.uint64(self.tokens)).astype("<u8").tobytes())
+        self.documents += stretch.ends.size
+        # One by one, so that the sum is the same however the documents come in stretches.
+        for bits in stretch.bits.tolist():
+            self.bits += bits
         data = ids.tobytes()
         self.file.write(data)
         self.hash.update(data)
         self.tokens += ids.size
-        self.characters += characters
-        self.utf8_bytes += utf8_bytes
+        self.characters += stretch.characters
+        self.utf8_bytes += stretch.utf8_bytes
 
-    def mark(self, learned: NDArray[np.uint8]) -> None:
-        """Says of the tokens just appended which are learned."""
-        assert self.learned is not None
-        self.learned.write(learned.tobytes())
-        self.learned_tokens += int(learned.sum())
-
-    def end_documents(
-        self,
-        ends: NDArray[np.uint64],
-        bits: Sequence[float | None],
-        prompts: Sequence[int],
-        labels: ArrayLike | None = None,
-    ) -> None:
-        """Ends documents `ends` tokens from here on; `prompts` has an entry more, for the document that goes on."""
-        if self.labels:
-            missing = np.full((ends.size, self.kinds), NO_LABEL)
-            self.labels.write(np.asarray(missing if labels is None else labels, "<i2").tobytes())
-        if self.prompts:
-            counts = np.array(prompts, "<u4")
-            counts[0] += self.prompt_of_document
-            self.prompts.write(counts[:-1].tobytes())
-            self.prompt_tokens += int(counts[:-1].sum())
-            self.prompt_of_document = int(counts[-1])
-        self.index.write((ends + np.uint64(self.tokens)).astype("<u8").tobytes())
-        self.documents += ends.size
-        for known in bits:
-            self.has_bits = self.has_bits and known is not None
-            self.bits += known or 0.0
+    def _prompts_of(self, stretch: Stretch) -> Int64[np.ndarray, " documents"]:
+        """Tokens that are not learned of each document that ends; those of the one that goes on wait for its end."""
+        read_only = np.concatenate([[0], np.cumsum(~stretch.learned)])
+        borders = np.concatenate([[-self.prompt_of_document], read_only[stretch.ends.astype(np.int64)]])
+        self.prompt_of_document = int(read_only[-1] - borders[-1])
+        return np.diff(borders)
 
     def close(self) -> dict[str, Any]:
         self.file.close()
@@ -369,7 +345,7 @@ class _SplitWriter:
             "bytes": self.utf8_bytes,
             "characters": self.characters,
             "sha256": self.hash.hexdigest(),
-            "bits": self.bits if self.has_bits and self.documents else None,
+            "bits": self.bits if self.documents and not math.isnan(self.bits) else None,
         }
 
 

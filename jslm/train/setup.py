@@ -31,7 +31,7 @@ from jslm.prepare import PreparedData
 from jslm.runs.checkpoint import CheckpointStore, flatten_tree
 from jslm.runs.folder import RunFolder
 from jslm.tokens.course import Course
-from jslm.tokens.loader import TrainLoader, count_examples, make_loader, packing_of
+from jslm.tokens.loader import TrainLoader, count_examples, packing_of
 from jslm.tokens.token_file import TokenFile
 from jslm.train.budget import Budget
 from jslm.train.checks import check_state, process_rows
@@ -155,7 +155,7 @@ def build(
     verify_corpora(config, data.tokenizer.fingerprint, check_sha=jax.process_index() == 0)
     train_tokens, val_tokens = open_splits(config, "train"), open_splits(config, "val")
     index, count = process_rows(mesh, config.train.batch_size)
-    loader = make_loader(
+    loader = TrainLoader(
         train_tokens,
         context_length=config.model.context_length,
         batch_size=config.train.batch_size,

@@ -19,11 +19,6 @@ from jslm.runs.checkpoint import CheckpointStore
 from jslm.train import train
 
 
-def convert(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "jslm.convert", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of a few steps, with averaged parameters and three checkpoints."""
@@ -114,15 +109,26 @@ def test_inspect(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
         (["inspect", "ABSENT"], "no such file or folder"),
     ],
 )
-def test_mistakes_are_one_line(run_dir: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
+def test_mistakes_are_one_line(
+    run_dir: Path, tmp_path: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "notes.txt").write_text("just text", "utf-8")
     places = {"RUN": run_dir, "OUT": tmp_path / "out", "ABSENT": tmp_path / "absent", "TEXT": tmp_path / "notes.txt"}
-    done = convert(*(places.get(argument, argument) for argument in arguments))
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert done.stderr.count("\n") == 1
-    assert "Traceback" not in done.stderr
+    capsys.readouterr()
+    assert main([str(places.get(argument, argument)) for argument in arguments]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("jslm convert: error: ")
+    assert message in err
+    assert err.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_mistake_in_a_process_of_its_own(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "jslm.convert", "import", str(tmp_path / "absent"), str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "no such run folder or model file" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_no_action_and_unknown_ones(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -18,10 +17,11 @@ from jslm import JslmError
 from jslm.config import Config, ModelConfig, config_from_dict
 from jslm.formats.gguf.model import FORMAT, describe, detect, write
 from jslm.formats.gguf.vocabulary import from_tokenizer_json
-from jslm.model import count_parameters, param_shapes
+from jslm.model import count_parameters
 from jslm.model.rope import apply_rotary, rotary_tables
 from jslm.runs.bundle import Bundle
 from jslm.tokenizer import BpeTokenizer, ByteTokenizer, CharTokenizer, Tokenizer
+from tests.random_models import noise_params
 from tests.tokenizer_layouts import LAYOUTS
 
 gguf = pytest.importorskip("gguf", reason="the package gguf (extra `convert`) is not installed")
@@ -35,15 +35,7 @@ def make_bundle(tokenizer: Tokenizer | None = None, *, ends_documents: bool = Tr
     tokenizer = tokenizer or ByteTokenizer()
     shape = {"n_layers": 2, "d_model": 64, "n_heads": 4, "n_kv_heads": 2, "context_length": 32}
     config = config_from_dict({"model": {**shape, "vocab_size": tokenizer.vocab_size, **model}}, "test")
-    noise = np.random.default_rng(0)
-
-    def fill(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-        array = noise.standard_normal(leaf.shape, np.float32)
-        if leaf.shape[0] == config.model.padded_vocab_size:
-            array[config.model.vocab_size :] = 0
-        return array
-
-    params = jax.tree.map(fill, param_shapes(config.model))
+    params = noise_params(config.model)
     return Bundle(config, params, tokenizer, ends_documents, {"steps": 7, "val/loss": 1.5}, "runs/tiny")
 
 

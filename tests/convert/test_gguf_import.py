@@ -23,9 +23,9 @@ from jslm.config import config_from_dict
 from jslm.convert.__main__ import main
 from jslm.formats.gguf.header import read_header
 from jslm.formats.gguf.model import read, write
-from jslm.model import param_shapes
 from jslm.runs.bundle import Bundle
 from jslm.tokenizer import BpeTokenizer, ByteTokenizer, CharTokenizer, Tokenizer
+from tests.random_models import noise_params
 from tests.tokenizer_layouts import LAYOUTS
 
 gguf = pytest.importorskip("gguf", reason="the package gguf (extra `convert`) is not installed")
@@ -58,15 +58,7 @@ def make_bundle(tokenizer: Tokenizer | None = None, *, ends_documents: bool = Tr
     shape: dict[str, Any] = {"n_layers": 2, "d_model": 64, "n_heads": 4, "n_kv_heads": 2, "d_ff": 96}
     shape |= {"context_length": 64, "dtype": "float32", "vocab_size": tokenizer.vocab_size}
     config = config_from_dict({"model": {**shape, **model}}, "test")
-    noise = np.random.default_rng(0)
-
-    def fill(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-        array = noise.standard_normal(leaf.shape, np.float32) * np.float32(0.2)
-        if leaf.shape[0] == config.model.padded_vocab_size:
-            array[config.model.vocab_size :] = 0
-        return array
-
-    return Bundle(config, jax.tree.map(fill, param_shapes(config.model)), tokenizer, ends_documents)
+    return Bundle(config, noise_params(config.model, deviation=0.2), tokenizer, ends_documents)
 
 
 def arrays(bundle: Bundle) -> dict[str, np.ndarray]:

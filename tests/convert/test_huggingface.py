@@ -21,9 +21,9 @@ from jslm.config import config_from_dict
 from jslm.formats import export_model, import_model, inspect_model
 from jslm.formats.huggingface.config import family_of, target_model
 from jslm.formats.huggingface.model import read, write
-from jslm.model import param_shapes
 from jslm.runs.bundle import Bundle
 from jslm.tokenizer import BpeTokenizer, ByteTokenizer, CharTokenizer, Tokenizer
+from tests.random_models import noise_params
 
 GPT2: dict[str, Any] = {"norm": "layernorm", "position": "learned", "activation": "gelu"}
 
@@ -32,15 +32,7 @@ def make_bundle(tokenizer: Tokenizer | None = None, **model: Any) -> Bundle:
     tokenizer = tokenizer or ByteTokenizer()
     shape = {"n_layers": 2, "d_model": 16, "n_heads": 2, "d_ff": 32, "context_length": 64, "dtype": "float32"}
     config = config_from_dict({"model": {**shape, "vocab_size": tokenizer.vocab_size, **model}}, "test")
-    noise = np.random.default_rng(0)
-
-    def fill(path: Any, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-        array = noise.standard_normal(leaf.shape, np.float32)
-        if "tokens" in jax.tree_util.keystr(path):
-            array[tokenizer.vocab_size :] = 0
-        return array
-
-    params = jax.tree_util.tree_map_with_path(fill, param_shapes(config.model))
+    params = noise_params(config.model)
     return Bundle(config, params, tokenizer, figures={"steps": 7, "val/loss": 1.25, "val/bits_per_byte": 2.5})
 
 

@@ -20,10 +20,11 @@ from jslm.formats.llama2c import checkpoint as llama2c_checkpoint
 from jslm.formats.llama2c.model import TABLES_FIGURE, describe, detect, read, write
 from jslm.formats.llama2c.tokenizer import read_tokenizer, tokenizer_bytes
 from jslm.infer import LanguageModel
-from jslm.model import count_parameters, param_shapes
+from jslm.model import count_parameters
 from jslm.runs.bundle import Bundle
 from jslm.tokenizer import ByteTokenizer, CharTokenizer
 from jslm.tokenizer.sentencepiece import SentencePieceTokenizer
+from tests.random_models import noise_params
 
 SHAPE = {"n_layers": 2, "d_model": 16, "n_heads": 2, "n_kv_heads": 1, "d_ff": 24, "context_length": 12}
 T = TypeVar("T")
@@ -39,15 +40,7 @@ def make_tokenizer(end_of_text: str = "<s>") -> SentencePieceTokenizer:
 def make_bundle(**model: Any) -> Bundle:
     tokenizer = make_tokenizer()
     config = config_from_dict({"model": {**SHAPE, "vocab_size": tokenizer.vocab_size, **model}}, "test")
-    noise = np.random.default_rng(0)
-
-    def fill(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-        array = noise.standard_normal(leaf.shape, np.float32)
-        if leaf.shape[0] == config.model.padded_vocab_size:
-            array[config.model.vocab_size :] = 0
-        return array
-
-    return Bundle(config, jax.tree.map(fill, param_shapes(config.model)), tokenizer)
+    return Bundle(config, noise_params(config.model), tokenizer)
 
 
 @pytest.fixture(scope="module")

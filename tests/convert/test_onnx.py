@@ -32,6 +32,7 @@ from jslm.runs.bundle import Bundle
 from jslm.runs.checkpoint import flatten_tree
 from jslm.tokenizer import ByteTokenizer
 from jslm.train import train
+from tests.random_models import lively_params
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
@@ -63,16 +64,7 @@ def make_bundle(**model: Any) -> Bundle:
     shape = {"n_layers": 2, "d_model": 32, "n_heads": 4, "d_ff": 48, "context_length": CONTEXT, "dtype": "float32"}
     values = {"model": {**shape, "vocab_size": tokenizer.vocab_size, **model}, "data": {"packing": "documents"}}
     config = config_from_dict(values, "test")
-    noise = np.random.default_rng(0)
-
-    def fill(path: Any, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-        name, array = jax.tree_util.keystr(path), noise.standard_normal(leaf.shape, np.float32)
-        if "scale" in name:
-            return 1 + 0.1 * array
-        # Logits of some units, as a trained model's, and no flat attention.
-        return array * (leaf.shape[-2] ** -0.5 if "kernel" in name else 0.3)
-
-    params: dict[str, Any] = jax.tree_util.tree_map_with_path(fill, param_shapes(config.model))
+    params = lively_params(config.model)
     return Bundle(config, params, tokenizer, figures={"val/loss": 1.5}, source="runs/tiny")
 
 

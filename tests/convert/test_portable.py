@@ -26,6 +26,7 @@ from jslm.infer import LanguageModel
 from jslm.model import param_shapes
 from jslm.runs.bundle import Bundle
 from jslm.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
+from tests.random_models import noise_params
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -34,15 +35,7 @@ def make_bundle(tokenizer: Tokenizer | None = None, **model: Any) -> Bundle:
     tokenizer = tokenizer or ByteTokenizer()
     shape = {"n_layers": 2, "d_model": 16, "n_heads": 2, "d_ff": 32, "context_length": 64, "dtype": "float32"}
     config = config_from_dict({"model": {**shape, "vocab_size": tokenizer.vocab_size, **model}}, "test")
-    noise = np.random.default_rng(0)
-
-    def fill(path: Any, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-        array = noise.standard_normal(leaf.shape, np.float32)
-        if "tokens" in jax.tree_util.keystr(path):
-            array[tokenizer.vocab_size :] = 0
-        return array
-
-    params = jax.tree_util.tree_map_with_path(fill, param_shapes(config.model))
+    params = noise_params(config.model)
     return Bundle(config, params, tokenizer, ends_documents=False, figures={"steps": 7, "val/loss": 1.5}, source="x")
 
 

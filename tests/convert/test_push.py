@@ -6,7 +6,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -14,6 +14,7 @@ import pytest
 
 import jslm
 from jslm.config import config_from_dict
+from jslm.convert.__main__ import main
 from jslm.formats import load_model
 from jslm.formats.portable import write
 from jslm.model import init_params
@@ -21,7 +22,7 @@ from jslm.runs.bundle import Bundle
 from jslm.tokenizer import ByteTokenizer
 from tests.convert.hub_server import TOKEN, Hub
 
-pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
+constants = pytest.importorskip("huggingface_hub.constants", reason="huggingface_hub is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -43,28 +44,48 @@ def hub() -> Iterator[Hub]:
     found.close()
 
 
-def push(
-    model: Path, endpoint: str, *arguments: str, token: str | None = TOKEN, **environment: str
+Push = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def push(model: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Push:
+    """`push(endpoint, *arguments, token=...)`: the command in this process."""
+    for name in [name for name in os.environ if name.startswith("HF_")]:
+        monkeypatch.delenv(name)
+    # What the library reads of the environment as it is imported, which other tests may have done; see below.
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(model.parent / "home" / "token"))
+
+    def run(endpoint: str, *arguments: str, token: str | None = TOKEN) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setenv("HF_ENDPOINT", endpoint)
+        if token is None:
+            monkeypatch.delenv("HF_TOKEN", raising=False)
+        else:
+            monkeypatch.setenv("HF_TOKEN", token)
+        capfd.readouterr()
+        status = main(["push", str(model), *arguments])
+        return subprocess.CompletedProcess(arguments, status, *capfd.readouterr())
+
+    return run
+
+
+def push_as_users_do(
+    model: Path, endpoint: str, *arguments: str, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     # Xet is a protocol of the Hub's own storage; by its switch the library speaks git-lfs, which any server can.
-    settings = {
-        "HF_ENDPOINT": endpoint,
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HOME": str(model.parent / "home"),
-        **environment,
-    }
-    if token is not None:
-        settings["HF_TOKEN"] = token
+    settings = {"HF_HUB_DISABLE_XET": "1", "HF_HOME": str(model.parent / "home"), "HF_TOKEN": TOKEN, **environment}
     command = [sys.executable, "-m", "jslm.convert", "push", str(model), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env={**kept, **settings})
+    env = {**kept, **settings, "HF_ENDPOINT": endpoint}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=env)
 
 
 @pytest.mark.parametrize("format", ["hf", "gguf", "safetensors"])
-def test_what_is_pushed_is_the_model(model: Path, hub: Hub, tmp_path: Path, format: str) -> None:
+def test_what_is_pushed_is_the_model(model: Path, push: Push, hub: Hub, tmp_path: Path, format: str) -> None:
     if format == "gguf":
         pytest.importorskip("gguf", reason="the package gguf (extra `convert`) is not installed")
-    done = push(model, hub.endpoint, "ada/tiny", "--format", format)
+    arguments = [hub.endpoint, "ada/tiny", "--format", format]
+    done = push_as_users_do(model, *arguments) if format == "hf" else push(*arguments)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.strip() == f"{hub.endpoint}/ada/tiny"
     assert hub.commits == [f"tiny as {format}, by jslm"]
@@ -85,15 +106,15 @@ def test_what_is_pushed_is_the_model(model: Path, hub: Hub, tmp_path: Path, form
     assert str(model.parent) not in card
 
 
-def test_a_further_push_and_private_ones(model: Path, hub: Hub) -> None:
-    first = push(model, hub.endpoint, "ada/mine", "--private", "--dtype", "float16")
+def test_a_further_push_and_private_ones(push: Push, hub: Hub) -> None:
+    first = push(hub.endpoint, "ada/mine", "--private", "--dtype", "float16")
     assert first.returncode == 0, first.stderr
     assert hub.repositories["ada/mine"]["private"] is True
-    again = push(model, hub.endpoint, "ada/mine", "--private")
+    again = push(hub.endpoint, "ada/mine", "--private")
     assert again.returncode == 0, again.stderr
     assert len(hub.commits) == 2
     hub.repositories["ada/mine"]["private"] = False
-    refused = push(model, hub.endpoint, "ada/mine", "--private")
+    refused = push(hub.endpoint, "ada/mine", "--private")
     assert refused.returncode == 2
     assert "ada/mine: is there already, and public" in refused.stderr
     assert refused.stderr.count("\n") == 1
@@ -117,10 +138,10 @@ def test_a_further_push_and_private_ones(model: Path, hub: Hub) -> None:
     ],
 )
 def test_failures_are_one_line_with_what_to_do(
-    model: Path, hub: Hub, arguments: list[str], token: str | None, answers: dict[str, int], message: str
+    push: Push, hub: Hub, arguments: list[str], token: str | None, answers: dict[str, int], message: str
 ) -> None:
     hub.answers = answers
-    done = push(model, hub.endpoint, *arguments, token=token)
+    done = push(hub.endpoint, *arguments, token=token)
     assert done.returncode == 2
     assert message in done.stderr
     assert done.stderr.count("\n") == 1, done.stderr
@@ -134,21 +155,21 @@ def test_a_network_that_is_dead(model: Path) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{unused.getsockname()[1]}"
-    done = push(model, endpoint, "ada/tiny")
+    done = push_as_users_do(model, endpoint, "ada/tiny")
     assert done.returncode == 2
     assert done.stderr.startswith(f"jslm convert: error: {endpoint}: cannot be reached (ConnectError:")
     assert "HF_ENDPOINT" in done.stderr
     assert done.stderr.count("\n") == 1
-    offline = push(model, endpoint, "ada/tiny", HF_HUB_OFFLINE="1")
+    offline = push_as_users_do(model, endpoint, "ada/tiny", HF_HUB_OFFLINE="1")
     assert "HF_HUB_OFFLINE is set" in offline.stderr
     assert offline.stderr.count("\n") == 1
 
 
-def test_the_order_of_requests(model: Path, hub: Hub) -> None:
+def test_the_order_of_requests(model: Path, push: Push, hub: Hub) -> None:
     """Nothing is made on the server before the export is whole."""
-    assert push(model, hub.endpoint, "ada/tiny", "--format", "llama2c").returncode == 2
+    assert push(hub.endpoint, "ada/tiny", "--format", "llama2c").returncode == 2
     assert not hub.requests
-    assert push(model, hub.endpoint, "ada/tiny").returncode == 0
+    assert push(hub.endpoint, "ada/tiny").returncode == 0
     # The library asks for a list of its own first.
     posts = [path for method, path in hub.requests if method == "POST"]
     assert (posts[0], posts[-1]) == ("/api/repos/create", "/api/models/ada/tiny/commit/main")

@@ -9,15 +9,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from jslm.config import Config, config_from_dict, config_to_toml
 from jslm.infer import LanguageModel
-from jslm.model import Params, param_shapes
+from jslm.model import Params
 from jslm.runs.checkpoint import CheckpointStore
 from jslm.tokenizer import ByteTokenizer, Tokenizer
 from jslm.tokens.token_file import TokenWriter
+from tests.random_models import spread_params
 
 CONTEXT = 32
 DOCUMENTS = {
@@ -35,14 +35,7 @@ def tiny_config(tokenizer: Tokenizer, **sections: Any) -> Config:
 
 def random_params(config: Config) -> Params:
     """Large enough that probabilities differ."""
-    noise = np.random.default_rng(5)
-
-    def fill(path: Any, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-        start = 1.0 if "scale" in jax.tree_util.keystr(path) else 0.0
-        return start + 0.5 * noise.standard_normal(leaf.shape, np.float32)
-
-    params: Params = jax.tree_util.tree_map_with_path(fill, param_shapes(config.model))
-    return params
+    return spread_params(config.model, seed=5)
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ from jslm.inspect.facts import collect_facts, length_histogram
 from jslm.inspect.page import page
 from jslm.inspect.terminal import batch_lines, fact_lines, visible
 from jslm.tokenizer import ByteTokenizer, Tokenizer
-from jslm.tokens.loader import make_loader
+from jslm.tokens.loader import TrainLoader
 from jslm.tokens.token_file import TokenWriter
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -156,7 +156,7 @@ def test_a_batch_is_the_loaders(tmp_path: Path) -> None:
     facts = collect_facts(prepared(tmp_path, TRAIN * 20, []))
     for packing in ("windows", "documents"):
         shown = show_batch(facts.splits[0], packing, context_length=16, rows=4, seed=3, step=5)
-        loader = make_loader(
+        loader = TrainLoader(
             facts.splits[0].file, context_length=16, batch_size=4, seed=3, start_step=5, packing=packing
         )
         batch = next(loader)

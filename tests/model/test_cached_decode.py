@@ -19,9 +19,9 @@ from jslm.model import (
     init_cache,
     init_params,
     logits_from_hidden,
-    param_shapes,
     unstack_layers,
 )
+from tests.random_models import spread_params
 
 VOCAB, CONTEXT = 53, 16
 # Rows of different lengths, padded on the right with ids that must not matter.
@@ -71,13 +71,7 @@ def make(options: dict[str, Any]) -> tuple[ModelConfig, Params]:
     """A config, and parameters none of which is at its trivial start (zero biases, unit scales)."""
     shape = {"n_layers": 1, "d_model": 16, "n_heads": 4, "d_ff": 24, "context_length": CONTEXT, "vocab_size": VOCAB}
     config = ModelConfig.model_validate(shape | options)
-    noise = np.random.default_rng(1)
-
-    def fill(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.Array:
-        start = 1.0 if "scale" in jax.tree_util.keystr(path) else 0.0
-        return jnp.asarray(start + 0.3 * noise.standard_normal(leaf.shape, np.float32))
-
-    return config, jax.tree_util.tree_map_with_path(fill, param_shapes(config))
+    return config, jax.tree.map(jnp.asarray, spread_params(config, seed=1, deviation=0.3))
 
 
 @functools.partial(jax.jit, static_argnames="config")

@@ -26,9 +26,10 @@ from jslm.formats.web import runtime
 from jslm.formats.web.graph import OPSET
 from jslm.formats.web.model import write
 from jslm.infer import LanguageModel
-from jslm.model import Params, init_params, loss_sums, param_shapes
+from jslm.model import Params, init_params, loss_sums
 from jslm.runs.bundle import Bundle
 from jslm.tokenizer import BpeTokenizer, CharTokenizer, Tokenizer
+from tests.random_models import lively_params
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
@@ -79,16 +80,7 @@ def random_bundle(tokenizer: Tokenizer, sample: dict[str, Any] | None = None, **
     shape = {"n_layers": 2, "d_model": 32, "n_heads": 4, "d_ff": 48, "context_length": CONTEXT, "dtype": "float32"}
     values = {"model": {**shape, "vocab_size": tokenizer.vocab_size, **model}, "sample": sample or {}}
     config = config_from_dict(values, "test")
-    noise = np.random.default_rng(0)
-
-    def fill(path: Any, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-        name, array = jax.tree_util.keystr(path), noise.standard_normal(leaf.shape, np.float32)
-        if "scale" in name:
-            return 1 + 0.1 * array
-        # Logits of some units, as a trained model's, and no flat attention.
-        return array * (leaf.shape[-2] ** -0.5 if "kernel" in name else 0.3)
-
-    params: dict[str, Any] = jax.tree_util.tree_map_with_path(fill, param_shapes(config.model))
+    params = lively_params(config.model)
     return Bundle(config, params, tokenizer, source="runs/tiny")
 
 
@@ -151,7 +143,7 @@ class Unpacking(Handler):
 @contextlib.contextmanager
 def served(folder: Path, handler: type[Handler] = Handler) -> Iterator[str]:
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(handler, directory=str(folder)))
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_port}/"

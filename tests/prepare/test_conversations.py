@@ -22,7 +22,7 @@ from jslm.prepare import PreparedData, ensure_prepared, prepare
 from jslm.prepare import encode as encoding
 from jslm.prompts.chat import find_template, template_source
 from jslm.tokens import open_tokens, verify
-from jslm.tokens.loader import make_loader
+from jslm.tokens.loader import TrainLoader
 
 silent: Callable[[str], None] = lambda message: None  # noqa: E731
 CHATML = ["<|im_start|>", "<|im_end|>"]
@@ -81,7 +81,7 @@ def test_what_assistants_say_is_learned(tmp_path: Path, kind: str, template: str
     assert meta["train"]["bytes"] == len(spoken.encode())
     assert find_template(prepared.dir) == template_source(template)
     # An epoch learns each of these tokens once, and nothing else.
-    loader = make_loader(file, context_length=512, batch_size=1, seed=0, packing="documents")
+    loader = TrainLoader(file, context_length=512, batch_size=1, seed=0, packing="documents")
     rows = [loader.batch_at(step)["targets"] for step in range(loader.examples_per_epoch)]
     learned = np.concatenate([row[row >= 0] for row in rows])
     assert sorted(learned.tolist()) == sorted(file.tokens[file.learned > 0].tolist())
@@ -100,7 +100,7 @@ def test_a_batch_by_hand(tmp_path: Path) -> None:
     source = write_lines(tmp_path / "two.jsonl", [{"messages": m} for m in (first, second)])
     config = make_config(tmp_path / "a", source, "byte", chat_template=str(template), validation_fraction=0.0)
     file = open_tokens(prepare(config, log=silent).dir, "train")
-    batch = make_loader(file, context_length=18, batch_size=1, seed=0, packing="documents", shuffle=False).batch_at(0)
+    batch = TrainLoader(file, context_length=18, batch_size=1, seed=0, packing="documents", shuffle=False).batch_at(0)
     end, none = 256, -1
     inputs = [end, *b">a:b", end, *b">a:b", end, *b">c:de"]
     targets = [none, none, none, *b"b", end, none, none, none, *b"b", end, none, none, none, *b"de", end]
@@ -113,7 +113,7 @@ def test_a_batch_by_hand(tmp_path: Path) -> None:
 def test_packed_conversations_do_not_see_each_other(tmp_path: Path) -> None:
     examples(tmp_path / "chat.jsonl")
     file = open_tokens(prepare(make_config(tmp_path / "a", tmp_path / "chat.jsonl"), log=silent).dir, "train")
-    batch = make_loader(file, context_length=1024, batch_size=1, seed=0, packing="documents").batch_at(0)
+    batch = TrainLoader(file, context_length=1024, batch_size=1, seed=0, packing="documents").batch_at(0)
     inputs, segments = jax.numpy.asarray(batch["inputs"]), jax.numpy.asarray(batch["segments"])
     assert segments.max() > 1
     model = ModelConfig(
@@ -133,13 +133,27 @@ def test_json_parquet_workers_and_parts_give_the_same_files(tmp_path: Path, monk
     pq.write_table(pa.table({"messages": conversations}), tmp_path / "chat.parquet")
     whole = prepare(make_config(tmp_path / "a", tmp_path / "chat.jsonl"), log=silent)
     others = [make_config(tmp_path / kind, tmp_path / f"chat.{kind}") for kind in ("json", "parquet")]
+    others.append(make_config(tmp_path / "cut", tmp_path / "chat.jsonl", workers=2))
     monkeypatch.setattr(encoding, "CHUNK_CHARACTERS", 7)
     monkeypatch.setattr(encoding, "PART_CHARACTERS", 50)
-    others.append(make_config(tmp_path / "cut", tmp_path / "chat.jsonl", workers=2))
     for config in others:
         made = prepare(config, log=silent)
         for name in ("train.bin", "train.idx", "train.learned", "val.learned", "tokenizer.json"):
             assert (made.dir / name).read_bytes() == (whole.dir / name).read_bytes(), (config.data.source, name)
+
+
+def test_the_last_part_may_hold_special_tokens_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    examples(tmp_path / "chat.jsonl", 4)
+    template = tmp_path / "ends.jinja"
+    template.write_text("{% for message in messages %}{{ message.content ~ '<|im_end|>' }}{% endfor %}", "utf-8")
+    values = make_config(tmp_path / "a", tmp_path / "chat.jsonl", chat_template=str(template)).model_dump()
+    values["tokenizer"]["special_tokens"] = CHATML
+    whole = prepare(config_from_dict(values, "test"), log=silent)
+    monkeypatch.setattr(encoding, "CHUNK_CHARACTERS", 1)
+    monkeypatch.setattr(encoding, "PART_CHARACTERS", 1)
+    cut = prepare(config_from_dict({**values, "run_dir": str(tmp_path / "b")}, "test"), log=silent)
+    for name in ("train.bin", "train.idx", "val.bin", "val.idx", "train.learned"):
+        assert (cut.dir / name).read_bytes() == (whole.dir / name).read_bytes(), name
 
 
 GOOD = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
@@ -229,7 +243,7 @@ def test_damage_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     file.write_bytes(bytes(flags))
     tokens = open_tokens(prepared.dir, "train")
     with pytest.raises(JslmError, match=r"pairs or conversations, whose prompts are not learned"):
-        make_loader(tokens, context_length=64, batch_size=1, seed=0, packing="windows")
+        TrainLoader(tokens, context_length=64, batch_size=1, seed=0, packing="windows")
 
 
 def test_text_in_the_folder_of_conversations_has_no_template(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from jslm.prepare import encode as encoding
 from jslm.prompts.pairs import split_pair
 from jslm.text.augment import augment, piece_rng
 from jslm.tokens import open_tokens, verify
-from jslm.tokens.loader import make_loader
+from jslm.tokens.loader import TrainLoader
 
 silent: Callable[[str], None] = lambda message: None  # noqa: E731
 
@@ -77,7 +77,7 @@ def test_lines_of_two_columns_become_masked_pairs(tmp_path: Path, kind: str) -> 
     assert meta["train"]["prompt_tokens"] == sum(len(prepared.tokenizer.encode(prompt)) for prompt, _ in found["train"])
     # All of it is learned once an epoch but the prompts.
     file = open_tokens(prepared.dir, "train")
-    loader = make_loader(file, context_length=256, batch_size=1, seed=0, packing="documents")
+    loader = TrainLoader(file, context_length=256, batch_size=1, seed=0, packing="documents")
     rows = [loader.batch_at(step)["targets"] for step in range(loader.examples_per_epoch)]
     learned = np.concatenate([row[row >= 0] for row in rows])
     encode = prepared.tokenizer.encode
@@ -187,7 +187,7 @@ def test_copies_are_in_training_alone_and_resume_changes_nothing(
     monkeypatch.setattr(encoding, "PART_CHARACTERS", 400)
     again = make_config(tmp_path / "b", tmp_path / "texts.jsonl", augment=copies)
     calls = 0
-    original = encoding.encode_texts
+    original = encoding.encode_chunks
 
     def dying(tokenizer_json: str, task: Any) -> Any:
         nonlocal calls
@@ -196,7 +196,7 @@ def test_copies_are_in_training_alone_and_resume_changes_nothing(
             raise KeyboardInterrupt
         return original(tokenizer_json, task)
 
-    monkeypatch.setattr(encoding, "encode_texts", dying)
+    monkeypatch.setattr(encoding, "encode_chunks", dying)
     with pytest.raises(KeyboardInterrupt):
         prepare(again, log=silent)
     lines: list[str] = []

@@ -25,7 +25,7 @@ from jslm.prepare.summary import summary
 from jslm.text.documents import Document
 from jslm.tokenizer import build_tokenizer
 from jslm.tokens import open_tokens, verify
-from jslm.tokens.loader import make_loader
+from jslm.tokens.loader import TrainLoader
 
 POEM = "Rosen auf den Weg gestreut,\nund des Harms vergessen!\n\n  Eine kurze Spanne Zeit\nward uns zugemessen. "
 silent: Callable[[str], None] = lambda message: None  # noqa: E731
@@ -441,6 +441,6 @@ def test_prepared_files_go_straight_into_the_loader(tmp_path: Path) -> None:
     write_documents(tmp_path / "a.jsonl", 40)
     prepared = prepare(make_config(tmp_path, tmp_path / "a.jsonl"), log=silent)
     file = open_tokens(prepared.dir, "train")
-    loader = make_loader(file, context_length=16, batch_size=2, seed=0, shuffle=False)
+    loader = TrainLoader(file, context_length=16, batch_size=2, seed=0, shuffle=False)
     assert np.array_equal(next(loader)["inputs"].ravel(), file.tokens[:32])
     loader.close()

@@ -13,8 +13,9 @@ import pytest
 
 from jslm.config import Config, config_from_dict
 from jslm.infer import LanguageModel
-from jslm.model import Params, init_params, loss_sums, param_shapes
+from jslm.model import Params, init_params, loss_sums
 from jslm.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
+from tests.random_models import spread_params
 
 MakeModel = Callable[..., LanguageModel]
 
@@ -28,14 +29,7 @@ def _config(**model: Any) -> Config:
 
 def _random_params(config: Config) -> Params:
     """Large enough that each step has its own likeliest token."""
-    noise = np.random.default_rng(3)
-
-    def fill(path: Any, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-        start = 1.0 if "scale" in jax.tree_util.keystr(path) else 0.0
-        return start + 0.5 * noise.standard_normal(leaf.shape, np.float32)
-
-    params: Params = jax.tree_util.tree_map_with_path(fill, param_shapes(config.model))
-    return params
+    return spread_params(config.model, seed=3)
 
 
 def _letters_params(config: Config, end_of_text: float) -> Params:

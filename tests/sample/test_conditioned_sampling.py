@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +13,11 @@ from jslm import JslmError
 from jslm.config import config_from_dict
 from jslm.formats.portable import write
 from jslm.infer import LanguageModel
-from jslm.model import apply_decoder, logits_from_hidden, param_shapes
+from jslm.model import apply_decoder, logits_from_hidden
 from jslm.runs.bundle import Bundle
+from jslm.sample.__main__ import main
 from jslm.tokenizer import ByteTokenizer
+from tests.random_models import spread_params
 
 CONDITIONS = [{"name": "style", "labels": ["formal", "casual"]}, {"name": "domain", "labels": ["home", "sea"]}]
 
@@ -27,14 +27,7 @@ def model(request: pytest.FixtureRequest) -> LanguageModel:
     shape = {"n_layers": 2, "d_model": 16, "n_heads": 2, "context_length": 64, "vocab_size": 257, "dtype": "float32"}
     tied = {"tie_embeddings": request.param == "tied", "conditions": CONDITIONS}
     config = config_from_dict({"model": {**shape, **tied}, "data": {"packing": "documents"}}, "test")
-    noise = np.random.default_rng(0)
-
-    def fill(path: Any, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-        start = 1.0 if "scale" in jax.tree_util.keystr(path) else 0.0
-        return start + 0.5 * noise.standard_normal(leaf.shape, np.float32)
-
-    params: Any = jax.tree_util.tree_map_with_path(fill, param_shapes(config.model))
-    return LanguageModel(config, params, ByteTokenizer())
+    return LanguageModel(config, spread_params(config.model, seed=0), ByteTokenizer())
 
 
 def test_it_computes_what_training_computes(model: LanguageModel) -> None:
@@ -73,25 +66,23 @@ def test_what_it_does_not_know_is_named(model: LanguageModel) -> None:
         model.rewrite(["a"], conditions={"style": "loud"})
 
 
-def test_on_the_command_line(model: LanguageModel, tmp_path: Path) -> None:
+def test_on_the_command_line(model: LanguageModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "model.safetensors"
     write(Bundle(model.config, jax.tree.map(np.asarray, _stacked(model)), model.tokenizer), path, "float32")
 
-    def sample(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "jslm.sample", "--run", str(path), "--prompt", "ab", "--greedy", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    def sample(*arguments: str, status: int = 0) -> tuple[str, str]:
+        capsys.readouterr()
+        assert main(["--run", str(path), "--prompt", "ab", "--greedy", *arguments]) == status
+        return capsys.readouterr()
 
-    told = sample("--max-new-tokens", "20", "--condition", "style=formal", "--condition", "domain=sea", "--json")
-    assert told.returncode == 0, told.stderr
-    assert told.stdout != sample("--max-new-tokens", "20", "--json").stdout
+    told, _ = sample("--max-new-tokens", "20", "--condition", "style=formal", "--condition", "domain=sea", "--json")
+    assert told != sample("--max-new-tokens", "20", "--json")[0]
     for arguments, message in (
         (["--condition", "style"], "is no NAME=LABEL"),
         (["--condition", "style=formal", "--condition", "style=casual"], "comes twice"),
         (["--condition", "style=loud"], "'style' can be formal, casual"),
     ):
-        failed = sample(*arguments)
-        assert failed.returncode == 2
-        assert message in failed.stderr
+        assert message in sample(*arguments, status=2)[1]
 
 
 def _stacked(model: LanguageModel) -> Any:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +12,12 @@ import pytest
 
 import jslm
 from jslm.errors import JslmError
+from jslm.evaluate.__main__ import main as evaluate_main
 from jslm.evaluate.text_loss import text_loss
 from jslm.formats.onnx.model import write
 from jslm.infer import LanguageModel
 from jslm.runs.bundle import Bundle
+from jslm.sample.__main__ import main as sample_main
 
 pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
 pytest.importorskip("onnx", reason="the extra onnx is not installed")
@@ -90,17 +90,16 @@ def test_what_the_graph_fixes_cannot_be_changed(letters: LanguageModel, ours: La
         _ = ours.params
 
 
-def test_the_command_line_opens_it(letters: LanguageModel, tmp_path: Path) -> None:
+def test_the_command_line_opens_it(letters: LanguageModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "letters"
     exported(letters, folder, "int8")
 
-    def run(*words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, "-m", *words], capture_output=True, text=True, check=False)
-
-    said = run("jslm.sample", "--run", str(folder), "--prompt", "abc", "--greedy", "--max-new-tokens", "12", "--json")
-    assert said.returncode == 0, said.stderr
-    assert json.loads(said.stdout)["text"] == jslm.load(folder).generate("abc", greedy=True, max_new_tokens=12)
+    capsys.readouterr()
+    arguments = ["--prompt", "abc", "--greedy", "--max-new-tokens", "12", "--json"]
+    assert sample_main(["--run", str(folder), *arguments]) == 0
+    assert json.loads(capsys.readouterr().out)["text"] == jslm.load(folder).generate(
+        "abc", greedy=True, max_new_tokens=12
+    )
     (tmp_path / "text.txt").write_text("some words of text\n" * 5, "utf-8")
-    measured = run("jslm.evaluate", "--run", str(folder), "--text", str(tmp_path / "text.txt"), "--json")
-    assert measured.returncode == 0, measured.stderr
-    assert "onnxruntime" in json.loads(measured.stdout)["runs"][0]["dtype"]
+    assert evaluate_main(["--run", str(folder), "--text", str(tmp_path / "text.txt"), "--json"]) == 0
+    assert "onnxruntime" in json.loads(capsys.readouterr().out)["runs"][0]["dtype"]

@@ -22,7 +22,6 @@ from jslm.text.dedup import (
     DedupConfig,
     DocumentIndex,
     count_lines,
-    deduplicate,
     fingerprint,
     remove_repeated_lines,
 )
@@ -38,8 +37,12 @@ def texts(*lines: str) -> list[Document]:
 
 
 def kept(documents: Sequence[Document], config: DedupConfig) -> tuple[list[str], DropReport]:
-    report = DropReport()
-    return [document.source for document in deduplicate(documents, config, report)], report
+    report, index = DropReport(), DocumentIndex(config)
+
+    def stays(document: Document) -> bool:
+        return report.judge(document, index.add(fingerprint(document.text, config), document.source))
+
+    return [document.source for document in documents if stays(document)], report
 
 
 def jaccard(left: str, right: str, words: int = 5) -> float:
@@ -134,14 +137,16 @@ def test_result_depends_on_documents_alone() -> None:
     """Another process, with another hash seed and an index of its own, keeps the same documents."""
     program = (
         "import random, json\n"
-        "from jslm.text.dedup import DedupConfig, deduplicate\n"
+        "from jslm.text.dedup import DedupConfig, DocumentIndex, fingerprint\n"
         "from jslm.text.documents import Document\n"
         "from jslm.text.dropped import DropReport\n"
         "rng = random.Random(5)\n"
         "words = [' '.join(rng.choices([f'w{i}' for i in range(12)], k=30)) for _ in range(40)]\n"
         "docs = [Document(rng.choice(words) + rng.choice(['', ' x', ' y z']), str(n)) for n in range(200)]\n"
-        "report = DropReport()\n"
-        "kept = [d.source for d in deduplicate(docs, DedupConfig(exact=True, near=0.75), report)]\n"
+        "config, report = DedupConfig(exact=True, near=0.75), DropReport()\n"
+        "index = DocumentIndex(config)\n"
+        "verdicts = [index.add(fingerprint(d.text, config), d.source) for d in docs]\n"
+        "kept = [d.source for d, verdict in zip(docs, verdicts) if report.judge(d, verdict)]\n"
         "print(json.dumps([kept, report.to_json()]))\n"
     )
     runs = {
@@ -177,8 +182,8 @@ def test_fingerprints_travel_between_processes() -> None:
 def test_without_the_library_one_line_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "rensa", None)
     with pytest.raises(JslmError, match=r"data\.dedup\.near needs the package rensa.*pip install -e '/.*\[data\]'"):
-        list(deduplicate(texts("a"), DedupConfig(near=0.8), DropReport()))
-    assert list(deduplicate(texts("a"), DedupConfig(exact=True), DropReport())) == texts("a")
+        kept(texts("a"), DedupConfig(near=0.8))
+    assert kept(texts("a"), DedupConfig(exact=True))[0] == ["doc0"]
 
 
 def lines_removed(documents: Sequence[Document], config: DedupConfig) -> tuple[list[Document], DropReport]:

@@ -14,7 +14,7 @@ from jslm import JslmError
 from jslm.config import config_from_dict
 from jslm.formats.tokenizers import read_huggingface_tokenizer
 from jslm.infer import LanguageModel, make_request, rewrite_prompt
-from jslm.prepare.encode import encode_texts
+from jslm.prepare.encode import Chunk, encode_chunks
 from jslm.prompts.chat import ChatTemplate
 from jslm.tokenizer import HuggingFaceTokenizer, load_tokenizer
 from tests.tokenizer_layouts import LAYOUTS, Layout, special, unigram
@@ -95,8 +95,11 @@ def test_conversations_have_the_templates_own_alone(layout: Layout, tokenizer: H
 
     def found(text: str) -> tuple[list[int], list[int]]:
         turns = [{"role": role, "content": text} for role in ("system", "user", "assistant")]
-        texts = [(part.text, False, False, part.is_special) for part in template.document(turns)]
-        ids = encode_texts(tokenizer.to_json(), texts).ids.tolist()
+        chunks = [
+            Chunk(part.text, "train", part.is_learned, part.is_special, False, False, False, None, ())
+            for part in template.document(turns)
+        ]
+        ids = encode_chunks(tokenizer.to_json(), chunks).stretches["train"].ids.tolist()
         prompt = template.prompt_ids(turns[:2])
         return [token for token in ids if token in controls], [token for token in prompt if token in controls]
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from jslm.errors import JslmError
-from jslm.tokens.loader import Batch, TrainLoader, count_examples, eval_batches, make_loader
+from jslm.tokens.loader import Batch, TrainLoader, count_examples, eval_batches
 from jslm.tokens.mixture import BLOCK, Mixture
 from jslm.tokens.packing import PackedDocuments
 from jslm.tokens.token_file import TokenFile
@@ -92,7 +92,7 @@ def test_overlapping_windows_hold_what_a_plain_loop_cuts(count: int, length: int
     assert found == expected
     assert np.array_equal(np.where(rows["targets"] == -1, 0, rows["targets"] - 1), rows["inputs"])
     # Each window comes exactly once an epoch, so each token at least once and never over ceil(length / stride) times.
-    source = make_loader(file, context_length=length, batch_size=4, seed=seed, stride=stride)
+    source = TrainLoader(file, context_length=length, batch_size=4, seed=seed, stride=stride)
     size = source.examples_per_epoch
     assert size == count_examples(file, length, "windows", stride) == windows.count
     for epoch in range(2):
@@ -102,8 +102,8 @@ def test_overlapping_windows_hold_what_a_plain_loop_cuts(count: int, length: int
 
 
 def test_a_stride_of_one_context_is_no_overlap() -> None:
-    plain = make_loader(stream(1000), context_length=16, batch_size=4, seed=3)
-    same = make_loader(stream(1000), context_length=16, batch_size=4, seed=3, stride=16)
+    plain = TrainLoader(stream(1000), context_length=16, batch_size=4, seed=3)
+    same = TrainLoader(stream(1000), context_length=16, batch_size=4, seed=3, stride=16)
     for step in range(40):
         assert_same(same.batch_at(step), plain.batch_at(step))
 
@@ -117,7 +117,7 @@ def mixed(parts: list[tuple[int, float]], batch: int = 4, **options: Any) -> Tra
     """Corpora of consecutive numbers: corpus c's are from 100_000 * c on."""
     files = [stream(size, 100_000 * index + 1) for index, (size, _) in enumerate(parts)]
     weights = [weight for _, weight in parts]
-    return make_loader(files, weights=weights, batch_size=batch, **{"context_length": 4, "seed": 0} | options)
+    return TrainLoader(files, weights=weights, batch_size=batch, **{"context_length": 4, "seed": 0} | options)
 
 
 @settings(max_examples=40, deadline=None)
@@ -165,7 +165,7 @@ def test_the_batch_of_a_mixture_is_the_same_for_any_number_of_processes(
 
 
 def test_a_mixture_of_one_is_the_corpus_itself() -> None:
-    alone = make_loader(stream(500), context_length=4, batch_size=4, seed=9)
+    alone = TrainLoader(stream(500), context_length=4, batch_size=4, seed=9)
     for step in (0, 3, 5000):
         assert_same(mixed([(500, 0.3)], seed=9).batch_at(step), alone.batch_at(step))
 
@@ -185,7 +185,7 @@ def test_corpora_of_one_size_have_orders_of_their_own() -> None:
 
 def test_mixed_documents_keep_their_masks() -> None:
     files = [documents([3, 9, 30, 1, 7]), documents([4, 2, 20, 6], 1000, prompts=[2, 1, 5, 3])]
-    source = make_loader(files, context_length=16, batch_size=2, seed=0, packing="documents", weights=[1.0, 2.0])
+    source = TrainLoader(files, context_length=16, batch_size=2, seed=0, packing="documents", weights=[1.0, 2.0])
     rows = sequences(source, 0, 64)
     completions = [*range(1002, 1004), EOT, 1005, EOT, *range(1011, 1026), EOT, *range(1029, 1032), EOT]
     own = [row for row in rows if max(row) >= 1000]
@@ -210,9 +210,9 @@ def test_stages_cut_the_same_sequences(
     stages = list(zip(sorted(contexts), sorted(ends), strict=False))
     file = documents(sizes)
     options: dict[str, Any] = {"context_length": 8, "batch_size": 4, "seed": 1, "packing": packing}
-    whole = make_loader(file, **options)
+    whole = TrainLoader(file, **options)
     parts = [
-        make_loader(file, stages=stages, process_index=index, process_count=processes, **options)
+        TrainLoader(file, stages=stages, process_index=index, process_count=processes, **options)
         for index in range(processes)
     ]
     for step in range(14):
@@ -227,7 +227,7 @@ def test_stages_cut_the_same_sequences(
 
 def test_a_run_goes_on_in_the_stage_where_it_was() -> None:
     def loader() -> TrainLoader:
-        return make_loader(stream(700), context_length=8, batch_size=2, seed=0, stages=[(2, 3), (4, 6)])
+        return TrainLoader(stream(700), context_length=8, batch_size=2, seed=0, stages=[(2, 3), (4, 6)])
 
     source = loader()
     shapes = [next(source)["inputs"].shape for _ in range(8)]
@@ -281,11 +281,11 @@ def test_pairs_that_would_be_cut_apart_are_refused() -> None:
     file = documents([5, 6], prompts=[2, 2])
     options: dict[str, Any] = {"context_length": 8, "batch_size": 2, "seed": 0}
     with pytest.raises(JslmError, match=r"data\.packing = 'documents', found 'windows'"):
-        make_loader(file, **options)
+        TrainLoader(file, **options)
     with pytest.raises(JslmError, match=r"data\.packing = 'documents', found 'windows'"):
         list(eval_batches(file, 8, 2))
     with pytest.raises(JslmError, match=r"train\.curriculum would cut apart"):
-        make_loader(file, packing="documents", stages=[(4, 10)], **options)
+        TrainLoader(file, packing="documents", stages=[(4, 10)], **options)
 
 
 # All of it.
@@ -319,16 +319,16 @@ def test_a_restored_state_goes_on_exactly(
 def test_a_state_of_another_cut_is_refused(change: dict[str, Any], key: str) -> None:
     files = [stream(100), stream(60, 1000)]
     options: dict[str, Any] = {"context_length": 4, "batch_size": 4, "seed": 0, "weights": [1.0, 1.0]}
-    state = make_loader(files, **options).get_state()
+    state = TrainLoader(files, **options).get_state()
     with pytest.raises(JslmError, match=f"({key}) = "):
-        make_loader(files, **options | change).set_state(state)
+        TrainLoader(files, **options | change).set_state(state)
 
 
 def test_a_state_of_the_same_cut_in_other_words_is_taken() -> None:
     files = [stream(100), stream(60, 1000)]
     options: dict[str, Any] = {"context_length": 4, "batch_size": 4, "seed": 0}
-    state = make_loader(files, start_step=5, weights=[2.0, 6.0], **options).get_state()
-    source = make_loader(files, weights=[0.5, 1.5], stride=4, stages=[(2, 9)], **options)
+    state = TrainLoader(files, start_step=5, weights=[2.0, 6.0], **options).get_state()
+    source = TrainLoader(files, weights=[0.5, 1.5], stride=4, stages=[(2, 9)], **options)
     source.set_state(state)
     assert source.step == 5
 
@@ -337,14 +337,14 @@ def test_other_data_of_the_same_size_is_refused() -> None:
     def of(sha: str) -> TrainLoader:
         file = stream(100)
         file = TokenFile(file.path, file.tokens, file.offsets, {"train": {"sha256": sha}})
-        return make_loader(file, context_length=4, batch_size=4, seed=0)
+        return TrainLoader(file, context_length=4, batch_size=4, seed=0)
 
     with pytest.raises(JslmError, match=r"data = \['aa'\], but this run has \['bb'\]"):
         of("bb").set_state(of("aa").get_state())
 
 
 def test_a_position_saved_before_mixtures_existed_is_taken() -> None:
-    source = make_loader(stream(100), context_length=4, batch_size=4, seed=0)
+    source = TrainLoader(stream(100), context_length=4, batch_size=4, seed=0)
     old = {key: source.get_state()[key] for key in ("step", "seed", "shuffle", "examples_per_epoch", "context_length")}
     source.set_state(old | {"step": 7, "batch_size": 4})
     assert source.step == 7

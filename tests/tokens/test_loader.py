@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from jslm.errors import JslmError
 from jslm.tokens.course import Course
-from jslm.tokens.loader import Batch, TrainLoader, eval_batches, make_loader
+from jslm.tokens.loader import Batch, TrainLoader, eval_batches
 from jslm.tokens.shuffle import shuffled_order
 from jslm.tokens.token_file import TokenFile
 
@@ -33,7 +33,7 @@ def tokens(count: int) -> TokenFile:
 
 
 def loader(count: int, context: int = 4, batch: int = 4, **settings: Any) -> TrainLoader:
-    return make_loader(tokens(count), context_length=context, batch_size=batch, **{"seed": 0} | settings)
+    return TrainLoader(tokens(count), context_length=context, batch_size=batch, **{"seed": 0} | settings)
 
 
 def flat(batches: list[Batch], key: str) -> NDArray[np.int32]:
@@ -268,7 +268,7 @@ def test_a_closed_loader_leaves_no_thread_and_can_go_on() -> None:
 def test_ten_million_tokens_a_second_in_constant_memory() -> None:
     big = np.zeros(1, np.uint16)
     big = np.lib.stride_tricks.as_strided(big, (2_000_000_000,), (0,))
-    source = make_loader(
+    source = TrainLoader(
         TokenFile(Path("train.bin"), big, np.zeros(1, np.uint64), {}), context_length=256, batch_size=32, seed=0
     )
     source.batch_at(0)

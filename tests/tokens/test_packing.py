@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from jslm.config import ModelConfig
 from jslm.model import apply_decoder, init_params, loss_sums
-from jslm.tokens.loader import eval_batches, make_loader
+from jslm.tokens.loader import TrainLoader, eval_batches
 from jslm.tokens.packing import PackedDocuments
 from jslm.tokens.token_file import TokenFile
 
@@ -72,7 +72,7 @@ def test_an_epoch_of_batches_is_the_corpus_and_processes_share_it() -> None:
     file = token_file([3, 9, 30, 1, 7, 7, 12])
 
     def loader(index: int = 0, count: int = 1):  # type: ignore[no-untyped-def]
-        return make_loader(
+        return TrainLoader(
             file, context_length=8, batch_size=2, seed=5, process_index=index, process_count=count, packing="documents"
         )
 

@@ -10,6 +10,7 @@ import pytest
 
 from jslm.errors import JslmError
 from jslm.tokens import token_file
+from jslm.tokens.stretch import Stretch
 from jslm.tokens.token_file import TokenWriter, open_tokens, read_meta, token_dtype, verify
 
 FIELDS = {"tokenizer": {"kind": "byte", "fingerprint": "abc", "vocab_size": 300}}
@@ -161,3 +162,32 @@ def test_a_meta_that_is_no_json(tmp_path: Path) -> None:
     (tmp_path / "meta.json").write_text('{"format_ver')
     with pytest.raises(JslmError, match=r"damaged .* --force"):
         read_meta(tmp_path)
+
+
+def test_what_a_document_has_may_come_in_several_stretches(tmp_path: Path) -> None:
+    def stretch(ids: list[int], ends: list[int], learned: str, labels: list[int]) -> Stretch:
+        mask = np.array([mark == "x" for mark in learned])
+        numbers = np.array(labels, np.int16).reshape(-1, 1)
+        return Stretch(np.array(ids), np.array(ends, np.uint64), mask, np.full(len(ends), 2.5), numbers, len(ids), 0)
+
+    parts = [stretch([1, 2], [], "..", []), stretch([3, 4, 5, 6], [2, 3], ".xx.", [1, -1]), stretch([7], [1], "x", [0])]
+    written = []
+    for name, given in {"one": [Stretch.joined(parts)], "several": parts}.items():
+        conditions = {"style": ["a", "b"]}
+        with TokenWriter(tmp_path / name, 10, has_prompts=True, has_learned=True, conditions=conditions) as writer:
+            for one in given:
+                arrays = one.to_arrays("train_")
+                writer.extend("train", Stretch.from_arrays(arrays, "train_"))
+            meta = writer.commit({"tokenizer": {"fingerprint": "x"}})
+        file = open_tokens(tmp_path / name, "train")
+        assert file.prompts is not None
+        assert file.learned is not None
+        assert file.labels is not None
+        assert file.offsets.tolist() == [0, 4, 5, 7]
+        assert file.prompts.tolist() == [3, 0, 1]
+        assert file.learned.tolist() == [0, 0, 0, 1, 1, 0, 1]
+        assert file.labels[:, 0].tolist() == [1, -1, 0]
+        assert (meta["train"]["prompt_tokens"], meta["train"]["learned_tokens"]) == (4, 3)
+        assert (meta["train"]["bits"], meta["train"]["characters"]) == (7.5, 7)
+        written.append({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()})
+    assert written[0] == written[1]

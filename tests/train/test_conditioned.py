@@ -16,7 +16,7 @@ from jslm.formats import export_model, load_model
 from jslm.prepare import prepare
 from jslm.runs.checkpoint import CheckpointStore
 from jslm.runs.folder import RunFolder
-from jslm.tokens.loader import make_loader
+from jslm.tokens.loader import TrainLoader
 from jslm.tokens.token_file import open_tokens, verify
 from jslm.train import train
 
@@ -78,7 +78,7 @@ def test_batches_have_each_documents_labels(folder: Path) -> None:
         ConditionConfig(name="style", labels=("quiet", "loud")),
     )
     file = open_tokens(folder / "data", "train")
-    loader = make_loader(file, context_length=24, batch_size=4, seed=0, packing="documents", conditions=conditions)
+    loader = TrainLoader(file, context_length=24, batch_size=4, seed=0, packing="documents", conditions=conditions)
     style_of = {(r["prompt"], r["completion"]): r["style"] for r in records}
     seen = 0
     for step in range(6):

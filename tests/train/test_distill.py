@@ -21,7 +21,7 @@ from jslm.learn import make_objective
 from jslm.learn.teachers import FOLDER
 from jslm.model import apply_decoder, init_params, logits_from_hidden, taught_sums
 from jslm.parallel import make_mesh
-from jslm.tokens.loader import make_loader
+from jslm.tokens.loader import TrainLoader
 from jslm.tokens.taught import Columns, TaughtExamples, open_places
 from jslm.tokens.token_file import TokenWriter, open_tokens
 from jslm.train import train
@@ -122,10 +122,10 @@ def test_columns_stand_beside_their_tokens(tmp_path: Path, packing: Any) -> None
     columns = Columns(
         np.stack([tokens, tokens + 1], 1), np.linspace(-3, 0, 2 * len(tokens)).reshape(-1, 2).astype("f2")
     )
-    loader = make_loader(
+    loader = TrainLoader(
         file, context_length=8, batch_size=4, seed=3, packing=packing, stages=[(4, 2)] * (packing == "windows")
     )
-    plain = make_loader(
+    plain = TrainLoader(
         file, context_length=8, batch_size=4, seed=3, packing=packing, stages=[(4, 2)] * (packing == "windows")
     )
     loader.set_teachers([file], [columns])

@@ -29,7 +29,7 @@ from jslm.prepare import prepare
 from jslm.runs.checkpoint import CheckpointStore
 from jslm.tokenizer import load_tokenizer
 from jslm.tokens import open_tokens
-from jslm.tokens.loader import count_examples, eval_batches, make_loader
+from jslm.tokens.loader import TrainLoader, count_examples, eval_batches
 from jslm.tokens.preferences import PreferencePairs
 from jslm.train import train
 from jslm.train.report import write_report
@@ -203,9 +203,9 @@ def test_rows_are_prompts_with_either_answer(base: Path) -> None:
 def test_batches_come_in_one_order_and_go_on_there(base: Path) -> None:
     file = open_tokens(base / "data", "train")
     options: dict[str, Any] = {"context_length": CONTEXT, "batch_size": 6, "seed": 3, "packing": "preferences"}
-    whole = make_loader(file, **options)
+    whole = TrainLoader(file, **options)
     reference = np.random.default_rng(0).normal(size=(80, 2)).astype(np.float32)
-    for loader in (parts := [make_loader(file, **options, process_index=p, process_count=2) for p in range(2)]) + [
+    for loader in (parts := [TrainLoader(file, **options, process_index=p, process_count=2) for p in range(2)]) + [
         whole
     ]:
         loader.set_references([reference])
@@ -217,7 +217,7 @@ def test_batches_come_in_one_order_and_go_on_there(base: Path) -> None:
     assert sorted(map(tuple, seen)) == sorted(map(tuple, reference))
     for name, rows in parts[1].batch_at(7).items():
         np.testing.assert_array_equal(rows, steps[7][name][3:])
-    resumed = make_loader(file, **options)
+    resumed = TrainLoader(file, **options)
     resumed.set_references([reference])
     resumed.set_state(json.loads(json.dumps(whole.get_state() | {"step": 11, "examples": 66})))
     for name, rows in next(resumed).items():
@@ -246,7 +246,7 @@ def test_conditions_hold_for_both_answers(base: Path, tmp_path: Path) -> None:
 
 def test_corpora_of_a_mixture_keep_their_own_references(base: Path) -> None:
     files = [open_tokens(base / "data", split) for split in ("train", "val")]
-    loader = make_loader(
+    loader = TrainLoader(
         files, context_length=CONTEXT, batch_size=20, seed=0, packing="preferences", weights=[3.0, 1.0]
     )
     loader.set_references([np.full((80, 2), 1, np.float32), np.full((20, 2), 2, np.float32)])

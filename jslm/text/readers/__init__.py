@@ -1,7 +1,7 @@
 """Files of any kind, near or far, as a stream of raw documents.
 
 `sources` finds the files that `data.source` names, `containers` opens compressed files and archives, and a module a
-family of formats turns bytes into texts: `text`, `records` (JSON, CSV, Parquet) and `markup` (HTML, EPUB).
+family of formats turns bytes into documents: `text`, `records` (JSON, CSV, Parquet) and `markup` (HTML, EPUB).
 """
 
 from jslm.text.readers.formats import check_settings, format_name, peek, read_file

@@ -12,8 +12,9 @@ from xml.etree import ElementTree
 
 from jslm.config import DataConfig
 from jslm.errors import JslmError
+from jslm.text.document import Document
 from jslm.text.readers.containers import seekable
-from jslm.text.readers.problems import Found, OnBad, need
+from jslm.text.readers.problems import OnBad, need
 from jslm.text.readers.text import decode
 
 _UNSEEN = frozenset(
@@ -33,9 +34,9 @@ _ENCRYPTION = "META-INF/encryption.xml"
 _LOCKS = re.compile(rb"<(?:\w+:)?CipherReference[^>]*URI=[\"'][^\"']*\.(?:x?html?|opf|ncx)[\"']", re.IGNORECASE)
 
 
-def read_html(stream: BinaryIO, name: str, config: DataConfig, on_bad: OnBad) -> Iterator[Found]:
+def read_html(stream: BinaryIO, name: str, config: DataConfig, on_bad: OnBad) -> Iterator[Document]:
     """The text of a page. Memory: the page."""
-    yield Found(html_to_text("".join(decode(stream, name, config.encoding))), name)
+    yield Document(html_to_text("".join(decode(stream, name, config.encoding))), name)
 
 
 def html_to_text(html: str) -> str:
@@ -126,7 +127,7 @@ class _Layout:
         self._parts.append(text)
 
 
-def read_epub(stream: BinaryIO, name: str, config: DataConfig, on_bad: OnBad) -> Iterator[Found]:
+def read_epub(stream: BinaryIO, name: str, config: DataConfig, on_bad: OnBad) -> Iterator[Document]:
     """The chapters of a book as one text, in the order in which it is read, without its table of contents page.
 
     EPUB 3.3, sections 4 (container), 5.6 (manifest) and 5.7 (spine). Memory: the book. Raises JslmError: no EPUB, a
@@ -143,7 +144,7 @@ def read_epub(stream: BinaryIO, name: str, config: DataConfig, on_bad: OnBad) ->
             with archive.open(chapter) as page:
                 html = "".join(decode(page, f"{name}:{chapter}", "auto"))  # type: ignore[arg-type]
             texts.append(html_to_text(html if html.startswith("<?xml") else f"<?xml?>{html}").strip())
-    yield Found("\n\n".join(text for text in texts if text), name)
+    yield Document("\n\n".join(text for text in texts if text), name)
 
 
 def _spine(archive: zipfile.ZipFile, name: str) -> list[str]:

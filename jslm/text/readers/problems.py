@@ -5,20 +5,13 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from types import ModuleType
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 from jslm.errors import JslmError
 from jslm.installation import install_command
 
 # Called for each unreadable file or record; where it returns, reading goes on behind the record or with the next file.
 OnBad = Callable[[JslmError], None]
-
-
-class Found(NamedTuple):
-    """A text in a file, and its place for messages: `a.jsonl:3`, `a.zip:b.csv:7`, `a.parquet (row 2)`."""
-
-    text: str
-    place: str
 
 
 def stop(error: JslmError) -> NoReturn:

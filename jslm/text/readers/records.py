@@ -1,4 +1,4 @@
-"""Records (JSON Lines, JSON, CSV, TSV, Parquet) to texts: a column, or a template over several."""
+"""Records (JSON Lines, JSON, CSV, TSV, Parquet) to documents: a column, or a template over several."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from typing import Any, BinaryIO
 from jslm.config import DataConfig
 from jslm.errors import JslmError
 from jslm.prompts.as_read import as_read
-from jslm.prompts.chat import splitter
 from jslm.prompts.conversations import conversation_text
 from jslm.prompts.pairs import border, template_parts
+from jslm.text.document import Document
 from jslm.text.readers.containers import seekable
-from jslm.text.readers.problems import Found, OnBad, need
+from jslm.text.readers.problems import OnBad, need
 from jslm.text.readers.text import decode, split_lines
 
 _SKIPPED = re.compile(r"[ \t\n\r,]*")
@@ -25,20 +25,6 @@ _PARQUET_ROWS = 256
 _PARQUET_BUFFER = 1 << 20
 # The reader of CSV refuses fields of more than 128 KB otherwise; books are longer. It is a long in C.
 _MAX_FIELD = min(sys.maxsize, 2**31 - 1)
-
-
-class LabelledText(str):
-    """The text of a record, with its label of each of `data.conditions` (empty: none) and its `data.rejected`."""
-
-    labels: tuple[str, ...]
-    rejected: str | None
-
-    def __new__(cls, text: str, labels: tuple[str, ...], rejected: str | None = None) -> LabelledText:
-        """The text, its labels in the order of `data.conditions`, and the answer that was not preferred."""
-        made = super().__new__(cls, text)
-        made.labels = labels
-        made.rejected = rejected
-        return made
 
 
 class Columns:
@@ -50,7 +36,6 @@ class Columns:
         self._rejected = config.rejected
         self._prompt_end = config.prompt_end
         self._messages = config.messages
-        self._split = splitter(config) if config.messages or config.prompt_end else None
         self.names = [config.messages or config.text_field]
         if config.template:
             try:
@@ -68,15 +53,15 @@ class Columns:
                 self._around_answer = self._answer_literals(config)
         self.names = list(dict.fromkeys([*self.names, *config.conditions, *filter(None, [config.rejected])]))
 
-    def text(self, record: Any, where: str) -> str:
-        """The text of a record; raises JslmError naming `where` for what is missing or no text."""
+    def document(self, record: Any, name: str, where: str) -> Document:
+        """The record of file `name` as a document; raises JslmError naming `where` for what is missing or no text."""
         if not isinstance(record, Mapping):
             raise JslmError(
                 f"{where}: expected a JSON object with the key {self.names[0]!r}, found {type(record).__name__}"
             )
-        for name in self.names:
-            if name not in record:
-                raise self.missing(name, list(record), where)
+        for column in self.names:
+            if column not in record:
+                raise self.missing(column, list(record), where)
         if self._messages:
             try:
                 text = conversation_text(record[self._messages])
@@ -89,26 +74,19 @@ class Columns:
             text = as_read(text)
         else:
             pieces = [
-                literal + (_part(record[name], name, where) if name is not None else "")
-                for literal, name in self._parts
+                literal + (_part(record[column], column, where) if column is not None else "")
+                for literal, column in self._parts
             ]
             text = "".join(pieces)
             if self._border is not None:
                 self._check_prompt(text, sum(map(len, pieces[: self._border[0]])) + self._border[1], where)
-        text = _checked(text, where)
-        if self._split and text and not text.isspace():
-            try:
-                self._split(text)
-            except JslmError as error:
-                raise JslmError(f"{where}: {error}") from None
-        if self._conditions or self._rejected or self._messages:
-            labels = tuple(_part(record[name], name, where) for name in self._conditions)
-            rejected = _part(record[self._rejected], self._rejected, where) if self._rejected else None
-            if rejected and self._template:
-                before, after = self._around_answer
-                rejected = before + rejected + after
-            return LabelledText(text, labels, rejected and _checked(rejected, where))
-        return text
+        labels = tuple(_part(record[condition], condition, where) for condition in self._conditions)
+        rejected = _part(record[self._rejected], self._rejected, where) if self._rejected else None
+        if rejected and self._template:
+            before, after = self._around_answer
+            rejected = before + rejected + after
+        rejected = rejected and _checked(rejected, where)
+        return Document(_checked(text, where), name, labels=labels, rejected=rejected, where=where)
 
     def _answer_literals(self, config: DataConfig) -> tuple[str, str]:
         """What the template has before and after the answer, of which `data.rejected` is another."""
@@ -143,7 +121,7 @@ class Columns:
         return JslmError(f"{where}: no key {name!r}; keys found: {keys}; {remedy}")
 
 
-def read_jsonl(stream: BinaryIO, name: str, config: DataConfig, on_bad: OnBad) -> Iterator[Found]:
+def read_jsonl(stream: BinaryIO, name: str, config: DataConfig, on_bad: OnBad) -> Iterator[Document]:
     """A text a line; blank lines are passed over."""
     columns = Columns(config)
     for number, line in enumerate(split_lines(decode(stream, name, config.encoding)), start=1):
@@ -151,7 +129,7 @@ def read_jsonl(stream: BinaryIO, name: str, config: DataConfig, on_bad: OnBad) -
             continue
         where = f"{name}:{number}"
         try:
-            yield Found(columns.text(_loads(line, where), where), where)
+            yield columns.document(_loads(line, where), name, where)
         except JslmError as error:
             on_bad(error)
 
@@ -167,13 +145,13 @@ def _loads(line: str, where: str) -> Any:
         raise JslmError(f"{where}: JSON nested too deep; expected one JSON object a line") from None
 
 
-def read_json(stream: BinaryIO, name: str, config: DataConfig, on_bad: OnBad) -> Iterator[Found]:
+def read_json(stream: BinaryIO, name: str, config: DataConfig, on_bad: OnBad) -> Iterator[Document]:
     """The objects of an array, or a single object, or objects one after the other. Memory: the largest object."""
     columns = Columns(config)
     for number, (line, value) in enumerate(_values(decode(stream, name, config.encoding), name), start=1):
         where = f"{name}:{line} (record {number})"
         try:
-            yield Found(columns.text(value, where), where)
+            yield columns.document(value, name, where)
         except JslmError as error:
             on_bad(error)
 
@@ -219,7 +197,9 @@ def _values(blocks: Iterator[str], name: str) -> Iterator[tuple[int, Any]]:
         raise JslmError(f"{name}:{line}: not valid JSON: it ends in the middle; expected an array of objects")
 
 
-def read_csv(stream: BinaryIO, name: str, config: DataConfig, on_bad: OnBad, delimiter: str = ",") -> Iterator[Found]:
+def read_csv(
+    stream: BinaryIO, name: str, config: DataConfig, on_bad: OnBad, delimiter: str = ","
+) -> Iterator[Document]:
     """A text a row; the first row names the columns. Quotes as in RFC 4180."""
     columns = Columns(config)
     csv.field_size_limit(_MAX_FIELD)
@@ -246,12 +226,12 @@ def read_csv(stream: BinaryIO, name: str, config: DataConfig, on_bad: OnBad, del
                 on_bad(JslmError(f"{where}: {len(row)} fields found, {len(header)} expected by the header line"))
                 continue
             try:
-                yield Found(columns.text(dict(zip(header, row, strict=True)), where), where)
+                yield columns.document(dict(zip(header, row, strict=True)), name, where)
             except JslmError as error:
                 on_bad(error)
 
 
-def read_parquet(stream: BinaryIO, name: str, config: DataConfig, on_bad: OnBad) -> Iterator[Found]:
+def read_parquet(stream: BinaryIO, name: str, config: DataConfig, on_bad: OnBad) -> Iterator[Document]:
     """A text a row; only the columns that are needed are read, a few hundred rows at a time."""
     pyarrow = need("pyarrow", f"{name}: reading Parquet")
     parquet = need("pyarrow.parquet", f"{name}: reading Parquet")
@@ -270,7 +250,7 @@ def read_parquet(stream: BinaryIO, name: str, config: DataConfig, on_bad: OnBad)
                     number += 1
                     where = f"{name} (row {number})"
                     try:
-                        yield Found(columns.text(record, where), where)
+                        yield columns.document(record, name, where)
                     except JslmError as error:
                         on_bad(error)
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jslm.tokens import open_tokens
-from jslm.tokens.loader import make_loader
+from jslm.tokens.loader import TrainLoader
 from scripts.bench.sizes import SIZES
 
 
@@ -18,7 +18,7 @@ class LoaderLane:
     def __init__(self, spec: dict[str, Any]) -> None:
         size = SIZES[spec["size"]]
         tokens = open_tokens(Path(spec["folder"], "data"), "train")
-        self.loader = make_loader(tokens, context_length=size.context, batch_size=spec["batch"], seed=0)
+        self.loader = TrainLoader(tokens, context_length=size.context, batch_size=spec["batch"], seed=0)
         self.tokens = spec["batch"] * self.loader.tokens.targets
         self.facts = {"versions": {"python": platform.python_version()}}
         self.turn("", 0.0)
