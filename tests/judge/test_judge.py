@@ -254,8 +254,10 @@ def test_prompts_and_sides(tmp_path: Path) -> None:
     with pytest.raises(JslmError, match="empty; expected a prompt a line"):
         read_prompts(file)
     (tmp_path / "a@b").mkdir()
-    assert parse_side(f"{tmp_path}@0020") == (tmp_path, "20")
-    assert parse_side(str(tmp_path / "a@b")) == (tmp_path / "a@b", "best")
+    assert parse_side(f"{tmp_path}@0020") == (str(tmp_path), "20")
+    assert parse_side(str(tmp_path / "a@b")) == (str(tmp_path / "a@b"), "best")
+    assert parse_side("S3://bucket/run/@2000") == ("s3://bucket/run", "2000")
+    assert parse_side("hf://datasets/me/it@main/run") == ("hf://datasets/me/it@main/run", "best")
     with pytest.raises(JslmError, match="expected a step, best or latest after @, found 'last'"):
         parse_side(f"{tmp_path}@last")
     with pytest.raises(JslmError, match="no such run folder or model file"):
