@@ -9,11 +9,13 @@ is the harness's own command line with one model more; from Python:
 
 from __future__ import annotations
 
+import contextlib
 import math
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from lm_eval.api.model import LM
 from lm_eval.api.registry import model_registry
@@ -41,15 +43,17 @@ class HarnessModel(LM):
         batch_size: Any = None,
         max_batch_size: Any = None,
         device: Any = None,
+        stream: TextIO | None = None,
     ) -> None:
         """`batch_tokens` is how much is computed at once; the harness's own three settings are taken and not used.
+        `stream` is where progress is shown, stderr by default.
 
         Raises JslmError as `jslm.load`.
         """
         super().__init__()
         del batch_size, max_batch_size, device
         self.model = run if isinstance(run, LanguageModel) else load(run, checkpoint=str(checkpoint))
-        self.batch_tokens = batch_tokens
+        self.batch_tokens, self._stream = batch_tokens, stream
         # Tokens of continuations so far, by the harness's name of the task that asked.
         self.scored: Counter[str] = Counter()
 
@@ -60,7 +64,9 @@ class HarnessModel(LM):
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
         """(log-probability, whether greedy) of each (context, continuation); see `likelihoods`."""
-        found = likelihoods(self.model, [request.args for request in requests], batch_tokens=self.batch_tokens)
+        pairs = [request.args for request in requests]
+        with contextlib.redirect_stderr(self._stream or sys.stderr):
+            found = likelihoods(self.model, pairs, batch_tokens=self.batch_tokens)
         answers = [(likelihood.logprob, likelihood.greedy) for likelihood in found]
         for request, answer, likelihood in zip(requests, answers, found, strict=True):
             self.scored[request.task_name or ""] += likelihood.tokens

@@ -38,8 +38,8 @@ class Plan:
     """What `evaluate_run` measures of each model.
 
     `split` of the prepared data in `data` (empty: the run's own), None for none. `tasks` has the questions of each
-    benchmark, `pairs` and `items` those of each file for rewriting, `suite` what lm-evaluation-harness runs. `samples` and `stories` are how many to draw, 0 for
-    none. `stride` in tokens, 0 for half a context.
+    benchmark, `pairs` and `items` those of each file for rewriting, `suite` what lm-evaluation-harness is to measure.
+    `samples` and `stories` are how many to draw, 0 for none. `stride` in tokens, 0 for half a context.
     """
 
     split: str | None = "val"

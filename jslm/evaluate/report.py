@@ -163,11 +163,12 @@ def _suite(section: str, record: Record) -> Iterator[Metric]:
     main = "acc_norm" if "acc_norm" in record["metrics"] else "acc"
     for name, figure in record["metrics"].items():
         label, kind, better = _SUITE_FIGURES[name]
-        low, high = figure["low"], figure["high"]
-        error = 0.0 if math.isnan(high - low) else (high - low) / 2
-        yield Metric(section, label, figure["value"], kind, better, name == main, error, 0.0, "", (low, high))
+        found = Metric(section, label, figure["value"], kind, better, name == main)
+        if math.isfinite(width := figure["high"] - figure["low"]):
+            found = found._replace(error=width / 2, interval=(figure["low"], figure["high"]))
+        yield found
     yield Metric(section, "documents", record["documents"], "count")
-    yield Metric(section, "of the benchmark's", record["official"], "count")
+    yield Metric(section, "documents of the whole benchmark", record["official"], "count")
     yield Metric(section, "tokens scored", record["tokens"], "count")
     for name, part in record.get("parts", {}).items():
         yield Metric(section, name, part["value"], "share", 1, interval=(part["low"], part["high"]))

@@ -21,10 +21,9 @@ from jslm.infer import LanguageModel
 
 # Where the harness keeps the tasks that are used: reading all of its thousands takes half a minute.
 _FOLDERS = ("arc", "blimp", "hellaswag", "lambada")
-# Of a perplexity's standard error; accuracies have theirs in closed form. The harness's own 100,000 take minutes.
+# For a perplexity's standard error; accuracies have theirs in closed form. The harness's own 100,000 take minutes.
 _BOOTSTRAPS = 1000
 _Z = 1.959963984540054
-_SHARES = ("acc", "acc_norm")
 
 
 def check_suite(tasks: Sequence[SuiteTask]) -> None:
@@ -45,7 +44,7 @@ def run_suite(
 ) -> dict[str, dict[str, Any]]:
     """The harness's figures of each benchmark, as records for the report.
 
-    A record has `metrics` by the harness's names, each with `value`, `stderr` (the harness's) and its 95% interval
+    A record has `metrics` by the harness's names, each with `value`, `stderr` (the harness's) and the 95% interval
     `low` to `high`; `documents`, of how many (`official`), what is `missing`; `tokens` that were scored; of BLiMP
     `parts`, each paradigm's. Accuracies are shares. Raises JslmError as `check_suite`.
     """
@@ -56,27 +55,34 @@ def run_suite(
     evaluator = load_extra("lm_eval.evaluator", "harness", "--suite")
     found = {}
     for task in tasks:
-        lm = HarnessModel(model, batch_tokens=batch_tokens)
+        lm = HarnessModel(model, batch_tokens=batch_tokens, stream=sys.stderr)
         with _quiet():
-            loaded = _manager().load([harness_task(task)])
-            results = evaluator.evaluate(lm, loaded, bootstrap_iters=_BOOTSTRAPS, log_samples=False)
+            results = evaluator.evaluate(lm, load_tasks(task), bootstrap_iters=_BOOTSTRAPS)
         found[task.task] = _record(task, results, lm.scored)
     return found
 
 
-def harness_task(task: SuiteTask) -> dict[str, Any]:
-    """The benchmark as a task or group for the harness's TaskManager: its own YAML, with documents of this machine."""
+def load_tasks(task: SuiteTask) -> Any:
+    """The benchmark as lm-evaluation-harness loads it: its own YAML, but for where documents come from.
+
+    What `TaskManager.load` returns, for `lm_eval.evaluator.evaluate` with any of the harness's models.
+    """
+    manager = _manager()
     # The one split that is here: the harness would look for examples in others.
     splits = {"training_split": None, "validation_split": None, "test_split": task.key}
     parts = [
         {"task": name, "custom_dataset": _Dataset(task.key, documents), "num_fewshot": 0, **splits}
         for name, documents in task.parts.items()
     ]
-    if task.task != "blimp":
-        return parts[0]
-    # As the harness's own group of that name: each paradigm counts the same.
-    mean = {"metric": "acc", "aggregation": "mean", "weight_by_size": False}
-    return {"group": "blimp", "task": parts, "aggregate_metric_list": [mean]}
+    # Members of a group are laid over the harness's tasks of their names; what is asked for by itself is not.
+    loaded: list[Any] = list(manager.load([{"group": "here", "task": parts}])["tasks"].values())
+    if task.task in manager.all_groups:
+        groups = load_extra("lm_eval.api.group", "harness", "--suite")
+        group = groups.Group.from_config({**manager.task_index[task.task].cfg, "task": None})
+        for part in loaded:
+            group.add(part)
+        loaded = [group]
+    return manager.load(loaded)
 
 
 class _Dataset:
@@ -101,14 +107,18 @@ def _manager() -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the harness's notes, and with what it prints on stderr: stdout is the report's."""
+    """Without the harness's notes and bars, of which there are two a task; what goes wrong is an exception there."""
     log, before = logging.getLogger("lm_eval"), os.environ.get("DISABLE_MULTIPROC")
     level = log.level
     log.setLevel(logging.ERROR)
     # Its bootstrap would fork this process, which has threads.
     os.environ["DISABLE_MULTIPROC"] = "1"
     try:
-        with contextlib.redirect_stdout(sys.stderr):
+        with (
+            Path(os.devnull).open("w") as nowhere,
+            contextlib.redirect_stdout(nowhere),
+            contextlib.redirect_stderr(nowhere),
+        ):
             yield
     finally:
         log.setLevel(level)
@@ -119,11 +129,15 @@ def _quiet() -> Iterator[None]:
 
 
 def _record(task: SuiteTask, results: Mapping[str, Any], scored: Mapping[str, int]) -> dict[str, Any]:
-    by_name = {name.rpartition("::")[2]: figures for name, figures in results["results"].items()}
-    whole = (results.get("groups") or {}).get(task.task) or by_name[task.task]
+    parts = {
+        name: _metrics(results["results"][name], len(documents), results["samples"][name])
+        for name, documents in task.parts.items()
+    }
+    # Several of one name are the harness's group.
+    whole = parts.get(task.task) or _metrics(results["groups"][task.task], task.count, ())
     record: dict[str, Any] = {
         "harness": metadata.version("lm_eval"),
-        "metrics": _metrics(whole, task.count),
+        "metrics": whole,
         "documents": task.count,
         "official": task.official,
         "split": task.split,
@@ -132,15 +146,18 @@ def _record(task: SuiteTask, results: Mapping[str, Any], scored: Mapping[str, in
         "sha256": task.sha256,
         "files": list(task.files),
     }
-    if task.task == "blimp":
+    if task.task not in parts:
         record["parts"] = {
-            name.removeprefix("blimp_"): {"documents": len(part), **_metrics(by_name[name], len(part))["acc"]}
-            for name, part in sorted(task.parts.items())
+            name.removeprefix("blimp_"): {"documents": len(task.parts[name]), **figures["acc"]}
+            for name, figures in sorted(parts.items())
         }
     return record
 
 
-def _metrics(figures: Mapping[str, Any], documents: int) -> dict[str, dict[str, float]]:
+def _metrics(
+    figures: Mapping[str, Any], documents: int, samples: Sequence[Mapping[str, Any]]
+) -> dict[str, dict[str, float]]:
+    """Each figure with its interval; `samples` has the harness's records of the documents, of a group none."""
     found = {}
     for key, value in figures.items():
         name, _, kept = key.partition(",")
@@ -149,20 +166,29 @@ def _metrics(figures: Mapping[str, Any], documents: int) -> dict[str, dict[str, 
         stderr = figures.get(f"{name}_stderr,none")
         # "N/A" of a single document.
         error = float(stderr) if isinstance(stderr, int | float) else math.nan
-        low, high = interval(name, float(value), error, documents)
+        if name == "perplexity":
+            low, high = _perplexity_interval([sample[name] for sample in samples])
+        else:
+            low, high = _share_interval(float(value), error, documents)
         found[name] = {"value": float(value), "stderr": error, "low": low, "high": high}
     return found
 
 
-def interval(name: str, value: float, stderr: float, documents: int) -> tuple[float, float]:
-    """The 95% interval of a figure of the harness from its standard error.
-
-    A share's is symmetrical, and within 0 and 1; where all or none are right, so that the standard error is 0, and of a
-    single document, which has none, Wilson's. A perplexity's is symmetrical in its logarithm.
-    """
-    if name not in _SHARES:
-        half = _Z * stderr / value
-        return value * math.exp(-half), value * math.exp(half)
+def _share_interval(value: float, stderr: float, documents: int) -> tuple[float, float]:
+    """The 95% interval of an accuracy, from its standard error; Wilson's where that is 0 or there is none."""
     if not stderr > 0:
         return wilson(round(value * documents), documents)
     return max(0.0, value - _Z * stderr), min(1.0, value + _Z * stderr)
+
+
+def _perplexity_interval(logprobs: Sequence[float]) -> tuple[float, float]:
+    """The 95% interval of exp(-mean), from the standard error of the mean.
+
+    The perplexity's own standard error, which the harness draws by bootstrap, is that of its few hardest documents: it
+    may be larger than the figure.
+    """
+    count, mean = len(logprobs), sum(logprobs) / len(logprobs)
+    if count < 2:
+        return math.nan, math.nan
+    error = math.sqrt(sum((logprob - mean) ** 2 for logprob in logprobs) / (count - 1) / count)
+    return math.exp(-mean - _Z * error), math.exp(-mean + _Z * error)

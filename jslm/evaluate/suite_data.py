@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jslm.errors import JslmError
-from jslm.evaluate.questions import arc_parts, number_of, read_records, read_lines, text_of, texts_of
+from jslm.evaluate.questions import arc_parts, number_of, read_lines, read_records, text_of, texts_of
 from jslm.extras import load_extra
 
 Document = dict[str, Any]
@@ -103,7 +103,7 @@ class SuiteTask:
 
 
 def plan_suite(names: Sequence[str], folder: str | Path, *, limit: int = 0) -> tuple[SuiteTask, ...]:
-    """The benchmarks of `--suite` with their documents, from files in `folder`; of each task's the first `limit` if given.
+    """The benchmarks of `--suite` with their documents, from files in `folder`; of each the first `limit`, 0 for all.
 
     Raises JslmError for an unknown name, a bad file, and, with the commands that fetch them, for absent files.
     """
