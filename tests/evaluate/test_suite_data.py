@@ -150,9 +150,7 @@ def test_without_the_harness_one_line_says_how_to_add_it(
     )
 
 
-def test_commands_that_fetch_are_what_the_hub_s_program_takes(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_commands_that_fetch_are_what_the_hub_s_program_takes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Its own reading of them, up to the download itself."""
     program = pytest.importorskip("huggingface_hub.cli.hf", reason="huggingface-hub is not installed")
     asked: dict[str, Any] = {}
