@@ -108,7 +108,8 @@ def plan_suite(names: Sequence[str], folder: str | Path, *, limit: int = 0) -> t
     Raises JslmError for an unknown name, a bad file, and, with the commands that fetch them, for absent files.
     """
     folder = Path(folder)
-    found, absent = [], []
+    found: list[SuiteTask] = []
+    absent = []
     for name in dict.fromkeys(part.strip() for said in names for part in said.split(",")):
         if name not in SUITE:
             near = difflib.get_close_matches(name, SUITE, n=1)

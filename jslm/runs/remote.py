@@ -175,7 +175,7 @@ def _choices(losses: dict[int, float | None], asked: str, where: str) -> Iterato
     """The step that is asked for, then those to take where it is damaged. Raises JslmError where there is none."""
     left = dict(losses)
     while left or not losses:
-        step = resolve_checkpoint(sorted(left), best_of(left), asked, Path(where))
+        step = resolve_checkpoint(sorted(left), best_of(left), asked, where)
         yield step
         del left[step]
 
