@@ -175,7 +175,7 @@ def step_of(folder: str) -> int | None:
 
 
 def resolve_checkpoint(steps: list[int], best: int | None, asked: str, where: str | Path) -> int:
-    """The step that "best", "latest" or a number names among `steps` of `where`. Raises JslmError where there is none."""
+    """The step that "best", "latest" or a number names among `steps`. Raises JslmError, which begins with `where`."""
     if not steps:
         raise JslmError(f"{where}: no checkpoint yet; the run has not saved one")
     if asked == "latest":

@@ -28,6 +28,7 @@ pytestmark = [pytest.mark.peer, pytest.mark.filterwarnings("default")]
 
 ROOT = Path(__file__).resolve().parents[2]
 COUNTS = {"blimp_passive_1": 12, "blimp_transitive": 12, "hellaswag": 10, "lambada_standard": 12, "arc_easy": 3}
+_LONGEST = 80
 ARC = [
     ("What does a cow eat?", ["grass", "a big red ball", "the sun"], "ABC", "A"),
     ("Which of these is a color?", ["a dog", "red"], "12", "2"),
@@ -61,6 +62,9 @@ def data(assets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     for task, name in names.items():
         lines = (assets / "eval" / name).read_text("utf-8").splitlines(keepends=True)
+        if task == "hellaswag":
+            # The harness's model takes no ending that is longer than the context.
+            lines = [line for line in lines if max(map(len, json.loads(line)["endings"])) < _LONGEST]
         (folder / name).write_text("".join(lines[: COUNTS[task]]), "utf-8")
     with (folder / "ARC-Easy-Test.jsonl").open("w", encoding="utf-8") as file:
         for question, texts, labels, answer in ARC:
@@ -212,8 +216,14 @@ def test_a_paradigm_that_is_none_is_named_before_the_model(tmp_path: Path, capsy
 def test_it_needs_no_torch(data: Path, assets: Path, tmp_path: Path) -> None:
     """The extra `harness` alone, as on Python 3.12 and later: no PyTorch, no transformers."""
     code = (
-        "import sys; sys.modules |= {'torch': None, 'transformers': None, 'accelerate': None}\n"
-        "from jslm.evaluate.__main__ import main; sys.exit(main(sys.argv[1:]))"
+        "import sys\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in ('torch', 'transformers', 'accelerate'):\n"
+        "            raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+        "from jslm.evaluate.__main__ import main\n"
+        "sys.exit(main(sys.argv[1:]))\n"
     )
     model = str(assets / "checkpoints" / "stories260K" / "stories260K.bin")
     arguments = ["--run", model, "--suite", "arc_easy", "--suite-data", str(data)]
