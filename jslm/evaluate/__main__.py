@@ -9,6 +9,7 @@ from pathlib import Path
 from jslm.cli import add_debug_argument, run_verb
 from jslm.errors import JslmError
 from jslm.evaluate.plan import TASKS, Plan, plan_tasks
+from jslm.evaluate.suite_data import SUITE, plan_suite
 from jslm.storage import is_address
 
 
@@ -23,7 +24,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="jslm evaluate",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Measures models: loss, perplexity and bits per byte over a split or a text, benchmarks from\n"
-        "files, rewriting, and what they write by themselves. Without --split, --text and --tasks: the val split.",
+        "files, rewriting, and what they write by themselves. Without --split, --text, --tasks and --suite: the val\n"
+        "split.",
         epilog=f"tasks:\n{tasks}",
     )
     parser.add_argument(
@@ -40,6 +42,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--task-dir", default="data/eval", metavar="DIR", help="where tasks without =FILE look (default data/eval)"
+    )
+    parser.add_argument(
+        "--suite",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help=f"{', '.join(SUITE)}: as lm-evaluation-harness measures them, zero-shot; with commas; repeatable",
+    )
+    parser.add_argument(
+        "--suite-data", default="data/suite", metavar="DIR", help="where their data is (default data/suite)"
     )
     parser.add_argument(
         "--stride", type=int, default=0, metavar="N", help="new tokens a window (default half a context)"
@@ -77,12 +89,13 @@ def _plan(args: argparse.Namespace) -> Plan:
         raise JslmError(f"--split {args.split}: expected train or val")
     tasks = plan_tasks(args.tasks, args.task_dir, limit=args.limit)
     return Plan(
-        split=args.split or (None if args.text or args.tasks else "val"),
+        split=args.split or (None if args.text or args.tasks or args.suite else "val"),
         data=args.data,
         texts=tuple(_text_file(name) for name in args.text),
         tasks=tasks.questions,
         pairs=tasks.pairs,
         items=tasks.items,
+        suite=plan_suite(args.suite, args.suite_data, limit=args.limit),
         samples=args.num_samples if "samples" in tasks.drawing else 0,
         stories=args.num_samples if "stories" in tasks.drawing else 0,
         stride=args.stride,

@@ -15,11 +15,14 @@ import jslm
 from jslm.evaluate.plan import Plan
 from jslm.evaluate.report import as_json, markdown, write_reports
 from jslm.evaluate.runner import evaluate_run
+from jslm.evaluate.suite import check_suite
 from jslm.parallel import start_jax
 
 
 def run(args: argparse.Namespace, plan: Plan) -> int:
     """Measures the runs and prints the report; returns the exit status."""
+    if plan.suite:
+        check_suite(plan.suite)
     start_jax()
     names = _names(args.run)
     report: dict[str, Any] = {

@@ -9,13 +9,16 @@ is the harness's own command line with one model more; from Python:
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections import defaultdict
+import sys
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from lm_eval.api.model import LM
+from lm_eval.api.registry import model_registry
 
 from jslm.errors import JslmError
 from jslm.evaluate.choices import likelihoods
@@ -40,15 +43,19 @@ class HarnessModel(LM):
         batch_size: Any = None,
         max_batch_size: Any = None,
         device: Any = None,
+        stream: TextIO | None = None,
     ) -> None:
         """`batch_tokens` is how much is computed at once; the harness's own three settings are taken and not used.
+        `stream` is where progress is shown, stderr by default.
 
         Raises JslmError as `jslm.load`.
         """
         super().__init__()
         del batch_size, max_batch_size, device
         self.model = run if isinstance(run, LanguageModel) else load(run, checkpoint=str(checkpoint))
-        self.batch_tokens = batch_tokens
+        self.batch_tokens, self._stream = batch_tokens, stream
+        # Tokens of continuations so far, by the harness's name of the task that asked.
+        self.scored: Counter[str] = Counter()
 
     @property
     def tokenizer_name(self) -> str:
@@ -57,9 +64,12 @@ class HarnessModel(LM):
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
         """(log-probability, whether greedy) of each (context, continuation); see `likelihoods`."""
-        found = likelihoods(self.model, [request.args for request in requests], batch_tokens=self.batch_tokens)
+        pairs = [request.args for request in requests]
+        with contextlib.redirect_stderr(self._stream or sys.stderr):
+            found = likelihoods(self.model, pairs, batch_tokens=self.batch_tokens)
         answers = [(likelihood.logprob, likelihood.greedy) for likelihood in found]
-        for request, answer in zip(requests, answers, strict=True):
+        for request, answer, likelihood in zip(requests, answers, found, strict=True):
+            self.scored[request.task_name or ""] += likelihood.tokens
             self.cache_hook.add_partial("loglikelihood", request.args, answer)
         return answers
 
@@ -121,7 +131,6 @@ def _arguments(asked: Mapping[str, Any]) -> dict[str, Any]:
 def main() -> None:
     """The harness's own command line, with `--model jslm`."""
     from lm_eval.__main__ import cli_evaluate
-    from lm_eval.api.registry import model_registry
 
     # By name: run as a program, this module is not the one that the harness would import.
     model_registry.register("jslm", target="jslm.evaluate.harness:HarnessModel")

@@ -15,6 +15,7 @@ from jslm.evaluate.questions import BENCHMARKS, Question, read_questions
 if TYPE_CHECKING:
     from jslm.evaluate.answers import Item
     from jslm.evaluate.rewriting import RewritePair
+    from jslm.evaluate.suite_data import SuiteTask
 
 TASKS = {
     "blimp": "minimal pairs of sentences: which one is more probable",
@@ -37,8 +38,8 @@ class Plan:
     """What `evaluate_run` measures of each model.
 
     `split` of the prepared data in `data` (empty: the run's own), None for none. `tasks` has the questions of each
-    benchmark, `pairs` and `items` those of each file for rewriting. `samples` and `stories` are how many to draw, 0 for
-    none. `stride` in tokens, 0 for half a context.
+    benchmark, `pairs` and `items` those of each file for rewriting, `suite` what lm-evaluation-harness is to measure.
+    `samples` and `stories` are how many to draw, 0 for none. `stride` in tokens, 0 for half a context.
     """
 
     split: str | None = "val"
@@ -47,6 +48,7 @@ class Plan:
     tasks: dict[str, tuple[Question, ...]] = field(default_factory=dict)
     pairs: dict[str, tuple[RewritePair, ...]] = field(default_factory=dict)
     items: dict[str, tuple[Item, ...]] = field(default_factory=dict)
+    suite: tuple[SuiteTask, ...] = ()
     samples: int = 0
     stories: int = 0
     stride: int = 0

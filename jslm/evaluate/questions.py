@@ -52,7 +52,7 @@ def read_questions(name: str, path: Path) -> list[Question]:
 
 def read_records(path: Path, keys: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """("FILE: line N", object) for each line of a JSONL file. Raises JslmError for a line without one of the `keys`."""
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in enumerate(read_lines(path), 1):
         where = f"{path}: line {number}"
         if not line.strip():
             continue
@@ -68,7 +68,8 @@ def read_records(path: Path, keys: Sequence[str]) -> Iterator[tuple[str, dict[st
         yield where, record
 
 
-def _lines(path: Path) -> list[str]:
+def read_lines(path: Path) -> list[str]:
+    """The lines of a UTF-8 file, without their ends. Raises JslmError where it can't be read."""
     try:
         return path.read_bytes().decode("utf-8-sig").split("\n")
     except OSError as error:
@@ -89,13 +90,14 @@ def text_of(where: str, record: Record, key: str) -> str:
     return value
 
 
-def _texts(where: str, key: str, value: Any) -> list[str]:
+def texts_of(where: str, key: str, value: Any) -> list[str]:
+    """A list of two texts or more, each with something in it. Raises JslmError."""
     if not isinstance(value, list) or len(value) < 2 or not all(isinstance(v, str) and v.strip() for v in value):
         raise JslmError(f"{where}: {key} = {value!r}; expected a list of two texts or more")
     return value
 
 
-def _number(where: str, record: Record, key: str, count: int) -> int:
+def number_of(where: str, record: Record, key: str, count: int) -> int:
     """The index of the right one among `count`; data sets have it as a number or as digits."""
     value = record[key]
     text = str(value)
@@ -114,11 +116,11 @@ def _blimp(path: Path) -> Iterator[Question]:
 def _hellaswag(path: Path) -> Iterator[Question]:
     """Zellers et al. 2019, "HellaSwag": which of four endings; the text as lm-evaluation-harness presents it."""
     for where, record in read_records(path, ("ctx_a", "ctx_b", "activity_label", "endings", "label")):
-        endings = _texts(where, "endings", record["endings"])
+        endings = texts_of(where, "endings", record["endings"])
         # Some items have no second part, but each has its activity.
         context = f"{record['activity_label']}: {record['ctx_a']} {str(record['ctx_b']).capitalize()}"
         choices = tuple(f" {_plain(ending)}" for ending in endings)
-        yield Question(_plain(context), choices, _number(where, record, "label", len(endings)))
+        yield Question(_plain(context), choices, number_of(where, record, "label", len(endings)))
 
 
 def _plain(text: str) -> str:
@@ -133,7 +135,7 @@ def _lambada(path: Path) -> Iterator[Question]:
     if jsonl:
         passages = ((where, text_of(where, record, "text")) for where, record in read_records(path, ("text",)))
     else:
-        passages = ((f"{path}: line {n}", line) for n, line in enumerate(_lines(path), 1) if line.strip())
+        passages = ((f"{path}: line {n}", line) for n, line in enumerate(read_lines(path), 1) if line.strip())
     for where, passage in passages:
         context, _, word = passage.rstrip().rpartition(" ")
         if not context:
@@ -141,37 +143,43 @@ def _lambada(path: Path) -> Iterator[Question]:
         yield Question(context, (f" {word}",), 0, cloze=True)
 
 
+def arc_parts(where: str, record: Record) -> tuple[str, list[str], list[str], int]:
+    """Question, texts of the choices, their labels, and the index of the right one, of a record in AllenAI's or
+    Hugging Face's layout. Raises JslmError for another."""
+    question: Any = record["question"]
+    choices: Any = record.get("choices")
+    if isinstance(question, dict):
+        question, choices = question.get("stem"), question.get("choices")
+    if isinstance(choices, list):
+        entries = [entry for entry in choices if isinstance(entry, dict)]
+        choices = {key: [entry.get(key) for entry in entries] for key in ("text", "label")}
+    if not isinstance(question, str) or not isinstance(choices, dict):
+        raise JslmError(f"{where}: expected a question and choices with 'text' and 'label'")
+    texts = texts_of(where, "choices", choices.get("text"))
+    labels = [str(label) for label in choices.get("label") or ()]
+    if len(labels) != len(texts) or str(record["answerKey"]) not in labels:
+        raise JslmError(f"{where}: answerKey = {record['answerKey']!r}; expected one of {_listed(labels)}")
+    return question, texts, labels, labels.index(str(record["answerKey"]))
+
+
 def _arc(path: Path) -> Iterator[Question]:
     """Clark et al. 2018, "ARC": which answer follows the question; AllenAI's own files or Hugging Face's."""
     for where, record in read_records(path, ("question", "answerKey")):
-        question: Any = record["question"]
-        choices: Any = record.get("choices")
-        if isinstance(question, dict):
-            question, choices = question.get("stem"), question.get("choices")
-        if isinstance(choices, list):
-            entries = [entry for entry in choices if isinstance(entry, dict)]
-            choices = {key: [entry.get(key) for entry in entries] for key in ("text", "label")}
-        if not isinstance(question, str) or not isinstance(choices, dict):
-            raise JslmError(f"{where}: expected a question and choices with 'text' and 'label'")
-        texts = _texts(where, "choices", choices.get("text"))
-        labels = [str(label) for label in choices.get("label") or ()]
-        if len(labels) != len(texts) or str(record["answerKey"]) not in labels:
-            raise JslmError(f"{where}: answerKey = {record['answerKey']!r}; expected one of {_listed(labels)}")
-        answer = labels.index(str(record["answerKey"]))
+        question, texts, _, answer = arc_parts(where, record)
         yield Question(f"Question: {question}\nAnswer:", tuple(f" {text}" for text in texts), answer)
 
 
 def _piqa(path: Path) -> Iterator[Question]:
     """Bisk et al. 2020, "PIQA": which of two ways; labels inside the lines, or in `NAME-labels.lst` beside them."""
     beside = path.with_name(f"{path.stem}-labels.lst")
-    labels = [line for line in _lines(beside) if line.strip()] if beside.is_file() else None
+    labels = [line for line in read_lines(beside) if line.strip()] if beside.is_file() else None
     for number, (where, record) in enumerate(read_records(path, ("goal", "sol1", "sol2"))):
         if labels is not None and number < len(labels):
             record = {**record, "label": labels[number].strip()}
         elif "label" not in record:
             raise JslmError(f"{where}: no 'label', and no line for it in {beside}; expected 0 or 1")
         choices = tuple(" " + text_of(where, record, key) for key in ("sol1", "sol2"))
-        yield Question(f"Question: {record['goal']}\nAnswer:", choices, _number(where, record, "label", 2))
+        yield Question(f"Question: {record['goal']}\nAnswer:", choices, number_of(where, record, "label", 2))
 
 
 BENCHMARKS = {

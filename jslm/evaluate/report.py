@@ -15,13 +15,14 @@ from jslm.files import write_text
 
 REPORT, FIGURES, CHART, CURVES = "evaluation.md", "evaluation.json", "comparison.svg", "rewriting.svg"
 Record = Mapping[str, Any]
-_LOSS = "Loss on "
+_LOSS, _SUITE = "Loss on ", "Suite: "
 
 
 class Metric(NamedTuple):
     """One figure of one model. `better`: 1 for more, -1 for less, 0 for neither; `drawn`: whether it has a chart.
 
     `basis` names what it was measured on, where that can differ from model to model: figures of one basis compare.
+    `interval` is the 95% interval, in place of a standard `error`.
     """
 
     section: str
@@ -33,6 +34,7 @@ class Metric(NamedTuple):
     error: float = 0.0
     chance: float = 0.0
     basis: str = ""
+    interval: tuple[float, float] | None = None
 
 
 def write_reports(report: Mapping[str, Any], folder: str | Path) -> list[Path]:
@@ -136,6 +138,8 @@ def metrics(run: Record) -> Iterator[Metric]:
         yield Metric(task, "items", record["items"], "count")
         for group, part in record.get("groups", {}).items():
             yield Metric(task, group, part["accuracy"], "share", 1)
+    for task, record in run.get("suite", {}).items():
+        yield from _suite(f"{_SUITE}{task}", record)
     for file, record in run.get("rewriting", {}).items():
         yield from _rewriting(f"Rewriting {Path(file).name}", record)
     for file, record in run.get("answers", {}).items():
@@ -146,6 +150,28 @@ def metrics(run: Record) -> Iterator[Metric]:
         yield Metric("Stories", "sound", run["stories"]["passed"] / run["stories"]["of"], "share", 1, True)
         for problem, count in run["stories"]["problems"].items():
             yield Metric("Stories", problem, count, "count")
+
+
+_SUITE_FIGURES = {
+    "acc": ("accuracy", "share", 1),
+    "acc_norm": ("accuracy, a character", "share", 1),
+    "perplexity": ("perplexity of the missing word", "number", -1),
+}
+
+
+def _suite(section: str, record: Record) -> Iterator[Metric]:
+    main = "acc_norm" if "acc_norm" in record["metrics"] else "acc"
+    for name, figure in record["metrics"].items():
+        label, kind, better = _SUITE_FIGURES[name]
+        found = Metric(section, label, figure["value"], kind, better, name == main)
+        if math.isfinite(width := figure["high"] - figure["low"]):
+            found = found._replace(error=width / 2, interval=(figure["low"], figure["high"]))
+        yield found
+    yield Metric(section, "documents", record["documents"], "count")
+    yield Metric(section, "documents of the whole benchmark", record["official"], "count")
+    yield Metric(section, "tokens scored", record["tokens"], "count")
+    for name, part in record.get("parts", {}).items():
+        yield Metric(section, name, part["value"], "share", 1, interval=(part["low"], part["high"]))
 
 
 def _rewriting(section: str, record: Record) -> Iterator[Metric]:
@@ -275,6 +301,12 @@ def _notes(section: str, runs: Sequence[Record]) -> list[str]:
                 dict.fromkeys(f"{said_limits(found)}." for found in baselines if found and said_limits(found))
             )
         return [note, ""]
+    if section.startswith(_SUITE):
+        record = next(run["suite"][name] for run in runs if (name := section.removeprefix(_SUITE)) in run["suite"])
+        note = f"By lm-evaluation-harness {record['harness']}, zero-shot; in brackets 95% intervals."
+        if record["missing"]:
+            note += f" **Partial**: {record['missing']}. No published figure of the whole compares with this."
+        return [note, ""]
     if section == "Samples":
         found = [run["samples"]["copies"] for run in runs if "copies" in run.get("samples", {})]
         if found:
@@ -306,7 +338,10 @@ def _figures(found: Sequence[Metric | None]) -> list[str]:
     cells = []
     for metric in found:
         text = "" if metric is None else _number(metric)
-        if metric is not None and metric.error:
+        if metric is not None and metric.interval:
+            low, high = (metric._replace(value=value) for value in metric.interval)
+            text += f" [{_number(low)}, {_number(high)}]"
+        elif metric is not None and metric.error:
             text += f" ± {100 * metric.error:.1f}"
         cells.append(f"**{text}**" if metric is not None and metric.value == best else text)
     return cells

@@ -17,6 +17,7 @@ from jslm.evaluate.plan import Plan
 from jslm.evaluate.rewriting import rewrite_quality
 from jslm.evaluate.samples import sample_quality
 from jslm.evaluate.stories import check_samples
+from jslm.evaluate.suite import run_suite
 from jslm.evaluate.text_loss import TextLoss, read_text, split_loss, text_loss
 from jslm.infer import LanguageModel, load
 from jslm.model import count_parameters
@@ -88,6 +89,9 @@ def evaluate_run(
     for task, questions in plan.tasks.items():
         with _Timed(record["name"], f"{task}: {len(questions):,} items"):
             record["tasks"][task] = answer_questions(model, questions, batch_tokens=plan.batch_tokens)
+    if plan.suite:
+        with _Timed(record["name"], f"{', '.join(task.task for task in plan.suite)} by lm-evaluation-harness"):
+            record["suite"] = run_suite(model, plan.suite, batch_tokens=plan.batch_tokens)
     for file, pairs in plan.pairs.items():
         with _Timed(record["name"], f"rewriting: {len(pairs):,} pairs of {file}"):
             record.setdefault("rewriting", {})[file] = rewrite_quality(model, pairs)

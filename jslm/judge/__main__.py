@@ -23,7 +23,9 @@ def _parser() -> argparse.ArgumentParser:
         "knows which model wrote which. The same command goes on where each person was. The result is shown when all "
         "have answered, and not before.",
     )
-    parser.add_argument("run_a", metavar="RUN_A", help="run folder or model file; RUN@STEP is one of its checkpoints")
+    parser.add_argument(
+        "run_a", metavar="RUN_A", help="run or model file, a path or an address; RUN@STEP is a run's checkpoint"
+    )
     parser.add_argument("run_b", metavar="RUN_B", help="the other one: two checkpoints of a run do as well")
     parser.add_argument(
         "overrides", nargs="*", metavar="section.key=value", help="for both, such as sample.temperature=0.7"
@@ -40,7 +42,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--max-new-tokens", type=int, metavar="N", help="longest continuation (default: the run's)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the continuations (default 0)")
-    parser.add_argument("--out", default="", metavar="DIR", help="where texts and answers are kept (RUN_A/judge/...)")
+    parser.add_argument(
+        "--out",
+        default="",
+        metavar="DIR",
+        help="where texts and answers are kept (default RUN_A/judge/..., of an address judge/... here)",
+    )
     parser.add_argument("--result", action="store_true", help="print the result, and serve nothing")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default 127.0.0.1)")
     parser.add_argument("--port", type=int, default=8100, metavar="N", help="port; 0 is any free one (default 8100)")

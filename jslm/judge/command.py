@@ -26,6 +26,8 @@ from jslm.judge.study import STUDY_FILE, Pair, Study, locked, open_study
 from jslm.parallel import start_jax
 from jslm.runs.folder import RunFolder, is_run_folder
 from jslm.runs.model import open_checkpoint
+from jslm.runs.remote import opened
+from jslm.storage import Objects, is_address
 from jslm.train import write_report
 
 _log = logging.getLogger("jslm")
@@ -39,7 +41,7 @@ def run(args: argparse.Namespace, sides: tuple[Side, Side], prompts: Sequence[st
         raise JslmError(f"{labels[0]}: found the same model twice; expected two models, or two checkpoints of a run")
     folder = Path(args.out) if args.out else _default_folder(sides[0], labels)
     asked: dict[str, Any] = {
-        name: {"path": str(side.path.resolve()), "step": step, "label": label}
+        name: {"path": _place(side), "step": step, "label": label}
         for name, side, step, label in zip("ab", sides, steps, labels, strict=True)
     }
     asked |= {"scales": args.scales, "prompts": list(prompts), "overrides": list(args.overrides)}
@@ -79,12 +81,20 @@ def _serve(server: JudgeServer) -> None:
 def _publish(sides: Sequence[Side], study: Study, figures: dict[str, Any]) -> None:
     """Tells the result here and in the folders of both runs, whose reports show it."""
     say("\n".join(said(figures)))
-    for path in dict.fromkeys(side.path for side in sides if is_run_folder(side.path)):
-        file = RunFolder(path).judgements / f"{study.folder.name}.json"
+    text, file_name = json.dumps(figures, indent=1) + "\n", f"{study.folder.name}.json"
+    for name, checkpoint in {side.name: side.checkpoint for side in sides}.items():
         try:
-            write_text(file, json.dumps(figures, indent=1) + "\n")
-            if (path / "report.html").exists():
-                write_report(path)
+            # Of an address, the copy on this machine.
+            path = Path(opened(name, checkpoint)[0])
+            if not is_run_folder(path):
+                continue
+            file = RunFolder(path).judgements / file_name
+            write_text(file, text)
+            report = write_report(path) if (path / "report.html").exists() else None
+            if is_address(name):
+                objects = Objects(name)
+                for made in filter(None, (file, report)):
+                    objects.upload(made, made.relative_to(path).as_posix())
         except JslmError as error:
             # The answers are safe, and the people at the page have done all they can.
             _log.warning("%s", error)
@@ -96,8 +106,11 @@ def _write(
     start_jax()
     texts = []
     for side, step in zip(sides, steps, strict=True):
-        say(f"jslm judge: {side.path}: writing after {len(prompts)} prompts")
-        model = load(side.path, checkpoint="best" if step is None else str(step), overrides=args.overrides)
+        say(f"jslm judge: {side.name}: writing after {len(prompts)} prompts")
+        checkpoint = side.checkpoint if step is None else str(step)
+        path, _ = opened(side.name, checkpoint)
+        _check_is_run(side, path)
+        model = load(path, checkpoint=checkpoint, overrides=args.overrides)
         length = {} if args.max_new_tokens is None else {"max_new_tokens": args.max_new_tokens}
         results = model.generate_results(list(prompts), seed=args.seed, **length)
         texts.append([result.text for result in results])
@@ -106,24 +119,36 @@ def _write(
 
 def _step(side: Side) -> int | None:
     """The step that a run's checkpoint stands at; None for a file, which has one set of weights."""
-    if not is_run_folder(side.path):
-        if side.checkpoint != "best":
-            raise JslmError(f"{side.path}@{side.checkpoint}: not a run folder, and has no checkpoints; leave out the @")
-        return None
-    # A study that is begun goes on also where the run has dropped the checkpoint since.
-    if side.checkpoint.isdigit():
+    # A study that is begun goes on also where the run has dropped the checkpoint since, or is out of reach.
+    if is_address(side.name) and side.checkpoint.isdigit():
         return int(side.checkpoint)
-    return open_checkpoint(RunFolder(side.path), side.checkpoint)[1]
+    path, checkpoint = opened(side.name, side.checkpoint)
+    _check_is_run(side, path)
+    if not is_run_folder(Path(path)):
+        return None
+    return int(checkpoint) if checkpoint.isdigit() else open_checkpoint(RunFolder(path), checkpoint)[1]
+
+
+def _check_is_run(side: Side, path: str) -> None:
+    if side.checkpoint != "best" and not is_run_folder(Path(path)):
+        raise JslmError(f"{side.name}@{side.checkpoint}: not a run folder, and has no checkpoints; leave out the @")
 
 
 def _labels(sides: Sequence[Side], steps: Sequence[int | None]) -> list[str]:
     """Names of both: the last parts of the paths where these tell them apart, with the step of a run."""
-    paths = [side.path.resolve() for side in sides]
-    names = [path.name for path in paths] if paths[0] == paths[1] or paths[0].name != paths[1].name else map(str, paths)
+    paths = list(map(_place, sides))
+    short = [path.rpartition("/")[2] for path in paths]
+    names = short if paths[0] == paths[1] or short[0] != short[1] else paths
     return [name if step is None else f"{name}@{step}" for name, step in zip(names, steps, strict=True)]
 
 
+def _place(side: Side) -> str:
+    return side.name if is_address(side.name) else str(Path(side.name).resolve())
+
+
 def _default_folder(side: Side, labels: Sequence[str]) -> Path:
-    base = side.path if is_run_folder(side.path) else side.path.resolve().parent
+    """Inside a run's folder, beside a model's file; of an address in the folder that the command is given in."""
+    path = Path(side.name)
+    base = Path() if is_address(side.name) else path if is_run_folder(path) else path.resolve().parent
     slugs = [re.sub(r"[^\w.@-]+", "-", label).strip("-") for label in labels]
     return base / "judge" / f"{slugs[0]}-against-{slugs[1]}"

@@ -7,25 +7,34 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jslm.errors import JslmError
+from jslm.storage import is_address, tidy
+
+_NAMES = ("best", "latest")
 
 
 class Side(NamedTuple):
-    """A model: a run folder or a file, and which of a run's checkpoints: "best", "latest" or a step."""
+    """A model: path or address of a run or a file, and which of a run's checkpoints: "best", "latest" or a step."""
 
-    path: Path
+    name: str
     checkpoint: str
 
 
 def parse_side(said: str) -> Side:
-    """`RUN`, or `RUN@STEP` (also `@best`, `@latest`). Raises JslmError where there is nothing of that name."""
-    path, at, checkpoint = said.rpartition("@")
-    if not at or Path(said).exists():
-        path, checkpoint = said, "best"
-    elif not checkpoint.isdigit() and checkpoint not in ("best", "latest"):
+    """`RUN`, or `RUN@STEP` (also `@best`, `@latest`). Raises JslmError where a path names nothing.
+
+    Of an address an @ with something else behind it is a part: what is there is asked when it is opened.
+    """
+    name, at, checkpoint = said.rpartition("@")
+    named = checkpoint.isdigit() or checkpoint in _NAMES
+    if not at or (not named if is_address(said) else Path(said).exists()):
+        name, checkpoint = said, "best"
+    elif not named:
         raise JslmError(f"{said}: expected a step, best or latest after @, found {checkpoint!r}")
-    if not Path(path).exists():
-        raise JslmError(f"{path}: no such run folder or model file")
-    return Side(Path(path), str(int(checkpoint)) if checkpoint.isdigit() else checkpoint)
+    if is_address(name):
+        name = tidy(name)
+    elif not Path(name).exists():
+        raise JslmError(f"{name}: no such run folder or model file")
+    return Side(name, str(int(checkpoint)) if checkpoint.isdigit() else checkpoint)
 
 
 def read_prompts(path: Path) -> list[str]:

@@ -174,8 +174,8 @@ def step_of(folder: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def resolve_checkpoint(steps: list[int], best: int | None, asked: str, where: Path) -> int:
-    """The step that "best", "latest" or a number names among `steps`. Raises JslmError where there is none."""
+def resolve_checkpoint(steps: list[int], best: int | None, asked: str, where: str | Path) -> int:
+    """The step that "best", "latest" or a number names among `steps`. Raises JslmError, which begins with `where`."""
     if not steps:
         raise JslmError(f"{where}: no checkpoint yet; the run has not saved one")
     if asked == "latest":

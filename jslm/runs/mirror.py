@@ -21,9 +21,9 @@ from jslm.console import say
 from jslm.errors import JslmError
 from jslm.runs.checkpoint import CheckpointStore
 from jslm.runs.folder import best_of, step_folder
-from jslm.runs.lease import BEAT_SECONDS, WRITER, Lease, Taken
+from jslm.runs.lease import BEAT_SECONDS, Lease, Taken
 from jslm.runs.manifest import MANIFEST, check_files, parse_manifest
-from jslm.runs.remote import FolderAtAddress, fetch_step, list_run
+from jslm.runs.remote import FolderAtAddress, fetch_step, is_wanted, list_run
 from jslm.storage import Objects, StorageError
 
 # Seconds between looks for a new checkpoint, and between uploads of files that grow.
@@ -176,7 +176,7 @@ class Mirror:
             # Nobody shall believe it; its objects stay for whoever wants to look.
             self._objects.delete([f"checkpoints/{step_folder(step)}/{MANIFEST}"])
         for name in run.files:
-            if "/" not in name and name != WRITER:
+            if is_wanted(name):
                 self._objects.download(name, self.folder / name)
         if run.manifests:
             say(f"{run.address}: fetched {step_folder(max(run.manifests))}")

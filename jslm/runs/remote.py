@@ -70,6 +70,12 @@ def _sorted_out(objects: Objects, names: Mapping[str, Stat]) -> FolderAtAddress:
     return run
 
 
+def is_wanted(name: str) -> bool:
+    """Whether who opens or goes on with a run fetches this file of it: those at the top, and what people said of it."""
+    folder, _, _ = name.rpartition("/")
+    return folder in ("", "judgements") and name != WRITER
+
+
 def fetch_step(objects: Objects, run: FolderAtAddress, step: int, target: Path) -> None:
     """Makes `target` the checkpoint of `step`, whole or not at all, unless it is that already.
 
@@ -129,7 +135,7 @@ def _opened(address: str, checkpoint: str) -> tuple[str, str]:
 
 def _fetch_run(objects: Objects, names: Mapping[str, Stat], folder: Path, asked: str) -> str:
     run = _sorted_out(objects, names)
-    wanted = {name: stat for name, stat in run.files.items() if "/" not in name and name != WRITER}
+    wanted = {name: stat for name, stat in run.files.items() if is_wanted(name)}
     _fetch_files(objects, wanted, folder, {name: name for name in wanted})
     checkpoints = folder / "checkpoints"
     for entry in checkpoints.iterdir() if checkpoints.is_dir() else ():
@@ -169,7 +175,7 @@ def _choices(losses: dict[int, float | None], asked: str, where: str) -> Iterato
     """The step that is asked for, then those to take where it is damaged. Raises JslmError where there is none."""
     left = dict(losses)
     while left or not losses:
-        step = resolve_checkpoint(sorted(left), best_of(left), asked, Path(where))
+        step = resolve_checkpoint(sorted(left), best_of(left), asked, where)
         yield step
         del left[step]
 

@@ -28,6 +28,7 @@ from jslm.judge.figures import krippendorff, result, said
 from jslm.judge.prompts import parse_side, read_prompts
 from jslm.judge.server import JudgeServer
 from jslm.judge.study import Pair, Study, open_study
+from jslm.runs.remote import opened
 from jslm.train import train, write_report
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -254,8 +255,10 @@ def test_prompts_and_sides(tmp_path: Path) -> None:
     with pytest.raises(JslmError, match="empty; expected a prompt a line"):
         read_prompts(file)
     (tmp_path / "a@b").mkdir()
-    assert parse_side(f"{tmp_path}@0020") == (tmp_path, "20")
-    assert parse_side(str(tmp_path / "a@b")) == (tmp_path / "a@b", "best")
+    assert parse_side(f"{tmp_path}@0020") == (str(tmp_path), "20")
+    assert parse_side(str(tmp_path / "a@b")) == (str(tmp_path / "a@b"), "best")
+    assert parse_side("S3://bucket/run/@2000") == ("s3://bucket/run", "2000")
+    assert parse_side("hf://datasets/me/it@main/run") == ("hf://datasets/me/it@main/run", "best")
     with pytest.raises(JslmError, match="expected a step, best or latest after @, found 'last'"):
         parse_side(f"{tmp_path}@last")
     with pytest.raises(JslmError, match="no such run folder or model file"):
@@ -324,35 +327,40 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def serve(command: list[str], folder: Path, **environment: str) -> tuple[subprocess.Popen[str], str]:
+    """`jslm judge`, begun in a folder, and the address of its page."""
+    inherited = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "JSLM_HUGE_PAGES": "off"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "jslm.judge", *command],
+        env=inherited | environment, cwd=folder, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    said = []
+    assert process.stderr is not None
+    for line in process.stderr:
+        said.append(line)
+        if found := re.search(r"http://\S+", line):
+            return process, found[0]
+    raise AssertionError(process.wait(), said)
+
+
+def answer(url: str, place: int) -> dict[str, Any]:
+    body = json.dumps({"person": "Ada", "place": place, "answers": {"better": 1}}).encode()
+    request = urllib.request.Request(f"{url}/api/answer", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request) as response:
+        found: dict[str, Any] = json.load(response)
+    return found
+
+
 def test_the_command_serves_goes_on_and_fills_the_report(trained: Path) -> None:
     run = trained / "run"
     command = [f"{run}@2", f"{run}@4", "--prompts", str(trained / "prompts.txt"), "--port", "0"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "JSLM_HUGE_PAGES": "off"}
-
-    def serve() -> tuple[subprocess.Popen[str], str]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "jslm.judge", *command], env=environment, stderr=subprocess.PIPE, text=True
-        )
-        assert process.stderr is not None
-        for line in process.stderr:
-            if found := re.search(r"http://\S+", line):
-                return process, found[0]
-        raise AssertionError(process.wait())
-
-    def answer(url: str, place: int) -> dict[str, Any]:
-        body = json.dumps({"person": "Ada", "place": place, "answers": {"better": 1}}).encode()
-        request = urllib.request.Request(f"{url}/api/answer", body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request) as response:
-            found: dict[str, Any] = json.load(response)
-        return found
-
-    process, url = serve()
+    process, url = serve(command, trained)
     try:
         assert answer(url, 0)["done"] == 1
         assert main([*command, "--result"]) == 2
         process.send_signal(signal.SIGKILL)
         process.communicate()
-        process, url = serve()
+        process, url = serve(command, trained)
         with urllib.request.urlopen(f"{url}/api/item?person=Ada") as response:
             item = json.load(response)
         assert (item["done"], item["place"]) == (1, 1)
@@ -371,6 +379,60 @@ def test_the_command_serves_goes_on_and_fills_the_report(trained: Path) -> None:
     assert "run@2 over run@4, better (1 person, 2 prompts" in report
     (run / "judgements" / "bad.json").write_text('{"questions": 3}')
     assert "Judged by people" in write_report(run).read_text("utf-8")
+
+
+def test_two_checkpoints_of_a_run_in_a_bucket(
+    bucket: Any, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = trained / "run"
+    for file in run.rglob("*"):
+        name = file.relative_to(run)
+        if file.is_file() and not name.name.startswith(".") and name.parts[0] not in ("judge", "judgements"):
+            bucket.write(f"judged/{name.as_posix()}", file.read_bytes())
+    before = bucket.read("judged/report.html").decode()
+    environment = bucket.environment | {"JSLM_CACHE": str(tmp_path / "cache")}
+    command = ["s3://bucket/judged@2", "s3://bucket/judged/@4", "--prompts", str(trained / "prompts.txt")]
+    process, url = serve([*command, "--port", "0"], tmp_path, **environment)
+    try:
+        answer(url, 0)
+        assert answer(url, 1)["finished"]
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=240)
+        assert process.returncode == 0, err
+    finally:
+        process.kill()
+        process.communicate()
+    # The answers are of the people here; what came out is told where the run is.
+    folder = Path("judge", "judged@2-against-judged@4")
+    assert len((tmp_path / folder / "answers.jsonl").read_text("utf-8").splitlines()) == 2
+    assert bucket.names("judged/judge/") == []
+    assert json.loads(bucket.read(f"judged/judgements/{folder.name}.json"))["a"] == "judged@2"
+    row = "judged@2 over judged@4, better (1 person, 2 prompts"
+    assert row not in before
+    assert row in bucket.read("judged/report.html").decode()
+
+    for name, value in (bucket.environment | {"JSLM_CACHE": str(tmp_path / "elsewhere")}).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    # Another machine makes the report anew.
+    assert row in write_report(Path(opened("s3://bucket/judged", "latest")[0])).read_text("utf-8")
+    # The result is here: the bucket need not be reached, nor have the checkpoints still.
+    bucket.down, bucket.refused = True, 0
+    try:
+        assert main([*command, "--result"]) == 0
+    finally:
+        bucket.down = False
+    assert "judged@2 against judged@4: 2 prompts, 1 person" in capsys.readouterr().out
+    assert bucket.refused == 0
+    bucket.write("model.bin", b"x")
+    prompts = ["--prompts", str(trained / "prompts.txt")]
+    for name, message in {
+        "s3://bucket/nothing": "s3://bucket/nothing: nothing is there; expected a run",
+        "s3://bucket/judged@3": "s3://bucket/judged: no checkpoint '3'; there are best, latest, 2, 4",
+        "s3://bucket/model.bin@4": "s3://bucket/model.bin@4: not a run folder, and has no checkpoints; leave out the @",
+    }.items():
+        assert main([name, f"{run}@4", *prompts]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_the_result_and_mistakes_on_the_command_line(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:

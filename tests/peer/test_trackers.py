@@ -56,7 +56,7 @@ def wandb(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 
 def tell(folder: Path, name: str, steps: range, resume_step: int | None) -> None:
     config = {"seed": 3, "train": {"steps": 8}}
-    trackers = Trackers((name,), folder, config, resume_step=resume_step, closing_seconds=60)
+    trackers = Trackers((name,), folder, config, resume_step=resume_step, closing_seconds=600)
     for step in steps:
         trackers.scalars(step, {"train/loss": 1 / step}, 1.7e9 + step)
     trackers.scalars(steps[-1], {"val/loss": 0.5}, 1.7e9)
