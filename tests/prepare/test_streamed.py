@@ -16,9 +16,8 @@ import pytest
 from jslm.config import Config, DataConfig, config_from_dict
 from jslm.errors import JslmError
 from jslm.prepare import corpus, prepare
-from jslm.storage import folders, local_copy
+from jslm.storage import folders, local_copy, stores
 from jslm.text.documents import read_documents
-from jslm.text.readers import remote
 
 # Connections of asynchronous clients live until their event loop ends, with the process: so does what warns of them.
 pytestmark = pytest.mark.filterwarnings(
@@ -31,9 +30,8 @@ def served(bucket: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iter
     """The bucket, its server named in the environment of this process, without a wait between tries."""
     for name, value in bucket.environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     monkeypatch.setenv("JSLM_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(remote, "READ_TRIES", 1)
+    monkeypatch.setattr(stores, "TRIES", 1)
     folders._pulled.cache_clear()
     yield bucket
     bucket.down = False

@@ -205,7 +205,7 @@ def test_model_files_and_what_is_not_there(machine: Callable[[str], Path]) -> No
         "memory://bucket/none": "nothing is there; expected a run",
         "memory://": "names no place",
         "s3://bucket/../x": "names no place",
-        "nosuch://bucket/x": "expected s3://",
+        "nosuch://bucket/x": "expected something like s3://",
     }.items():
         with pytest.raises(JslmError, match=said):
             opened(name)
