@@ -19,10 +19,12 @@ from jslm.parallel.mesh import (
     tree_shardings,
 )
 from jslm.parallel.startup import start_jax
+from jslm.parallel.together import by_first
 
 __all__ = [
     "batch_sharding",
     "batch_shards",
+    "by_first",
     "check_mesh_fits",
     "compute_capability",
     "constrain",

@@ -51,7 +51,7 @@ def file_system(address: str, what: str, extra: str) -> tuple[Any, str]:
     """
     scheme = address.partition("://")[0].lower()
     if scheme in _GOOGLE:
-        # What gcsfs has for zonal and hierarchical buckets asks Google about each bucket first; objects need none of it.
+        # What gcsfs has for zonal and hierarchical buckets asks about each bucket first; objects need none of it.
         os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     fsspec = load_extra("fsspec", extra, what)
     try:
@@ -81,7 +81,7 @@ def _leave_trying_to_us(system: Any) -> None:
 
 
 def content_version(info: Mapping[str, Any]) -> str:
-    """What a store says of an object that changes with its content, "" where it says nothing; weak ETags promise less."""
+    """What a store says of an object that changes with its content, "" for nothing; weak ETags promise less."""
     said = {key: str(info[key]) for key in _VERSION_KEYS if info.get(key)}
     return " ".join(f"{key}={value}" for key, value in said.items() if not value.startswith("W/"))
 

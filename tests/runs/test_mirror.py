@@ -233,7 +233,7 @@ def test_a_writer_that_is_silent_is_replaced_and_notices(
     first.start()
     run(machine("b"), [(1, None)])
     save(machine("a"), 2)
-    wait_for(lambda: first._lost is not None)
+    wait_for(lambda: first.lost is not None)
     with pytest.raises(JslmError, match="another training process"):
         first.check()
     with pytest.raises(JslmError, match="another training process"):
