@@ -19,7 +19,7 @@ from jslm.parallel.mesh import (
     tree_shardings,
 )
 from jslm.parallel.startup import start_jax
-from jslm.parallel.together import by_first
+from jslm.parallel.together import by_first, leave_at_exit
 
 __all__ = [
     "batch_sharding",
@@ -33,6 +33,7 @@ __all__ = [
     "eval_batch_size",
     "is_split",
     "known_kind",
+    "leave_at_exit",
     "make_mesh",
     "mesh_axis_size",
     "mesh_kind",

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
+import os
+import sys
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -12,13 +16,14 @@ from jax.experimental import multihost_utils
 from jslm.errors import JslmError
 
 T = TypeVar("T")
+_LAST_SECONDS = 2.0
 
 
 def by_first(action: Callable[[], T], what: str) -> T | None:
     """What `action` returns, in the first process; the others wait until it is done, and get None.
 
-    What it raises there is raised there, and a JslmError that `what` begins in the others: they would wait for a process
-    that has ended.
+    What it raises there is raised there, and a JslmError that `what` begins in the others, which would wait for a
+    process that has ended.
     """
     if jax.process_count() == 1:
         return action()
@@ -34,3 +39,23 @@ def by_first(action: Callable[[], T], what: str) -> T | None:
     if failed:
         raise JslmError(f"{what}: the first process ended, and says why")
     return result
+
+
+def leave_at_exit(status: int) -> None:
+    """Has this process, which failed, end with `status` without a word to the others; nothing where it is alone.
+
+    JAX waits for all of them, for minutes, and then aborts; of those that are still there each fails by itself when it
+    misses this one. A launcher that ends all when one fails is told at once.
+    """
+    if jax.process_count() == 1:
+        return
+
+    def leave() -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if jax.process_index() == 0:
+            # The others are aborted when the first one goes, and may have something to say.
+            time.sleep(_LAST_SECONDS)
+        os._exit(status)
+
+    atexit.register(leave)

@@ -117,9 +117,13 @@ class Mirror:
         if self._ending.is_set():
             return
         self._ending.set()
+        if self._trouble:
+            say(f"{self._objects.address}: not all of the run is there yet; waiting up to {self.seconds:.0f} s for it")
         finished = self._stopped.wait(self.seconds)
         self.check()
         if not finished or self._trouble:
+            self._stopped.set()
+            self._lease.give_up()
             reason = f": {self._trouble}" if self._trouble else ""
             raise JslmError(
                 f"{self._objects.address}: not all of the run could be uploaded in {self.seconds:.0f} s{reason}; it is "

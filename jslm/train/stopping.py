@@ -44,8 +44,11 @@ def stop_signals() -> Iterator[StopFlag]:
 
 
 def finish_uploads(mirror: Mirror | None, status: str, folder: RunFolder, seconds: float) -> None:
-    """Uploads what is outstanding; nothing of a run that is at no address. Raises JslmError where it can't; after an interrupt that is said, since its exit
-    status tells launchers to start the run again."""
+    """Uploads what is outstanding; nothing of a run that is at no address.
+
+    Raises JslmError where it can't; after an interrupt that is said, since its exit status tells launchers to start the
+    run again.
+    """
     if mirror is None:
         return
     if status != "interrupted":
