@@ -13,6 +13,7 @@ from __future__ import annotations
 import http.server
 import json
 import logging
+import sys
 import threading
 import urllib.request
 from collections.abc import Callable, Iterable
@@ -143,6 +144,7 @@ class GoogleBucket(_Served):
         from gcp_storage_emulator.handlers import buckets
         from gcp_storage_emulator.storage import Storage
 
+        logging.getLogger("gcp_storage_emulator").setLevel(logging.ERROR)
         self._storage = Storage(use_memory_fs=True)
         buckets.create_bucket(NAME, self._storage)
         super().__init__()
@@ -199,7 +201,15 @@ class GoogleBucket(_Served):
                 if getattr(self, "command", None) and not bucket.down:
                     bucket.after(self.command, self.path)
 
-        return http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        return _QuietServer(("127.0.0.1", port), Handler)
+
+
+class _QuietServer(http.server.ThreadingHTTPServer):
+    """Clients that go while they are answered, or are killed, are no news."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 STORES = {store.scheme: store for store in (Bucket, GoogleBucket)}
