@@ -144,7 +144,7 @@ class GoogleBucket(_Served):
         from gcp_storage_emulator.handlers import buckets
         from gcp_storage_emulator.storage import Storage
 
-        logging.getLogger("gcp_storage_emulator").setLevel(logging.ERROR)
+        logging.getLogger("gcp_storage_emulator").setLevel(logging.CRITICAL)
         self._storage = Storage(use_memory_fs=True)
         buckets.create_bucket(NAME, self._storage)
         super().__init__()
