@@ -132,5 +132,10 @@ def describe_error(error: Exception, verb: str = "") -> tuple[int, str]:
     if is_out_of_memory(error):
         first = text.split("\n")[0][:200] or "no more memory for Python"
         return USER_ERROR, f"out of memory ({first}); {_LESS_MEMORY.get(verb, 'give it more, or less to do at once')}"
+    if "Gloo" in text or "NCCL" in text:
+        return USER_ERROR, (
+            f"another process of this run has ended or can't be reached ({text.split(chr(10))[0][:200]}); its own "
+            "output says why; start all of them again, and the run goes on from its last checkpoint"
+        )
     first = text.split("\n")[0][:300]
     return 1, f"{type(error).__name__}: {first} (this is a fault in jslm; --debug shows where)"

@@ -2,11 +2,11 @@
 
     python scripts/kill_drill.py --kills 30
 
-A tiny run in a bucket (an S3 server on loopback, `scripts/bucket.py`) is killed at a random request that puts an object
-there, before or after it is stored; each next start has an empty cache, as another machine does, or that of before.
-After each kill the newest checkpoint that was complete must still be, with every byte as its manifest says, and the
-next start must go on from it or from a later one. At the end every array, and the losses of every step, are those of a
-run that was never killed and knows no bucket.
+A tiny run in a bucket (Amazon's API or Google's on loopback, `scripts/bucket.py`) is killed at a random request that
+puts an object there, before or after it is stored; each next start has an empty cache, as another machine does, or that
+of before. After each kill the newest checkpoint that was complete must still be, with every byte as its manifest says,
+and the next start must go on from it or from a later one. At the end every array, and the losses of every step, are
+those of a run that was never killed and knows no bucket.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ import tempfile
 import time
 import zlib
 from pathlib import Path
+from typing import Any
 
 # Beside this file; the folder of a script that is run is on the path already, that of a test is not.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from bucket import Bucket
+from bucket import STORES
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS_A_START = 4
@@ -60,6 +61,8 @@ every = 2
 [sample]
 prompts = []
 """
+# Google takes a small object with one POST.
+_PUTS = ("PUT", "POST")
 _MANIFEST = re.compile(r"run/checkpoints/step_(\d+)/manifest\.json")
 
 
@@ -70,21 +73,22 @@ def main() -> int:
         "--kills", type=int, default=30, metavar="N", help="kills in the middle of uploads (default 30)"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="which requests are hit (default 0)")
+    parser.add_argument("--store", choices=sorted(STORES), default="s3", help="whose API (default s3)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="jslm-kill-drill-") as folder:
-        return drill(Path(folder), args.kills, args.seed)
+        return drill(Path(folder), args.kills, args.seed, args.store)
 
 
-def drill(folder: Path, kills: int, seed: int) -> int:
+def drill(folder: Path, kills: int, seed: int, store: str) -> int:
     """`kills` kills in `folder`, at requests drawn by `seed`; says what happens. 1 where something was lost."""
     choice = random.Random(seed)
     words = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "one", "big", "red", "dog"]
     (folder / "text.txt").write_text("\n".join(" ".join(choice.choices(words, k=8)) for _ in range(120)), "utf-8")
-    (folder / "bucket.toml").write_text(CONFIG.format(run_dir="s3://bucket/run"), "utf-8")
+    (folder / "bucket.toml").write_text(CONFIG.format(run_dir=f"{store}://bucket/run"), "utf-8")
     (folder / "local.toml").write_text(CONFIG.format(run_dir="local"), "utf-8")
     _run(folder, "local.toml", {}, "jslm.prepare")
     done, start, newest, lost = 0, 0, 0, 0
-    with Bucket() as bucket:
+    with STORES[store]() as bucket:
         while done < kills and start < 3 * kills + 3:
             start += 1
             cache = folder / f"cache{start if choice.random() < 0.5 else 0}"
@@ -127,7 +131,7 @@ def drill(folder: Path, kills: int, seed: int) -> int:
     return int(bool(lost or incomplete or not same or losses != whole or done < kills))
 
 
-def _start(folder: Path, bucket: Bucket, cache: Path, steps: int, choice: random.Random) -> tuple[bool, str]:
+def _start(folder: Path, bucket: Any, cache: Path, steps: int, choice: random.Random) -> tuple[bool, str]:
     """One start, killed at a request; whether it was, and what it had said."""
     target, before = choice.randint(3, 40), choice.random() < 0.5
     count = 0
@@ -149,8 +153,8 @@ def _start(folder: Path, bucket: Bucket, cache: Path, steps: int, choice: random
             process.kill()
             process.wait()
 
-    bucket.before = lambda method, path: hit(True) if method == "PUT" else None
-    bucket.after = lambda method, path: hit(False) if method == "PUT" else None
+    bucket.before = lambda method, path: hit(True) if method in _PUTS else None
+    bucket.after = lambda method, path: hit(False) if method in _PUTS else None
     said = process.communicate(timeout=1200)[1]
     # A request that was under way is stored or not; nothing comes after it.
     time.sleep(0.1)
@@ -169,12 +173,12 @@ def _same(is_same: bool) -> str:
     return "the same" if is_same else "DIFFERENT"
 
 
-def _complete(bucket: Bucket) -> list[int]:
+def _complete(bucket: Any) -> list[int]:
     found = (_MANIFEST.fullmatch(name) for name in bucket.names("run/checkpoints/"))
     return sorted(int(match[1]) for match in found if match)
 
 
-def _broken(bucket: Bucket, step: int) -> bool:
+def _broken(bucket: Any, step: int) -> bool:
     prefix = f"run/checkpoints/step_{step:08d}/"
     names = bucket.names(prefix)
     for name, (size, checksum) in json.loads(bucket.read(f"{prefix}manifest.json"))["files"].items():

@@ -61,6 +61,19 @@ def assets() -> Path:
 
 
 @pytest.fixture(scope="session")
+def google_bucket() -> Iterator[Any]:
+    """As `bucket`, with Google's API."""
+    pytest.importorskip("moto", reason="moto is not installed: make dev")
+    pytest.importorskip("gcp_storage_emulator", reason="gcp-storage-emulator is not installed: make dev")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from scripts.bucket import GoogleBucket
+
+        with GoogleBucket() as served:
+            yield served
+
+
+@pytest.fixture(scope="session")
 def bucket() -> Iterator[Any]:
     """An S3 server of this process, `scripts/bucket.py`; tests share its bucket, each under a name of its own."""
     pytest.importorskip("moto", reason="moto is not installed: make dev")

@@ -39,10 +39,10 @@ def test_every_command_works(tmp_path: Path) -> None:
         if " serve " in command:
             assert "<html" in served(command, tmp_path)
             continue
-        written, said = run(command, tmp_path)
+        written, _ = run(command, tmp_path)
         if "--plan" in command:
             assert not (tmp_path / "runs" / "book" / "checkpoints").exists()
-            assert len(said.splitlines()) >= 8
+            assert len(written.splitlines()) >= 8
         elif " sample " in command:
             assert written.strip(), command
     for path in ("runs/book/report.html", "runs/book/dial.toml", "runs/chat/report.html", "page/index.html"):

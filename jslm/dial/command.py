@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TextIO
 
 from jslm.config import (
     Config,
@@ -31,11 +32,13 @@ DIAL_FILE = "dial.toml"
 DEFAULT_MINUTES = 10.0
 
 
-def dial(sources: Sequence[str], minutes: float, overrides: Sequence[str], *, plan: bool = False) -> Config:
+def dial(
+    sources: Sequence[str], minutes: float, overrides: Sequence[str], *, plan: bool = False, to: TextIO | None = None
+) -> Config:
     """The config for the text of `sources`, chosen anew, or that of the run that goes on; says it in ten lines.
 
-    The choice is written to `dial.toml` in the run's folder, unless this is only a `plan`. Raises JslmError as `look`,
-    for bad overrides, and where the folder holds a run on another text.
+    They go to the stream `to`, by default stderr. The choice is written to `dial.toml` in the run's folder, unless this
+    is only a `plan`. Raises JslmError as `look`, for bad overrides, and where the folder holds a run on another text.
     """
     if not minutes > 0:
         raise JslmError(f"--minutes {minutes:g}: expected a time above 0, such as --minutes 10")
@@ -44,7 +47,7 @@ def dial(sources: Sequence[str], minutes: float, overrides: Sequence[str], *, pl
     run_dir = said.get("run_dir") or f"runs/{_name(sources)}"
     file = _file(run_dir)
     if file.is_file():
-        return _again(file, sources, minutes, overrides)
+        return _again(file, sources, minutes, overrides, to)
     facts = look(sources)
     device = measure()
     choice = choose(facts, device, minutes)
@@ -53,7 +56,7 @@ def dial(sources: Sequence[str], minutes: float, overrides: Sequence[str], *, pl
     config = config_from_dict(merge_values(values, said), "command line")
     lines = [*told(facts, device, minutes, choice), f"{'leaves as':<11} {ways_out(config.model)}"]
     for line in lines:
-        say(line)
+        say(line, to)
     if plan:
         return config
     text = "".join(f"# {line}\n" for line in lines) + "\n" + values_to_toml(merge_values(values, said))
@@ -108,7 +111,7 @@ def told(facts: TextFacts, device: Device, minutes: float, choice: Choice) -> li
     return [f"{name:<11} {text}" for name, text in lines]
 
 
-def _again(file: Path, sources: Sequence[str], minutes: float, overrides: Sequence[str]) -> Config:
+def _again(file: Path, sources: Sequence[str], minutes: float, overrides: Sequence[str], to: TextIO | None) -> Config:
     """The run of before goes on: with its config, and the minutes that are given now."""
     config = load_config(file, [*overrides, f"train.minutes={minutes:g}"])
     if list(config.data.sources) != list(sources):
@@ -116,7 +119,7 @@ def _again(file: Path, sources: Sequence[str], minutes: float, overrides: Sequen
             f"{file}: made for {', '.join(config.data.sources)}, and this command gives {', '.join(sources)}; add "
             f"run_dir=runs/another, or delete {file.parent}"
         )
-    say(f"config      {file}: chosen before, kept (delete {file.parent} to begin anew)")
+    say(f"config      {file}: chosen before, kept (delete {file.parent} to begin anew)", to)
     return config
 
 

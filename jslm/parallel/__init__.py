@@ -22,11 +22,13 @@ from jslm.parallel.mesh import (
     tree_shardings,
 )
 from jslm.parallel.startup import compiler_overlap_options, describe_overlap, start_jax
+from jslm.parallel.together import by_first, leave_at_exit
 
 __all__ = [
     "BATCH_AXES",
     "batch_sharding",
     "batch_shards",
+    "by_first",
     "check_mesh_fits",
     "compiler_overlap_options",
     "compute_capability",
@@ -38,6 +40,7 @@ __all__ = [
     "gather_shards",
     "is_split",
     "known_kind",
+    "leave_at_exit",
     "make_mesh",
     "mesh_axis_size",
     "mesh_kind",

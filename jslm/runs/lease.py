@@ -14,6 +14,7 @@ import socket
 import time
 import uuid
 from pathlib import Path
+from typing import ClassVar
 
 from jslm.console import say
 from jslm.errors import JslmError
@@ -45,6 +46,9 @@ class Writer:
 class Lease:
     """This process's right to write a run."""
 
+    # Ids that this process held and gave up while the address could not be told.
+    _given_up: ClassVar[set[str]] = set()
+
     def __init__(self, objects: Objects) -> None:
         self._objects = objects
         self._mine = Writer(uuid.uuid4().hex, socket.gethostname(), _machine(), os.getpid(), _started(os.getpid()))
@@ -60,7 +64,7 @@ class Lease:
         Raises Taken where it is.
         """
         found = self._read()
-        if found is None or found.ended or _is_gone(found):
+        if found is None or found.ended or _is_gone(found) or found.id in self._given_up:
             return found
         say(f"{self._objects.address}: {found.host} may still be writing here; waiting up to {LEASE_SECONDS:.0f} s")
         deadline = time.monotonic() + LEASE_SECONDS
@@ -94,6 +98,10 @@ class Lease:
         self.check()
         self._mine = dataclasses.replace(self._mine, ended=True)
         self._write()
+
+    def give_up(self) -> None:
+        """Lets go of the run without a word at the address, which can't be reached; this process may take it again."""
+        self._given_up.add(self.id)
 
     def _read(self) -> Writer | None:
         data = self._objects.read(WRITER)

@@ -77,7 +77,8 @@ class Mirror:
         self._sent: dict[str, tuple[int, int]] = {}
         self._sent_at = -math.inf
         self._ending, self._stopped = threading.Event(), threading.Event()
-        self._lost: JslmError | None = None
+        # Set where another process has taken the run over.
+        self.lost: JslmError | None = None
         self._trouble = ""
 
     def start(self) -> None:
@@ -105,8 +106,8 @@ class Mirror:
 
     def check(self) -> None:
         """Raises JslmError where another process has taken the run over."""
-        if self._lost is not None:
-            raise self._lost
+        if self.lost is not None:
+            raise self.lost
 
     def close(self) -> None:
         """Uploads what is outstanding, for `seconds` at most, and lets go of the run; a second call does nothing.
@@ -116,9 +117,13 @@ class Mirror:
         if self._ending.is_set():
             return
         self._ending.set()
+        if self._trouble:
+            say(f"{self._objects.address}: not all of the run is there yet; waiting up to {self.seconds:.0f} s for it")
         finished = self._stopped.wait(self.seconds)
         self.check()
         if not finished or self._trouble:
+            self._stopped.set()
+            self._lease.give_up()
             reason = f": {self._trouble}" if self._trouble else ""
             raise JslmError(
                 f"{self._objects.address}: not all of the run could be uploaded in {self.seconds:.0f} s{reason}; it is "
@@ -211,7 +216,7 @@ class Mirror:
             try:
                 self._lease.beat()
             except Taken as error:
-                self._lost = error
+                self.lost = error
                 self._stopped.set()
             except JslmError:
                 # The uploads tell of it.
@@ -234,7 +239,7 @@ class Mirror:
                     return
                 self._ending.wait(POLL_SECONDS)
             except Taken as error:
-                self._lost = error
+                self.lost = error
                 self._stopped.set()
             except (JslmError, OSError) as error:
                 if not failures:

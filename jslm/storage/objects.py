@@ -6,32 +6,14 @@ The only user of fsspec besides the readers of text. An object appears whole or 
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from jslm.console import say
-from jslm.errors import JslmError
-from jslm.extras import load_extra
 from jslm.storage.addresses import tidy
+from jslm.storage.stores import TRIES, content_version, failure, file_system, patiently
 
 T = TypeVar("T")
-# What servers call a version of an object: S3, Google, others; without one, the time of its change.
-_VERSION_KEYS = ("ETag", "etag", "md5Hash", "generation", "created", "mtime")
-# Tries are told apart from here; a library that tries for minutes by itself hides that the network is gone.
-_OPTIONS: Mapping[str, Mapping[str, Any]] = {
-    "s3": {"config_kwargs": {"connect_timeout": 5, "read_timeout": 30, "retries": {"max_attempts": 1}}},
-}
-_TRIES = 6
-
-
-class StorageError(JslmError):
-    """An object store that can't be reached or refuses. `is_lasting`: trying again will not help."""
-
-    def __init__(self, message: str, *, is_lasting: bool = False) -> None:
-        super().__init__(message)
-        self.is_lasting = is_lasting
 
 
 class Stat(NamedTuple):
@@ -44,25 +26,14 @@ class Stat(NamedTuple):
 class Objects:
     """What is under one address, by its name below it.
 
-    Where the store can't be reached, every method tries again after 1, 2, 4, ... seconds, which is said once, and
-    raises StorageError after the last of `tries`; at once for what lasts.
+    Where the store can't be reached, every method tries again as `patiently` does, up to `tries` times, and raises
+    StorageError then; at once for what lasts.
     """
 
-    def __init__(self, address: str | Path, tries: int = _TRIES) -> None:
+    def __init__(self, address: str | Path, tries: int = TRIES) -> None:
         """Raises JslmError where the address has a scheme that is unknown or whose package is absent."""
         self.address, self.tries = tidy(address), tries
-        scheme = self.address.split("://")[0]
-        fsspec = load_extra("fsspec", "cloud", f"{self.address}: an address")
-        try:
-            self._system, self._root = fsspec.core.url_to_fs(self.address, **_OPTIONS.get(scheme, {}))
-        except ImportError:
-            package = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}.get(scheme, "aiohttp")
-            load_extra(package, "cloud", f"{self.address}: an address")
-            raise
-        except ValueError as error:
-            raise JslmError(f"{self.address}: {_line(error)}; expected s3://… or gs://…") from None
-        # s3fs tries five times by itself.
-        self._system.retries = 1
+        self._system, self._root = file_system(self.address, self.address, "cloud")
         self._root = self._root.rstrip("/")
 
     def names(self, prefix: str = "") -> dict[str, Stat]:
@@ -105,36 +76,20 @@ class Objects:
         return f"{self._root}/{name}" if name else self._root
 
     def _try(self, action: Callable[[], T], absent: Any = ...) -> T:
-        for attempt in range(self.tries - 1):
-            try:
-                return self._once(action, absent)
-            except StorageError as error:
-                if error.is_lasting:
-                    raise
-                if not attempt:
-                    say(f"{error}; trying again")
-                time.sleep(2**attempt)
-        return self._once(action, absent)
+        return patiently(lambda: self._once(action, absent), self.tries)
 
     def _once(self, action: Callable[[], T], absent: Any) -> T:
         try:
             return action()
-        except FileNotFoundError as error:
-            if absent is not ...:
-                return absent
-            raise StorageError(f"{self.address}: not there ({_line(error)})", is_lasting=True) from None
-        except PermissionError as error:
-            raise StorageError(f"{self.address}: not open to you ({_line(error)})", is_lasting=True) from None
         except Exception as error:  # each store's library has kinds of its own
-            lacks_login = type(error).__name__ in ("NoCredentialsError", "DefaultCredentialsError")
-            remedy = "; log in to the store on this machine (docs/cloud.md)" if lacks_login else ""
-            raise StorageError(f"{self.address}: {_line(error)}{remedy}", is_lasting=lacks_login) from None
+            found = failure(error, self.address)
+            if isinstance(error, FileNotFoundError) and found.is_lasting and absent is not ...:
+                return absent
+            raise found from None
 
 
 def _version(info: Mapping[str, Any]) -> str:
-    return next((f"{key}={info[key]}" for key in _VERSION_KEYS if info.get(key)), "")
-
-
-def _line(error: BaseException) -> str:
-    text = " ".join(str(error).split())[:200]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    """What changes when an object does: without a word on its content, the time of its change."""
+    return content_version(info) or next(
+        (f"{key}={info[key]}" for key in ("created", "mtime", "LastModified") if info.get(key)), ""
+    )

@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--minutes", type=float, metavar="M", help="time for all of it, preparing and compiling too (10)"
     )
-    parser.add_argument("--plan", action="store_true", help="only say what would be chosen for the text, and why")
+    parser.add_argument("--plan", action="store_true", help="only print what would be chosen for the text, and why")
     return run_verb("train", parser, argv, _run)
 
 
@@ -57,7 +57,9 @@ def _config(args: argparse.Namespace) -> Config | None:
 
     overrides = [given for given in args.overrides if given not in sources]
     minutes = DEFAULT_MINUTES if args.minutes is None else args.minutes
-    config = dial(sources, minutes, overrides, plan=args.plan or args.print_config)
+    # What was asked for is on stdout: the plan, or the config alone.
+    to = sys.stdout if args.plan and not args.print_config else None
+    config = dial(sources, minutes, overrides, plan=args.plan or args.print_config, to=to)
     if args.print_config:
         print(said_to_toml(config), end="")
     return None if args.plan or args.print_config else config

@@ -24,7 +24,7 @@ from jslm.learn.objective import Result
 from jslm.learn.state import model_params
 from jslm.learn.step import make_train_step
 from jslm.model import count_parameters, flops_per_token
-from jslm.parallel import eval_batch_size, peak_flops, replicated, start_jax
+from jslm.parallel import by_first, eval_batch_size, peak_flops, replicated, start_jax
 from jslm.runs.folder import RunFolder
 from jslm.runs.mirror import Mirror, mirrored
 from jslm.tokens.loader import count_examples, eval_batches, packing_of
@@ -90,14 +90,9 @@ def train(
     started = time.monotonic() if started is None else started
     start_jax(training=True)
     folder = RunFolder(config.run_dir)
-    first = jax.process_index() == 0
-    if first:
-        folder.create()
+    keep = config.checkpoint.keep
     with contextlib.ExitStack() as stack:
-        mirror = None
-        if first:
-            stack.enter_context(folder.locked())
-            mirror = stack.enter_context(mirrored(folder.path, folder.address, config.checkpoint.keep))
+        mirror = by_first(lambda: _taken(stack, folder, keep), f"run_dir = {folder.name}")
         if folder.address:
             check_shared(folder)
         check_not_imported(folder)
@@ -117,10 +112,17 @@ def train(
             folder.write_config(config)
         with explained_out_of_memory(config), jax.set_mesh(setup.mesh), stop_signals() as stop:
             outcome = _Loop(setup, folder, stop, callbacks, mirror).run()
-            if mirror is not None:
-                # A second SIGTERM must not end the uploads either.
-                finish_uploads(mirror, outcome.status, folder, config.checkpoint.upload_seconds)
+            # A second SIGTERM must not end the uploads either.
+            seconds = config.checkpoint.upload_seconds
+            by_first(lambda: finish_uploads(mirror, outcome.status, folder, seconds), f"run_dir = {folder.name}")
             return outcome
+
+
+def _taken(stack: contextlib.ExitStack, folder: RunFolder, keep: int) -> Mirror | None:
+    """Makes the run's folder and, until `stack` ends, holds it against others and mirrors it to its address."""
+    folder.create()
+    stack.enter_context(folder.locked())
+    return stack.enter_context(mirrored(folder.path, folder.address, keep))
 
 
 class _Loop:
@@ -396,17 +398,23 @@ class _Loop:
         return bool(limit) and self.setup.position.evals_since_best >= limit
 
     def _agreed_end(self) -> str:
-        """Why all processes end here: "interrupted", "stopped", or "" to go on."""
-        if self.mirror is not None:
-            self.mirror.check()
+        """Why all processes end here: "interrupted", "stopped", or "" to go on.
+
+        Raises JslmError where another run has taken the folder over.
+        """
         if jax.process_count() == 1:
+            if self.mirror is not None:
+                self.mirror.check()
             return "interrupted" if self.stop.signal is not None else self._asked_end()
         # All processes must stop at the same step, so they ask each other, now and then.
         if self.setup.position.step % self.setup.config.train.log_every:
             return ""
         # What they agreed on counts, not the flag: a signal may come while they ask, and then waits for the next time.
-        flags = np.array([self.stop.signal or 0, self.callbacks.end_run], np.int32)
-        number, asked = np.max(multihost_utils.process_allgather(flags), axis=0).tolist()
+        lost = None if self.mirror is None else self.mirror.lost
+        flags = np.array([self.stop.signal or 0, self.callbacks.end_run, lost is not None], np.int32)
+        number, asked, is_lost = np.max(multihost_utils.process_allgather(flags), axis=0).tolist()
+        if is_lost:
+            raise lost or JslmError(f"run_dir = {self.folder.name}: the first process has lost it, and says why")
         if number:
             self.stop.signal = number
             return "interrupted"

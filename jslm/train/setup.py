@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from jslm.config import Config, config_from_dict, start_differences
@@ -26,7 +25,7 @@ from jslm.learn.reference import Reference, open_reference
 from jslm.learn.state import TrainState, abstract_state, init_state, place_params
 from jslm.learn.teachers import Teacher, Teaching, open_teaching
 from jslm.model import Params, compute_dtype, param_shapes
-from jslm.parallel import batch_sharding, check_mesh_fits, eval_batch_size, make_mesh
+from jslm.parallel import batch_sharding, by_first, check_mesh_fits, eval_batch_size, make_mesh
 from jslm.prepare import PreparedData
 from jslm.runs.checkpoint import CheckpointStore, flatten_tree
 from jslm.runs.folder import RunFolder
@@ -91,12 +90,7 @@ class Setup:
 
 def prepare_data(config: Config) -> PreparedData:
     """The prepared data, made by the first process while the others wait. Raises JslmError as `open_prepared`."""
-    if jax.process_count() == 1:
-        return open_prepared(config)
-    if jax.process_index() == 0:
-        open_prepared(config)
-    multihost_utils.sync_global_devices("jslm: data prepared")
-    return open_prepared(config)
+    return by_first(lambda: open_prepared(config), "preparing data") or open_prepared(config)
 
 
 def resolve_config(config: Config, data: PreparedData) -> Config:

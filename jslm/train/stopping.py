@@ -43,9 +43,14 @@ def stop_signals() -> Iterator[StopFlag]:
             signal.signal(number, handler)
 
 
-def finish_uploads(mirror: Mirror, status: str, folder: RunFolder, seconds: float) -> None:
-    """Uploads what is outstanding. Raises JslmError where it can't; after an interrupt that is said, since its exit
-    status tells launchers to start the run again."""
+def finish_uploads(mirror: Mirror | None, status: str, folder: RunFolder, seconds: float) -> None:
+    """Uploads what is outstanding; nothing of a run that is at no address.
+
+    Raises JslmError where it can't; after an interrupt that is said, since its exit status tells launchers to start the
+    run again.
+    """
+    if mirror is None:
+        return
     if status != "interrupted":
         mirror.close()
         return

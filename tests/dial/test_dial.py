@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -88,10 +89,20 @@ def text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_a_plan_says_and_changes_nothing(text: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert main([text, "--minutes", "3", "--plan"]) == 0
-    said = capfd.readouterr().err
-    for name in ("text", "device", "held out", "tokenizer", "model", "batch", "passes", "expected", "time"):
-        assert f"\n{name} " in f"\n{said}"
+    plan, said = capfd.readouterr()
+    names = ("text", "device", "held out", "tokenizer", "model", "batch", "passes", "expected", "time")
+    for name in names:
+        assert f"\n{name} " in f"\n{plan}"
+        assert f"\n{name} " not in f"\n{said}"
     assert [path.name for path in Path().iterdir()] == ["my notes.txt"]
+
+
+def test_a_config_is_alone_on_stdout(text: str, capfd: pytest.CaptureFixture[str]) -> None:
+    for arguments in ([text, "--print-config"], [text, "--plan", "--print-config"]):
+        assert main(arguments) == 0
+        config, said = capfd.readouterr()
+        assert tomllib.loads(config)["data"]["source"] == text
+        assert "\ntokenizer " in said
 
 
 def test_one_command_trains_and_its_config_is_the_same_run(text: str, capfd: pytest.CaptureFixture[str]) -> None:

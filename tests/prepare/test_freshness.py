@@ -184,18 +184,15 @@ def test_an_address_is_compared_by_its_version_or_its_content(
 ) -> None:
     system = fsspec.filesystem("memory")
     system.pipe("/fresh/a.txt", OLD.encode())
-    monkeypatch.setattr(remote, "_version", lambda info: f"ETag={hash(system.cat('/fresh/a.txt'))}" * bool(version))
+    monkeypatch.setattr(
+        remote, "content_version", lambda info: f"ETag={hash(system.cat('/fresh/a.txt'))}" * bool(version)
+    )
     config = make_config(tmp_path, "memory://fresh/a.txt")
     prepare(config, log=silent)
     ensure_prepared(config, log=silent)
     assert hashed == ([] if version else ["a.txt", "a.txt"])
     system.pipe("/fresh/a.txt", NEW.encode())
     assert "memory://fresh/a.txt has changed" in refused(config).replace("memory:///", "memory://")
-
-
-def test_versions_that_promise_nothing_are_none() -> None:
-    assert remote._version({"ETag": 'W/"a"', "size": 3, "LastModified": "today"}) == ""
-    assert remote._version({"ETag": '"a"', "Content-MD5": "b"}) == 'ETag="a" Content-MD5=b'
 
 
 @pytest.mark.parametrize("rejected", [True, False])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import os
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,9 @@ import pytest
 from jslm.config import Config, DataConfig, config_from_dict
 from jslm.errors import JslmError
 from jslm.prepare import corpus, prepare
-from jslm.storage import folders, local_copy
+from jslm.storage import folders, local_copy, stores
 from jslm.text.documents import read_documents
-from jslm.text.readers import remote
+from tests.text.hub import hub
 
 # Connections of asynchronous clients live until their event loop ends, with the process: so does what warns of them.
 pytestmark = pytest.mark.filterwarnings(
@@ -31,9 +33,8 @@ def served(bucket: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iter
     """The bucket, its server named in the environment of this process, without a wait between tries."""
     for name, value in bucket.environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     monkeypatch.setenv("JSLM_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(remote, "READ_TRIES", 1)
+    monkeypatch.setattr(stores, "TRIES", 1)
     folders._pulled.cache_clear()
     yield bucket
     bucket.down = False
@@ -107,3 +108,97 @@ def test_what_was_read_before_the_network_went_is_not_read_again(
     said.clear()
     assert prepare(streamed, log=said.append).meta == prepared.meta
     assert "already prepared" in said[-1]
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_corpus(served: Any, tmp_path: Path) -> None:
+    """Prepared from a bucket: ten times the text, 60 MB of it, in a process that grows by a fraction of that."""
+    code = (
+        "import resource, sys\n"
+        "from jslm.prepare.__main__ import main\n"
+        "status = main(sys.argv[1:])\n"
+        "print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)\n"
+        "sys.exit(status)\n"
+    )
+    choice = random.Random(0)
+    words = [f"{choice.randrange(10**6)}" for _ in range(3_000)]
+    # Three shards that differ, under many names: what is the same is not held twice by the server alone.
+    shards = [parquet([" ".join(choice.choices(words, k=300)) for _ in range(1_000)]) for _ in range(3)]
+    (tmp_path / "run.toml").write_text('[tokenizer]\nkind = "char"\n', "utf-8")
+    peaks, tokens = [], []
+    for count in (3, 30):
+        for number in range(count):
+            served.write(f"grows{count}/{number:02}.parquet", shards[number % 3])
+        command = ["--config", "run.toml", f"data.source=s3://bucket/grows{count}/*.parquet", f"data.dir=data{count}"]
+        done = subprocess.run(
+            [sys.executable, "-c", code, *command],
+            cwd=tmp_path, env=environment(served.environment), capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        peaks.append(int(done.stdout.split()[-1]))
+        tokens.append((tmp_path / f"data{count}" / "train.bin").stat().st_size)
+        for number in range(count):
+            served.delete(f"grows{count}/{number:02}.parquet")
+    text = 10 * sum(len(shard) for shard in shards)
+    assert tokens[1] > 9 * tokens[0]
+    assert tokens[1] > 100_000_000
+    assert peaks[1] - peaks[0] < 30_000_000, (peaks, text)
+
+
+def test_a_data_set_of_the_hub_is_gone_on_with(tmp_path: Path) -> None:
+    choice = random.Random(0)
+    words = [f"{choice.randrange(10**6)}" for _ in range(3_000)]
+    names = [f"default/train/{number:04}.parquet" for number in range(4)]
+    files = {name: parquet([" ".join(choice.choices(words, k=100)) for _ in range(100)]) for name in names}
+    (tmp_path / "run.toml").write_text('[tokenizer]\nkind = "char"\n', "utf-8")
+    # What is whole before it ends is small here, so that there is something to go on after.
+    code = (
+        "import sys\n"
+        "from jslm.prepare import corpus\n"
+        "corpus.PART_BYTES, corpus.BATCH_CHARACTERS = 40_000, 10_000\n"
+        "from jslm.prepare.__main__ import main\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    with hub(files) as served:
+        for source, folder in (
+            ("hf-dataset:owner/name", "by-id"),
+            ("hf://datasets/owner/name@refs/convert/parquet/default/train/*.parquet", "by-files"),
+        ):
+
+            def command(source: str = source, folder: str = folder) -> subprocess.CompletedProcess[str]:
+                return subprocess.run(
+                    [sys.executable, "-c", code, "--config", "run.toml", f"data.source={source}", f"data.dir={folder}"],
+                    cwd=tmp_path, env=environment(served.environment), capture_output=True, text=True,
+                )  # fmt: skip
+
+            served.closed.add(names[2])
+            refused = command()
+            assert refused.returncode == 2, refused.stderr
+            assert "0002.parquet: cannot be read: not open to you" in refused.stderr.splitlines()[-1]
+            # What lasts is not tried again.
+            assert "trying again" not in refused.stderr
+            served.closed.clear()
+            served.fetched.clear()
+            done = command()
+            assert done.returncode == 0, done.stderr
+            assert "going on after" in done.stderr
+            assert names[0] not in served.fetched
+            assert {names[2], names[3]} <= set(served.fetched)
+    (tmp_path / "here").mkdir()
+    for name, data in files.items():
+        (tmp_path / "here" / Path(name).name).write_bytes(data)
+    local = config_from_dict(
+        {"data": {"source": str(tmp_path / "here"), "dir": str(tmp_path / "data")}, "tokenizer": {"kind": "char"}},
+        "test",
+    )
+    wanted = prepare_here(local)
+    for folder in ("by-id", "by-files"):
+        assert (tmp_path / folder / "train.bin").read_bytes() == wanted
+
+
+def prepare_here(config: Config) -> bytes:
+    return (prepare(config, log=lambda line: None).dir / "train.bin").read_bytes()
+
+
+def environment(more: dict[str, str]) -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])} | more

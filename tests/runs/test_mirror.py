@@ -18,6 +18,7 @@ from jslm.runs.manifest import MANIFEST, write_manifest
 from jslm.runs.mirror import Mirror, mirrored
 from jslm.runs.remote import opened
 from jslm.storage import Objects, StorageError, data_folder, folders, local_copy, push_data
+from jslm.train.stopping import finish_uploads
 
 RUN = "memory://bucket/run"
 
@@ -205,7 +206,7 @@ def test_model_files_and_what_is_not_there(machine: Callable[[str], Path]) -> No
         "memory://bucket/none": "nothing is there; expected a run",
         "memory://": "names no place",
         "s3://bucket/../x": "names no place",
-        "nosuch://bucket/x": "expected s3://",
+        "nosuch://bucket/x": "expected something like s3://",
     }.items():
         with pytest.raises(JslmError, match=said):
             opened(name)
@@ -233,7 +234,7 @@ def test_a_writer_that_is_silent_is_replaced_and_notices(
     first.start()
     run(machine("b"), [(1, None)])
     save(machine("a"), 2)
-    wait_for(lambda: first._lost is not None)
+    wait_for(lambda: first.lost is not None)
     with pytest.raises(JslmError, match="another training process"):
         first.check()
     with pytest.raises(JslmError, match="another training process"):
@@ -300,6 +301,24 @@ def test_a_store_that_cannot_be_reached_is_said_once_and_caught_up_with(
     said = capsys.readouterr().err
     assert said.count("training goes on, and uploads go on when it can be reached") == 1
     assert said.count("caught up") == 1
+
+
+def test_told_to_stop_without_a_network_says_where_it_is_and_keeps_its_status(
+    machine: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = machine("a")
+    monkeypatch.setattr(mirror, "_LONGEST_WAIT", 0.02)
+    with mirrored(folder, RUN, 2) as found:
+        assert found is not None
+        monkeypatch.setattr(Objects, "upload", _down)
+        save(folder, 1)
+        wait_for(lambda: bool(found._trouble))
+        # Raises nothing: the exit status is that of the signal, by which launchers start it again.
+        finish_uploads(found, "interrupted", RunFolder(RUN), 0.2)
+    said = capsys.readouterr().err
+    assert f"{RUN}: not all of the run is there yet; waiting up to 0 s for it" in said
+    assert f"it is whole in {folder}: the same command on this machine uploads it" in said
+    assert "uploaded; the same command on any machine" not in said
 
 
 def test_data_counts_once_its_meta_is_there(machine: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import gzip
 import http.server
+import importlib
 import io
 import json
 import os
@@ -14,7 +15,6 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import fsspec
 import pyarrow as pa
@@ -23,8 +23,11 @@ import pytest
 
 from jslm.config import DataConfig
 from jslm.errors import JslmError
+from jslm.installation import install_command
+from jslm.storage import stores
 from jslm.text.documents import input_size, read_documents
 from jslm.text.readers.remote import find_remote
+from tests.text.hub import hub
 
 
 def texts(source: str | list[str], **settings: Any) -> list[str]:
@@ -79,7 +82,11 @@ def test_what_is_not_there_says_so() -> None:
 
 def test_a_protocol_without_its_package_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gcsfs", None)
-    assert message("gs://bucket/a.txt").endswith("needs a package that is not installed: pip install gcsfs")
+    # Kept where another test has opened such an address.
+    monkeypatch.delitem(importlib.import_module("fsspec.registry")._registry, "gs", raising=False)
+    assert message("gs://bucket/a.txt").startswith(
+        f"data.source: gs://bucket/a.txt needs the package gcsfs: {install_command('cloud')}"
+    )
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
@@ -118,7 +125,8 @@ def web(tmp_path: Path) -> Iterator[str]:
 
 # aiohttp's connections live until their event loop ends, with the process: so does what warns of them.
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-def test_files_on_the_web(web: str) -> None:
+def test_files_on_the_web(web: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stores, "TRIES", 1)
     assert texts(f"{web}/a.txt") == ["A café."]
     assert texts(f"{web}/b.jsonl.gz?download=1") == ["B"] * 3
     assert texts(f"{web}/c.parquet") == ["C", "D"]
@@ -135,60 +143,6 @@ HUB_FILES = {
     "default/test/0000.parquet": parquet("four"),
     "large/partial-train/0000.parquet": parquet("five"),
 }
-
-
-class Hub(http.server.BaseHTTPRequestHandler):
-    """As much of the Hub's API as huggingface_hub asks for to read one data set."""
-
-    def do_GET(self) -> None:
-        path = self.path.partition("?")[0]
-        api, resolve = "/api/datasets/owner/name/", "/datasets/owner/name/resolve/refs%2Fconvert%2Fparquet/"
-        if path.startswith(f"{api}revision/refs%2Fconvert%2Fparquet"):
-            self.reply(json.dumps({"id": "owner/name", "sha": "0" * 40, "private": False, "siblings": []}).encode())
-        elif path.startswith(f"{api}tree/"):
-            folder = unquote(path.removeprefix(f"{api}tree/").partition("/")[2])
-            recursive = "recursive=true" in self.path.lower()
-            self.reply(json.dumps(self.tree(folder, recursive)).encode())
-        elif path.startswith(resolve):
-            self.reply(HUB_FILES[unquote(path.removeprefix(resolve))])
-        else:
-            self.send_response(404)
-            self.send_header("X-Error-Code", "RepoNotFound" if "nobody" in path else "EntryNotFound")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-    do_HEAD = do_GET
-
-    def tree(self, folder: str, recursive: bool) -> list[dict[str, Any]]:
-        prefix = f"{folder}/" if folder else ""
-        entries: dict[str, dict[str, Any]] = {}
-        for name, data in HUB_FILES.items():
-            rest = name.removeprefix(prefix)
-            if name.startswith(prefix):
-                parts = rest.split("/")
-                for depth in range(1, len(parts) if recursive else min(2, len(parts))):
-                    path = prefix + "/".join(parts[:depth])
-                    entries[path] = {"type": "directory", "oid": "0" * 40, "size": 0, "path": path}
-                if recursive or len(parts) == 1:
-                    entries[name] = {"type": "file", "oid": "0" * 40, "size": len(data), "path": name}
-        return list(entries.values())
-
-    def reply(self, data: bytes) -> None:
-        wanted = self.headers.get("Range")
-        part = data
-        if wanted:
-            start, stop = wanted.removeprefix("bytes=").split("-")
-            part = data[int(start) : int(stop) + 1 if stop else None]
-        self.send_response(206 if wanted else 200)
-        self.send_header("Content-Length", str(len(part)))
-        self.send_header("X-Repo-Commit", "0" * 40)
-        self.send_header("ETag", '"0"')
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(part)
-
-    def log_message(self, *arguments: Any) -> None:
-        pass
 
 
 def test_hugging_face_data_sets_by_their_id() -> None:
@@ -212,11 +166,8 @@ for source in json.load(sys.stdin):
         "hf-dataset:owner/name/a/b",
         "hf://datasets/owner/name@refs/convert/parquet/default/test/*.parquet",
     ]
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with hub(HUB_FILES) as served:
         # In a process of its own: huggingface_hub reads the address of the Hub when it is imported.
-        address = f"http://127.0.0.1:{server.server_port}"
-        environment = {"HF_ENDPOINT": address, "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1"}
         done = subprocess.run(
             [sys.executable, "-c", code],
             input=json.dumps(sources),
@@ -224,9 +175,8 @@ for source in json.load(sys.stdin):
             text=True,
             timeout=60,
             check=False,
-            env={**os.environ, **environment},
+            env={**os.environ, **served.environment},
         )
-        server.shutdown()
     lines = done.stdout.splitlines()
     assert lines[:3] == ["['one', 'two', 'three']", "['four']", "['five']"], done.stderr
     assert lines[3].endswith("has no split 'none'; it has test, train")

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, TypeVar, cast
 from urllib.parse import urlsplit
 
-from jslm.console import say
 from jslm.errors import JslmError
+from jslm.storage.stores import StorageError, content_version, failure, file_system, is_lasting, patiently
 from jslm.text.readers.containers import ENDINGS, is_readable_name
-from jslm.text.readers.problems import need
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _DATASET = re.compile(r"hf-dataset:(?P<id>[\w.-]+(?:/[\w.-]+)?)(?:/(?P<config>[\w.-]+))?(?::(?P<split>[\w.-]+))?")
 # The Hub converts every dataset to Parquet files on this branch, as CONFIG/SPLIT/0000.parquet.
 _PARQUET_BRANCH = "refs/convert/parquet"
 _BLOCK_BYTES = 4 << 20
-READ_TRIES = 7
-# As fsspec's file systems name it: the web, S3, Google, the Hugging Face Hub. Times are not among them.
-_VERSION_KEYS = ("ETag", "etag", "Content-MD5", "Digest", "md5Hash", "generation", "blob_id")
 T = TypeVar("T")
 
 
@@ -55,17 +50,7 @@ def open_remote(address: str) -> BinaryIO:
 
 
 def _file_system(address: str) -> tuple[Any, str]:
-    fsspec = need("fsspec", f"reading {address}")
-    try:
-        system, path = fsspec.core.url_to_fs(address)
-    except ImportError as error:
-        packages = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "http": "aiohttp", "https": "aiohttp"}
-        package = packages.get(address.split("://")[0].lower())
-        remedy = f"pip install {package}" if package else str(error).split("\n")[0]
-        raise JslmError(f"data.source: {address} needs a package that is not installed: {remedy}") from None
-    except Exception as error:
-        raise JslmError(f"data.source: {address}: {_one_line(error)}") from None
-    return system, path
+    return file_system(address, f"data.source: {address}", "data")
 
 
 def _list(system: Any, path: str, source: str) -> list[tuple[str, int, str]]:
@@ -82,13 +67,7 @@ def _list(system: Any, path: str, source: str) -> list[tuple[str, int, str]]:
     else:
         found = [path]
     infos = [(str(system.unstrip_protocol(name)), system.info(name)) for name in sorted(found)]
-    return [(name, int(info.get("size") or 0), _version(info)) for name, info in infos]
-
-
-def _version(info: Mapping[str, Any]) -> str:
-    """What the server says that changes with the content; weak ETags promise less."""
-    said = {key: str(info[key]) for key in _VERSION_KEYS if info.get(key)}
-    return " ".join(f"{key}={value}" for key, value in said.items() if not value.startswith("W/"))
+    return [(name, int(info.get("size") or 0), content_version(info)) for name, info in infos]
 
 
 def _is_hidden(name: str, folder: str) -> bool:
@@ -128,55 +107,43 @@ def _only(names: list[str], preferred: str, source: str, how: str) -> str:
     raise JslmError(f"data.source: {source} has several configurations ({found}); choose one with {source}{how}")
 
 
-def _attempt(address: str, action: Callable[[], T]) -> T:
-    """Runs an action of a remote file system, whose libraries each have errors of their own."""
-    try:
-        return action()
-    except JslmError:
-        raise
-    except FileNotFoundError as error:
-        cause = error.__cause__
-        # fsspec says of all that fails on the web that it is not there.
-        if getattr(cause, "status", 404) != 404 or (isinstance(cause, OSError) and cause.errno):
-            raise JslmError(f"{address}: cannot be read: {_one_line(cause)}") from None
-        remedy = "; a set that the Hub has not converted is read by its files, as in hf://datasets/OWNER/NAME/*.jsonl"
-        raise JslmError(
-            f"data.source: {address} does not exist, or is not open to you"
-            + (remedy if address.startswith("hf-dataset:") else "")
-        ) from None
-    except Exception as error:
-        raise JslmError(f"{address}: cannot be read: {_one_line(error)}") from None
+def _attempt(address: str, action: Callable[[], T], tries: int | None = None) -> T:
+    """Runs an action of a remote file system, patiently. Raises JslmError as it does, and StorageError."""
+
+    def once() -> T:
+        try:
+            return action()
+        except JslmError:
+            raise
+        except Exception as error:  # each store's library has kinds of its own
+            if isinstance(error, FileNotFoundError) and is_lasting(error):
+                raise StorageError(_absent(address), is_lasting=True) from None
+            raise failure(error, f"{address}: cannot be read") from None
+
+    return patiently(once, tries)
 
 
-def _one_line(error: BaseException | None) -> str:
-    text = " ".join(str(error).split())[:300]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+def _absent(address: str) -> str:
+    remedy = "; a set that the Hub has not converted is read by its files, as in hf://datasets/OWNER/NAME/*.jsonl"
+    return f"data.source: {address} does not exist, or is not open to you" + (
+        remedy if address.startswith("hf-dataset:") else ""
+    )
 
 
 class _Checked:
     """A remote stream whose errors are JslmErrors; everything else is the stream's own.
 
-    A read that fails for a while is tried again after 1, 2, 4, ... seconds: a corpus that takes hours to read meets a
-    network that is gone for some of them. Streams of the web can't go back to where they were.
+    A read that fails for a while is tried again: a corpus that takes hours to read meets a network that is gone for
+    some of them. Streams of the web can't go back to where they were.
     """
 
     def __init__(self, stream: Any, address: str) -> None:
         self._stream = stream
         self._address = address
+        self._tries = 1 if address.lower().startswith(("http://", "https://")) else None
 
     def read(self, size: int = -1) -> bytes:
-        tries = 1 if self._address.lower().startswith(("http://", "https://")) else READ_TRIES
-        for attempt in range(tries - 1):
-            try:
-                return self._read(size)
-            except JslmError as error:
-                if not attempt:
-                    say(f"{error}; trying again")
-                time.sleep(2**attempt)
-        return self._read(size)
-
-    def _read(self, size: int) -> bytes:
-        return cast(bytes, _attempt(self._address, lambda: self._stream.read(size)))
+        return cast(bytes, _attempt(self._address, lambda: self._stream.read(size), self._tries))
 
     def seek(self, offset: int, whence: int = 0) -> int:
         return cast(int, _attempt(self._address, lambda: self._stream.seek(offset, whence)))
