@@ -411,8 +411,8 @@ def test_two_checkpoints_of_a_run_in_a_bucket(
     assert row not in before
     assert row in bucket.read("judged/report.html").decode()
 
-    for name, value in (bucket.environment | {"JSLM_CACHE": str(tmp_path / "elsewhere")}).items():
-        monkeypatch.setenv(name, value)
+    for variable, value in (bucket.environment | {"JSLM_CACHE": str(tmp_path / "elsewhere")}).items():
+        monkeypatch.setenv(variable, value)
     monkeypatch.chdir(tmp_path)
     # Another machine makes the report anew.
     assert row in write_report(Path(opened("s3://bucket/judged", "latest")[0])).read_text("utf-8")
@@ -426,12 +426,12 @@ def test_two_checkpoints_of_a_run_in_a_bucket(
     assert bucket.refused == 0
     bucket.write("model.bin", b"x")
     prompts = ["--prompts", str(trained / "prompts.txt")]
-    for name, message in {
+    for asked_for, message in {
         "s3://bucket/nothing": "s3://bucket/nothing: nothing is there; expected a run",
         "s3://bucket/judged@3": "s3://bucket/judged: no checkpoint '3'; there are best, latest, 2, 4",
         "s3://bucket/model.bin@4": "s3://bucket/model.bin@4: not a run folder, and has no checkpoints; leave out the @",
     }.items():
-        assert main([name, f"{run}@4", *prompts]) == 2
+        assert main([asked_for, f"{run}@4", *prompts]) == 2
         assert message in capsys.readouterr().err
 
 

@@ -50,6 +50,27 @@ num_fewshot: 0
 """
 
 
+# As where they are not installed: their modules are not found.
+WITHOUT_TORCH = """
+import sys
+
+class Without:
+    def __init__(self, finder):
+        self.finder = finder
+
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
+    def find_spec(self, name, path=None, target=None):
+        absent = name.split(".")[0] in ("torch", "transformers", "accelerate")
+        return None if absent else self.finder.find_spec(name, path, target)
+
+sys.meta_path[:] = map(Without, sys.meta_path)
+from jslm.evaluate.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 @pytest.fixture(scope="module")
 def data(assets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The first documents of each benchmark, in the layouts that `--suite-data` takes."""
@@ -215,20 +236,10 @@ def test_a_paradigm_that_is_none_is_named_before_the_model(tmp_path: Path, capsy
 @pytest.mark.slow
 def test_it_needs_no_torch(data: Path, assets: Path, tmp_path: Path) -> None:
     """The extra `harness` alone, as on Python 3.12 and later: no PyTorch, no transformers."""
-    code = (
-        "import sys\n"
-        "class Absent:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name.split('.')[0] in ('torch', 'transformers', 'accelerate'):\n"
-        "            raise ModuleNotFoundError(name)\n"
-        "sys.meta_path.insert(0, Absent())\n"
-        "from jslm.evaluate.__main__ import main\n"
-        "sys.exit(main(sys.argv[1:]))\n"
-    )
     model = str(assets / "checkpoints" / "stories260K" / "stories260K.bin")
     arguments = ["--run", model, "--suite", "arc_easy", "--suite-data", str(data)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "JSLM_HUGE_PAGES": "off"}
-    command = [sys.executable, "-c", code, *arguments]
+    command = [sys.executable, "-c", WITHOUT_TORCH, *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "## Suite: arc_easy" in done.stdout
