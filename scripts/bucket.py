@@ -178,7 +178,7 @@ class GoogleBucket(_Served):
 
         bucket = self
 
-        class Handler(RequestHandler):  # type: ignore[misc]
+        class Handler(RequestHandler):
             def __init__(self, *arguments: Any) -> None:
                 super().__init__(bucket._storage, *arguments)
 

@@ -85,7 +85,7 @@ class Gate:
             if entered is not None:
                 entered.leave()
             unseen = scope["path"] if scope["path"] in self._paths else "other"
-            route: str = getattr(scope.get("route"), "path", unseen)
+            route = str(getattr(scope.get("route"), "path", unseen))
             service.metrics.responded(scope["method"], route, status)
             if service.log is not None:
                 service.log.write(call, scope["method"], route, status)

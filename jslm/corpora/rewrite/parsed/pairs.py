@@ -134,12 +134,12 @@ def make_pairs(trees: Iterable[Tree], options: Options, counts: Counts) -> Itera
             agentless.append(tree)
         else:
             calm.append(tree)
-        for verb, pair in _natural(tree, options, counts, rng):
+        for verb, natural in _natural(tree, options, counts, rng):
             phrases.add(tree, verb)
             frames.append((tree, verb))
-            if pair is not None:
+            if natural is not None:
                 made += 1
-                yield typed(pair)
+                yield typed(natural)
     for pair in _frames(frames, phrases, options, counts, rng):
         made += 1
         yield typed(pair)
