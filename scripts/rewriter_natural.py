@@ -110,6 +110,8 @@ def make_data(work: Path, args: argparse.Namespace, jslm: Callable[..., None], p
         jslm("corpora.rewrite", *arguments.split(), "--direction", "to_active", "--out", work / f"{name}.jsonl")
     for name in GENERATED:
         _write(work / f"{name}.jsonl", label_agentless(_lines(work / f"{name}.jsonl"), keep=name != "plain"))
+    for name in MEASURED:
+        _write(work / f"{name}.jsonl", unasked(_lines(work / f"{name}.jsonl")))
     if args.dev:
         _write(work / "public.jsonl", public(Path(args.dev)))
     if args.test:
@@ -162,14 +164,24 @@ def label_agentless(pairs: list[dict[str, Any]], *, keep: bool) -> Iterator[dict
     """The pairs, those whose answer has a "someone" of its own with the label; some of them also as they are."""
     rng = random.Random(0)
     for pair in pairs:
-        new = set(map(str.lower, _AGENTLESS.findall(pair["completion"])))
-        new -= set(map(str.lower, _AGENTLESS.findall(pair["prompt"])))
-        if not new or not keep:
+        if not _gets_an_agent(pair) or not keep:
             yield {**pair, "agentless": ""}
             continue
         yield {**pair, "agentless": "someone"}
         if rng.random() < _STAYS:
             yield {**pair, "completion": pair["prompt"], "agentless": ""}
+
+
+def unasked(pairs: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The pairs as a model is to answer them that is not given a label: a passive without an agent stays."""
+    for pair in pairs:
+        yield {**pair, "completion": pair["prompt"]} if _gets_an_agent(pair) else pair
+
+
+def _gets_an_agent(pair: dict[str, Any]) -> bool:
+    """Whether the answer has a "someone" that the sentence has not."""
+    asked, given = (set(map(str.lower, _AGENTLESS.findall(pair[name]))) for name in ("prompt", "completion"))
+    return bool(given - asked)
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

@@ -34,6 +34,8 @@ def test_passives_without_an_agent_get_the_label(script: ModuleType) -> None:
     assert not any(pair["agentless"] for pair in stays)
     assert pairs[-1]["agentless"] == ""
     assert len(list(script.label_agentless(given, keep=False))) == 201
+    measured = list(script.unasked(given))
+    assert [pair["completion"] for pair in measured] == [pair["prompt"] for pair in given[:200]] + ["Someone sold it."]
 
 
 def test_plain_text_begins_with_the_alphabet(script: ModuleType, tmp_path: Path) -> None:
