@@ -19,6 +19,9 @@ options
   --version NAME   the VM's software (default: what Google names for the type)
   --project NAME   the Google Cloud project (default: gcloud's)
   --spot           for create and loop: a spot slice
+  --extras LIST    for setup and loop: extras of pyproject.toml besides tpu, data and cloud, such as wandb
+  --env NAME       for setup and loop: a variable of this shell that ARGUMENTS shall have there, such as WANDB_API_KEY;
+                   repeatable. It travels in a file that only you can read, not in a command line
   --detach         for run: leave it running, with its output in ~/jslm/run.log on each worker
   --dry-run        print the commands instead
 Needs the Google Cloud CLI (gcloud), logged in. The same run command goes on with a run after an interruption. loop
@@ -57,10 +60,11 @@ case $command in
     -h | --help) usage && exit 0 ;;
     *) fail "unknown command $command; expected create, setup, run, loop or delete" ;;
 esac
-name="" zone="" type="" version="" project="" spot=false detach=false dry_run=false
+name="" zone="" type="" version="" project="" spot=false detach=false dry_run=false extras=tpu,data,cloud
+variables=()
 while (($#)); do
     case $1 in
-        --name | --zone | --type | --version | --project)
+        --name | --zone | --type | --version | --project | --extras | --env)
             (($# >= 2)) && [[ $2 != -* ]] || fail "$1 needs a value"
             case $1 in
                 --name) name=$2 ;;
@@ -68,6 +72,15 @@ while (($#)); do
                 --type) type=$2 ;;
                 --version) version=$2 ;;
                 --project) project=$2 ;;
+                --extras)
+                    [[ $2 =~ ^[a-z0-9]+(,[a-z0-9]+)*$ ]] || fail "--extras $2: expected names with commas between, such as wandb"
+                    extras+=,$2
+                    ;;
+                --env)
+                    [[ $2 =~ ^[A-Za-z_][A-Za-z0-9_]*$ ]] || fail "--env $2: expected the name of a variable, without its value"
+                    [[ -n ${!2:-} ]] || fail "--env $2: no such variable here, or it is empty: export $2=... first"
+                    variables+=("$2")
+                    ;;
             esac
             shift 2
             ;;
@@ -82,6 +95,9 @@ done
 [[ -n $name ]] || fail "--name is missing: what the slice is called"
 [[ -n $zone ]] || fail "--zone is missing: where the slice is, such as us-west4-a (gcloud compute tpus locations list)"
 if [[ $command != run && $command != loop && $# -gt 0 ]]; then fail "arguments after -- are for run, not for $command"; fi
+if [[ $command != setup && $command != loop && (${#variables[@]} -gt 0 || $extras != tpu,data,cloud) ]]; then
+    fail "--extras and --env are for setup and loop, not for $command"
+fi
 if [[ $command == create || $command == loop ]]; then
     case $type in
         "") fail "--type is missing: v5litepod-8, v5p-8, v6e-8 or larger" ;;
@@ -107,9 +123,13 @@ set_up() {
     trap 'rm -rf "${archive%/*}"' EXIT
     do_it git archive --format=tar.gz "--output=$archive" HEAD || return
     tpu scp "$archive" "$name:jslm.tar.gz" --worker=all || return
+    if ((${#variables[@]})); then
+        (umask 077 && for variable in "${variables[@]}"; do printf 'export %s=%q\n' "$variable" "${!variable}"; done >"${archive%/*}/jslm.env") || return
+        tpu scp "${archive%/*}/jslm.env" "$name:jslm.env" --worker=all || return
+    fi
     rm -rf "${archive%/*}"
     # The VMs' own Python is 3.10. uv brings one, and bootstrap.sh makes the environment as everywhere.
-    on_all 'set -e; mkdir -p jslm; tar -xzf jslm.tar.gz -C jslm; python3 -m pip install --user --quiet uv; export PATH=$HOME/.local/bin:$PATH; uv python install --quiet 3.12; JSLM_PYTHON=$(uv python find 3.12) jslm/scripts/bootstrap.sh --extras tpu,data,cloud'
+    on_all 'set -e; mkdir -p jslm; tar -xzf jslm.tar.gz -C jslm; python3 -m pip install --user --quiet uv; export PATH=$HOME/.local/bin:$PATH; uv python install --quiet 3.12; JSLM_PYTHON=$(uv python find 3.12) jslm/scripts/bootstrap.sh --extras '"$extras"
 }
 
 run_program() {
@@ -117,9 +137,9 @@ run_program() {
     printf -v arguments '%q ' "$@"
     # Every worker runs the same program, and JSLM_DISTRIBUTED has it find the others.
     if $detach; then
-        on_all "cd jslm && JSLM_DISTRIBUTED=on nohup .venv/bin/python -m ${arguments% } >run.log 2>&1 </dev/null &"
+        on_all "[ ! -f jslm.env ] || . ./jslm.env; cd jslm && JSLM_DISTRIBUTED=on nohup .venv/bin/python -m ${arguments% } >run.log 2>&1 </dev/null &"
     else
-        on_all "cd jslm && JSLM_DISTRIBUTED=on .venv/bin/python -m ${arguments% }"
+        on_all "[ ! -f jslm.env ] || . ./jslm.env; cd jslm && JSLM_DISTRIBUTED=on .venv/bin/python -m ${arguments% }"
     fi
 }
 

@@ -25,6 +25,8 @@ GCLOUD = r"""#!/usr/bin/env bash
 verb=$4
 [[ $verb == ssh && "$*" == *bootstrap.sh* ]] && verb=install
 [[ $verb == describe ]] || echo "$verb" >>"$FAKE/calls"
+echo "$*" >>"$FAKE/words"
+[[ $verb == scp && $5 == *.env ]] && cp -p "$5" "$FAKE/home/jslm.env"
 if [[ $verb == describe ]]; then cat "$FAKE/state"; exit; fi
 IFS='|' read -r status state said <"$FAKE/$verb" || { status=0; state=; said=; }
 [[ -f $FAKE/$verb ]] && sed -i 1d "$FAKE/$verb"
@@ -184,3 +186,42 @@ def test_sbatch_is_asked_again_only_where_that_helps(
     assert done.returncode == status, done.stderr
     assert said in done.stderr
     assert made.count("sbatch") == tries
+
+
+def test_variables_travel_in_a_file_and_extras_are_installed(
+    fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "home" / "jslm" / ".venv" / "bin").mkdir(parents=True)
+    monkeypatch.setenv("WANDB_API_KEY", "it's a $ecret")
+    done, calls = fake("tpu_vm.sh", [*SLICE, "--extras", "wandb", "--env", "WANDB_API_KEY", *RUN])
+    assert done.returncode == 0, done.stderr
+    assert calls == ["create", "scp", "scp", "install", "ssh", "delete"]
+    copied = tmp_path / "home" / "jslm.env"
+    assert copied.stat().st_mode & 0o077 == 0
+    words = (tmp_path / "words").read_text("utf-8")
+    assert "ecret" not in words + done.stdout + done.stderr
+    assert "--extras tpu,data,cloud,wandb" in words
+    # What the worker's shell makes of it, with an interpreter that tells its environment.
+    python = tmp_path / "home" / "jslm" / ".venv" / "bin" / "python"
+    python.write_text('#!/bin/sh\necho "$WANDB_API_KEY"\n', "utf-8")
+    python.chmod(0o755)
+    (remote,) = (line.partition("--command=")[2] for line in words.splitlines() if "JSLM_DISTRIBUTED" in line)
+    command = remote.partition(" --zone=")[0]
+    told = subprocess.run(["bash", "-c", command], cwd=tmp_path / "home", capture_output=True, text=True)
+    assert told.stdout == "it's a $ecret\n", told.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--env", "JSLM_NO_SUCH"], "--env JSLM_NO_SUCH: no such variable here, or it is empty"),
+        (["--env", "KEY=value"], "--env KEY=value: expected the name of a variable, without its value"),
+        (["--extras", "wandb; rm"], "--extras wandb; rm: expected names with commas between"),
+    ],
+)
+def test_variables_and_extras_are_checked(fake: Fake, arguments: list[str], message: str, tmp_path: Path) -> None:
+    (tmp_path / "calls").touch()
+    done, calls = fake("tpu_vm.sh", [*SLICE, *arguments, *RUN])
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"tpu_vm: {message}")
+    assert calls == []

@@ -117,6 +117,7 @@ def test_job_has_a_process_a_gpu() -> None:
         (["tpu_vm.sh", "run", *SLICE], "run needs what to run after --"),
         (["tpu_vm.sh", "loop", *SLICE, "--type", "v6e-8"], "loop needs what to run after --"),
         (["tpu_vm.sh", "setup", *SLICE, "--", "x"], "arguments after -- are for run"),
+        (["tpu_vm.sh", "run", *SLICE, "--extras", "wandb", *TRAIN], "--extras and --env are for setup and loop"),
         (["tpu_vm.sh", "run", *SLICE, "jslm.train"], "unknown argument jslm.train"),
         (["slurm.sh", "--gpus", "2"], "what to run is missing"),
         (["slurm.sh", "--gpus", "none", *TRAIN], "--gpus none: expected a number of 1 or more"),
