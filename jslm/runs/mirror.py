@@ -61,6 +61,10 @@ def mirrored(folder: Path, address: str, keep: int) -> Iterator[Mirror | None]:
     mirror.close()
 
 
+class _GivenUp(Exception):
+    """The time for uploads is over, and another process may have the run."""
+
+
 class Mirror:
     """Uploads what appears in a run's folder, in a thread of its own. `seconds`: how long its end may take."""
 
@@ -238,6 +242,8 @@ class Mirror:
                     self._stopped.set()
                     return
                 self._ending.wait(POLL_SECONDS)
+            except _GivenUp:
+                return
             except Taken as error:
                 self.lost = error
                 self._stopped.set()
@@ -261,6 +267,11 @@ class Mirror:
             pending = self._pending()
         if self._partial:
             self._drop_old()
+
+    def _go_on(self) -> None:
+        """Raises _GivenUp where this process has let go of the run: what it sent now might stand among another's."""
+        if self._stopped.is_set():
+            raise _GivenUp
 
     def _pending(self) -> list[int]:
         """Steps whose checkpoint here is to be kept, and is not at the address, or is another there; ascending."""
@@ -294,6 +305,7 @@ class Mirror:
                 mark = (status.st_size, status.st_mtime_ns)
                 if not file.is_file() or self._sent.get(name) == mark:
                     continue
+                self._go_on()
                 if status.st_size > _LARGE_BYTES:
                     self._objects.upload(file, name)
                 else:
@@ -320,7 +332,9 @@ class Mirror:
             del self._complete[step]
         self._partial.add(step)
         for name in sorted(files):
+            self._go_on()
             self._objects.upload(pinned / name, f"{prefix}/{name}")
+        self._go_on()
         self._lease.check()
         self._objects.write(f"{prefix}/{MANIFEST}", data)
         self._complete[step] = (data, about.get("val_loss"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -43,6 +44,10 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callabl
         return folder.path
 
     yield become
+    # What a test has given up is still between two uploads.
+    for thread in threading.enumerate():
+        if thread.name == "jslm upload":
+            thread.join(10)
     system.store.clear()
 
 
@@ -308,6 +313,7 @@ def test_told_to_stop_without_a_network_says_where_it_is_and_keeps_its_status(
 ) -> None:
     folder = machine("a")
     monkeypatch.setattr(mirror, "_LONGEST_WAIT", 0.02)
+    upload = Objects.upload
     with mirrored(folder, RUN, 2) as found:
         assert found is not None
         monkeypatch.setattr(Objects, "upload", _down)
@@ -319,6 +325,10 @@ def test_told_to_stop_without_a_network_says_where_it_is_and_keeps_its_status(
     assert f"{RUN}: not all of the run is there yet; waiting up to 0 s for it" in said
     assert f"it is whole in {folder}: the same command on this machine uploads it" in said
     assert "uploaded; the same command on any machine" not in said
+    # The run may be another's now: nothing of this one goes up behind its back.
+    monkeypatch.setattr(Objects, "upload", upload)
+    time.sleep(0.2)
+    assert steps() == []
 
 
 def test_data_counts_once_its_meta_is_there(machine: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
