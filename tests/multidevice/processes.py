@@ -88,7 +88,7 @@ class Group:
             time.sleep(0.01)
 
     def outputs(self) -> list[str]:
-        return [process.communicate(timeout=180)[0] for process in self.processes]
+        return [process.communicate(timeout=600)[0] for process in self.processes]
 
     def finish(self, code: int = 0) -> list[str]:
         texts = self.outputs()

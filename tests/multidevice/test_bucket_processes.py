@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import signal
@@ -39,21 +40,16 @@ def start(bucket: Any, folder: Path) -> Iterator[Callable[..., Group]]:
 
     def make(run: str, machine: str, count: int, *overrides: str) -> Group:
         environment = bucket.environment | {"JSLM_CACHE": str(folder / machine)}
-        groups.append(Group(folder, f"s3://bucket/{run}", count, *overrides, environment=environment))
+        # All of them alike, and so as quickly compiled as the other tests' programs.
+        environment["XLA_FLAGS"] = os.environ["XLA_FLAGS"]
+        few = ("train.eval_every=0", "sample.prompts=[]", *overrides)
+        groups.append(Group(folder, f"s3://bucket/{run}", count, *few, environment=environment))
         return groups[-1]
 
     yield make
     bucket.after = lambda method, path: None
     for group in groups:
         group.kill()
-
-
-def objects(bucket: Any, run: str) -> dict[str, bytes]:
-    """The arrays of the checkpoint at the end, as they are stored."""
-    prefix = f"{run}/checkpoints/step_{STEPS:08d}/"
-    manifest = json.loads(bucket.read(f"{prefix}manifest.json"))
-    assert {f"{prefix}{name}" for name in manifest["files"]} | {f"{prefix}manifest.json"} == set(bucket.names(prefix))
-    return {name: bucket.read(prefix + name) for name in manifest["files"]}
 
 
 def losses(bucket: Any, run: str) -> dict[int, float]:
@@ -88,15 +84,13 @@ def test_one_uploads_and_where_one_is_killed_both_go_on_elsewhere(bucket: Any, s
     start("whole", "third", 2).finish()
     assert losses(bucket, "several") == losses(bucket, "whole")
     assert len(losses(bucket, "whole")) == STEPS
-    assert {"report.html", "run.json", "config.toml", "tokenizer.json"} - {"report.html"} <= {
-        name.removeprefix("several/") for name in bucket.names("several/")
-    }
+    assert {"several/run.json", "several/config.toml", "several/tokenizer.json"} <= set(bucket.names("several/"))
 
 
 def test_another_run_in_the_folder_is_refused_in_one_line(bucket: Any, start: Callable[..., Group]) -> None:
-    endless = ("train.steps=1000000", "optimizer.schedule=constant", "checkpoint.every=50", "train.eval_every=0")
+    endless = ("train.steps=1000000", "optimizer.schedule=constant", "checkpoint.every=50")
     group = start("taken", "here", 2, *endless)
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 600
     while not any(name.endswith("/manifest.json") for name in bucket.names("taken/checkpoints/")):
         assert all(process.poll() is None for process in group.processes), group.outputs()
         assert time.monotonic() < deadline
