@@ -72,8 +72,7 @@ def file_system(address: str, what: str, extra: str) -> tuple[Any, str]:
 
 def _leave_trying_to_us(system: Any) -> None:
     """gcsfs tries six times in half a minute by itself, which it has no setting for, and logs a traceback then."""
-    from gcsfs.retry import retry_request
-
+    retry_request = load_extra("gcsfs.retry", "cloud", "Google's store").retry_request
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
     for name in ("_request", "_get_file_request", "_get_file_concurrent"):
         once = retry_request(retries=1)(inspect.unwrap(getattr(type(system), name)))

@@ -112,7 +112,7 @@ def test_what_was_read_before_the_network_went_is_not_read_again(
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_corpus(served: Any, tmp_path: Path) -> None:
-    """Prepared from a bucket: three times the text, 60 MB of it, in a process that grows by a fraction of what is new."""
+    """Prepared from a bucket: three times the text, in a process that grows by a fraction of what is new."""
     code = (
         "import resource, sys\n"
         "from jslm.prepare.__main__ import main\n"
