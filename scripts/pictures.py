@@ -17,20 +17,20 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDTH, HEIGHT = 1000, 900
+PICTURES = ("report", "dial")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 def main() -> int:
     """Makes the pictures that are asked for; all without arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("which", nargs="*", choices=["report", "dial", []], help="report, dial (default: both)")
+    parser.add_argument("which", nargs="*", choices=PICTURES, default=PICTURES, help="which ones (default: both)")
     parser.add_argument("--run", type=Path, default=ROOT / "runs" / "quickstart", help="folder of the report's run")
     parser.add_argument("--out", type=Path, default=ROOT / "docs", help="folder of the pictures (default docs)")
     args = parser.parse_args()
-    wanted = args.which or ["report", "dial"]
-    if "report" in wanted:
+    if "report" in args.which:
         screenshot(args.run / "report.html", args.out / "quickstart-report.png")
-    if "dial" in wanted:
+    if "dial" in args.which:
         rows = [json.loads(line) for line in (ROOT / "docs" / "dial-study.jsonl").read_text("utf-8").splitlines()]
         draw(rows, args.out / "dial-study.svg")
     return 0
@@ -65,17 +65,20 @@ def points(rows: list[dict[str, Any]]) -> list[tuple[str, float, float]]:
 
 def draw(rows: list[dict[str, Any]], target: Path) -> None:
     """The law against the runs, and loss against parameters for each time."""
-    import matplotlib as mpl
-
+    try:
+        import matplotlib as mpl
+    except ImportError:
+        sys.exit("the dial's picture needs matplotlib: pip install matplotlib")
     mpl.use("svg")
     mpl.rcParams["svg.hashsalt"] = "jslm"
     from matplotlib import pyplot
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9.6, 4.2), layout="constrained")
-    ends = [value for _, law, found in points(rows) for value in (law, found)]
+    found_by_law = points(rows)
+    ends = [value for _, law, found in found_by_law for value in (law, found)]
     left.plot([min(ends), max(ends)], [min(ends), max(ends)], "--", color="#63635e", linewidth=1)
-    for corpus in dict.fromkeys(name for name, _, _ in points(rows)):
-        mine = [(law, found) for name, law, found in points(rows) if name == corpus]
+    for corpus in dict.fromkeys(name for name, _, _ in found_by_law):
+        mine = [(law, found) for name, law, found in found_by_law if name == corpus]
         left.plot([law for law, _ in mine], [found for _, found in mine], "o", label=corpus)
         some = [row for row in rows if row["run"]["corpus"] == corpus]
         right.plot([row["tokens"] for row in some], [row["bits_per_byte"] for row in some], "o", label=corpus)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -41,6 +42,15 @@ every = 4
 [sample]
 max_new_tokens = 4
 """
+
+
+def write_run(folder: Path) -> Path:
+    """Puts a text and `run.toml` into the folder, and returns it."""
+    choice = random.Random(0)
+    words = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "one", "big", "red", "dog", "near", "my"]
+    (folder / "text.txt").write_text("\n".join(" ".join(choice.choices(words, k=8)) for _ in range(120)), "utf-8")
+    (folder / "run.toml").write_text(CONFIG, "utf-8")
+    return folder
 
 
 class Group:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import re
 import signal
 import time
@@ -15,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.multidevice.processes import CONFIG, Group
+from tests.multidevice.processes import Group, write_run
 
 pytestmark = [pytest.mark.multidevice, pytest.mark.slow]
 
@@ -25,12 +24,7 @@ MANIFEST = re.compile(r"/bucket/(\w+)/checkpoints/step_(\d+)/manifest\.json")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    choice = random.Random(0)
-    path = tmp_path_factory.mktemp("bucket-processes")
-    words = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "one", "big", "red", "dog", "near", "my"]
-    (path / "text.txt").write_text("\n".join(" ".join(choice.choices(words, k=8)) for _ in range(120)), "utf-8")
-    (path / "run.toml").write_text(CONFIG, "utf-8")
-    return path
+    return write_run(tmp_path_factory.mktemp("bucket-processes"))
 
 
 @pytest.fixture

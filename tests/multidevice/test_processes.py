@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 
 from jslm.runs.checkpoint import CheckpointStore
-from tests.multidevice.processes import CONFIG, Group
+from tests.multidevice.processes import Group, write_run
 
 pytestmark = [pytest.mark.multidevice, pytest.mark.slow]
 
@@ -22,12 +21,7 @@ STEPS = 24
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    choice = random.Random(0)
-    path = tmp_path_factory.mktemp("processes")
-    words = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "one", "big", "red", "dog", "near", "my"]
-    (path / "text.txt").write_text("\n".join(" ".join(choice.choices(words, k=8)) for _ in range(120)), "utf-8")
-    (path / "run.toml").write_text(CONFIG, "utf-8")
-    return path
+    return write_run(tmp_path_factory.mktemp("processes"))
 
 
 @pytest.fixture
