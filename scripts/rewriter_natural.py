@@ -30,7 +30,7 @@ GENERATED = {
 }
 MEASURED = {"val": "--count 2000 --seed 1", "verb": "--count 2000 --seed 2 --split verb"}
 # Sequences of the mixture: natural pairs, generated ones, tokenised ones, public ones, plain sentences.
-WEIGHTS = {"natural": 12, "pairs": 4, "tokenized": 0.5, "public": 1, "plain": 1}
+WEIGHTS = {"natural": 8, "pairs": 8, "tokenized": 0.5, "public": 0.5, "plain": 1}
 # Pretraining is on text and, as text, on the pairs: there prompts teach too, and copying is learned before answers.
 PRETRAINING_SHARE = 0.5
 TEXTS = ("plain_text.jsonl", "text.jsonl", "pair_text.jsonl")
@@ -117,7 +117,7 @@ def make_data(work: Path, args: argparse.Namespace, jslm: Callable[..., None], p
     if args.test:
         _write(work / "public_test.jsonl", public(Path(args.test)))
     natural = _lines(work / "natural.jsonl")
-    pairs = [*natural, *_lines(work / "pairs.jsonl")[: len(natural) // 3]]
+    pairs = [*natural, *_lines(work / "pairs.jsonl")[: len(natural) // 2]]
     random.Random(0).shuffle(pairs)
     as_text = (pair for pair in pairs if not pair.get("agentless"))
     _write(work / "pair_text.jsonl", ({"text": f"{pair['prompt']}\t{pair['completion']}"} for pair in as_text))
