@@ -175,7 +175,7 @@ class Group:
         if failure or row.finish_reason:
             self.leave(seat)
         if text or tokens or failure or row.finish_reason:
-            yield seat.job, Piece(sample.number, text, tokens, (), row.finish_reason, failure)
+            yield seat.job, Piece(sample.number, text, tokens, (), row.finish_reason, failure, row.end_logprob)
 
     def _prompt_tokens(self, seat: Seat) -> list[Token]:
         """The prompt's tokens with their scores, without one that only begins the document."""

@@ -25,7 +25,10 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What is new of a sample: text that nothing takes back, its tokens, and at the end its reason or its failure."""
+    """What is new of a sample: text that nothing takes back, its tokens, and at the end its reason or its failure.
+
+    `end_logprob` is that of the end-of-text token, which is none of the tokens, where the sample ended with it.
+    """
 
     sample: int
     text: str = ""
@@ -33,6 +36,7 @@ class Piece:
     prompt_tokens: Sequence[Token] = ()
     finish_reason: FinishReason | None = None
     failure: Failure | None = None
+    end_logprob: float | None = None
 
 
 class Sample:

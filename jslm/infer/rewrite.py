@@ -19,7 +19,7 @@ from jslm.infer.lookup import DRAFT_TOKENS, write_greedy
 from jslm.infer.programs import JaxPrograms
 from jslm.infer.request import RewriteArguments, RewriteOptions, make_request, resolve_rewriting
 from jslm.infer.row import Row
-from jslm.infer.sentences import Unreadable, joined, read_sentence, rewrite_prompt, split_sentences
+from jslm.infer.sentences import Unreadable, joined, parts_of, read_sentence, rewrite_prompt
 from jslm.infer.state import padded_length
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class _Work:
 
     def _room(self, tokens: int) -> int:
         most = self.options.max_new_tokens
-        return tokens + (2 * tokens + _SLACK_TOKENS if most is None else most)
+        return tokens + (_most_tokens(tokens) if most is None else most)
 
     def _row(self, sentence: str) -> Row:
         prompt = rewrite_prompt(self.model.config.data, sentence)
@@ -120,8 +120,7 @@ def _rewrites(work: _Work, sentences: Iterable[str]) -> Iterator[Rewrite]:
         for number, sentence in batch:
             core = unicodedata.normalize("NFC", sentence.strip())
             try:
-                parts = split_sentences(sentence) if work.model.config.rewrite.sentences else []
-                if len(parts) > 1:
+                if len(parts := parts_of(work.model, sentence)) > 1:
                     pieces[number] = parts
                 else:
                     fitting[number] = read_sentence(work.model, core)
@@ -162,6 +161,15 @@ def _judged(work: _Work, number: int, sentence: str, row: Row, agreement: float,
         agreement=agreement,
         without=work.without,
     )
+
+
+def most_tokens(model: LanguageModel, prompt: str) -> int:
+    """The tokens at most of the rewrite that is asked for by a prompt (of `rewrite_prompt`)."""
+    return _most_tokens(len(model.tokenizer.encode(model.as_read(prompt))))
+
+
+def _most_tokens(prompt_tokens: int) -> int:
+    return 2 * prompt_tokens + _SLACK_TOKENS
 
 
 def without_beams(config: RewriteConfig) -> str:

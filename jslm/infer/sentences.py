@@ -28,6 +28,12 @@ def split_sentences(text: str) -> list[str]:
     return _SENTENCE.findall(text)
 
 
+def parts_of(model: LanguageModel, text: str) -> list[str]:
+    """What the model rewrites one by one: the sentences of a text with `rewrite.sentences`, else the text; at least
+    one."""
+    return (split_sentences(text) if model.config.rewrite.sentences else []) or [text]
+
+
 def rewrite_prompt(data: DataConfig, sentence: str) -> str:
     """What a model that learned rewriting reads before it writes (`jslm.prompts.pairs.shown_prompt`).
 

@@ -26,6 +26,13 @@ class Outcome:
     tokens: list[Token] = field(default_factory=list)
     prompt_tokens: list[Token] = field(default_factory=list)
     finish_reason: FinishReason | None = None
+    end_logprob: float | None = None
+
+    @property
+    def logprobs(self) -> list[float]:
+        """Of what was written, the end-of-text token included (`Row.all_logprobs`)."""
+        found = [token.logprob for token in self.tokens if token.logprob is not None]
+        return found if self.end_logprob is None else [*found, self.end_logprob]
 
 
 class Generation:
@@ -96,7 +103,7 @@ class Generation:
             texts[piece.sample].append(piece.text)
             outcome.tokens += piece.tokens
             outcome.prompt_tokens += piece.prompt_tokens
-            outcome.finish_reason = piece.finish_reason
+            outcome.finish_reason, outcome.end_logprob = piece.finish_reason, piece.end_logprob
         for outcome, parts in zip(found, texts, strict=True):
             outcome.text = "".join(parts)
         return found

@@ -1,26 +1,49 @@
-"""POST /v1/rewrite: a batch of sentences, each rewritten by itself."""
+"""POST /v1/rewrite: a batch of texts, each rewritten by itself, as `LanguageModel.rewrite` does it greedily."""
 
 from __future__ import annotations
 
 import time
+import unicodedata
 import uuid
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from jslm.infer.judgement import judge
-from jslm.infer.rewrite import may_add, without_beams
+from jslm.infer.judgement import Rewrite, StandIns, judge, kept
+from jslm.infer.rewrite import may_add, most_tokens, without_beams
+from jslm.infer.sentences import Unreadable, joined, parts_of, read_sentence
 from jslm.serve.call import call_of
-from jslm.serve.generation import Generation
+from jslm.serve.errors import ApiError
+from jslm.serve.generation import Outcome
 from jslm.serve.http import read_body, while_connected
 from jslm.serve.models import ServedModel
 from jslm.serve.schemas import RewriteRequest
 from jslm.serve.service import Service, sampling_values
 
+_USAGE = ("prompt_tokens", "completion_tokens", "total_tokens")
+
+
+class _Part(NamedTuple):
+    """A sentence of a text: its prompt and what stands in it for characters that the model lacks, or why neither."""
+
+    sentence: str
+    prompt: str = ""
+    stand_ins: StandIns | None = None
+    unread: str = ""
+
+
+class _Written(NamedTuple):
+    """What became of a sentence, what the model wrote for it, and how that ended (None where it could not read it)."""
+
+    judged: Rewrite
+    text: str
+    finish_reason: str | None
+
 
 async def rewrite(request: Request) -> Response:
-    """The rewrite of each sentence, how sure it is, and why a sentence stays. Raises ApiError and ClientGone."""
+    """The rewrite of each text, how sure it is, and why a sentence stays. Raises ApiError and ClientGone."""
     service: Service = request.app.state.service
     call = call_of(request.scope)
     body = await read_body(request, RewriteRequest, service.limits.body_bytes)
@@ -29,44 +52,57 @@ async def rewrite(request: Request) -> Response:
     # A rewriter has one answer, and it is one line, as its sentence was.
     values.setdefault("temperature", 0.0)
     values.setdefault("stop", ("\n",))
-    asked = served.request({**values, "max_new_tokens": body.max_tokens})
-    samples = served.samples(
-        [served.rewrite_prompt(sentence) for sentence in body.sentences],
-        asked,
-        scores_prompt=False,
-    )
-    generation = service.generate(call, served, samples)
+    texts = [[_read(served, part) for part in parts_of(served.model, text)] for text in body.sentences]
+    prompts = [part.prompt for parts in texts for part in parts if not part.unread]
+    # The room that the longest one has, by itself; the engine ends a row where its context does.
+    room = body.max_tokens or min(served.new_limit, max((most_tokens(served.model, p) for p in prompts), default=1))
+    asked = served.request({**values, "max_new_tokens": room})
+    if not prompts:
+        return JSONResponse(_answer(body, served, texts, [], dict.fromkeys(_USAGE, 0)))
+    generation = service.generate(call, served, served.samples(prompts, asked, scores_prompt=False))
     try:
-        return JSONResponse(await while_connected(request.receive, _answer(body, served, generation)))
+        outcomes = await while_connected(request.receive, generation.outcomes())
+        return JSONResponse(_answer(body, served, texts, outcomes, generation.usage()))
     finally:
         generation.close()
 
 
-async def _answer(body: RewriteRequest, served: ServedModel, generation: Generation) -> dict[str, Any]:
+def _read(served: ServedModel, sentence: str) -> _Part:
+    core = unicodedata.normalize("NFC", sentence.strip())
+    try:
+        served.check_length(core)
+        text, stand_ins = read_sentence(served.model, core)
+    except Unreadable as reason:
+        return _Part(sentence, unread=str(reason))
+    except ApiError as error:
+        return _Part(sentence, unread=error.message)
+    return _Part(sentence, served.rewrite_prompt(text), stand_ins)
+
+
+def _answer(
+    body: RewriteRequest,
+    served: ServedModel,
+    texts: Sequence[Sequence[_Part]],
+    outcomes: Sequence[Outcome],
+    usage: dict[str, int],
+) -> dict[str, Any]:
+    """`outcomes`: one for each sentence that was read, in order."""
+    following = iter(outcomes)
     rewrites = []
-    for sentence, outcome in zip(body.sentences, await generation.outcomes(), strict=True):
-        logprobs = [token.logprob for token in outcome.tokens if token.logprob is not None]
-        settings = served.model.config.rewrite
-        judged = judge(
-            settings,
-            sentence,
-            outcome.text,
-            logprobs,
-            outcome.finish_reason,
-            threshold=settings.threshold,
-            may_add=may_add(body.conditions or {}),
-            without=without_beams(settings),
-        )
+    for text, parts in zip(body.sentences, texts, strict=True):
+        written = [_judged(served, part, following, body.conditions or {}) for part in parts]
+        judged = written[0].judged if len(written) == 1 else joined(text, [each.judged for each in written])
+        ends = {each.finish_reason for each in written} - {None}
         rewrites.append(
             {
-                "sentence": sentence,
+                "sentence": text,
                 # As it was written, whatever is made of it; null for the confidence in nothing.
-                "rewrite": outcome.text,
+                "rewrite": "".join(each.text for each in written),
                 "confidence": judged.confidence,
                 "output": judged.output,
                 "changed": judged.changed,
                 "reason": judged.reason,
-                "finish_reason": outcome.finish_reason,
+                "finish_reason": "length" if "length" in ends else next(iter(ends), None),
             }
         )
     return {
@@ -75,5 +111,24 @@ async def _answer(body: RewriteRequest, served: ServedModel, generation: Generat
         "created": int(time.time()),
         "model": served.name,
         "rewrites": rewrites,
-        "usage": generation.usage(),
+        "usage": usage,
     }
+
+
+def _judged(served: ServedModel, part: _Part, outcomes: Iterator[Outcome], conditions: dict[str, str]) -> _Written:
+    if part.stand_ins is None:
+        return _Written(kept(part.sentence, part.unread), "", None)
+    outcome = next(outcomes)
+    settings = served.model.config.rewrite
+    text = part.stand_ins.take(outcome.text)
+    judged = judge(
+        settings,
+        part.sentence,
+        text,
+        outcome.logprobs,
+        outcome.finish_reason,
+        threshold=settings.threshold,
+        may_add=may_add(conditions),
+        without=without_beams(settings),
+    )
+    return _Written(judged, text, outcome.finish_reason)

@@ -12,11 +12,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from jslm.config import RewriteConfig
 from jslm.infer import LanguageModel
 from jslm.infer import programs as step
 from jslm.serve import Limits
+from jslm.tokenizer import CharTokenizer
 
 KEY = {"Authorization": "Bearer s3cret"}
 
@@ -104,7 +109,7 @@ def test_token_ids_are_read_as_they_are(site: Any, bytes_model: LanguageModel) -
 
 
 def test_rewrite_is_greedy_and_by_sentence(site: Any, bytes_model: LanguageModel) -> None:
-    sentences = ["It is seen.", "We were told.", ""]
+    sentences = ["It is seen.", "We were told."]
     answer = site.post("/v1/rewrite", {"model": "bytes", "sentences": sentences, "max_tokens": 12}).json
     # A model whose config names no template reads a sentence and a line break, as `jslm sample --rewrite` has it.
     prompts = [f"{sentence}\n" for sentence in sentences]
@@ -112,9 +117,38 @@ def test_rewrite_is_greedy_and_by_sentence(site: Any, bytes_model: LanguageModel
     assert [r["sentence"] for r in answer["rewrites"]] == sentences
     assert [r["rewrite"] for r in answer["rewrites"]] == [w.text for w in wanted]
     for rewrite, result in zip(answer["rewrites"], wanted, strict=True):
-        if result.logprobs:
-            mean = sum(result.logprobs) / len(result.logprobs)
-            assert rewrite["confidence"] == pytest.approx(math.exp(mean), rel=1e-3)
+        # None of these has ended by itself, which would count too.
+        assert rewrite["finish_reason"] == result.finish_reason == "length"
+        mean = sum(result.logprobs) / len(result.logprobs)
+        assert rewrite["confidence"] == pytest.approx(math.exp(mean), rel=1e-3)
+
+
+def test_rewrite_does_what_the_model_does_in_python(make_site: Any, letters: LanguageModel) -> None:
+    # 257 tokens, two of them the end of a text and an unknown character. For "Ω" some other letter stands.
+    tokenizer = CharTokenizer("\n" + "".join(map(chr, (*range(32, 127), *range(0xC0, 0xC0 + 159)))))
+    config = letters.config.model_copy(update={"rewrite": RewriteConfig(sentences=True, threshold=0.05)})
+    params = jax.tree.map(np.array, letters.params)
+    # The end is as likely as a letter.
+    params["head"]["tokens"][tokenizer.eot_id, 0] = 3.2
+    model = LanguageModel(config, jax.tree.map(jnp.asarray, params), tokenizer)
+    long = "a" * 1100
+    texts = [" It is\u0301 seen.\n", "We were told. Was it Ω? ", "", long, f"So. {long} It is. ", "A\nb", "Was it 漢?"]
+    wanted = list(model.rewrite(texts, max_new_tokens=100))
+    site = make_site({"it": model})
+    answer = site.post("/v1/rewrite", {"model": "it", "sentences": texts, "max_tokens": 100}).json
+    for found, expected in zip(answer["rewrites"], wanted, strict=True):
+        assert (found["sentence"], found["output"], found["changed"], found["reason"]) == (
+            expected.source,
+            expected.output,
+            expected.changed,
+            expected.reason,
+        )
+        assert (found["confidence"] is None) == (expected.confidence is None)
+        if expected.confidence is not None:
+            assert found["confidence"] == pytest.approx(expected.confidence, rel=1e-4)
+    assert any(found["changed"] for found in answer["rewrites"])
+    (empty,) = site.post("/v1/rewrite", {"model": "it", "sentences": [" "]}).json["rewrites"]
+    assert (empty["output"], empty["reason"], empty["finish_reason"]) == (" ", "blank", None)
 
 
 def test_chat_renders_the_template(site: Any, letters: LanguageModel) -> None:
