@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--text", nargs="+", default=[], metavar="FILE", help="text to learn from: .txt or .jsonl")
     group.add_argument("--pipeline", default="en_core_web_sm", metavar="NAME", help="spaCy pipeline that parses --text")
     group.add_argument("--large", action="store_true", help="10M parameters (for a GPU) in place of 2.8M")
-    group.add_argument("--minutes", type=float, default=50, metavar="N", help="training, both parts (default 50)")
+    group.add_argument("--minutes", type=float, default=44, metavar="N", help="training, both parts (default 44)")
     group.add_argument("--precision", type=float, default=0.9, metavar="P", help="for the threshold (default 0.9)")
     group.add_argument("--licence", default="", metavar="TEXT", help="licence of the model, such as cc-by-sa-4.0")
     group.add_argument("--measure", nargs="+", default=[], metavar="FILE", help="treebanks or tables to measure on too")

@@ -238,7 +238,7 @@ def _held_out(size: float) -> float:
 
 def _batch(compute: float, context: int, devices: int) -> int:
     """Sequences a step: tokens grow with the fourth root of the operations that there are."""
-    tokens = 1024 * (compute / 4e12) ** 0.25
+    tokens = 768 * (compute / 4e12) ** 0.25
     rows = max(4, round(tokens / context / 4) * 4)
     return -(-rows // devices) * devices
 

@@ -54,7 +54,7 @@ def rewrite_sentences(
     range.
     """
     work = _Work(model, resolve_rewriting(**arguments))
-    return _rewrites(work, sentences)
+    return _rewrites(work, enumerate(sentences, 1))
 
 
 class _Work:
@@ -111,31 +111,32 @@ class _Work:
         return self.model.row(prompt, 0, request)
 
 
-def _rewrites(work: _Work, sentences: Iterable[str]) -> Iterator[Rewrite]:
-    numbered = enumerate(sentences, 1)
+def _rewrites(work: _Work, numbered: Iterable[tuple[int, str]]) -> Iterator[Rewrite]:
+    """Of sentences with the numbers that warnings give them; those of one text have its number."""
+    numbered = iter(numbered)
     while batch := list(itertools.islice(numbered, work.options.batch_size)):
         reasons: dict[int, str] = {}
         fitting: dict[int, tuple[str, StandIns]] = {}
         pieces: dict[int, list[str]] = {}
-        for number, sentence in batch:
+        for place, (number, sentence) in enumerate(batch):
             core = unicodedata.normalize("NFC", sentence.strip())
             try:
                 if len(parts := parts_of(work.model, sentence)) > 1:
-                    pieces[number] = parts
+                    pieces[place] = parts
                 else:
-                    fitting[number] = read_sentence(work.model, core)
+                    fitting[place] = read_sentence(work.model, core)
             except Unreadable as reason:
-                reasons[number] = str(reason)
+                reasons[place] = str(reason)
                 if core:
                     _log.warning("%s %d: %s; left unchanged", work.options.where, number, reason)
         rows = dict(zip(fitting, work.write([text for text, _ in fitting.values()]), strict=True))
-        for number, sentence in batch:
-            if number in pieces:
-                yield joined(sentence, list(_rewrites(work, pieces[number])))
-            elif number in reasons:
-                yield kept(sentence, reasons[number])
+        for place, (number, sentence) in enumerate(batch):
+            if place in pieces:
+                yield joined(sentence, list(_rewrites(work, [(number, part) for part in pieces[place]])))
+            elif place in reasons:
+                yield kept(sentence, reasons[place])
             else:
-                yield _judged(work, number, sentence, *rows[number], fitting[number][1])
+                yield _judged(work, number, sentence, *rows[place], fitting[place][1])
 
 
 def _judged(work: _Work, number: int, sentence: str, row: Row, agreement: float, stand_ins: StandIns) -> Rewrite:

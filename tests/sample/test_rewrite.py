@@ -96,6 +96,18 @@ def test_what_cannot_be_read_stays_and_is_told(rewriter: LanguageModel, log: pyt
     ]
 
 
+def test_a_warning_has_the_number_of_the_text_not_of_its_sentence(
+    rewriter: LanguageModel, log: pytest.LogCaptureFixture
+) -> None:
+    model = copy.copy(rewriter)
+    model.config = rewriter.config.model_copy(update={"rewrite": RewriteConfig(sentences=True)})
+    found = model.rewrite([SAME, f"{CHANGED} Zoë was told by Ann."], batch_size=2)
+    assert found[1].output == f"{REWRITTEN} Zoë was told by Ann."
+    assert [record.getMessage() for record in log.records] == [
+        "sentence 2: the tokenizer has never seen 'Z', 'ë'; left unchanged"
+    ]
+
+
 def test_what_does_not_end_stays_and_is_told(rewriter: LanguageModel, log: pytest.LogCaptureFixture) -> None:
     (found,) = rewriter.rewrite([CHANGED], max_new_tokens=7)
     assert (found.output, found.changed) == (CHANGED, False)
