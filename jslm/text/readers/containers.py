@@ -50,8 +50,8 @@ DAMAGED = (
 )
 _MAX_DEPTH = 4
 _SPOOL_BYTES = 16 << 20
-# What a block of this size expands to is held in memory.
-_ZSTANDARD_BYTES = 1 << 16
+# What a piece expands to is held in memory: 32 MB where four bytes stand for the most that they can, 128 kB.
+_ZSTANDARD_BYTES, _ZSTANDARD_PIECE = 1 << 16, 1 << 10
 
 
 def format_of(name: str) -> str | None:
@@ -153,24 +153,27 @@ class _Zstandard:
         self._stream = stream
         self._frame: Any = None
         self._compressed = b""
+        self._at = 0
 
     def read(self, size: int, /) -> bytes:
         """Some bytes, at least one but at the end."""
         while True:
-            if not self._compressed:
-                self._compressed = self._stream.read(_ZSTANDARD_BYTES)
+            if self._at == len(self._compressed):
+                self._compressed, self._at = self._stream.read(_ZSTANDARD_BYTES), 0
                 if not self._compressed:
                     if self._frame is not None:
                         raise EOFError("the last Zstandard frame has no end")
                     return b""
             if self._frame is None:
                 self._frame = self._library.ZstdDecompressor().decompressobj()
+            piece = self._compressed[self._at : self._at + _ZSTANDARD_PIECE]
             try:
-                data = cast(bytes, self._frame.decompress(self._compressed))
+                data = cast(bytes, self._frame.decompress(piece))
             except self._library.ZstdError as error:
                 raise zlib.error(str(error)) from None
-            self._compressed = self._frame.unused_data if self._frame.eof else b""
+            self._at += len(piece)
             if self._frame.eof:
+                self._at -= len(self._frame.unused_data)
                 self._frame = None
             if data:
                 return data
@@ -181,7 +184,7 @@ class _ForwardOnly(io.RawIOBase):
 
     def __init__(self, reader: _Reader) -> None:
         self._reader = reader
-        self._left = b""
+        self._left = memoryview(b"")
 
     def readable(self) -> bool:
         """Always."""
@@ -189,7 +192,7 @@ class _ForwardOnly(io.RawIOBase):
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         """Fills the buffer as far as there is something."""
-        data = self._left or self._reader.read(len(buffer))
+        data = self._left or memoryview(self._reader.read(len(buffer)))
         size = min(len(data), len(buffer))
         buffer[:size] = data[:size]
         self._left = data[size:]

@@ -232,20 +232,20 @@ def read_csv(
 
 
 def read_parquet(stream: BinaryIO, name: str, config: DataConfig, on_bad: OnBad) -> Iterator[Document]:
-    """A text a row; only the columns that are needed are read, a few hundred rows at a time."""
+    """A text a row; only the columns that are needed are read, a megabyte of rows at a time."""
     pyarrow = need("pyarrow", f"{name}: reading Parquet")
     parquet = need("pyarrow.parquet", f"{name}: reading Parquet")
     columns = Columns(config)
     try:
         with seekable(stream) as file:
-            # Without the buffer, whole column chunks (often 100 MB and more) are read at once.
-            table = parquet.ParquetFile(file, buffer_size=_PARQUET_BUFFER)
+            # As it comes, whole column chunks (often 100 MB and more) are read at once.
+            table = parquet.ParquetFile(file, buffer_size=_PARQUET_BUFFER, pre_buffer=False)
             for column in columns.names:
                 if column not in table.schema_arrow.names:
                     on_bad(columns.missing(column, table.schema_arrow.names, name))
                     return
             number = 0
-            for batch in table.iter_batches(_PARQUET_ROWS, columns=columns.names):
+            for batch in table.iter_batches(_rows_at_a_time(table.metadata), columns=columns.names):
                 for record in batch.to_pylist():
                     number += 1
                     where = f"{name} (row {number})"
@@ -255,6 +255,13 @@ def read_parquet(stream: BinaryIO, name: str, config: DataConfig, on_bad: OnBad)
                         on_bad(error)
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
         raise JslmError(f"{name}: not a Parquet file that can be read: {' '.join(str(error).split())[:200]}") from None
+
+
+def _rows_at_a_time(metadata: Any) -> int:
+    """As many rows of a Parquet file as a buffer holds, by what its largest group says of itself."""
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    longest = max((group.total_byte_size / max(group.num_rows, 1) for group in groups), default=1.0)
+    return max(1, min(_PARQUET_ROWS, int(_PARQUET_BUFFER / max(longest, 1.0))))
 
 
 def _part(value: Any, name: str, where: str) -> str:
