@@ -52,7 +52,9 @@ def test_cut_off_stopped_and_gone_on_with_on_another_machine(
     here = helpers.Process(file)
     here.environment |= bucket.environment | {"JSLM_CACHE": str(tmp_path / "here")}
     metrics = tmp_path / "here" / "runs" / "s3" / "bucket" / "e2e" / "metrics.jsonl"
-    process = here.start()
+    said, cut_off = tmp_path / "said", "training goes on, and uploads go on when it can be reached"
+    with said.open("w") as stderr:
+        process = here.start(stderr=stderr)
     wait_for(lambda: bool(complete(bucket, "e2e")), process)
     bucket.stop()
     try:
@@ -62,17 +64,19 @@ def test_cut_off_stopped_and_gone_on_with_on_another_machine(
             wait_for(lambda: newest(metrics.parent) > saved, process)  # noqa: B023
         trained = metrics.stat().st_size
         wait_for(lambda: metrics.stat().st_size > trained, process)
+        wait_for(lambda: cut_off in said.read_text(), process)
     finally:
         bucket.start()
     before = complete(bucket, "e2e")[-1]
     wait_for(lambda: complete(bucket, "e2e")[-1] > before, process)
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=120)
+    process.communicate(timeout=120)
+    err = said.read_text()
     assert process.returncode == 128 + signal.SIGTERM, err
     saved = complete(bucket, "e2e")[-1]
     assert f"stopped by SIGTERM at step {saved:,}; saved." in err
     assert "s3://bucket/e2e: uploaded; the same command on any machine goes on from there" in err
-    assert err.count("training goes on, and uploads go on when it can be reached") == 1
+    assert err.count(cut_off) == 1
     assert err.count("s3://bucket/e2e: reached again after") == 1
     # The newest, and at most one more: the bucket keeps what the folder does.
     kept = {name.split("/")[2] for name in bucket.names("e2e/checkpoints/")}
