@@ -14,8 +14,8 @@ from jslm.prompts.pairs import shown_prompt
 if TYPE_CHECKING:
     from jslm.infer.language_model import LanguageModel
 
-# A sentence with the white space behind it.
-_SENTENCE = re.compile(r".+?(?:[.!?…]+[\"'”’)\]]*(?=\s)\s*|\Z)", re.DOTALL)
+# What a sentence ends with: marks, closing ones, white space. Tried once a run of marks, so in linear time.
+_END = re.compile(r"(?<![.!?…])([.!?…]+)[\"'”’)\]]*(?=\s)\s*")
 _SHOWN = 10
 
 
@@ -25,7 +25,13 @@ class Unreadable(Exception):
 
 def split_sentences(text: str) -> list[str]:
     """The sentences of a text, each with the white space behind it: together they are the text."""
-    return _SENTENCE.findall(text)
+    parts, start = [], 0
+    for end in _END.finditer(text):
+        # A mark alone is none yet.
+        if end.end(1) - start > 1:
+            parts.append(text[start : end.end()])
+            start = end.end()
+    return [*parts, text[start:]] if start < len(text) else parts
 
 
 def parts_of(model: LanguageModel, text: str) -> list[str]:

@@ -53,7 +53,7 @@ class ServedModel:
         # What was set is refused past it; past the context a text just ends.
         self._new_tokens_refused = limits.new_tokens
         self.conditions = {condition.name: condition.labels for condition in config.conditions}
-        self._sample_limit = limits.samples
+        self.sample_limit = limits.samples
         # A character that a tokenizer does not know may be longer than any piece it has.
         self._longest_piece = max(16, int(model.tokenizer.token_bytes().max()))
 
@@ -120,8 +120,8 @@ class ServedModel:
         found = []
         count = len(prompts) * request.num_samples
         # Before any is encoded, which takes its time.
-        if count > self._sample_limit:
-            message = f"{count} samples (prompts times n); this server takes {self._sample_limit} a request"
+        if count > self.sample_limit:
+            message = f"{count} samples (prompts times n); this server takes {self.sample_limit} a request"
             raise ApiError(400, message, param="n")
         for prompt in prompts:
             for number in range(request.num_samples):

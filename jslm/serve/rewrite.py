@@ -54,12 +54,20 @@ async def rewrite(request: Request) -> Response:
     values.setdefault("stop", ("\n",))
     texts = [[_read(served, part) for part in parts_of(served.model, text)] for text in body.sentences]
     prompts = [part.prompt for parts in texts for part in parts if not part.unread]
-    # The room that the longest one has, by itself; the engine ends a row where its context does.
-    room = body.max_tokens or min(served.new_limit, max((most_tokens(served.model, p) for p in prompts), default=1))
-    asked = served.request({**values, "max_new_tokens": room})
+    if len(prompts) > served.sample_limit:
+        message = f"{len(prompts)} sentences in all; this server takes {served.sample_limit} a request"
+        raise ApiError(400, message, param="sentences")
     if not prompts:
+        # What is asked for is checked all the same.
+        served.request({**values, "max_new_tokens": body.max_tokens})
         return JSONResponse(_answer(body, served, texts, [], dict.fromkeys(_USAGE, 0)))
-    generation = service.generate(call, served, served.samples(prompts, asked, scores_prompt=False))
+    samples = []
+    for prompt in prompts:
+        # Its own room: what becomes of a sentence does not depend on its company.
+        most = body.max_tokens or min(served.new_limit, most_tokens(served.model, prompt))
+        asked = served.request({**values, "max_new_tokens": most})
+        samples += served.samples([prompt], asked, scores_prompt=False)
+    generation = service.generate(call, served, samples)
     try:
         outcomes = await while_connected(request.receive, generation.outcomes())
         return JSONResponse(_answer(body, served, texts, outcomes, generation.usage()))

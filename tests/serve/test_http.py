@@ -20,6 +20,7 @@ import pytest
 from jslm.config import RewriteConfig
 from jslm.infer import LanguageModel
 from jslm.infer import programs as step
+from jslm.infer.sentences import split_sentences
 from jslm.serve import Limits
 from jslm.tokenizer import CharTokenizer
 
@@ -133,9 +134,9 @@ def test_rewrite_does_what_the_model_does_in_python(make_site: Any, letters: Lan
     model = LanguageModel(config, jax.tree.map(jnp.asarray, params), tokenizer)
     long = "a" * 1100
     texts = [" It is\u0301 seen.\n", "We were told. Was it Ω? ", "", long, f"So. {long} It is. ", "A\nb", "Was it 漢?"]
-    wanted = list(model.rewrite(texts, max_new_tokens=100))
+    wanted = list(model.rewrite(texts))
     site = make_site({"it": model})
-    answer = site.post("/v1/rewrite", {"model": "it", "sentences": texts, "max_tokens": 100}).json
+    answer = site.post("/v1/rewrite", {"model": "it", "sentences": texts}).json
     for found, expected in zip(answer["rewrites"], wanted, strict=True):
         assert (found["sentence"], found["output"], found["changed"], found["reason"]) == (
             expected.source,
@@ -147,6 +148,11 @@ def test_rewrite_does_what_the_model_does_in_python(make_site: Any, letters: Lan
         if expected.confidence is not None:
             assert found["confidence"] == pytest.approx(expected.confidence, rel=1e-4)
     assert any(found["changed"] for found in answer["rewrites"])
+    many = site.post("/v1/rewrite", {"model": "it", "sentences": ["So it is. " * 200]})
+    assert many.status == 400
+    assert many.json["error"]["message"] == "200 sentences in all; this server takes 12 a request"
+    # Of a run of marks each was once tried for the end: seconds for 20 kB, in which nobody was answered.
+    assert split_sentences("." * 100_000 + "a") == ["." * 100_000 + "a"]
     (empty,) = site.post("/v1/rewrite", {"model": "it", "sentences": [" "]}).json["rewrites"]
     assert (empty["output"], empty["reason"], empty["finish_reason"]) == (" ", "blank", None)
 

@@ -388,6 +388,20 @@ def _write_stories(folder: Path, rows: int) -> list[Path]:
     return paths
 
 
+def test_a_parquet_file_is_refused_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    twice = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
+    pq.write_table(twice, path)
+    with pytest.raises(JslmError, match="2 columns are called 'text'; expected one: rename the others"):
+        list(read_documents(DataConfig(source=str(path))))
+    pq.write_table(pa.table({"text": ["a", "b"]}), path)
+    data = bytearray(path.read_bytes())
+    data[4] = 0xFF
+    path.write_bytes(data)
+    with pytest.raises(JslmError, match=r"not a Parquet file that can be read: [^\n]+$"):
+        list(read_documents(DataConfig(source=str(path))))
+
+
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="no way to ask for the peak of memory")
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     code = """

@@ -244,6 +244,8 @@ def read_parquet(stream: BinaryIO, name: str, config: DataConfig, on_bad: OnBad)
                 if column not in table.schema_arrow.names:
                     on_bad(columns.missing(column, table.schema_arrow.names, name))
                     return
+                if (count := table.schema_arrow.names.count(column)) > 1:
+                    raise JslmError(f"{name}: {count} columns are called {column!r}; expected one: rename the others")
             number = 0
             for batch in table.iter_batches(_rows_at_a_time(table.metadata), columns=columns.names):
                 for record in batch.to_pylist():
@@ -253,7 +255,10 @@ def read_parquet(stream: BinaryIO, name: str, config: DataConfig, on_bad: OnBad)
                         yield columns.document(record, name, where)
                     except JslmError as error:
                         on_bad(error)
-    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
+    except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
+        # Some of what it finds wrong pyarrow says as an error of the system's kind, without the system's number.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         raise JslmError(f"{name}: not a Parquet file that can be read: {' '.join(str(error).split())[:200]}") from None
 
 
