@@ -52,11 +52,13 @@ async def rewrite(request: Request) -> Response:
     # A rewriter has one answer, and it is one line, as its sentence was.
     values.setdefault("temperature", 0.0)
     values.setdefault("stop", ("\n",))
-    texts = [[_read(served, part) for part in parts_of(served.model, text)] for text in body.sentences]
-    prompts = [part.prompt for parts in texts for part in parts if not part.unread]
-    if len(prompts) > served.sample_limit:
-        message = f"{len(prompts)} sentences in all; this server takes {served.sample_limit} a request"
+    split = [parts_of(served.model, text) for text in body.sentences]
+    # Before any is encoded, which takes its time.
+    if (count := sum(map(len, split))) > served.sample_limit:
+        message = f"{count} sentences in all; this server takes {served.sample_limit} a request"
         raise ApiError(400, message, param="sentences")
+    texts = [[_read(served, part) for part in parts] for parts in split]
+    prompts = [part.prompt for parts in texts for part in parts if not part.unread]
     if not prompts:
         # What is asked for is checked all the same.
         served.request({**values, "max_new_tokens": body.max_tokens})
