@@ -48,7 +48,7 @@ def test_constraints_pin_every_direct_dependency_on_every_python(project: dict[s
     lines = [line.split("#")[0].strip() for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines()]
     pins: dict[str, list[str]] = {}
     for line in filter(None, lines):
-        match = re.fullmatch(r'([a-z0-9-]+)==[\w.]+( ; python_version (<|>=) "3\.12")?', line)
+        match = re.fullmatch(r'([a-z0-9.-]+)==[\w.]+( ; python_version (<|>=) "3\.12")?', line)
         assert match, f"constraints.txt: {line!r} is not an exact version, alone or for one side of Python 3.12"
         pins.setdefault(match[1], []).append(match[3] or "all")
     for name, markers in pins.items():

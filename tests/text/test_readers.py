@@ -18,7 +18,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,6 +27,11 @@ from jslm.text.documents import read_documents
 from jslm.text.readers import records
 from jslm.text.readers import text as text_reader
 from jslm.text.readers.text import guess_encoding
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 STORIES = ["Once.\nTwice, “é”.", "It said: \"no\", 'so'; and a\ttab.", "😀 ends."]
 TITLES = ["First", "Second", "Third"]
@@ -90,12 +94,12 @@ def zip_of(members: dict[str, bytes]) -> bytes:
 PACKERS = {
     "": lambda name, data: data,
     ".gz": lambda name, data: gzip.compress(data[:40]) + gzip.compress(data[40:]),
-    ".zst": lambda name, data: zstandard.compress(data[:40]) + zstandard.compress(data[40:]),
+    ".zst": lambda name, data: zstd.compress(data[:40]) + zstd.compress(data[40:]),
     ".zip": lambda name, data: zip_of({f"in/{name}": data, "in/picture.png": b"\x89PNG", "__MACOSX/x.txt": b"x"}),
     ".tar": lambda name, data: tar_of({f"in/{name}": data, "in/.hidden.txt": b"x"}),
     ".tar.gz": lambda name, data: gzip.compress(tar_of({name: data})),
     ".tgz": lambda name, data: gzip.compress(tar_of({name: data})),
-    ".tar.zst": lambda name, data: zstandard.compress(tar_of({f"{name}.gz": gzip.compress(data)})),
+    ".tar.zst": lambda name, data: zstd.compress(tar_of({f"{name}.gz": gzip.compress(data)})),
     ".zip.gz": lambda name, data: gzip.compress(zip_of({name: data})),
 }
 
@@ -227,6 +231,14 @@ def test_cut_off_files_are_no_shorter_texts(tmp_path: Path, packing: str) -> Non
     path = tmp_path / f"a.txt{packing}"
     path.write_bytes(data[: len(data) // 2])
     assert "damaged or cut off" in message(path)
+
+
+def test_windows_of_zstandard_may_be_long(tmp_path: Path) -> None:
+    # As `zstd --long=31` writes them; what is read without asking ends at 27.
+    options = {zstd.CompressionParameter.enable_long_distance_matching: 1, zstd.CompressionParameter.window_log: 31}
+    with zstd.open(tmp_path / "a.txt.zst", "wb", options=options) as file:
+        file.write(b"Once.")
+    assert texts(tmp_path / "a.txt.zst") == ["Once."]
 
 
 @pytest.mark.parametrize(
@@ -380,7 +392,8 @@ def _write_stories(folder: Path, rows: int) -> list[Path]:
     paths[2].write_text("text\n" + f'"{quoted}"\n' * rows)
     paths[3].write_text(f"{story}<|endoftext|>" * rows)
     # As a stream: a frame whose length was known is one window, which whoever reads it has to hold.
-    with zstandard.open(paths[4], "wb") as file:
+    # So much alike that a few bytes stand for megabytes.
+    with zstd.open(paths[4], "wb") as file:
         file.write(paths[0].read_bytes())
     # Distinct, or a dictionary would hold the one value. Pages of a megabyte, as is usual: they are read whole.
     table = pa.table({"text": [f"{number} {story}" for number in range(rows)], "id": list(range(rows))})

@@ -10,6 +10,7 @@ import gzip
 import io
 import lzma
 import shutil
+import sys
 import tarfile
 import tempfile
 import zipfile
@@ -17,7 +18,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import PurePosixPath
-from typing import Any, BinaryIO, Protocol, cast
+from typing import BinaryIO, Protocol, cast
 
 from jslm.errors import JslmError
 from jslm.text.readers.problems import OnBad, need
@@ -50,8 +51,6 @@ DAMAGED = (
 )
 _MAX_DEPTH = 4
 _SPOOL_BYTES = 16 << 20
-# What a piece expands to is held in memory: 32 MB where four bytes stand for the most that they can, 128 kB.
-_ZSTANDARD_BYTES, _ZSTANDARD_PIECE = 1 << 16, 1 << 10
 
 
 def format_of(name: str) -> str | None:
@@ -146,37 +145,20 @@ class _Reader(Protocol):
 
 
 class _Zstandard:
-    """Reads Zstandard frames, one after the other; unlike the library's reader it notices that the last is cut off."""
+    """Zstandard frames, one after the other, in pieces of the size asked for; windows up to `zstd --long=31`."""
 
     def __init__(self, stream: BinaryIO, label: str) -> None:
-        self._library = need("zstandard", f"{label}: reading Zstandard")
-        self._stream = stream
-        self._frame: Any = None
-        self._compressed = b""
-        self._at = 0
+        own = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
+        library = need(own, f"{label}: reading Zstandard", own)
+        self._error = library.ZstdError
+        self._file = library.ZstdFile(stream, options={library.DecompressionParameter.window_log_max: 31})
 
     def read(self, size: int, /) -> bytes:
-        """Some bytes, at least one but at the end."""
-        while True:
-            if self._at == len(self._compressed):
-                self._compressed, self._at = self._stream.read(_ZSTANDARD_BYTES), 0
-                if not self._compressed:
-                    if self._frame is not None:
-                        raise EOFError("the last Zstandard frame has no end")
-                    return b""
-            if self._frame is None:
-                self._frame = self._library.ZstdDecompressor().decompressobj()
-            piece = self._compressed[self._at : self._at + _ZSTANDARD_PIECE]
-            try:
-                data = cast(bytes, self._frame.decompress(piece))
-            except self._library.ZstdError as error:
-                raise zlib.error(str(error)) from None
-            self._at += len(piece)
-            if self._frame.eof:
-                self._at -= len(self._frame.unused_data)
-                self._frame = None
-            if data:
-                return data
+        """At most `size` bytes, at least one but at the end. Raises EOFError where the last frame is cut off."""
+        try:
+            return cast(bytes, self._file.read1(size))
+        except self._error as error:
+            raise zlib.error(str(error)) from None
 
 
 class _ForwardOnly(io.RawIOBase):

@@ -247,7 +247,9 @@ def read_parquet(stream: BinaryIO, name: str, config: DataConfig, on_bad: OnBad)
                 if (count := table.schema_arrow.names.count(column)) > 1:
                     raise JslmError(f"{name}: {count} columns are called {column!r}; expected one: rename the others")
             number = 0
-            for batch in table.iter_batches(_rows_at_a_time(table.metadata), columns=columns.names):
+            rows = _rows_at_a_time(table.metadata)
+            # Each thread would hold memory of its own, for a column each: mostly there is one.
+            for batch in table.iter_batches(rows, columns=columns.names, use_threads=False):
                 for record in batch.to_pylist():
                     number += 1
                     where = f"{name} (row {number})"
