@@ -19,7 +19,7 @@ import numpy as np
 TYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "I8": "i1"}
 CONTRACTIONS = ("'s", "'t", "'re", "'ve", "'m", "'ll", "'d")
 CLITICS = ("n't", "'s", "'re", "'ve", "'ll", "'d", "'m")
-SENTENCE = re.compile(r".+?(?:[.!?…]+[\"'”’)\]]*(?=\s)\s*|\Z)", re.DOTALL)
+SENTENCE_END = re.compile(r"(?<![.!?…])([.!?…]+)[\"'”’)\]]*(?=\s)\s*")
 WORD = re.compile(r"[0-9][0-9.,:/–-]*[0-9]|[0-9]|[^\W0-9_]+(?:'[^\W0-9_]+)*|[^\w\s]")
 UNSEEN = re.compile("[\\0-\x20\\x7f-\\xa0\\xad\\u1680\\u2000-\\u200f\\u2028-\\u202f\\u205f-\\u206f\\u3000\\ufeff]")
 
@@ -174,7 +174,7 @@ class Model:
 
         The confidence is a probability; without a `threshold` the file's own holds.
         """
-        parts = SENTENCE.findall(sentence) if self.settings["sentences"] else []
+        parts = split_sentences(sentence) if self.settings["sentences"] else []
         if len(parts) < 2:
             return self._rewrite_one(sentence, conditions or {}, threshold)
         found = [self._rewrite_one(part, conditions or {}, threshold) for part in parts]
@@ -335,6 +335,16 @@ class Words:
                 if stem.endswith("ck") or (len(stem) > 2 and stem[-1] == stem[-2]):
                     found.add(stem[:-1])
         return found
+
+
+def split_sentences(text):
+    """The sentences, each with the white space behind it; a mark alone is none yet."""
+    parts, start = [], 0
+    for end in SENTENCE_END.finditer(text):
+        if end.end(1) - start > 1:
+            parts.append(text[start : end.end()])
+            start = end.end()
+    return [*parts, text[start:]] if start < len(text) else parts
 
 
 def split_clitics(text):
