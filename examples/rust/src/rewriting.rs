@@ -281,14 +281,18 @@ fn split_sentences(text: &str) -> Vec<&str> {
     let (mut parts, mut start, mut at) = (Vec::new(), 0, 1);
     while at < chars.len() {
         let marks = run(at, &|char| ".!?…".contains(char));
+        if marks == at {
+            at += 1;
+            continue;
+        }
         let closed = run(marks, &|char| "\"'”’)]".contains(char));
         let next = run(closed, &is_white);
-        if marks > at && next > closed {
+        if next > closed {
             parts.push(&text[place(start)..place(next)]);
             start = next;
             at = next + 1;
         } else {
-            at = marks.max(at + 1);
+            at = marks;
         }
     }
     if start < chars.len() {

@@ -20,14 +20,18 @@ export function splitSentences(text) {
   let start = 0;
   for (let at = 1; at < chars.length;) {
     const marks = run(at, (char) => ".!?…".includes(char));
+    if (marks === at) {
+      at++;
+      continue;
+    }
     const closed = run(marks, (char) => "\"'”’)]".includes(char));
     const next = run(closed, isWhite);
-    if (marks > at && next > closed) {
+    if (next > closed) {
       parts.push(chars.slice(start, next).join(""));
       start = next;
       at = next + 1;
     } else {
-      at = Math.max(marks, at + 1);
+      at = marks;
     }
   }
   if (start < chars.length) parts.push(chars.slice(start).join(""));
