@@ -205,8 +205,12 @@ def _arrays(run_dir: Path, step: int) -> dict[str, bytes]:
         [sys.executable, "-c", code, str(run_dir / "checkpoints"), str(step)],
         env=_environment({}),
         capture_output=True,
-        check=True,
     )
+    if done.returncode:
+        raise SystemExit(
+            f"the arrays of step {step} in {run_dir} could not be read back: ended with {done.returncode}: "
+            f"{done.stderr.decode(errors='replace')}"
+        )
     return dict(pickle.loads(done.stdout))
 
 

@@ -125,12 +125,17 @@ class Lease:
 
 
 def _machine() -> str:
-    """Tells this boot of this machine, or container, from others."""
+    """Tells this boot of this machine, or container, from others: where process numbers mean the same processes."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
     except OSError:
         boot = ""
-    return f"{socket.gethostname()} {boot}"
+    try:
+        # Containers of one machine may have its name, and each counts its processes from 1.
+        processes = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        processes = ""
+    return f"{socket.gethostname()} {boot} {processes}".rstrip()
 
 
 def _started(pid: int) -> int:
