@@ -156,6 +156,8 @@ class Mirror:
         # Without checkpoints on either side, nothing is there but what this start has brought.
         if not continues and (here >= 0 or run.manifests):
             aside = self._clear()
+        # Said at once: a kill while fetching must not leave it there without a word.
+        is_told = aside is not None and self._told_ahead(here, run, aside)
         try:
             if (here if aside is None else -1) < max(run.manifests, default=-1):
                 self._fetch_newest(run)
@@ -164,19 +166,24 @@ class Mirror:
                 if name.startswith(f"{JUDGEMENTS}/"):
                     self._objects.download(name, self.folder / name)
         except BaseException:
-            if aside is not None:
+            if aside is not None and not is_told:
                 say(f"{self.folder}: what was here is kept in {aside}")
             raise
         # What turned out to be damaged there is no longer among them.
-        if aside is not None and here > max(run.manifests, default=-1):
-            say(
-                f"{self.folder}: what was here is ahead of {self._objects.address}, where another process has written "
-                f"since, or nothing is; kept in {aside}, and the run goes on from the address"
-            )
-        elif aside is not None:
+        if aside is not None and not is_told and not self._told_ahead(here, run, aside):
             shutil.rmtree(aside)
         for step, data in run.manifests.items():
             self._complete[step] = (data, _loss(data, run.where(step)))
+
+    def _told_ahead(self, here: int, run: FolderAtAddress, aside: Path) -> bool:
+        """Whether what was here up to step `here` is ahead of the address, which is said then."""
+        is_ahead = here > max(run.manifests, default=-1)
+        if is_ahead:
+            say(
+                f"{self.folder}: what was here is ahead of {run.address}, where another process has written since, or "
+                f"nothing is; kept in {aside}, and the run goes on from the address"
+            )
+        return is_ahead
 
     def _fetch_newest(self, run: FolderAtAddress) -> None:
         """The run's other files, and then the newest checkpoint that is whole: with it the folder is up to date."""
@@ -227,7 +234,8 @@ class Mirror:
         """Empties the folder, whose work is not that at the address; returns the folder that has it now."""
         aside = self.folder.with_name(f"{self.folder.name}.aside-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}")
         aside.mkdir()
-        for entry in self.folder.iterdir():
+        # Checkpoints last: after a kill in the middle the next start still knows how far they go.
+        for entry in sorted(self.folder.iterdir(), key=lambda entry: entry.name == "checkpoints"):
             if entry.name != RUN_LOCK:
                 os.replace(entry, aside / entry.name)
         return aside

@@ -214,6 +214,29 @@ def test_what_is_whole_here_is_kept_where_it_is_damaged_at_the_address(
     assert (kept / ARRAYS.format(1)).read_text("utf-8") == "arrays of 1"
 
 
+def test_what_stands_aside_is_told_before_anything_is_fetched(
+    machine: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours = machine("a")
+    run(ours, [(1, None)])
+    save(ours, 9)
+    run(machine("b"), [])
+    machine("a")
+    said: list[str] = []
+
+    def killed(*_: Any) -> None:
+        # A kill leaves no time for more.
+        said.append(capsys.readouterr().err)
+        raise Killed
+
+    monkeypatch.setattr(Objects, "download", killed)
+    with pytest.raises(Killed):
+        run(ours, [])
+    (kept,) = ours.parent.glob("run.aside-*")
+    assert (kept / "checkpoints" / "step_00000009").is_dir()
+    assert f"kept in {kept}, and the run goes on from the address" in said[0]
+
+
 def test_what_people_said_meanwhile_stays(machine: Callable[[str], Path]) -> None:
     folder = machine("a")
     run(folder, [(1, None)])
