@@ -107,6 +107,10 @@ class Mirror:
             self._lease.check()
         except BaseException:
             self._stopped.set()
+            self._objects.tries = 1
+            with contextlib.suppress(JslmError):
+                # Whoever comes next need not wait for one that never began.
+                self._lease.end()
             raise
         write_text(writers, "\n".join([*(known[-5:] if continues else []), self._lease.id]))
         shutil.rmtree(self.folder / _PINNED, ignore_errors=True)

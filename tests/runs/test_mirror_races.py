@@ -92,6 +92,44 @@ def test_of_two_that_begin_at_once_the_first_ends_before_it_trains(
     assert ARRAYS.format(1) in names()
 
 
+def test_a_beat_on_its_way_does_not_arrive_after_the_end(
+    machine: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine("a")
+    held = Lease(Objects(RUN))
+    held.take()
+    write, is_writing, may_go_on = Objects.write, threading.Event(), threading.Event()
+
+    def slow(self: Objects, name: str, data: bytes) -> None:
+        if not is_writing.is_set():
+            is_writing.set()
+            may_go_on.wait(10)
+        write(self, name, data)
+
+    monkeypatch.setattr(Objects, "write", slow)
+    beat, end = threading.Thread(target=held.beat), threading.Thread(target=held.end)
+    beat.start()
+    assert is_writing.wait(10)
+    end.start()
+    end.join(0.3)
+    may_go_on.set()
+    beat.join(10)
+    end.join(10)
+    held.beat()
+    assert json.loads(Objects(RUN).read("writer.json") or b"")["ended"]
+
+
+def test_who_could_not_begin_keeps_nobody_waiting(
+    machine: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(machine("a"), [(1, None)])
+    Objects(RUN).write(ARRAYS.format(1), b"arrayz of 1")
+    for name in ("b", "c"):
+        with pytest.raises(JslmError, match="every checkpoint is damaged"):
+            run(machine(name), [])
+    assert "may still be writing here" not in capsys.readouterr().err
+
+
 def test_a_manifest_does_not_go_up_over_a_hole(
     machine: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
