@@ -115,8 +115,10 @@ def test_a_beat_on_its_way_does_not_arrive_after_the_end(
     may_go_on.set()
     beat.join(10)
     end.join(10)
+    last = Objects(RUN).read("writer.json") or b""
+    assert json.loads(last)["ended"]
     held.beat()
-    assert json.loads(Objects(RUN).read("writer.json") or b"")["ended"]
+    assert Objects(RUN).read("writer.json") == last
 
 
 def test_who_could_not_begin_keeps_nobody_waiting(
