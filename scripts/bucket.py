@@ -44,6 +44,8 @@ class _Served:
         self.down = False
         self.refused = 0
         self._port = 0
+        self._under_way = 0
+        self._changed = threading.Condition()
         self._server: Any = None
         self.start()
         self.address = f"http://127.0.0.1:{self._port}"
@@ -58,6 +60,16 @@ class _Served:
         """Lets go of the port: connections are refused."""
         self._server.shutdown()
         self._server.server_close()
+
+    def settle(self) -> None:
+        """Waits until what has been asked for is done, also for clients that are gone."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._under_way)
+
+    def _count(self, more: int) -> None:
+        with self._changed:
+            self._under_way += more
+            self._changed.notify_all()
 
     def _listen(self, port: int) -> Any:
         raise NotImplementedError
@@ -128,9 +140,13 @@ class Bucket(_Served):
             self.refused += 1
             start("503 Service Unavailable", [("Content-Length", "0")])
             return [b""]
-        self.before(method, path)
-        answer = list(self._app(environment, start))
-        self.after(method, path)
+        self._count(1)
+        try:
+            self.before(method, path)
+            answer = list(self._app(environment, start))
+            self.after(method, path)
+        finally:
+            self._count(-1)
         return answer
 
 
@@ -179,6 +195,8 @@ class GoogleBucket(_Served):
         bucket = self
 
         class Handler(RequestHandler):
+            is_counted = False
+
             def __init__(self, *arguments: Any) -> None:
                 super().__init__(bucket._storage, *arguments)
 
@@ -193,13 +211,20 @@ class GoogleBucket(_Served):
                     self.end_headers()
                     self.close_connection = True
                     return False
+                self.is_counted = True
+                bucket._count(1)
                 bucket.before(self.command, self.path)
                 return True
 
             def handle_one_request(self) -> None:
-                super().handle_one_request()
-                if getattr(self, "command", None) and not bucket.down:
-                    bucket.after(self.command, self.path)
+                try:
+                    super().handle_one_request()
+                    if self.is_counted:
+                        bucket.after(self.command, self.path)
+                finally:
+                    if self.is_counted:
+                        self.is_counted = False
+                        bucket._count(-1)
 
         return _QuietServer(("127.0.0.1", port), Handler)
 

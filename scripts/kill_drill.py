@@ -20,7 +20,6 @@ import re
 import subprocess
 import sys
 import tempfile
-import time
 import zlib
 from pathlib import Path
 from typing import Any
@@ -156,8 +155,8 @@ def _start(folder: Path, bucket: Any, cache: Path, steps: int, choice: random.Ra
     bucket.before = lambda method, path: hit(True) if method in _PUTS else None
     bucket.after = lambda method, path: hit(False) if method in _PUTS else None
     said = process.communicate(timeout=1200)[1]
-    # A request that was under way is stored or not; nothing comes after it.
-    time.sleep(0.1)
+    # A request that was under way is stored or not; nothing comes after it, however busy the machine is.
+    bucket.settle()
     bucket.before = bucket.after = lambda method, path: None
     if process.returncode not in (0, -9):
         raise SystemExit(f"jslm train ended with {process.returncode}: {said}")
@@ -205,8 +204,12 @@ def _arrays(run_dir: Path, step: int) -> dict[str, bytes]:
         [sys.executable, "-c", code, str(run_dir / "checkpoints"), str(step)],
         env=_environment({}),
         capture_output=True,
-        check=True,
     )
+    if done.returncode:
+        raise SystemExit(
+            f"the arrays of step {step} in {run_dir} could not be read back: ended with {done.returncode}: "
+            f"{done.stderr.decode(errors='replace')}"
+        )
     return dict(pickle.loads(done.stdout))
 
 

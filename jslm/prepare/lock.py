@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from jslm.storage import DATA_LOCK
 from jslm.tokens.token_file import disk_error
 
 if sys.platform == "win32":
@@ -16,7 +17,7 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-LOCK_NAME = ".lock"
+LOCK_NAME = DATA_LOCK
 
 
 @contextmanager

@@ -59,7 +59,9 @@ def ensure_prepared(config: Config, *, log: Log = log_to_stderr) -> PreparedData
     if not (folder / META_NAME).exists():
         return prepare(config, log=log)
     prepared = open_prepared(config, folder)
-    push_data(config.data_dir)
+    if is_address(config.data_dir):
+        with folder_lock(folder, log):
+            push_data(config.data_dir)
     return prepared
 
 

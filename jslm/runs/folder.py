@@ -24,6 +24,10 @@ from jslm.storage import is_address, local_copy, tidy
 _CHECKSUM = "# crc32 = "
 _CHECKSUM_LINE = re.compile(rf"{_CHECKSUM}([0-9a-f]{{8}}) of all lines below; delete this one to change them by hand\n")
 _INFO_CHECKSUM = "crc32"
+# Held by the process that trains the run.
+RUN_LOCK = ".lock"
+# What people made of the run, a file a study: written by those who judge, from any machine.
+JUDGEMENTS = "judgements"
 _STEP = re.compile(r"step_(\d+)")
 _log = logging.getLogger("jslm")
 
@@ -45,8 +49,7 @@ class RunFolder:
         self.samples = self.path / "samples.md"
         self.info = self.path / "run.json"
         self.reference = self.path / "reference.npz"
-        # What people made of the run, a file a study.
-        self.judgements = self.path / "judgements"
+        self.judgements = self.path / JUDGEMENTS
 
     @property
     def name(self) -> str:
@@ -59,7 +62,8 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             probe = self.path / ".writable"
             probe.touch()
-            probe.unlink()
+            # Another process that starts here now makes the same one.
+            probe.unlink(missing_ok=True)
         except OSError as error:
             raise JslmError(
                 f"run_dir = {self.path}: cannot be written ({os.strerror(error.errno or 0)}); choose another run_dir"
@@ -68,7 +72,7 @@ class RunFolder:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Holds the folder against other processes; the lock goes with the process, however it ends."""
-        with (self.path / ".lock").open("w") as stream:
+        with (self.path / RUN_LOCK).open("w") as stream:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:

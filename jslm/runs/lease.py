@@ -11,6 +11,7 @@ import dataclasses
 import json
 import os
 import socket
+import threading
 import time
 import uuid
 from pathlib import Path
@@ -51,6 +52,8 @@ class Lease:
 
     def __init__(self, objects: Objects) -> None:
         self._objects = objects
+        # A beat that is on its way must not arrive after the end.
+        self._writing = threading.Lock()
         self._mine = Writer(uuid.uuid4().hex, socket.gethostname(), _machine(), os.getpid(), _started(os.getpid()))
 
     @property
@@ -82,10 +85,13 @@ class Lease:
         self._write()
 
     def beat(self) -> None:
-        """Shows that this process lives. Raises Taken where another has taken over, and StorageError."""
-        self.check()
-        self._mine = dataclasses.replace(self._mine, beat=self._mine.beat + 1)
-        self._write()
+        """Shows that this process lives; nothing after `end`. Raises Taken where another has taken over, and
+        StorageError."""
+        with self._writing:
+            if not self._mine.ended:
+                self.check()
+                self._mine = dataclasses.replace(self._mine, beat=self._mine.beat + 1)
+                self._write()
 
     def check(self) -> None:
         """Raises Taken where another process has taken over, and StorageError."""
@@ -95,9 +101,10 @@ class Lease:
 
     def end(self) -> None:
         """Says that this process is done, so that the next need not wait. Raises as `beat`."""
-        self.check()
-        self._mine = dataclasses.replace(self._mine, ended=True)
-        self._write()
+        with self._writing:
+            self.check()
+            self._mine = dataclasses.replace(self._mine, ended=True)
+            self._write()
 
     def give_up(self) -> None:
         """Lets go of the run without a word at the address, which can't be reached; this process may take it again."""
@@ -125,12 +132,17 @@ class Lease:
 
 
 def _machine() -> str:
-    """Tells this boot of this machine, or container, from others."""
+    """Tells this boot of this machine, or container, from others: where process numbers mean the same processes."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
     except OSError:
         boot = ""
-    return f"{socket.gethostname()} {boot}"
+    try:
+        # Containers of one machine may have its name, and each counts its processes from 1.
+        processes = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        processes = ""
+    return f"{socket.gethostname()} {boot} {processes}".rstrip()
 
 
 def _started(pid: int) -> int:

@@ -2,7 +2,8 @@
 
 A checkpoint counts at the address once its `manifest.json` is there: that goes up last, and says of every other object
 how large it is and what its CRC-32 is. What lacks it was interrupted, and is not believed. The run's other files are
-objects of their own, which appear whole; they go up before a checkpoint that was made after them.
+objects of their own, which appear whole; they go up before a checkpoint that was made after them. Nothing goes up from
+a process that has lost the run to another: who writes is asked before each object.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from pathlib import Path
 
 from jslm.console import say
 from jslm.errors import JslmError
+from jslm.files import write_text
 from jslm.runs.checkpoint import CheckpointStore
-from jslm.runs.folder import best_of, step_folder
+from jslm.runs.folder import JUDGEMENTS, RUN_LOCK, best_of, step_folder
 from jslm.runs.lease import BEAT_SECONDS, Lease, Taken
 from jslm.runs.manifest import MANIFEST, check_files, parse_manifest
+from jslm.runs.nested import check_apart
 from jslm.runs.remote import FolderAtAddress, fetch_step, is_wanted, list_run
 from jslm.storage import Objects, StorageError
 
@@ -87,22 +90,29 @@ class Mirror:
 
     def start(self) -> None:
         """Takes the run over, fetches what is newer at the address, and begins to upload. Raises JslmError."""
+        check_apart(self.folder, self._objects.address)
         previous = self._lease.previous()
         writers = self.folder / _WRITERS
         known = writers.read_text("utf-8").split() if writers.is_file() else []
         continues = previous is not None and previous.id in known
         if continues:
             # Before the address has it: a kill between the two must not make a stranger of this folder.
-            writers.write_text("\n".join([*known[-5:], self._lease.id]), "utf-8")
+            write_text(writers, "\n".join([*known[-5:], self._lease.id]))
         self._lease.take()
         # Fetching may take longer than a writer may be silent.
         threading.Thread(target=self._live, name="jslm lease", daemon=True).start()
         try:
             self._fetch(continues)
+            # Of two that began at once the later one has it.
+            self._lease.check()
         except BaseException:
             self._stopped.set()
+            self._objects.tries = 1
+            with contextlib.suppress(JslmError):
+                # Whoever comes next need not wait for one that never began.
+                self._lease.end()
             raise
-        writers.write_text("\n".join([*(known[-5:] if continues else []), self._lease.id]), "utf-8")
+        write_text(writers, "\n".join([*(known[-5:] if continues else []), self._lease.id]))
         shutil.rmtree(self.folder / _PINNED, ignore_errors=True)
         # From here on this thread waits for nothing, and the others have their own patience.
         self._objects.tries = 1
@@ -143,27 +153,47 @@ class Mirror:
                 f"({', '.join(map(step_folder, sorted(run.unfinished)))}) are not believed, and removed"
             )
             for names in run.unfinished.values():
+                self._lease.check()
                 self._objects.delete(names)
         here = self._whole_here(run)
-        newest = max(run.manifests, default=-1)
         aside = None
         # Without checkpoints on either side, nothing is there but what this start has brought.
         if not continues and (here >= 0 or run.manifests):
-            aside, ahead, here = self._clear(), here > newest, -1
-        if here < newest:
-            self._fetch_newest(run)
-        if aside is not None and ahead:
-            say(
-                f"{self.folder}: what was here is ahead of {self._objects.address}, where another process has written "
-                f"since, or nothing is; kept in {aside}, and the run goes on from the address"
-            )
-        elif aside is not None:
+            aside = self._clear()
+        # Said at once: a kill while fetching must not leave it there without a word.
+        is_told = aside is not None and self._told_ahead(here, run, aside)
+        try:
+            if (here if aside is None else -1) < max(run.manifests, default=-1):
+                self._fetch_newest(run)
+            for name in run.files:
+                # People judge a run from other machines, also one that is whole here.
+                if name.startswith(f"{JUDGEMENTS}/"):
+                    self._objects.download(name, self.folder / name)
+        except BaseException:
+            if aside is not None and not is_told:
+                say(f"{self.folder}: what was here is kept in {aside}")
+            raise
+        # What turned out to be damaged there is no longer among them.
+        if aside is not None and not is_told and not self._told_ahead(here, run, aside):
             shutil.rmtree(aside)
         for step, data in run.manifests.items():
             self._complete[step] = (data, _loss(data, run.where(step)))
 
+    def _told_ahead(self, here: int, run: FolderAtAddress, aside: Path) -> bool:
+        """Whether what was here up to step `here` is ahead of the address, which is said then."""
+        is_ahead = here > max(run.manifests, default=-1)
+        if is_ahead:
+            say(
+                f"{self.folder}: what was here is ahead of {run.address}, where another process has written since, or "
+                f"nothing is; kept in {aside}, and the run goes on from the address"
+            )
+        return is_ahead
+
     def _fetch_newest(self, run: FolderAtAddress) -> None:
-        """The newest checkpoint that is whole, and the run's other files."""
+        """The run's other files, and then the newest checkpoint that is whole: with it the folder is up to date."""
+        for name in run.files:
+            if is_wanted(name):
+                self._objects.download(name, self.folder / name)
         damaged: dict[int, JslmError] = {}
         for step in sorted(run.manifests, reverse=True):
             try:
@@ -184,9 +214,6 @@ class Mirror:
             del run.manifests[step]
             # Nobody shall believe it; its objects stay for whoever wants to look.
             self._objects.delete([f"checkpoints/{step_folder(step)}/{MANIFEST}"])
-        for name in run.files:
-            if is_wanted(name):
-                self._objects.download(name, self.folder / name)
         if run.manifests:
             say(f"{run.address}: fetched {step_folder(max(run.manifests))}")
 
@@ -202,15 +229,18 @@ class Mirror:
                 raise
             _log.warning("%s; those at the address are used", str(error).partition("; every")[0])
             for path in map(self._store.path, self._store.steps()):
-                os.replace(path, path.with_name(f"{path.name}.damaged"))
+                aside = path.with_name(f"{path.name}.damaged")
+                shutil.rmtree(aside, ignore_errors=True)
+                os.replace(path, aside)
             return -1
 
     def _clear(self) -> Path:
         """Empties the folder, whose work is not that at the address; returns the folder that has it now."""
         aside = self.folder.with_name(f"{self.folder.name}.aside-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}")
         aside.mkdir()
-        for entry in self.folder.iterdir():
-            if entry.name != ".lock":
+        # Checkpoints last: after a kill in the middle the next start still knows how far they go.
+        for entry in sorted(self.folder.iterdir(), key=lambda entry: entry.name == "checkpoints"):
+            if entry.name != RUN_LOCK:
                 os.replace(entry, aside / entry.name)
         return aside
 
@@ -261,17 +291,23 @@ class Mirror:
         pending = self._pending()
         if pending or everything or time.monotonic() - self._sent_at >= GROWING_SECONDS:
             self._send_files()
-            self._sent_at = time.monotonic()
         while pending:
             self._send_step(pending[-1])
-            pending = self._pending()
+            if pending := self._pending():
+                # One that was saved meanwhile: what was written up to it goes up before it, too.
+                self._send_files()
         if self._partial:
             self._drop_old()
 
     def _go_on(self) -> None:
-        """Raises _GivenUp where this process has let go of the run: what it sent now might stand among another's."""
+        """Raises _GivenUp where this process has let go of the run, and Taken where another has taken it over.
+
+        What it sent now might stand among the other's, or in place of it. A machine that slept, or was cut off, comes
+        here before its next beat.
+        """
         if self._stopped.is_set():
             raise _GivenUp
+        self._lease.check()
 
     def _pending(self) -> list[int]:
         """Steps whose checkpoint here is to be kept, and is not at the address, or is another there; ascending."""
@@ -298,7 +334,8 @@ class Mirror:
         for file in sorted(self.folder.rglob("*")):
             name = file.relative_to(self.folder).as_posix()
             parts = name.split("/")
-            if parts[0] == "checkpoints" or any(part.startswith(".") for part in parts):
+            # Judgements are not this process's: whoever judges uploads them.
+            if parts[0] in ("checkpoints", JUDGEMENTS) or any(part.startswith(".") for part in parts):
                 continue
             try:
                 status = file.stat()
@@ -315,6 +352,7 @@ class Mirror:
                 self._sent[name] = mark
             except FileNotFoundError:
                 continue
+        self._sent_at = time.monotonic()
 
     def _send_step(self, step: int) -> None:
         """Uploads a checkpoint, its manifest last, and then drops what is no longer kept."""
@@ -328,14 +366,19 @@ class Mirror:
         check_files(pinned, files, lambda name: False)
         if step in self._complete:
             # Another checkpoint of this step: from here on neither counts, until this one is whole.
+            self._go_on()
             self._objects.delete([f"{prefix}/{MANIFEST}"])
             del self._complete[step]
         self._partial.add(step)
         for name in sorted(files):
             self._go_on()
             self._objects.upload(pinned / name, f"{prefix}/{name}")
+        there = self._objects.names(prefix)
+        for name, (size, _) in files.items():
+            path = f"{prefix}/{name}"
+            if path not in there or there[path].size != size:
+                raise StorageError(f"{self._objects.address}/{path}: was uploaded, and is not there as it was")
         self._go_on()
-        self._lease.check()
         self._objects.write(f"{prefix}/{MANIFEST}", data)
         self._complete[step] = (data, about.get("val_loss"))
         self._partial.discard(step)
@@ -347,10 +390,12 @@ class Mirror:
         kept = self._kept({step: loss for step, (_, loss) in self._complete.items()})
         for step in sorted(self._complete.keys() - kept):
             # First what makes it count.
+            self._go_on()
             self._objects.delete([f"checkpoints/{step_folder(step)}/{MANIFEST}"])
             del self._complete[step]
             self._partial.add(step)
         for step in sorted(self._partial.difference(self._pending())):
+            self._go_on()
             self._objects.delete(self._objects.names(f"checkpoints/{step_folder(step)}"))
             self._partial.discard(step)
 

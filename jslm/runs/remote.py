@@ -18,7 +18,7 @@ from pathlib import Path
 from jslm.console import say
 from jslm.errors import JslmError
 from jslm.files import write_text
-from jslm.runs.folder import best_of, resolve_checkpoint, step_folder, step_of
+from jslm.runs.folder import JUDGEMENTS, best_of, resolve_checkpoint, step_folder, step_of
 from jslm.runs.lease import WRITER
 from jslm.runs.manifest import MANIFEST, check_files, parse_manifest
 from jslm.storage import Objects, StorageError, is_address, local_copy, tidy
@@ -27,6 +27,10 @@ from jslm.storage.objects import Stat
 
 # Which version of each file is here.
 _VERSIONS, _LOCK, _FETCHING = ".versions.json", ".fetch-lock", ".fetching"
+# Held, together with others, by each process that has opened one of a run's checkpoints.
+_READERS, _DROPPED = ".readers", ".dropped"
+# A run's folder -> descriptor of the file that this process holds until it ends.
+_reading: dict[Path, int] = {}
 _log = logging.getLogger("jslm")
 
 
@@ -73,7 +77,7 @@ def _sorted_out(objects: Objects, names: Mapping[str, Stat]) -> FolderAtAddress:
 def is_wanted(name: str) -> bool:
     """Whether who opens or goes on with a run fetches this file of it: those at the top, and what people said of it."""
     folder, _, _ = name.rpartition("/")
-    return folder in ("", "judgements") and name != WRITER
+    return folder in ("", JUDGEMENTS) and name != WRITER
 
 
 def fetch_step(objects: Objects, run: FolderAtAddress, step: int, target: Path) -> None:
@@ -128,6 +132,7 @@ def _opened(address: str, checkpoint: str) -> tuple[str, str]:
             _fetch_files(objects, {"": names[""]}, folder, {"": here.name})
         elif "config.toml" in names:
             checkpoint = _fetch_run(objects, names, here, checkpoint)
+            _read_until_the_end(here)
         else:
             _fetch_files(objects, names, here, {name: name for name in names})
     return str(here), checkpoint
@@ -138,12 +143,7 @@ def _fetch_run(objects: Objects, names: Mapping[str, Stat], folder: Path, asked:
     wanted = {name: stat for name, stat in run.files.items() if is_wanted(name)}
     _fetch_files(objects, wanted, folder, {name: name for name in wanted})
     checkpoints = folder / "checkpoints"
-    for entry in checkpoints.iterdir() if checkpoints.is_dir() else ():
-        if step_of(entry.name) is not None and step_of(entry.name) not in run.manifests:
-            # Renamed first: who reads it meanwhile finds it gone, not damaged.
-            dropped = entry.with_name(f"{entry.name}.dropped")
-            os.replace(entry, dropped)
-            shutil.rmtree(dropped, ignore_errors=True)
+    _drop_old(folder, run)
     if run.unfinished:
         _log.warning(
             "%s: %d checkpoint(s) not whole there (%s): an upload under way, or interrupted; not used",
@@ -171,6 +171,32 @@ def _fetch_run(objects: Objects, names: Mapping[str, Stat], folder: Path, asked:
     raise JslmError(f"{run.address}: every checkpoint is damaged; put the objects back from a copy")
 
 
+def _drop_old(folder: Path, run: FolderAtAddress) -> None:
+    """Removes the checkpoints that the address has no more, unless a process may still read one of them."""
+    readers = os.open(folder / _READERS, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(readers, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for entry in (folder / "checkpoints").glob("step_*"):
+            step = step_of(entry.name.removesuffix(_DROPPED))
+            if step is not None and (step not in run.manifests or entry.name.endswith(_DROPPED)):
+                # Renamed first: a kill in the middle leaves nothing that has the name of a checkpoint.
+                dropped = entry.with_name(f"{step_folder(step)}{_DROPPED}")
+                os.replace(entry, dropped)
+                shutil.rmtree(dropped, ignore_errors=True)
+    except BlockingIOError:
+        # Whoever opens the run after that process drops them.
+        pass
+    finally:
+        os.close(readers)
+
+
+def _read_until_the_end(folder: Path) -> None:
+    """Says to other processes that this one reads the run's checkpoints; the system forgets it with the process."""
+    if folder not in _reading:
+        _reading[folder] = os.open(folder / _READERS, os.O_RDWR | os.O_CREAT, 0o666)
+        fcntl.flock(_reading[folder], fcntl.LOCK_SH)
+
+
 def _choices(losses: dict[int, float | None], asked: str, where: str) -> Iterator[int]:
     """The step that is asked for, then those to take where it is damaged. Raises JslmError where there is none."""
     left = dict(losses)
@@ -195,10 +221,7 @@ def _fetch_files(objects: Objects, names: Mapping[str, Stat], folder: Path, targ
     if (size := sum(stat.size for stat in changed.values())) > SAID_BYTES:
         say(f"{objects.address}: fetching {size / 1e6:,.1f} MB")
     for name, stat in changed.items():
-        target = folder / targets[name]
-        fetching = target.with_name(f".{target.name}.fetching")
-        objects.download(name, fetching)
-        os.replace(fetching, target)
+        objects.download(name, folder / targets[name])
         known[targets[name]] = [stat.size, stat.version]
     if changed:
         write_text(versions, json.dumps(known))

@@ -32,12 +32,15 @@ def local_copy(address: str | Path, kind: Kind) -> Path:
     """The folder (or file) of this machine's cache that stands for an address; nothing is made or fetched.
 
     The cache is `$JSLM_CACHE`, by default `$XDG_CACHE_HOME/jslm`. Raises JslmError for an address without a name, or
-    with `..` in it.
+    with `..` or an empty name in it.
     """
     scheme, _, rest = tidy(address).partition("://")
     parts = [part for part in rest.split("/") if part]
     if not parts or {".", ".."} & set(parts):
         raise JslmError(f"{address}: names no place; expected something like s3://bucket/folder")
+    if "//" in rest:
+        # Stores tell it from the one with a single slash; folders don't, and the two would have one copy.
+        raise JslmError(f"{address}: two slashes in the middle; expected one, or another name")
     return cache_folder() / kind / scheme / Path(*(quote(part, safe=" @+=,~") for part in parts))
 
 

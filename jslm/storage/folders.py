@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import functools
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from jslm.console import say
@@ -14,6 +16,8 @@ from jslm.storage.addresses import is_address, local_copy, tidy
 from jslm.storage.objects import Objects
 
 _LAST = "meta.json"
+# In a folder of prepared data: held by who prepares, fetches or uploads it.
+DATA_LOCK = ".lock"
 _PULLING = ".pulling"
 # Fetching less than this takes no time that anyone would ask about.
 SAID_BYTES = 16 << 20
@@ -35,12 +39,14 @@ def data_folder(name: str | Path) -> Path:
 def push_data(name: str | Path) -> None:
     """Uploads prepared data to the address `name` from this machine's copy, unless the same is there; `meta.json` last.
 
-    A path is left alone. Raises StorageError where that fails; the same call goes on.
+    A path is left alone. The caller holds the copy's lock (`DATA_LOCK`), so that nobody fetches what was there before
+    over what is uploaded. Raises StorageError where that fails; the same call goes on.
     """
     if not is_address(name):
         return
     address = tidy(name)
-    folder, objects = local_copy(address, "data"), Objects(address)
+    folder = local_copy(address, "data")
+    objects = Objects(address)
     meta = (folder / _LAST).read_bytes()
     if objects.read(_LAST) == meta:
         return
@@ -63,15 +69,29 @@ def push_data(name: str | Path) -> None:
     say(f"{address}: {len(files)} files, {size / 1e6:,.1f} MB uploaded")
 
 
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Holds this machine's copy against other processes that fetch, prepare or upload it."""
+    with (folder / DATA_LOCK).open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"{folder}: another process is preparing or fetching it; waiting")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 @functools.cache
 def _pulled(address: str, folder: Path) -> Path:
     objects = Objects(address)
-    meta = objects.read(_LAST)
-    if meta is None:
+    if objects.read(_LAST) is None:
         return folder
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".pull-lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _locked(folder):
+        # Who had the lock before may have put another set there.
+        meta = objects.read(_LAST)
+        if meta is None:
+            return folder
         names = objects.names()
         here = folder / _LAST
         if (

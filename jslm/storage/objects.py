@@ -6,6 +6,7 @@ The only user of fsspec besides the readers of text. An object appears whole or 
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -63,9 +64,15 @@ class Objects:
         self._try(lambda: self._system.put_file(str(file), self._path(name)))
 
     def download(self, name: str, file: Path) -> None:
-        """Gets an object as a file, in whose folder nothing else is touched. Raises StorageError where it is gone."""
+        """Gets an object as a file, which appears whole or stays what it was. Raises StorageError where it is gone."""
         file.parent.mkdir(parents=True, exist_ok=True)
-        self._try(lambda: self._system.get_file(self._path(name), str(file)))
+        # Of this process: what another fetches into the same folder is not to be taken for it.
+        fetching = file.with_name(f".{file.name}.{os.getpid()}.fetching")
+        try:
+            self._try(lambda: self._system.get_file(self._path(name), str(fetching)))
+            os.replace(fetching, file)
+        finally:
+            fetching.unlink(missing_ok=True)
 
     def delete(self, names: Iterable[str]) -> None:
         """Removes objects; those that are not there are passed over."""

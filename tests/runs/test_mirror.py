@@ -2,100 +2,22 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import fsspec
 import pytest
 
 from jslm.errors import JslmError
 from jslm.files import whole_file
 from jslm.runs import lease, mirror, remote
 from jslm.runs.folder import RunFolder, step_folder
-from jslm.runs.manifest import MANIFEST, write_manifest
+from jslm.runs.manifest import MANIFEST
 from jslm.runs.mirror import Mirror, mirrored
 from jslm.runs.remote import opened
-from jslm.storage import Objects, StorageError, data_folder, folders, local_copy, push_data
+from jslm.storage import Objects, data_folder, local_copy, push_data
 from jslm.train.stopping import finish_uploads
-
-RUN = "memory://bucket/run"
-
-
-@pytest.fixture(autouse=True)
-def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """`machine("a")`: from here on this is machine a, with a cache of its own; returns the run's folder there."""
-    system = fsspec.filesystem("memory")
-    system.store.clear()
-    system.pseudo_dirs[:] = [""]
-    for name, value in {"BEAT_SECONDS": 0.05, "LEASE_SECONDS": 0.4}.items():
-        monkeypatch.setattr(lease, name, value)
-    monkeypatch.setattr(mirror, "BEAT_SECONDS", 0.05)
-    monkeypatch.setattr(mirror, "POLL_SECONDS", 0.01)
-
-    def become(name: str) -> Path:
-        monkeypatch.setenv("JSLM_CACHE", str(tmp_path / name))
-        remote._opened.cache_clear()
-        folders._pulled.cache_clear()
-        folder = RunFolder(RUN)
-        folder.create()
-        return folder.path
-
-    yield become
-    # What a test has given up is still between two uploads.
-    for thread in threading.enumerate():
-        if thread.name == "jslm upload":
-            thread.join(10)
-    system.store.clear()
-
-
-def names() -> list[str]:
-    return sorted(name.removeprefix("/bucket/run/") for name in fsspec.filesystem("memory").find("/bucket/run"))
-
-
-def steps() -> list[int]:
-    return [int(name.split("/")[1][5:]) for name in names() if name.endswith(f"/{MANIFEST}")]
-
-
-def save(folder: Path, step: int, loss: float | None = None, text: str = "arrays") -> None:
-    """A checkpoint as a store leaves it."""
-    saving = folder / "checkpoints" / f"{step_folder(step)}.saving"
-    (saving / "state").mkdir(parents=True)
-    (saving / "state" / "arrays").write_text(f"{text} of {step}", "utf-8")
-    (saving / "about").write_text(str(step), "utf-8")
-    (folder / "config.toml").write_text("seed = 1\n", "utf-8")
-    (folder / "metrics.jsonl").write_text(f'{{"step": {step}}}\n{{"st', "utf-8")
-    write_manifest(saving, {"val_loss": loss})
-    saving.rename(folder / "checkpoints" / step_folder(step))
-
-
-def run(folder: Path, saved: list[tuple[int, float | None]], keep: int = 2) -> None:
-    """A training process from start to end, each checkpoint uploaded before the next."""
-    with mirrored(folder, RUN, keep) as mirror:
-        assert mirror is not None
-        for step, loss in saved:
-            save(folder, step, loss)
-            wait_for(lambda step=step: step in steps())  # type: ignore[misc]
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
-def recorded(monkeypatch: pytest.MonkeyPatch, into: list[str], method: str, place: int) -> None:
-    """From here on each call of a method of `Objects` leaves its argument at `place`, the object's name."""
-    before = getattr(Objects, method)
-
-    def call(self: Objects, *arguments: Any) -> None:
-        into.append(arguments[place])
-        before(self, *arguments)
-
-    monkeypatch.setattr(Objects, method, call)
+from tests.runs.memory_runs import RUN, down, names, recorded, run, save, steps, wait_for
 
 
 def test_manifests_come_last_and_the_newest_and_the_best_stay(
@@ -189,7 +111,7 @@ def test_what_is_the_same_is_not_fetched_again(
     with pytest.raises(JslmError, match=r"no checkpoint '7'; there are best, latest, 2, 3"):
         opened(RUN, "7")
     Objects(RUN).delete([f"checkpoints/step_00000003/{MANIFEST}"])
-    remote._opened.cache_clear()
+    machine("reader")
     assert opened(RUN, "latest")[1] == "2"
     assert "1 checkpoint(s) not whole there (step_00000003)" in caplog.text
     assert [path.name for path in (local_copy(RUN, "read") / "checkpoints").iterdir()] == ["step_00000002"]
@@ -217,7 +139,11 @@ def test_model_files_and_what_is_not_there(machine: Callable[[str], Path]) -> No
             opened(name)
 
 
-def test_two_writers_are_one_error(machine: Callable[[str], Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_writers_are_one_error(
+    machine: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Ends with the first beat that is seen, however late it comes on a busy machine.
+    monkeypatch.setattr(lease, "LEASE_SECONDS", 60.0)
     with mirrored(machine("a"), RUN, 2) as first:
         assert first is not None
         second = machine("b")
@@ -253,7 +179,7 @@ def test_work_ahead_of_the_address_goes_on_here_and_stands_aside_where_another_h
     ours = machine("a")
     run(ours, [(1, None)])
     with monkeypatch.context() as patch:
-        patch.setattr(Objects, "upload", _down)
+        patch.setattr(Objects, "upload", down)
         left = Mirror(ours, RUN, 2)
         left.start()
         save(ours, 2)
@@ -281,9 +207,10 @@ def test_a_damaged_folder_takes_what_the_address_has(
     folder = machine("a")
     run(folder, [(1, None)])
     arrays = folder / "checkpoints" / "step_00000001" / "state" / "arrays"
-    arrays.write_text("arrayz of 1", "utf-8")
-    run(folder, [])
-    assert arrays.read_text("utf-8") == "arrays of 1"
+    for _ in range(2):
+        arrays.write_text("arrayz of 1", "utf-8")
+        run(folder, [])
+        assert arrays.read_text("utf-8") == "arrays of 1"
     assert "damaged: its checksum is not the one it was written with; those at the address are used" in caplog.text
     assert (folder / "checkpoints" / "step_00000001.damaged").is_dir()
 
@@ -296,7 +223,7 @@ def test_a_store_that_cannot_be_reached_is_said_once_and_caught_up_with(
     monkeypatch.setattr(mirror, "_LONGEST_WAIT", 0.02)
     with mirrored(folder, RUN, 2) as found:
         assert found is not None
-        monkeypatch.setattr(Objects, "upload", _down)
+        monkeypatch.setattr(Objects, "upload", down)
         save(folder, 1)
         wait_for(lambda: bool(found._trouble))
         save(folder, 2)
@@ -316,7 +243,7 @@ def test_told_to_stop_without_a_network_says_where_it_is_and_keeps_its_status(
     upload = Objects.upload
     with mirrored(folder, RUN, 2) as found:
         assert found is not None
-        monkeypatch.setattr(Objects, "upload", _down)
+        monkeypatch.setattr(Objects, "upload", down)
         save(folder, 1)
         wait_for(lambda: bool(found._trouble))
         # Raises nothing: the exit status is that of the signal, by which launchers start it again.
@@ -340,7 +267,7 @@ def test_data_counts_once_its_meta_is_there(machine: Callable[[str], Path], monk
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text, "utf-8")
     with monkeypatch.context() as patch:
-        patch.setattr(Objects, "write", _down)
+        patch.setattr(Objects, "write", down)
         with pytest.raises(JslmError, match=r"the data is whole in .*: the same command uploads it"):
             push_data(address)
     machine("b")
@@ -362,7 +289,3 @@ def test_data_counts_once_its_meta_is_there(machine: Callable[[str], Path], monk
 def test_nothing_makes_a_folder_called_s3() -> None:
     with pytest.raises(JslmError, match="an address, and this is written to folders"), whole_file(Path("s3://b/x.txt")):
         pass
-
-
-def _down(*_: Any) -> None:
-    raise StorageError(f"{RUN}: ConnectionError")

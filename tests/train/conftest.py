@@ -70,7 +70,11 @@ class Process:
 
     def run(self, *overrides: str) -> subprocess.CompletedProcess[str]:
         process = self.start(*overrides)
-        out, err = process.communicate(timeout=240)
+        try:
+            out, err = process.communicate(timeout=600)
+        finally:
+            # One that is left behind would go on at the bucket that the next test has.
+            process.kill()
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 

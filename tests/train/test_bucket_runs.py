@@ -123,7 +123,7 @@ def test_what_could_not_go_up_at_the_end_fails_and_goes_up_with_the_same_command
     here = tmp_path / "here" / "runs" / "s3" / "bucket" / "late"
 
     def cut(method: str, path: str) -> None:
-        if method == "PUT" and path.endswith("/manifest.json"):
+        if method == "PUT" and "/late/" in path and path.endswith("/manifest.json"):
             bucket.after = lambda method, path: None
             bucket.stop()
 
