@@ -167,6 +167,7 @@ def _settings(
             "min_learning_rate_ratio": 0.0,
             "warmup_steps": min(100, max(5, steps // 40)),
             "weight_decay": 0.1,
+            "beta2": 0.99,
         },
         "sample": {"max_new_tokens": min(200, model.context_length - 16)},
         "train": {
