@@ -235,7 +235,8 @@ def test_cut_off_files_are_no_shorter_texts(tmp_path: Path, packing: str) -> Non
 
 def test_windows_of_zstandard_may_be_long(tmp_path: Path) -> None:
     # As `zstd --long=31` writes them; what is read without asking ends at 27.
-    options = {zstd.CompressionParameter.enable_long_distance_matching: 1, zstd.CompressionParameter.window_log: 31}
+    wanted = zstd.CompressionParameter
+    options: dict[int, int] = {wanted.enable_long_distance_matching: 1, wanted.window_log: 31}
     with zstd.open(tmp_path / "a.txt.zst", "wb", options=options) as file:
         file.write(b"Once.")
     assert texts(tmp_path / "a.txt.zst") == ["Once."]
