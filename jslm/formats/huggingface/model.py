@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from jslm.config import Config, ModelConfig, config_from_dict
+from jslm.config import Config, config_from_dict
 from jslm.errors import JslmError
 from jslm.files import whole_folder
 from jslm.formats.ends import end_tokens
@@ -30,11 +30,11 @@ from jslm.formats.huggingface.weights import named_tensors, read_params, with_it
 from jslm.formats.pickles.reader import read_torch_file
 from jslm.formats.shapes import describe_model
 from jslm.formats.tokenizers import read_huggingface_tokenizer, read_json
+from jslm.formats.trees import with_zeros
 from jslm.formats.weights import SafetensorsFile, TensorReader, cast_weights, same_weights, write_safetensors
-from jslm.model import count_parameters, param_shapes
+from jslm.model import count_parameters
 from jslm.prompts.chat import TEMPLATE_NAME, model_template
 from jslm.runs.bundle import Bundle, Format
-from jslm.runs.checkpoint import flatten_tree, unflatten_params
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 _PREFIXES = ("model.", "transformer.")
@@ -96,7 +96,7 @@ def write(bundle: Bundle, path: Path, dtype: str) -> None:
     tokens = {"bos_token_id": bundle.tokenizer.bos_id, "eos_token_id": bundle.tokenizer.eot_id}
     # Versions before 5 read torch_dtype.
     fields |= {**tokens, "dtype": dtype, "torch_dtype": dtype, "use_cache": True}
-    params = _with_zeros(bundle.params, model)
+    params = with_zeros(bundle.params, model)
     starts_documents = bundle.ends_documents
     with whole_folder(path) as folder:
         tensors = {name: cast_weights(name, array, dtype) for name, array in named_tensors(params, model, family)}
@@ -185,14 +185,6 @@ def _add_torch(weights: _Weights, path: Path, names: set[str] | None) -> None:
 def _check_names(path: Path, found: Mapping[str, Any], names: set[str] | None) -> None:
     if names is not None and (differing := sorted(names ^ set(found))):
         raise JslmError(f"{path}: {differing[0]}: in the index and not in the file, or the other way round")
-
-
-def _with_zeros(params: Mapping[str, Any], model: ModelConfig) -> dict[str, Any]:
-    """`params` with zeros for the biases that `model` has and they have not."""
-    flat = flatten_tree(params)
-    wanted = flatten_tree(param_shapes(model))
-    whole = {f"params/{n}": flat[n] if n in flat else np.zeros(leaf.shape, np.float32) for n, leaf in wanted.items()}
-    return unflatten_params(whole, "params")
 
 
 def _sampling(path: Path) -> dict[str, Any]:
