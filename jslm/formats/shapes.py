@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from jslm.config import ModelConfig
+from jslm.model import count_parameters
 
 
 def beyond_llama_shape(model: ModelConfig) -> list[str]:
@@ -36,6 +37,17 @@ def describe_model(model: ModelConfig) -> dict[str, Any]:
         "n_kv_heads": model.kv_heads,
         "d_ff": model.hidden_dim,
         "context_length": model.context_length,
+    }
+
+
+def describe_decoder(model: ModelConfig) -> dict[str, Any]:
+    """The size, where it is known, the shape, and the options that formats differ in."""
+    return {
+        **({"parameters": count_parameters(model)["total"]} if model.vocab_size else {}),
+        **describe_model(model),
+        "norm": model.norm,
+        "position": model.position,
+        "activation": model.activation,
     }
 
 
