@@ -11,9 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from jslm.config import ModelConfig
+from jslm.config import ModelConfig, config_from_dict
 from jslm.errors import JslmError
 from jslm.formats.shapes import beyond_gpt2_shape, beyond_llama_shape, is_square
 
@@ -134,13 +132,7 @@ def model_from_config(fields: Mapping[str, Any], path: Path) -> tuple[ModelConfi
             + ("" if family else " (an adapter, or no model of transformers?)")
         )
     options = _gpt2_options(values) if family == "gpt2" else _llama_options(values, family)
-    try:
-        return ModelConfig(**options), family
-    except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        where = ".".join(map(str, problem["loc"]))
-        message = str(problem.get("ctx", {}).get("error", problem["msg"]))
-        raise JslmError(f"{path}: {where + ': ' if where else ''}{message}") from None
+    return config_from_dict({"model": options}, str(path)).model, family
 
 
 def _gpt2_options(values: _Fields) -> dict[str, Any]:

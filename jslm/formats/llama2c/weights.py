@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from jslm.config import ModelConfig
+from jslm.formats.trees import to_halves, to_pairs
 
 # In a layer: llama2.c's name, and ours.
 LAYER_TENSORS = {
