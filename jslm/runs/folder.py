@@ -86,7 +86,7 @@ class RunFolder:
 
     def write_info(self, info: dict[str, Any]) -> None:
         """Writes `run.json`: environment, data, result; atomically. A figure that is not finite becomes null."""
-        values = {name: value for name, value in _finite(info).items() if name != _INFO_CHECKSUM}
+        values = {name: value for name, value in finite(info).items() if name != _INFO_CHECKSUM}
         values[_INFO_CHECKSUM] = _info_crc32(values)
         write_text(self.info, json.dumps(values, indent=1, allow_nan=False) + "\n")
 
@@ -149,11 +149,12 @@ def _info_crc32(values: dict[str, Any]) -> int:
     return _crc32(json.dumps(values, sort_keys=True))
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """The value with null for each number in it that is not finite, as JSON has no word for it."""
     if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
+        return {key: finite(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
+        return [finite(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

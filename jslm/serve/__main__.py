@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.util
 import os
 import sys
@@ -86,15 +87,7 @@ def _run(args: argparse.Namespace) -> int:
     # Written so that a NaN fails too.
     if not args.drain_seconds >= 0:
         raise JslmError(f"--drain-seconds {args.drain_seconds}: expected 0 or more")
-    limits = Limits(
-        slots=args.max_slots,
-        queue=args.max_queue,
-        samples=args.max_samples,
-        prompt_tokens=args.max_prompt_tokens,
-        new_tokens=args.max_new_tokens,
-        seconds=args.max_seconds,
-        body_bytes=args.max_body_bytes,
-    )
+    limits = Limits(**{field.name: getattr(args, f"max_{field.name}") for field in dataclasses.fields(Limits)})
     token = _token(args.api_key_file)
     from jslm.serve.command import run
 

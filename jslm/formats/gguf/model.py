@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jslm.errors import JslmError
 from jslm.extras import load_extra
 from jslm.files import whole_file
 from jslm.formats.ends import end_tokens
@@ -25,7 +24,7 @@ from jslm.formats.gguf.sampling import write_sampling
 from jslm.formats.gguf.vocabulary import NO_BOS_TEMPLATE, write_vocabulary
 from jslm.formats.gguf.weights import choose_architecture, model_tensors, write_hyperparameters
 from jslm.formats.weights import check_weights
-from jslm.runs.bundle import Bundle, Format
+from jslm.runs.bundle import Bundle, Format, check_vocabulary
 
 if TYPE_CHECKING:
     from gguf import GGMLQuantizationType, GGUFWriter
@@ -104,11 +103,7 @@ def _write(bundle: Bundle, path: Path, dtype: str, name: str) -> None:
         "q8_0": gguf.GGMLQuantizationType.Q8_0,
     }[dtype]
     model = bundle.config.model
-    if model.vocab_size != bundle.tokenizer.vocab_size:
-        raise JslmError(
-            f"model.vocab_size = {model.vocab_size:,}, but the tokenizer has {bundle.tokenizer.vocab_size:,} entries; "
-            "use the tokenizer that the model was trained with"
-        )
+    check_vocabulary(bundle.config, bundle.tokenizer)
     architecture = choose_architecture(model)
     writer = gguf.GGUFWriter(None, architecture)
     write_general(writer, bundle, name, dtype)

@@ -23,7 +23,7 @@ from jslm.formats.onnx.measure import graph_loss
 from jslm.formats.onnx.products import KINDS, Layout
 from jslm.formats.shapes import describe_decoder
 from jslm.formats.weights import check_weights
-from jslm.runs.bundle import Bundle, Format
+from jslm.runs.bundle import Bundle, Format, check_vocabulary
 from jslm.runs.checkpoint import flatten_tree
 
 
@@ -73,11 +73,7 @@ def write(
     """
     onnx = require_onnx()
     model, kinds = bundle.config.model, [dtype, "int8"] if dtype == "float32" else [dtype]
-    if model.vocab_size != bundle.tokenizer.vocab_size:
-        raise JslmError(
-            f"model.vocab_size = {model.vocab_size:,}, but the tokenizer has {bundle.tokenizer.vocab_size:,} entries; "
-            "use the tokenizer that the model was trained with"
-        )
+    check_vocabulary(bundle.config, bundle.tokenizer)
     folded = _check_condition(bundle, condition or {})
     if opset not in IR_VERSIONS:
         raise JslmError(f"jslm convert export --opset {opset}: jslm writes {' and '.join(map(str, IR_VERSIONS))}")
