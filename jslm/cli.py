@@ -45,6 +45,13 @@ def add_debug_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
+def check_least(args: argparse.Namespace, **least: int) -> None:
+    """Raises JslmError for an option that was given and is under the least that it can be."""
+    for name, bound in least.items():
+        if (found := getattr(args, name)) is not None and found < bound:
+            raise JslmError(f"--{name.replace('_', '-')} {found}: expected {bound} or more")
+
+
 def config_from_args(args: argparse.Namespace) -> Config | None:
     """The config that the arguments name; None after printing it for `--print-config`. Raises JslmError."""
     config = load_config(args.config, args.overrides)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import shutil
@@ -62,6 +63,29 @@ def write_text(path: Path, text: str) -> None:
     """Writes UTF-8 `text`, line ends as they are, by `whole_file`."""
     with whole_file(path) as temporary:
         temporary.write_text(text, "utf-8", newline="")
+
+
+def read_utf8(path: Path, where: str = "") -> str:
+    """The text of a UTF-8 file, line ends as they are, without a byte-order mark. Raises JslmError, which begins with
+    `where` (the path by default), for one that can't be read or is no such text."""
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise JslmError(f"{where or path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise JslmError(f"{where or path}: not UTF-8 text (byte {error.start:,})") from None
+
+
+@contextlib.contextmanager
+def locked(path: Path, taken: str) -> Iterator[None]:
+    """Holds the lock file `path`, made here; it goes with the process, however it ends. Raises JslmError, which says
+    `taken`, where another process has it."""
+    with path.open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise JslmError(taken) from None
+        yield
 
 
 def _refuse_address(path: Path) -> None:

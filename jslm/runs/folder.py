@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import json
 import logging
@@ -11,13 +10,13 @@ import math
 import os
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jslm.config import Config, config_to_toml, load_config
 from jslm.errors import JslmError
-from jslm.files import write_text
+from jslm.files import locked, write_text
 from jslm.storage import is_address, local_copy, tidy
 
 # First line of a run's config, over what follows. A flipped digit would be a setting like any other.
@@ -65,18 +64,10 @@ class RunFolder:
                 f"run_dir = {self.path}: cannot be written ({os.strerror(error.errno or 0)}); choose another run_dir"
             ) from None
 
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Holds the folder against other processes; the lock goes with the process, however it ends."""
-        with (self.path / ".lock").open("w") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise JslmError(
-                    f"run_dir = {self.name}: another training process is using this folder; "
-                    "wait for it, or choose another run_dir"
-                ) from None
-            yield
+    def locked(self) -> contextlib.AbstractContextManager[None]:
+        """Holds the folder against other processes. Raises JslmError where one of them has it."""
+        taken = "another training process is using this folder; wait for it, or choose another run_dir"
+        return locked(self.path / ".lock", f"run_dir = {self.name}: {taken}")
 
     def write_config(self, config: Config) -> None:
         """Writes the resolved config, atomically, with a checksum of it."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from jslm.cli import add_debug_argument, run_verb
 from jslm.errors import JslmError
+from jslm.files import read_utf8
 from jslm.installation import install_command
 from jslm.serve.keys import new_key, warn_if_open
 from jslm.serve.limits import KEY_VARIABLE, Limits
@@ -97,11 +98,8 @@ def _run(args: argparse.Namespace) -> int:
 def _token(file: str | None) -> str | None:
     """The API key; None where none is wanted. Raises JslmError for an empty one, which would let everybody in."""
     if file is not None:
-        try:
-            lines = Path(file).read_text("utf-8").splitlines()
-        except UnicodeDecodeError:
-            raise JslmError(f"--api-key-file {file}: not UTF-8 text") from None
-        token, where = (lines[0].strip() if lines else ""), f"--api-key-file {file}"
+        where = f"--api-key-file {file}"
+        token = read_utf8(Path(file), where).partition("\n")[0].strip()
     elif KEY_VARIABLE in os.environ:
         token, where = os.environ[KEY_VARIABLE].strip(), f"${KEY_VARIABLE}"
     else:
