@@ -15,6 +15,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from jslm.errors import JslmError
+from jslm.formats.tokenizers import piece_steps
 from jslm.tokenizer import UNKNOWN, Tokenizer
 
 if TYPE_CHECKING:
@@ -35,13 +36,6 @@ PATTERNS = {
     (_WORD % "", False): "qwen2",
     (_WORD % "{1,3}", True): "llama-bpe",
     (_WORD % "{1,3}", False): "dbrx",
-}
-_LLAMA_NORMALIZER = {
-    "type": "Sequence",
-    "normalizers": [
-        {"type": "Prepend", "prepend": _SPACE},
-        {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE},
-    ],
 }
 
 
@@ -180,7 +174,11 @@ def from_tokenizer_json(fields: Mapping[str, Any]) -> Vocabulary:
             else:
                 yield TokenType.BYTE if byte_tokens and _BYTE_TOKEN.fullmatch(token) else TokenType.NORMAL
 
-    if model.get("byte_fallback") and fields.get("normalizer") == _LLAMA_NORMALIZER and not fields.get("pre_tokenizer"):
+    if (
+        model.get("byte_fallback")
+        and fields.get("normalizer") == piece_steps(prefix=True)["normalizer"]
+        and not fields.get("pre_tokenizer")
+    ):
         unknown = model.get("unk_token")
         return Vocabulary(
             "llama",

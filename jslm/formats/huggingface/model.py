@@ -6,7 +6,6 @@ transformers' `from_pretrained` and `save_pretrained` lay them out.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from jslm.formats.huggingface.config import (
     model_from_config,
     target_model,
 )
-from jslm.formats.huggingface.tokenizer import write_tokenizer
+from jslm.formats.huggingface.tokenizer import write_json, write_tokenizer
 from jslm.formats.huggingface.weights import named_tensors, read_params, with_its_head
 from jslm.formats.pickles.reader import read_torch_file
 from jslm.formats.shapes import describe_model
@@ -93,24 +92,35 @@ def write(bundle: Bundle, path: Path, dtype: str) -> None:
     family = family_of(bundle.config.model)
     model = target_model(bundle.config.model, family)
     fields = config_fields(model, family)
-    tokens = {"bos_token_id": bundle.tokenizer.bos_id, "eos_token_id": bundle.tokenizer.eot_id}
     # Versions before 5 read torch_dtype.
-    fields |= {**tokens, "dtype": dtype, "torch_dtype": dtype, "use_cache": True}
+    fields |= {"dtype": dtype, "torch_dtype": dtype, "use_cache": True}
     params = with_zeros(bundle.params, model)
-    starts_documents = bundle.ends_documents
     with whole_folder(path) as folder:
         tensors = {name: cast_weights(name, array, dtype) for name, array in named_tensors(params, model, family)}
         write_safetensors(folder / "model.safetensors", tensors, {"format": "pt"})
-        _dump(folder / "config.json", fields)
-        ends = end_tokens(bundle)
-        stops = {"eos_token_id": ends if len(ends) > 1 else ends[0]}
-        _dump(folder / "generation_config.json", {**tokens, **stops, **generation_fields(bundle.config)})
-        write_tokenizer(
-            bundle.tokenizer, folder, context_length=model.context_length, starts_documents=starts_documents
-        )
-        if bundle.chat_template:
-            (folder / TEMPLATE_NAME).write_text(bundle.chat_template, "utf-8")
+        write_beside(bundle, folder, fields)
         (folder / "README.md").write_text(model_card(bundle, family, dtype), "utf-8")
+
+
+def write_beside(bundle: Bundle, folder: Path, fields: Mapping[str, Any]) -> None:
+    """Writes all but weights and model card: `config.json` with `fields`, sampling settings, tokenizer, chat template.
+
+    Raises JslmError where no `tokenizer.json` gives the model's ids.
+    """
+    config, tokenizer = bundle.config, bundle.tokenizer
+    tokens = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eot_id}
+    write_json(folder / "config.json", {**fields, **tokens})
+    stops = {"eos_token_id": one_or_more(end_tokens(bundle))}
+    write_json(folder / "generation_config.json", {**tokens, **stops, **_generation_fields(config)})
+    length = config.model.context_length
+    write_tokenizer(tokenizer, folder, context_length=length, starts_documents=bundle.ends_documents)
+    if bundle.chat_template:
+        (folder / TEMPLATE_NAME).write_text(bundle.chat_template, "utf-8")
+
+
+def one_or_more(ends: list[int]) -> int | list[int]:
+    """Where writing ends, as programs read it: a number, or several where answers have an end of their own."""
+    return ends if len(ends) > 1 else ends[0]
 
 
 class _Weights:
@@ -204,7 +214,7 @@ def _sampling(path: Path) -> dict[str, Any]:
     return {"sample": found}
 
 
-def generation_fields(config: Config) -> dict[str, Any]:
+def _generation_fields(config: Config) -> dict[str, Any]:
     """The run's sampling settings as `generation_config.json` names them."""
     sample = config.sample
     fields: dict[str, Any] = {"max_new_tokens": sample.max_new_tokens, "do_sample": sample.temperature > 0}
@@ -223,10 +233,6 @@ def _describe_tokenizer(path: Path, fields: Mapping[str, Any], vocab_size: int) 
     except JslmError as error:
         return f"unreadable: {error}"
     return f"{tokenizer.kind}: {tokenizer.vocab_size:,} tokens"
-
-
-def _dump(path: Path, fields: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(fields, ensure_ascii=False, indent=1) + "\n", "utf-8")
 
 
 FORMAT = Format(
