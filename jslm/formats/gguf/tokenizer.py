@@ -182,9 +182,9 @@ def _sentencepiece(keys: _Keys, tokens: Sequence[str], types: Sequence[int]) -> 
             pass
     ids = {token: index for index, token in enumerate(tokens)}
     texts = {token: ids[token] for token, kind in zip(tokens, types, strict=True) if kind == TokenType.NORMAL}
-    fields = {**piece_steps(prefix=prefix), "pre_tokenizer": None}
+    fields = {"normalizer": None, "pre_tokenizer": None} | piece_steps(prefix=prefix)
     unknown = next((token for token, kind in zip(tokens, types, strict=True) if kind == TokenType.UNKNOWN), None)
-    merges = piece_merges(texts, scores)
+    merges = [list(pair) for pair in piece_merges(texts, scores)]
     model = {"merges": merges, "unk_token": unknown, "fuse_unk": True, "byte_fallback": True, "ignore_merges": False}
     return _library(keys, tokens, types, fields, model, starts=True)
 
