@@ -196,7 +196,11 @@ def _from_factors(model: ModelConfig, factors: np.ndarray, keys: _Keys) -> Model
         share = (1 / factors - 1 / largest) / (1 - 1 / largest)
         between = (share > 1e-4) & (share < 1 - 1e-4)
         for original, high in _bands(plain, share, between):
-            found = {"low_freq_factor": 1.0, "high_freq_factor": high, "original_context_length": original}
+            found: dict[str, Any] = {
+                "low_freq_factor": 1.0,
+                "high_freq_factor": high,
+                "original_context_length": original,
+            }
             try:
                 bands = RopeScalingConfig(kind="llama3", factor=float(str(np.float32(largest))), **found)
                 scaled = ModelConfig.model_validate(model.model_dump() | {"rope_scaling": bands})
