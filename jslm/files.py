@@ -25,7 +25,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
-            _sync(temporary)
+            sync(temporary)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -50,7 +50,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
             yield temporary
             for file in temporary.rglob("*"):
                 if file.is_file():
-                    _sync(file)
+                    sync(file)
             # Replaces an empty folder, and refuses one that has been filled in the meantime.
             os.replace(temporary, path)
         finally:
@@ -99,7 +99,8 @@ def _beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
 
 
-def _sync(file: Path) -> None:
+def sync(file: Path) -> None:
+    """Returns when what was written to the file is on the disk. Raises OSError."""
     with file.open("rb+") as stream:
         os.fsync(stream.fileno())
 
