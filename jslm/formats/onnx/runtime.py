@@ -15,8 +15,7 @@ from jslm.extras import load_extra
 from jslm.formats.onnx.check import check_onnx
 from jslm.formats.onnx.file import read_onnx
 from jslm.formats.onnx.folder import graph_of
-from jslm.formats.onnx.own_graph import cache_names
-from jslm.formats.onnx.products import Layout
+from jslm.formats.onnx.products import Layout, cache_names
 
 # Logits of so many bytes at once, where those of every position are asked for.
 _MAX_LOGITS = 1 << 28
