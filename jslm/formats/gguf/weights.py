@@ -15,7 +15,7 @@ import numpy as np
 from jslm.config import ModelConfig
 from jslm.errors import JslmError
 from jslm.extras import load_extra
-from jslm.formats.shapes import beyond_gpt2_shape, beyond_llama_shape, is_square
+from jslm.formats.shapes import beyond_gpt2_shape, beyond_llama_shape, llama_family
 from jslm.formats.trees import Names, tree_tensors, with_zeros
 from jslm.model.rope import rotary_frequencies
 
@@ -35,15 +35,9 @@ def choose_architecture(model: ModelConfig) -> str:
             f"GGUF cannot express {'; '.join(missing)}; the nearest format that can is one file of safetensors: "
             "export with --format safetensors"
         )
-    if kind == "gpt2":
-        return kind
-    if not model.is_gated:
-        return "arcee"
-    if model.qk_norm:
-        return "qwen3"
-    is_qwen2 = model.qkv_bias and not (model.out_bias or model.mlp_bias) and is_square(model)
+    family = kind if kind == "gpt2" else llama_family(model)
     # Llama's program takes biases as well, and a table of frequencies, which Qwen's two have not.
-    return "qwen2" if is_qwen2 and not _needs_frequencies(model) else "llama"
+    return "llama" if family == "qwen2" and _needs_frequencies(model) else family
 
 
 def write_hyperparameters(writer: GGUFWriter, model: ModelConfig, architecture: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from jslm.config import ModelConfig, config_from_dict
 from jslm.errors import JslmError
-from jslm.formats.shapes import beyond_gpt2_shape, beyond_llama_shape, is_square
+from jslm.formats.shapes import beyond_gpt2_shape, beyond_llama_shape, llama_family
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "arcee", "gpt2")
 # Those whose `attention_bias` puts one on the attention's output too.
@@ -49,14 +49,7 @@ def family_of(model: ModelConfig) -> str:
             f"Hugging Face's {nearest} cannot express {'; '.join(missing)}; the nearest format that can is one file of "
             "safetensors: export with --format safetensors"
         )
-    if family == "gpt2":
-        return family
-    if not model.is_gated:
-        return "arcee"
-    if model.qk_norm:
-        return "qwen3"
-    is_qwen2 = model.qkv_bias and not (model.out_bias or model.mlp_bias) and is_square(model)
-    return "qwen2" if is_qwen2 else "llama"
+    return family if family == "gpt2" else llama_family(model)
 
 
 def target_model(model: ModelConfig, family: str) -> ModelConfig:
