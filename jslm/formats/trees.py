@@ -14,7 +14,6 @@ import numpy as np
 from jslm.config import ModelConfig
 from jslm.formats.weights import TensorReader, layer_at, pad_rows, stack_layers
 from jslm.model import param_shapes
-from jslm.runs.checkpoint import flatten_tree, unflatten_params
 
 # In a layer of GPT-2 and of what follows its code.
 GPT2_PARTS = {
@@ -129,10 +128,7 @@ def tree_tensors(params: Mapping[str, Any], model: ModelConfig, names: Names) ->
 
 def with_zeros(params: Mapping[str, Any], model: ModelConfig) -> dict[str, Any]:
     """`params` with zeros for the biases that `model` has and they have not."""
-    flat = flatten_tree(params)
-    wanted = flatten_tree(param_shapes(model))
-    whole = {f"params/{n}": flat[n] if n in flat else np.zeros(leaf.shape, np.float32) for n, leaf in wanted.items()}
-    return unflatten_params(whole, "params")
+    return _filled(params, param_shapes(model))
 
 
 def to_halves(columns: np.ndarray, heads: int) -> np.ndarray:
@@ -145,6 +141,16 @@ def to_pairs(columns: np.ndarray, heads: int) -> np.ndarray:
     """The last axis of each head from halves (0..d/2, d/2..d) to pairs (0, d/2, 1, d/2+1, ...)."""
     halves = columns.reshape(*columns.shape[:-1], heads, 2, -1)
     return halves.swapaxes(-1, -2).reshape(columns.shape)
+
+
+def _filled(tree: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+    found = {}
+    for name, leaf in wanted.items():
+        if isinstance(leaf, Mapping):
+            found[name] = _filled(tree.get(name, {}), leaf)
+        else:
+            found[name] = tree[name] if name in tree else np.zeros(leaf.shape, np.float32)
+    return found
 
 
 def _layer_tensors(
