@@ -144,7 +144,7 @@ def to_pairs(columns: np.ndarray, heads: int) -> np.ndarray:
 
 
 def _filled(tree: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
-    found = {}
+    found: dict[str, Any] = {}
     for name, leaf in wanted.items():
         if isinstance(leaf, Mapping):
             found[name] = _filled(tree.get(name, {}), leaf)
