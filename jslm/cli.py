@@ -7,7 +7,7 @@ import errno
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from jslm.config import Config, load_config, said_to_toml
@@ -43,6 +43,25 @@ def add_config_arguments(parser: argparse.ArgumentParser, *, required: bool = Tr
 def add_debug_argument(parser: argparse.ArgumentParser) -> None:
     """Adds `--debug`."""
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def check_least(args: argparse.Namespace, **least: int) -> None:
+    """Raises JslmError for an option that was given and is under the least that it can be."""
+    for name, bound in least.items():
+        if (found := getattr(args, name)) is not None and found < bound:
+            raise JslmError(f"--{name.replace('_', '-')} {found}: expected {bound} or more")
+
+
+def conditions_from(items: Iterable[str]) -> dict[str, str]:
+    """Name to label of `NAME=LABEL`, as `--condition` gives them. Raises JslmError for another, and a name twice."""
+    found: dict[str, str] = {}
+    for item in items:
+        name, separator, label = item.partition("=")
+        if not separator or name in found:
+            reason = "comes twice" if name in found else "is no NAME=LABEL, such as style=formal"
+            raise JslmError(f"--condition {item}: {reason}")
+        found[name] = label
+    return found
 
 
 def config_from_args(args: argparse.Namespace) -> Config | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import shutil
@@ -24,7 +25,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
-            _sync(temporary)
+            sync(temporary)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -49,7 +50,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
             yield temporary
             for file in temporary.rglob("*"):
                 if file.is_file():
-                    _sync(file)
+                    sync(file)
             # Replaces an empty folder, and refuses one that has been filled in the meantime.
             os.replace(temporary, path)
         finally:
@@ -64,6 +65,29 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, "utf-8", newline="")
 
 
+def read_utf8(path: Path, where: str = "") -> str:
+    """The text of a UTF-8 file, line ends as they are, without a byte-order mark. Raises JslmError, which begins with
+    `where` (the path by default), for one that can't be read or is no such text."""
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise JslmError(f"{where or path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise JslmError(f"{where or path}: not UTF-8 text (byte {error.start:,})") from None
+
+
+@contextlib.contextmanager
+def locked(path: Path, taken: str) -> Iterator[None]:
+    """Holds the lock file `path`, made here; it goes with the process, however it ends. Raises JslmError, which says
+    `taken`, where another process has it."""
+    with path.open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise JslmError(taken) from None
+        yield
+
+
 def _refuse_address(path: Path) -> None:
     # It would make a folder called "s3:".
     if _ADDRESS.match(str(path)):
@@ -75,7 +99,8 @@ def _beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
 
 
-def _sync(file: Path) -> None:
+def sync(file: Path) -> None:
+    """Returns when what was written to the file is on the disk. Raises OSError."""
     with file.open("rb+") as stream:
         os.fsync(stream.fileno())
 

@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from jslm.lazy import lazy_names
 
 __all__ = ["export_model", "import_model", "inspect_model", "known_formats", "load_model"]
-
-
-def __getattr__(name: str) -> Any:
-    if name in __all__:
-        import jslm.formats
-
-        return getattr(jslm.formats, name)
-    raise AttributeError(f"module 'jslm.convert' has no attribute {name!r}")
+__getattr__ = lazy_names(__name__, dict.fromkeys(__all__, "jslm.formats"))

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from jslm import formats
-from jslm.cli import add_debug_argument, run_verb
+from jslm.cli import add_debug_argument, conditions_from, run_verb
 from jslm.console import format_seconds
-from jslm.errors import JslmError
 
 _USAGE = """usage: jslm convert import SRC RUN_DIR [--format NAME]
        jslm convert export RUN_DIR DST --format NAME [--dtype TYPE] [--checkpoint WHICH] [--ema | --no-ema]
@@ -168,7 +167,7 @@ def _push(args: argparse.Namespace) -> int:
 def _choices(args: argparse.Namespace) -> dict[str, Any]:
     """Those of `_add_choices` that were made."""
     asked = {
-        "condition": _conditions(args.condition),
+        "condition": None if args.condition is None else conditions_from(args.condition),
         "opset": args.opset,
         "text": args.text,
         "onnxruntime_web": args.onnxruntime_web,
@@ -185,19 +184,6 @@ def _inspect(args: argparse.Namespace) -> int:
     else:
         _print_fields(fields)
     return 0
-
-
-def _conditions(items: list[str] | None) -> dict[str, str] | None:
-    """Name to label of `NAME=LABEL`, each once; None for none at all."""
-    if items is None:
-        return None
-    found: dict[str, str] = {}
-    for item in items:
-        name, equals, label = item.partition("=")
-        if not equals or name in found:
-            raise JslmError(f"--condition {item}: expected NAME=LABEL, each name once")
-        found[name] = label
-    return found
 
 
 def _print_fields(fields: dict[str, object]) -> None:

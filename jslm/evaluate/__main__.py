@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from jslm.cli import add_debug_argument, run_verb
+from jslm.cli import add_debug_argument, check_least, run_verb
 from jslm.errors import JslmError
 from jslm.evaluate.plan import TASKS, Plan, plan_tasks
 from jslm.evaluate.suite_data import SUITE, plan_suite
@@ -82,9 +82,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _plan(args: argparse.Namespace) -> Plan:
-    for name, least in (("stride", 0), ("limit", 0), ("num_samples", 1), ("seed", 0), ("batch_tokens", 1)):
-        if getattr(args, name) < least:
-            raise JslmError(f"--{name.replace('_', '-')} {getattr(args, name)}: expected {least} or more")
+    check_least(args, stride=0, limit=0, num_samples=1, seed=0, batch_tokens=1)
     if args.split not in (None, "train", "val"):
         raise JslmError(f"--split {args.split}: expected train or val")
     tasks = plan_tasks(args.tasks, args.task_dir, limit=args.limit)

@@ -18,6 +18,7 @@ from jslm.corpora.rewrite.parsed.trees import Unsure, read_conllu
 from jslm.errors import JslmError
 from jslm.evaluate.lints import count_lints, make_checker
 from jslm.evaluate.questions import read_records, text_of
+from jslm.files import read_utf8
 from jslm.infer.faithful import unfaithful
 
 if TYPE_CHECKING:
@@ -73,12 +74,7 @@ def read_items(path: Path) -> list[Item]:
 
 
 def _read_tsv(path: Path) -> list[Item]:
-    try:
-        lines = path.read_bytes().decode("utf-8-sig").splitlines()
-    except OSError as error:
-        raise JslmError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise JslmError(f"{path}: not UTF-8 text (byte {error.start:,})") from None
+    lines = read_utf8(path).splitlines()
     if not lines or tuple(lines[0].split("\t")) != HEADER:
         found = lines[0][:60] if lines else ""
         raise JslmError(f"{path}: line 1: {found!r}; expected the columns {', '.join(HEADER)}, with tabs between")

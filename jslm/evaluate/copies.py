@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from jslm.tokens.shuffle import mix
+
 _BLOCK = 1 << 20
 _FILTER_BITS = 20
 # A large odd multiplier spreads neighbouring ids over all 64 bits.
@@ -142,7 +144,7 @@ def _hashes(tokens: NDArray[np.integer], length: int) -> Hashes:
     if count < 1:
         return np.zeros(0, np.uint64)
     # Doubling: the hash of a run is that of its first half, shifted, and that of its second.
-    values = _mix(np.asarray(tokens).astype(np.uint64) + np.uint64(1))
+    values = mix(np.asarray(tokens).astype(np.uint64) + np.uint64(1))
     total, done = np.zeros(len(values), np.uint64), 0
     power, size = values, 1
     while True:
@@ -151,17 +153,10 @@ def _hashes(tokens: NDArray[np.integer], length: int) -> Hashes:
             total = total[: len(shifted)] * _pow(size) + shifted if done else power
             done += size
         if 2 * size > length:
-            return _mix(total[:count])
+            return mix(total[:count])
         power = power[: len(power) - size] * _pow(size) + power[size:]
         size *= 2
 
 
 def _pow(exponent: int) -> np.uint64:
     return np.uint64(pow(int(_BASE), exponent, 1 << 64))
-
-
-def _mix(values: Hashes) -> Hashes:
-    """Spreads each value over 64 bits (Steele et al. 2014, SplitMix64's finalizer)."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))

@@ -87,14 +87,6 @@ class Ngram:
         return total
 
 
-def bits_per_byte(training: bytes, held_out: bytes, *, order: int = ORDER) -> float:
-    """Bits that a byte of `held_out` takes by an n-gram counted on `training`. Raises ValueError without any."""
-    if not held_out:
-        raise ValueError("no held-out text")
-    symbols, unseen = (np.frombuffer(text, np.uint8) for text in (training, held_out))
-    return Ngram(symbols, order=order).bits(unseen) / len(held_out)
-
-
 def numbers(symbols: Integer[np.ndarray, " length"], size: int, alphabet: int) -> Int64[np.ndarray, " n"]:
     """Each run of `size` symbols as a number in base `alphabet`, the first symbol the most significant."""
     count = max(0, len(symbols) - size + 1)

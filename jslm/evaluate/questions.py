@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jslm.errors import JslmError
+from jslm.files import read_utf8
 
 Record = Mapping[str, Any]
 
@@ -70,12 +71,7 @@ def read_records(path: Path, keys: Sequence[str]) -> Iterator[tuple[str, dict[st
 
 def read_lines(path: Path) -> list[str]:
     """The lines of a UTF-8 file, without their ends. Raises JslmError where it can't be read."""
-    try:
-        return path.read_bytes().decode("utf-8-sig").split("\n")
-    except OSError as error:
-        raise JslmError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise JslmError(f"{path}: not UTF-8 text (byte {error.start:,})") from None
+    return read_utf8(path).split("\n")
 
 
 def _listed(names: Sequence[str]) -> str:

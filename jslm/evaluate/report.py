@@ -12,6 +12,7 @@ from jslm.evaluate.baseline import NAME, said_limits
 from jslm.evaluate.chart import Panel, bars
 from jslm.evaluate.curves import curves
 from jslm.files import write_text
+from jslm.runs.folder import finite
 
 REPORT, FIGURES, CHART, CURVES = "evaluation.md", "evaluation.json", "comparison.svg", "rewriting.svg"
 Record = Mapping[str, Any]
@@ -56,7 +57,7 @@ def write_reports(report: Mapping[str, Any], folder: str | Path) -> list[Path]:
 
 def as_json(report: Mapping[str, Any]) -> str:
     """The report as JSON; what is not finite becomes null."""
-    return json.dumps(_finite(report), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(finite(report), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def markdown(report: Mapping[str, Any], *, with_chart: bool = False, with_curves: bool = False) -> str:
@@ -366,11 +367,3 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _cell(text: str) -> str:
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

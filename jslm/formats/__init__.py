@@ -7,8 +7,9 @@ no heavy library.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from jslm.lazy import lazy_names
 
 if TYPE_CHECKING:
     from jslm.formats.api import export_model, import_model, inspect_model
@@ -28,17 +29,12 @@ __all__ = [
 ]
 
 _MODULES = {
-    "export_model": "api",
-    "known_formats": "formats",
-    "import_model": "api",
-    "inspect_model": "api",
-    "load_model": "opening",
-    "push_model": "hub",
-    "with_start": "start",
+    "export_model": "jslm.formats.api",
+    "import_model": "jslm.formats.api",
+    "inspect_model": "jslm.formats.api",
+    "known_formats": "jslm.formats.formats",
+    "load_model": "jslm.formats.opening",
+    "push_model": "jslm.formats.hub",
+    "with_start": "jslm.formats.start",
 }
-
-
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return getattr(importlib.import_module(f"jslm.formats.{_MODULES[name]}"), name)
-    raise AttributeError(f"module 'jslm.formats' has no attribute {name!r}")
+__getattr__ = lazy_names(__name__, _MODULES)

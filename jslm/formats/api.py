@@ -8,8 +8,7 @@ from typing import Any
 from jslm.errors import JslmError
 from jslm.formats.formats import choose_format, format_named, known_formats
 from jslm.formats.opening import load_model
-from jslm.formats.shapes import describe_model
-from jslm.model import count_parameters
+from jslm.formats.shapes import describe_decoder
 from jslm.runs.bundle import Bundle
 from jslm.runs.checkpoint import CheckpointStore
 from jslm.runs.folder import RunFolder, is_run_folder
@@ -78,19 +77,14 @@ def inspect_model(path: str | Path) -> dict[str, Any]:
 
 def _describe_run(path: Path) -> dict[str, Any]:
     folder = RunFolder(path)
-    config, info = folder.read_config(), folder.read_info()
-    model = config.model
+    info = folder.read_info()
     steps = CheckpointStore(folder.checkpoints).steps()
     tokenizer = (info.get("data") or {}).get("tokenizer") or {}
     return {
         "format": "run folder of jslm",
         "status": info.get("status", "unknown"),
         "checkpoints": ", ".join(map(str, steps)) or "none",
-        **({"parameters": count_parameters(model)["total"]} if model.vocab_size else {}),
-        **describe_model(model),
-        "norm": model.norm,
-        "position": model.position,
-        "activation": model.activation,
+        **describe_decoder(folder.read_config().model),
         "tokenizer": f"{tokenizer.get('kind', 'unknown')}: {tokenizer.get('vocab_size', 0):,} tokens",
         **{key: value for key, value in (info.get("result") or {}).items() if key in ("val/loss", "val/bits_per_byte")},
     }

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float32, Int8
 
 from jslm.errors import JslmError
+from jslm.formats.weights import check_weights
 
 LIMIT = 127
 ROWS, SCALES = "rows", "scales"
@@ -34,9 +35,8 @@ def quantise_rows(
 
     A row of zeros has scale 0. Raises JslmError naming `name` where a weight is not finite.
     """
+    check_weights(name, matrix, "int8")
     largest = np.abs(matrix).max(axis=-1, initial=0.0)
-    if not np.isfinite(largest).all():
-        raise JslmError(f"{name} has weights that are not finite: the training has diverged; try another checkpoint")
     scales = (largest.astype(np.float64) / LIMIT).astype(np.float32)
     # Rows so small that their scale underflows are zeros too.
     steps = matrix.astype(np.float64) / np.where(scales > 0, scales, 1).astype(np.float64)[..., None]

@@ -18,9 +18,9 @@ from jslm.config import Config, config_from_dict
 from jslm.errors import JslmError
 from jslm.files import whole_file
 from jslm.formats.int8_rows import ROWS, SCALES, dequantise_rows, is_quantised, quantise_rows, to_rows
-from jslm.formats.shapes import describe_model
+from jslm.formats.shapes import describe_decoder
 from jslm.formats.weights import SafetensorsFile, cast_weights, pad_rows, write_safetensors
-from jslm.model import count_parameters, param_shapes
+from jslm.model import param_shapes
 from jslm.prompts.rewrite_words import REWRITE_WORDS
 from jslm.runs.bundle import Bundle, Format
 from jslm.runs.checkpoint import check_params, flatten_tree, unflatten_params
@@ -52,13 +52,9 @@ def describe(path: Path) -> dict[str, Any]:
     model = config.model
     return {
         "format": f"portable file of jslm, version {fields['version']}",
-        "parameters": count_parameters(model)["total"],
         "weights": f"{', '.join(sorted(set(file.types.values())))} in {len(file.shapes):,} tensors"
         + (", int8 with a scale a row" if fields["version"] == _INT8_VERSION else ""),
-        **describe_model(model),
-        "norm": model.norm,
-        "position": model.position,
-        "activation": model.activation,
+        **describe_decoder(model),
         "tokenizer": f"{fields['tokenizer'].get('kind')}: {model.vocab_size:,} tokens",
         # Others are kept for one format alone, such as the last bits of llama2.c's tables.
         **{name: value for name, value in fields["figures"].items() if isinstance(value, int | float)},

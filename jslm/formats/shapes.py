@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from jslm.config import ModelConfig
+from jslm.model import count_parameters
 
 
 def beyond_llama_shape(model: ModelConfig) -> list[str]:
@@ -17,12 +18,22 @@ def beyond_gpt2_shape(model: ModelConfig) -> list[str]:
     found = [*_beyond_all(model), *_not(model, "GPT-2", norm="layernorm", position="learned")]
     if model.qk_norm:
         found.append("model.qk_norm (GPT-2 has none)")
-    if not is_square(model):
+    if not _is_square(model):
         found.append(f"model.head_dim = {model.dim_per_head} (GPT-2 has d_model / n_heads)")
     return found
 
 
-def is_square(model: ModelConfig) -> bool:
+def llama_family(model: ModelConfig) -> str:
+    """`arcee`, `qwen3`, `qwen2` or `llama`: which of them computes what `model` does, where one of them can."""
+    if not model.is_gated:
+        return "arcee"
+    if model.qk_norm:
+        return "qwen3"
+    is_qwen2 = model.qkv_bias and not (model.out_bias or model.mlp_bias) and _is_square(model)
+    return "qwen2" if is_qwen2 else "llama"
+
+
+def _is_square(model: ModelConfig) -> bool:
     """Whether all heads together are as wide as the residual stream."""
     return model.n_heads * model.dim_per_head == model.d_model
 
@@ -36,6 +47,17 @@ def describe_model(model: ModelConfig) -> dict[str, Any]:
         "n_kv_heads": model.kv_heads,
         "d_ff": model.hidden_dim,
         "context_length": model.context_length,
+    }
+
+
+def describe_decoder(model: ModelConfig) -> dict[str, Any]:
+    """The size, where it is known, the shape, and the options that formats differ in."""
+    return {
+        **({"parameters": count_parameters(model)["total"]} if model.vocab_size else {}),
+        **describe_model(model),
+        "norm": model.norm,
+        "position": model.position,
+        "activation": model.activation,
     }
 
 

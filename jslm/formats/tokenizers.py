@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from jslm.tokenizer import Tokenizer, load_tokenizer
 
 _GPT2_SIZES = (50257, 50304)
 _MAX_JSON = 200_000_000
+# Of an added token that matches as it is spelled.
+PLAIN_TOKEN = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+_SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 
 
 def find_tokenizer(folder: Path, vocab_size: int, where: str) -> Tokenizer:
@@ -127,7 +131,7 @@ def _with_settings(
             names |= set(map(_content, listed.values() if isinstance(listed, dict) else listed))
         decoder = part.get("added_tokens_decoder") or {}
         names |= {_content(token) for token in decoder.values() if token.get("special")}
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    flags = {**PLAIN_TOKEN, "special": True}
     listed = {token["content"] for token in added}
     # One of a single character may be all that spells it.
     more = sorted((ids[name], name) for name in names - listed if name in ids and len(name) > 1)
@@ -167,7 +171,7 @@ def _gpt2_tokenizer_json(folder: Path, settings: dict[str, Any], special: list[s
     if bad := next((number for number, merge in enumerate(merges, 1) if len(merge) != 2), 0):
         raise JslmError(f"{path}: merge {bad:,} is not two tokens with a space between them")
     # Newer folders list them with their flags; in older ones they are names alone.
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    flags = {**PLAIN_TOKEN, "special": True}
     listed = settings.get("added_tokens_decoder")
     added = [{**flags, **token, "id": int(index)} for index, token in (listed or {}).items()]
     known = {token["content"] for token in added}
@@ -205,4 +209,27 @@ def starting_with(name: str, token: int) -> dict[str, Any]:
         "single": [start, first],
         "pair": [start, first, second],
         "special_tokens": {name: {"id": name, "ids": [token], "tokens": [name]}},
+    }
+
+
+def piece_merges(ids: Mapping[str, int], scores: Sequence[float]) -> list[tuple[str, str]]:
+    """The merges of SentencePiece's BPE: all pairs of pieces that make a piece, that of the best score first."""
+    pairs = [
+        (-scores[index], index, piece[:cut], piece[cut:])
+        for piece, index in ids.items()
+        for cut in range(1, len(piece))
+        if piece[:cut] in ids and piece[cut:] in ids
+    ]
+    return [(left, right) for _, _, left, right in sorted(pairs)]
+
+
+def piece_steps(*, prefix: bool) -> dict[str, Any]:
+    """What Llama 2's `tokenizer.json` does to a text before and after its pieces; `prefix`: a space goes before it."""
+    space = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
+    back = {"type": "Replace", "pattern": {"String": _SPACE}, "content": " "}
+    first = [{"type": "Prepend", "prepend": _SPACE}] if prefix else []
+    strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if prefix else []
+    return {
+        "normalizer": {"type": "Sequence", "normalizers": [*first, space]},
+        "decoder": {"type": "Sequence", "decoders": [back, {"type": "ByteFallback"}, {"type": "Fuse"}, *strip]},
     }

@@ -17,19 +17,26 @@ from jslm.errors import JslmError
 
 _log = logging.getLogger("jslm")
 DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+# Largest magnitude: float16's own, and that of q8_0, whose blocks have a float16 scale of up to 127 steps.
+_LIMITS = {"float16": 65504.0, "q8_0": 65504.0 * 127}
 _FLOATS = ("F64", "F32", "F16", "BF16")
+
+
+def check_weights(name: str, array: np.ndarray, dtype: str, remedy: str = "--dtype bfloat16 or float32") -> None:
+    """Raises JslmError naming `name` where a weight is not finite, or too large for `dtype`."""
+    largest = float(np.abs(array).max(initial=0.0))
+    if not np.isfinite(largest):
+        raise JslmError(f"{name} has weights that are not finite: the training has diverged; try another checkpoint")
+    limit = _LIMITS.get(dtype, np.inf)
+    if largest > limit:
+        raise JslmError(
+            f"{name} has a weight of {largest:g}, above what {dtype} holds ({limit:g}); export with {remedy}"
+        )
 
 
 def cast_weights(name: str, array: np.ndarray, dtype: str) -> np.ndarray:
     """`array` in `dtype`, contiguous. Raises JslmError naming `name` where a weight is not finite or too large."""
-    largest = float(np.abs(array).max(initial=0.0))
-    if not np.isfinite(largest):
-        raise JslmError(f"{name} has weights that are not finite: the training has diverged; try another checkpoint")
-    if dtype == "float16" and largest > float(np.finfo(np.float16).max):
-        raise JslmError(
-            f"{name} has a weight of {largest:g}, above what float16 holds (65504); export with --dtype bfloat16 or "
-            "float32"
-        )
+    check_weights(name, array, dtype)
     return np.ascontiguousarray(array, DTYPES[dtype])
 
 

@@ -30,6 +30,7 @@ from jslm.infer.state import Settings, State, cache_slots, padded_length, whole_
 from jslm.model import Params, compute_dtype, decoding_params, unstack_layers
 from jslm.parallel import make_mesh
 from jslm.prompts.as_read import as_read
+from jslm.runs.bundle import check_vocabulary
 from jslm.tokenizer import Tokenizer
 
 _STREAM_TOKENS = 16
@@ -66,11 +67,7 @@ class LanguageModel:
         begins one. `chat_template`: the Jinja source of a chat template, see `stream_chat`. `.programs` is what
         writes and scores. Raises JslmError where the tokenizer has another vocabulary size than the model.
         """
-        if config.model.vocab_size != tokenizer.vocab_size:
-            raise JslmError(
-                f"model.vocab_size = {config.model.vocab_size:,}, but the tokenizer has {tokenizer.vocab_size:,} "
-                "entries; use the tokenizer that the model was trained with"
-            )
+        check_vocabulary(config, tokenizer)
         self.config = config
         self.tokenizer = tokenizer
         self.dtype = jnp.dtype(dtype or compute_dtype(config.model, "writing"))

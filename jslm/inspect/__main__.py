@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from jslm.cli import add_debug_argument, run_verb
-from jslm.errors import JslmError
+from jslm.cli import add_debug_argument, check_least, run_verb
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,9 +37,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace) -> int:
-    for name, least in (("context_length", 1), ("rows", 1), ("step", 0), ("samples", 0), ("tokens", 0), ("seed", 0)):
-        if (found := getattr(args, name)) is not None and found < least:
-            raise JslmError(f"--{name.replace('_', '-')} {found}; expected {least} or more")
+    check_least(args, context_length=1, rows=1, step=0, samples=0, tokens=0, seed=0)
     from jslm.inspect.command import run
 
     return run(args)

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from jslm.cli import add_debug_argument, run_verb
+from jslm.cli import add_debug_argument, check_least, run_verb
 from jslm.errors import JslmError
 from jslm.judge.prompts import Side, parse_side, read_prompts
 
@@ -56,10 +56,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace) -> int:
-    for name, least in (("people", 1), ("seed", 0), ("max_new_tokens", 1), ("port", 0)):
-        value = getattr(args, name)
-        if value is not None and value < least:
-            raise JslmError(f"--{name.replace('_', '-')} {value}: expected {least} or more")
+    check_least(args, people=1, seed=0, max_new_tokens=1, port=0)
     if args.port > 65535:
         raise JslmError(f"--port {args.port}: expected 0 to 65535")
     sides: tuple[Side, Side] = (parse_side(args.run_a), parse_side(args.run_b))

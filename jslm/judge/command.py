@@ -15,14 +15,14 @@ from typing import Any
 
 from jslm.console import say
 from jslm.errors import JslmError
-from jslm.files import write_text
+from jslm.files import locked, write_text
 from jslm.infer import load
 from jslm.judge.answers import Answers
 from jslm.judge.desk import Desk
 from jslm.judge.figures import said
 from jslm.judge.prompts import Side
 from jslm.judge.server import JudgeServer
-from jslm.judge.study import STUDY_FILE, Pair, Study, locked, open_study
+from jslm.judge.study import STUDY_FILE, Pair, Study, open_study
 from jslm.parallel import start_jax
 from jslm.runs.folder import RunFolder, is_run_folder
 from jslm.runs.model import open_checkpoint
@@ -52,7 +52,8 @@ def run(args: argparse.Namespace, sides: tuple[Side, Side], prompts: Sequence[st
     if args.result:
         print("\n".join(said(Desk(study, Answers(study), args.people, lambda _: None).figures())))
         return 0
-    with locked(folder):
+    taken = f"{folder}: a jslm judge serves this study already; stop it, or choose another --out"
+    with locked(folder / ".lock", taken):
         answers = Answers(study)
         desk = Desk(study, answers, args.people, functools.partial(_publish, sides, study))
         server = JudgeServer(desk, args.host, args.port)

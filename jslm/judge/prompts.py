@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jslm.errors import JslmError
+from jslm.files import read_utf8
 from jslm.storage import is_address, tidy
 
 _NAMES = ("best", "latest")
@@ -42,12 +43,7 @@ def read_prompts(path: Path) -> list[str]:
 
     Raises JslmError, with the line, for a file that is absent, empty or not as told.
     """
-    try:
-        text = path.read_text("utf-8")
-    except OSError as error:
-        raise JslmError(f"--prompts {path}: cannot be read ({error.strerror}); give a file of prompts") from None
-    except UnicodeDecodeError as error:
-        raise JslmError(f"--prompts {path}: not UTF-8 text (byte {error.start:,})") from None
+    text = read_utf8(path, f"--prompts {path}")
     lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
     if path.suffix == ".jsonl":
         prompts = [_prompt(line, f"--prompts {path}:{number}") for number, line in lines]

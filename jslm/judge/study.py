@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import hmac
 import json
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -108,19 +106,6 @@ def open_study(folder: Path, asked: Mapping[str, Any], write: Callable[[], list[
                 "give what it was begun with, or another --out"
             )
     return study
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Holds the study against a second server. Raises JslmError where there is one."""
-    with (folder / ".lock").open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise JslmError(
-                f"{folder}: a jslm judge serves this study already; stop it, or choose another --out"
-            ) from None
-        yield
 
 
 def _short(value: Any) -> str:

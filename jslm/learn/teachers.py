@@ -11,7 +11,6 @@ import hashlib
 import json
 import logging
 import shutil
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from jslm.errors import JslmError
 from jslm.files import whole_folder
 from jslm.learn.reference import weights_fingerprint
 from jslm.model import Params, apply_decoder, compute_dtype, logits_from_hidden
+from jslm.runs.manifest import measured
 from jslm.tokens.examples import open_examples
 from jslm.tokens.loader import packing_of
 from jslm.tokens.taught import Columns, open_places
@@ -162,7 +162,7 @@ def _compute(path: Path, meta: dict[str, str], config: Config, file: TokenFile, 
             bar.add(int(at.sum()))
         for array in (ids, log_probs):
             array.flush()
-        checked = {name: _crc32(folder / name) for name in _FILES}
+        checked = {name: measured(folder / name)[1] for name in _FILES}
         (folder / _META).write_text(json.dumps({**meta, "crc32": checked}) + "\n", "utf-8")
     names = ", ".join(teacher.source for teacher in teachers)
     _log.info("teachers %s: %s tokens of %s asked, %.1f MB in %s", names, f"{tokens:,}", file.path, size / 1e6, path)
@@ -187,7 +187,7 @@ def _read(path: Path, meta: dict[str, str], file: TokenFile) -> Columns | None:
         if {key: known[key] for key in meta} != meta:
             raise ValueError("made with others")
         for name in _FILES:
-            if _crc32(path / name) != known["crc32"][name]:
+            if measured(path / name)[1] != known["crc32"][name]:
                 raise ValueError(f"{name} is not as it was written")
         ids, log_probs = (np.load(path / name, mmap_mode="r", allow_pickle=False) for name in _FILES)
         if len(ids) != len(file.tokens) or ids.shape != log_probs.shape:
@@ -202,11 +202,3 @@ def _read(path: Path, meta: dict[str, str], file: TokenFile) -> Columns | None:
         return None
     # Plain views: indexing through np.memmap's subclass machinery is several times slower.
     return Columns(np.asarray(ids), np.asarray(log_probs))
-
-
-def _crc32(path: Path) -> int:
-    found = 0
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            found = zlib.crc32(block, found)
-    return found

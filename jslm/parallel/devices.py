@@ -7,82 +7,54 @@ import os
 import re
 import time
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-# Dense peak in TFLOP/s by device kind as JAX names it: (16-bit matrices, float32 matrices as JAX runs them by default).
-# From the makers' data sheets; NVIDIA's float32 figure is TF32 without sparsity where the chip has it. On TPUs JAX
-# multiplies float32 in bfloat16 passes, by default a single one.
-_PEAK_TFLOPS = {
-    "NVIDIA H100 80GB HBM3": (989.4, 494.7),
-    "NVIDIA H100 PCIe": (756.0, 378.0),
-    "NVIDIA H200": (989.4, 494.7),
-    "NVIDIA A100": (312.0, 156.0),
-    "NVIDIA A10": (125.0, 62.5),
-    "NVIDIA A10G": (70.0, 35.0),
-    "NVIDIA L4": (121.0, 60.0),
-    "NVIDIA L40": (181.0, 90.5),
-    "NVIDIA L40S": (362.0, 183.0),
-    "NVIDIA GeForce GTX 1650 Ti": (6.1, 3.0),
-    "NVIDIA GeForce RTX 3070": (40.6, 20.3),
-    "NVIDIA GeForce RTX 3090": (71.0, 35.6),
-    "NVIDIA GeForce RTX 4090": (165.2, 82.6),
-    "Tesla V100": (125.0, 15.7),
-    "Tesla T4": (65.0, 8.1),
-    "TPU v2": (22.5, 22.5),
-    "TPU v3": (61.5, 61.5),
-    "TPU v4": (275.0, 275.0),
-    "TPU v5 lite": (197.0, 197.0),
-    "TPU v5e": (197.0, 197.0),
-    "TPU v5p": (459.0, 459.0),
-    "TPU v5": (459.0, 459.0),
-    "TPU v6 lite": (918.0, 918.0),
-    "TPU v6e": (918.0, 918.0),
-}
 
-# CUDA compute capability of GPUs by device kind.
-_CAPABILITY = {
-    "NVIDIA H100": 9.0,
-    "NVIDIA H200": 9.0,
-    "NVIDIA A100": 8.0,
-    "NVIDIA A10": 8.6,
-    "NVIDIA A10G": 8.6,
-    "NVIDIA L4": 8.9,
-    "NVIDIA L40": 8.9,
-    "NVIDIA L40S": 8.9,
-    "NVIDIA GeForce GTX 1650 Ti": 7.5,
-    "NVIDIA GeForce RTX 3070": 8.6,
-    "NVIDIA GeForce RTX 3090": 8.6,
-    "NVIDIA GeForce RTX 4090": 8.9,
-    "Tesla V100": 7.0,
-    "Tesla T4": 7.5,
-}
-# Memory in GB of accelerators by device kind, from the makers' data sheets.
-_MEMORY_GB = {
-    "TPU v5 lite": 16,
-    "TPU v5e": 16,
-    "TPU v5": 95,
-    "TPU v5p": 95,
-    "TPU v6 lite": 32,
-    "TPU v6e": 32,
-    "NVIDIA H100": 80,
-    "NVIDIA H100 PCIe": 80,
-    "NVIDIA H200": 141,
-    "NVIDIA A100": 40,
-    "NVIDIA A100-SXM4-80GB": 80,
-    "NVIDIA A10": 24,
-    "NVIDIA A10G": 24,
-    "NVIDIA L4": 24,
-    "NVIDIA L40": 48,
-    "NVIDIA L40S": 48,
-    "NVIDIA GeForce GTX 1650 Ti": 4,
-    "NVIDIA GeForce RTX 3070": 8,
-    "NVIDIA GeForce RTX 3090": 24,
-    "NVIDIA GeForce RTX 4090": 24,
-    "Tesla V100": 16,
-    "Tesla T4": 16,
-    "NVIDIA A100 80GB PCIe": 80,
+class _Device(NamedTuple):
+    """What is known of a device kind, as JAX names it. Figures are those of the makers' data sheets.
+
+    `half`, `single`: dense peak in TFLOP/s of 16-bit matrices, and of float32 ones as JAX multiplies them by default:
+    NVIDIA's is TF32 without sparsity where the chip has it, on TPUs it is one pass in bfloat16. `memory_gb`: in GB.
+    `capability`: CUDA's, of GPUs.
+    """
+
+    half: float | None = None
+    single: float | None = None
+    memory_gb: int | None = None
+    capability: float | None = None
+
+
+_DEVICES = {
+    "NVIDIA H100 80GB HBM3": _Device(989.4, 494.7),
+    "NVIDIA H100 PCIe": _Device(756.0, 378.0, 80),
+    "NVIDIA H100": _Device(memory_gb=80, capability=9.0),
+    "NVIDIA H200": _Device(989.4, 494.7, 141, 9.0),
+    "NVIDIA A100": _Device(312.0, 156.0, 40, 8.0),
+    "NVIDIA A100-SXM4-80GB": _Device(memory_gb=80),
+    "NVIDIA A100 80GB PCIe": _Device(memory_gb=80),
+    "NVIDIA A10": _Device(125.0, 62.5, 24, 8.6),
+    "NVIDIA A10G": _Device(70.0, 35.0, 24, 8.6),
+    "NVIDIA L4": _Device(121.0, 60.0, 24, 8.9),
+    "NVIDIA L40": _Device(181.0, 90.5, 48, 8.9),
+    "NVIDIA L40S": _Device(362.0, 183.0, 48, 8.9),
+    "NVIDIA GeForce GTX 1650 Ti": _Device(6.1, 3.0, 4, 7.5),
+    "NVIDIA GeForce RTX 3070": _Device(40.6, 20.3, 8, 8.6),
+    "NVIDIA GeForce RTX 3090": _Device(71.0, 35.6, 24, 8.6),
+    "NVIDIA GeForce RTX 4090": _Device(165.2, 82.6, 24, 8.9),
+    "Tesla V100": _Device(125.0, 15.7, 16, 7.0),
+    "Tesla T4": _Device(65.0, 8.1, 16, 7.5),
+    "TPU v2": _Device(22.5, 22.5),
+    "TPU v3": _Device(61.5, 61.5),
+    "TPU v4": _Device(275.0, 275.0),
+    "TPU v5 lite": _Device(197.0, 197.0, 16),
+    "TPU v5e": _Device(197.0, 197.0, 16),
+    "TPU v5p": _Device(459.0, 459.0, 95),
+    "TPU v5": _Device(459.0, 459.0, 95),
+    "TPU v6 lite": _Device(918.0, 918.0, 32),
+    "TPU v6e": _Device(918.0, 918.0, 32),
 }
 
 
@@ -106,11 +78,8 @@ def peak_flops(dtype_name: str, device: jax.Device | None = None) -> float | Non
     device = device or jax.devices()[0]
     if device.platform == "cpu":
         return _measured_cpu_peak(dtype_name) / max(1, len(jax.local_devices()))
-    name = known_kind(device.device_kind, _PEAK_TFLOPS)
-    if name is None:
-        return None
-    half, single = _PEAK_TFLOPS[name]
-    return 1e12 * (single if dtype_name == "float32" else half)
+    peak = _figure(device.device_kind, "single" if dtype_name == "float32" else "half")
+    return None if peak is None else 1e12 * peak
 
 
 def known_kind(kind: str, names: Iterable[str]) -> str | None:
@@ -123,19 +92,26 @@ def known_kind(kind: str, names: Iterable[str]) -> str | None:
 def compute_capability(kind: str) -> float:
     """The CUDA compute capability of GPUs of that device kind: the table's, else that of this process's own GPU, else
     8.0, the least that a bfloat16 program can run on."""
-    if name := known_kind(kind, _CAPABILITY):
-        return _CAPABILITY[name]
+    if (known := _figure(kind, "capability")) is not None:
+        return known
     device = jax.devices()[0]
     return float(getattr(device, "compute_capability", 8.0)) if device.device_kind == kind else 8.0
 
 
 def device_memory_bytes(kind: str) -> int:
     """Memory of accelerators of that device kind: the table's, else what this process's own has, else 8 GB."""
-    if name := known_kind(kind, _MEMORY_GB):
-        return _MEMORY_GB[name] * 10**9
+    if (known := _figure(kind, "memory_gb")) is not None:
+        return int(known) * 10**9
     device = jax.devices()[0]
     stats = device.memory_stats() if device.device_kind == kind else None
     return int((stats or {}).get("bytes_limit", 8 * 10**9))
+
+
+def _figure(kind: str, name: str) -> float | None:
+    """A figure of a device kind; None where nothing is known of it."""
+    known = {row: found for row, device in _DEVICES.items() if (found := getattr(device, name)) is not None}
+    row = known_kind(kind, known)
+    return None if row is None else float(known[row])
 
 
 @functools.cache

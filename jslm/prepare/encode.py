@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -21,6 +20,7 @@ from jslm.prepare.tasks import Task, Workers, run_tasks
 from jslm.prepare.work import WorkFolder
 from jslm.prompts.pairs import Part
 from jslm.tokenizer import Tokenizer, tokenizer_from_json
+from jslm.tokenizer.splitting import split_before_spaces
 from jslm.tokens.stretch import Stretch
 from jslm.tokens.token_file import NO_LABEL, SPLITS, Split, TokenWriter, token_dtype
 
@@ -28,8 +28,6 @@ CHUNK_CHARACTERS = 1 << 18
 # Some seconds' work, which is what a killed run loses.
 PART_CHARACTERS = 1 << 24
 TOKENS = "tokens"
-# GPT-2's pre-tokens take white space in front of a word, never behind it: nothing reaches across these places.
-_SAFE_CUT = re.compile(r"\S(?=[ \n])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,17 +147,13 @@ def cut_text(text: str, chunk_characters: int, cuts: Literal["anywhere", "before
 
     `cuts` is the tokenizer's. Text with no safe place to cut is left whole.
     """
-    start = 0
-    while len(text) - start > chunk_characters and cuts != "nowhere":
-        cut = start + chunk_characters
-        if cuts == "before_spaces":
-            match = _SAFE_CUT.search(text, cut - 1)
-            if match is None:
-                break
-            cut = match.end()
-        yield text[start:cut]
-        start = cut
-    yield text[start:]
+    match cuts:
+        case "before_spaces":
+            yield from split_before_spaces(text, chunk_characters)
+        case "anywhere":
+            yield from (text[at : at + chunk_characters] for at in range(0, max(1, len(text)), chunk_characters))
+        case "nowhere":
+            yield text
 
 
 def _tasks(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-import time
+import fcntl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,11 +10,6 @@ from typing import IO
 
 from jslm.storage import DATA_LOCK
 from jslm.tokens.token_file import disk_error
-
-if sys.platform == "win32":
-    import msvcrt
-else:
-    import fcntl
 
 LOCK_NAME = DATA_LOCK
 
@@ -40,16 +34,6 @@ def folder_lock(folder: Path, log: Callable[[str], None]) -> Iterator[None]:
 
 def _try_lock(file: IO[str], folder: Path, wait: bool) -> bool:
     try:
-        if sys.platform == "win32":
-            while True:
-                try:
-                    file.seek(0)
-                    msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-                    return True
-                except PermissionError:
-                    if not wait:
-                        return False
-                    time.sleep(0.5)
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         return True
     except BlockingIOError:

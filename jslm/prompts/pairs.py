@@ -23,8 +23,7 @@ def pair_parts(text: str, prompt_end: str) -> list[Part]:
     there is nothing after the prompt."""
     prompt, completion = split_pair(text, prompt_end)
     if prompt and not completion.strip():
-        shown = repr(prompt if len(prompt) < 64 else prompt[:60] + "...")
-        raise JslmError(f"the pair has no completion after the prompt {shown}; give it one, or drop it")
+        raise JslmError(f"the pair has no completion after the prompt {_shown(prompt)}; give it one, or drop it")
     return [Part(prompt, is_learned=False), Part(completion)] if prompt else [Part(completion)]
 
 
@@ -38,9 +37,8 @@ def split_pair(text: str, prompt_end: str) -> tuple[str, str]:
         return "", text
     prompt, found, completion = text.partition(prompt_end)
     if not found:
-        shown = repr(text if len(text) < 64 else text[:60] + "...")
         raise JslmError(
-            f"no data.prompt_end = {prompt_end!r} in the document {shown}; each has to "
+            f"no data.prompt_end = {prompt_end!r} in the document {_shown(text)}; each has to "
             "be a prompt, that text, and a completion: see data.template and data.cleaners"
         )
     return prompt + found, completion
@@ -75,6 +73,17 @@ def shown_prompt(data: DataConfig, fields: Mapping[str, Any]) -> str:
     return head + parts[last][0][: None if found is None else found[1]]
 
 
+def learns_rewrites(data: DataConfig) -> bool:
+    """Whether a model of such data has learned pairs of which the first is one text: what rewriting is for."""
+    if data.messages or not (data.prompt_end or "{completion}" in data.template):
+        return False
+    try:
+        shown_prompt(data, {"prompt": ""})
+    except KeyError:
+        return False
+    return True
+
+
 def _text(fields: Mapping[str, Any], name: str | None) -> str:
     value = "" if name is None else fields[name]
     return "" if value is None else str(value)
@@ -85,5 +94,8 @@ def check_preference(chosen: str, rejected: str) -> None:
     if not chosen or not rejected:
         raise JslmError(f"data.rejected: the {'rejected' if chosen else 'chosen'} answer is empty; give two answers")
     if chosen == rejected:
-        shown = repr(chosen if len(chosen) < 64 else chosen[:60] + "...")
-        raise JslmError(f"data.rejected: both answers are {shown}, which prefers nothing; drop the record")
+        raise JslmError(f"data.rejected: both answers are {_shown(chosen)}, which prefers nothing; drop the record")
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) < 64 else text[:60] + "...")

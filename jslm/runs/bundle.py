@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jslm.config import Config
+from jslm.errors import JslmError
 from jslm.tokenizer import Tokenizer
 
 
@@ -29,6 +30,15 @@ class Bundle:
     figures: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
     chat_template: str = ""
+
+
+def check_vocabulary(config: Config, tokenizer: Tokenizer) -> None:
+    """Raises JslmError where the tokenizer has another vocabulary size than the model."""
+    if config.model.vocab_size != tokenizer.vocab_size:
+        raise JslmError(
+            f"model.vocab_size = {config.model.vocab_size:,}, but the tokenizer has {tokenizer.vocab_size:,} entries; "
+            "use the tokenizer that the model was trained with"
+        )
 
 
 @dataclass(frozen=True)

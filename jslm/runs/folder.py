@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import json
 import logging
@@ -11,13 +10,13 @@ import math
 import os
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jslm.config import Config, config_to_toml, load_config
 from jslm.errors import JslmError
-from jslm.files import write_text
+from jslm.files import locked, write_text
 from jslm.storage import is_address, local_copy, tidy
 
 # First line of a run's config, over what follows. A flipped digit would be a setting like any other.
@@ -69,18 +68,10 @@ class RunFolder:
                 f"run_dir = {self.path}: cannot be written ({os.strerror(error.errno or 0)}); choose another run_dir"
             ) from None
 
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Holds the folder against other processes; the lock goes with the process, however it ends."""
-        with (self.path / RUN_LOCK).open("w") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise JslmError(
-                    f"run_dir = {self.name}: another training process is using this folder; "
-                    "wait for it, or choose another run_dir"
-                ) from None
-            yield
+    def locked(self) -> contextlib.AbstractContextManager[None]:
+        """Holds the folder against other processes. Raises JslmError where one of them has it."""
+        taken = "another training process is using this folder; wait for it, or choose another run_dir"
+        return locked(self.path / RUN_LOCK, f"run_dir = {self.name}: {taken}")
 
     def write_config(self, config: Config) -> None:
         """Writes the resolved config, atomically, with a checksum of it."""
@@ -90,7 +81,7 @@ class RunFolder:
 
     def write_info(self, info: dict[str, Any]) -> None:
         """Writes `run.json`: environment, data, result; atomically. A figure that is not finite becomes null."""
-        values = {name: value for name, value in _finite(info).items() if name != _INFO_CHECKSUM}
+        values = {name: value for name, value in finite(info).items() if name != _INFO_CHECKSUM}
         values[_INFO_CHECKSUM] = _info_crc32(values)
         write_text(self.info, json.dumps(values, indent=1, allow_nan=False) + "\n")
 
@@ -153,11 +144,12 @@ def _info_crc32(values: dict[str, Any]) -> int:
     return _crc32(json.dumps(values, sort_keys=True))
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """The value with null for each number in it that is not finite, as JSON has no word for it."""
     if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
+        return {key: finite(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
+        return [finite(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

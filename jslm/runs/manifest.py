@@ -23,7 +23,7 @@ Manifest = dict[str, tuple[int, int]]
 def write_manifest(folder: Path, about: Mapping[str, Any] | None = None) -> None:
     """Writes the manifest of what is in `folder` now, with a CRC-32 of its own, and what is to be known `about` it."""
     # One after the other: training goes on meanwhile, and wants the cores.
-    files = {name: _measured(folder / name) for name in sorted(_names(folder))}
+    files = {name: measured(folder / name) for name in sorted(_names(folder))}
     values = {"format": _FORMAT, "crc32": _own_crc32(files), "files": files, "about": dict(about or {})}
     write_text(folder / MANIFEST, json.dumps(values))
 
@@ -77,7 +77,7 @@ def check_files(folder: Path, manifest: Manifest, is_chosen: Callable[[str], boo
             if (here := size_of(name)) != size:
                 raise JslmError(f"{folder / name}: damaged: {here:,} bytes, expected {size:,}")
         with ThreadPoolExecutor(_threads()) as pool:
-            checksums = pool.map(lambda name: _measured(folder / name)[1], names)
+            checksums = pool.map(lambda name: measured(folder / name)[1], names)
             for name, checksum in zip(names, checksums, strict=True):
                 if checksum != manifest[name][1]:
                     raise JslmError(f"{folder / name}: damaged: its checksum is not the one it was written with")
@@ -109,8 +109,8 @@ def _own_crc32(files: Manifest) -> int:
     return zlib.crc32(json.dumps(sorted(files.items())).encode("utf-8"))
 
 
-def _measured(file: Path) -> tuple[int, int]:
-    """(bytes, CRC-32); zlib lets other threads run meanwhile."""
+def measured(file: Path) -> tuple[int, int]:
+    """(bytes, CRC-32) of a file; zlib lets other threads run meanwhile. Raises OSError."""
     size = checksum = 0
     with file.open("rb") as stream:
         while block := stream.read(_BLOCK):

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jslm.cli import add_debug_argument, run_verb
+from jslm.cli import add_debug_argument, conditions_from, run_verb
 from jslm.config import SampleConfig
 from jslm.errors import JslmError
 from jslm.infer.request import Arguments, RewriteArguments, make_request, resolve_rewriting
@@ -133,18 +133,7 @@ def _run(args: argparse.Namespace) -> int:
 
     from jslm.sample.command import run as write
 
-    return write(args, arguments, rewriting, prompts, _conditions(args.condition))
-
-
-def _conditions(items: list[str]) -> dict[str, str]:
-    found = {}
-    for item in items:
-        name, separator, label = item.partition("=")
-        if not separator or name in found:
-            reason = "comes twice" if name in found else "is no NAME=LABEL, such as style=formal"
-            raise JslmError(f"--condition {item}: {reason}")
-        found[name] = label
-    return found
+    return write(args, arguments, rewriting, prompts, conditions_from(args.condition))
 
 
 def _arguments(args: argparse.Namespace) -> Arguments:

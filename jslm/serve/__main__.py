@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.util
 import os
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from jslm.cli import add_debug_argument, run_verb
 from jslm.errors import JslmError
+from jslm.files import read_utf8
 from jslm.installation import install_command
 from jslm.serve.keys import new_key, warn_if_open
 from jslm.serve.limits import KEY_VARIABLE, Limits
@@ -86,15 +88,7 @@ def _run(args: argparse.Namespace) -> int:
     # Written so that a NaN fails too.
     if not args.drain_seconds >= 0:
         raise JslmError(f"--drain-seconds {args.drain_seconds}: expected 0 or more")
-    limits = Limits(
-        slots=args.max_slots,
-        queue=args.max_queue,
-        samples=args.max_samples,
-        prompt_tokens=args.max_prompt_tokens,
-        new_tokens=args.max_new_tokens,
-        seconds=args.max_seconds,
-        body_bytes=args.max_body_bytes,
-    )
+    limits = Limits(**{field.name: getattr(args, f"max_{field.name}") for field in dataclasses.fields(Limits)})
     token = _token(args.api_key_file)
     from jslm.serve.command import run
 
@@ -104,11 +98,8 @@ def _run(args: argparse.Namespace) -> int:
 def _token(file: str | None) -> str | None:
     """The API key; None where none is wanted. Raises JslmError for an empty one, which would let everybody in."""
     if file is not None:
-        try:
-            lines = Path(file).read_text("utf-8").splitlines()
-        except UnicodeDecodeError:
-            raise JslmError(f"--api-key-file {file}: not UTF-8 text") from None
-        token, where = (lines[0].strip() if lines else ""), f"--api-key-file {file}"
+        where = f"--api-key-file {file}"
+        token = read_utf8(Path(file), where).partition("\n")[0].strip()
     elif KEY_VARIABLE in os.environ:
         token, where = os.environ[KEY_VARIABLE].strip(), f"${KEY_VARIABLE}"
     else:

@@ -8,14 +8,14 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 import jslm.infer as infer
 from jslm.infer.job import Token
 from jslm.serve.call import call_of
 from jslm.serve.errors import ApiError
-from jslm.serve.generation import Generation
-from jslm.serve.http import EventStream, read_body, while_connected
+from jslm.serve.generation import Generation, answered
+from jslm.serve.http import read_body
 from jslm.serve.models import ServedModel
 from jslm.serve.schemas import CompletionRequest
 from jslm.serve.service import Service, sampling_values
@@ -29,12 +29,7 @@ async def completions(request: Request) -> Response:
     served = service.model(call, body.model)
     answer = _Answer(body, served)
     generation = service.generate(call, served, answer.samples())
-    if body.stream:
-        return EventStream(answer.events(generation), deadline=generation.deadline, close=generation.close)
-    try:
-        return JSONResponse(await while_connected(request.receive, answer.whole(generation)))
-    finally:
-        generation.close()
+    return await answered(request, generation, answer.whole, answer.events if body.stream else None)
 
 
 class _Answer:

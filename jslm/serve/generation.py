@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
 from jslm.infer import FinishReason
 from jslm.infer.job import Job, Piece, Sample, Token
 from jslm.serve.call import Call
 from jslm.serve.engine import Engine, Refused
 from jslm.serve.errors import ApiError, failed, overloaded
+from jslm.serve.http import EventStream, while_connected
 from jslm.serve.metrics import Metrics
 from jslm.serve.models import ServedModel
 
 _LATE_SECONDS = 1.0
+Json = dict[str, Any]
 
 
 @dataclass
@@ -133,6 +139,22 @@ class Generation:
         elif len(self.samples) == 1:
             self._metrics.more_tokens(self._served.name, (now - self._last) / len(piece.tokens), len(piece.tokens))
         self._last = now
+
+
+async def answered(
+    request: Request,
+    generation: Generation,
+    whole: Callable[[Generation], Coroutine[Any, Any, Json]],
+    events: Callable[[Generation], AsyncIterator[Json]] | None,
+) -> Response:
+    """What comes of a generation, which is closed in the end: the JSON that `whole` makes of it, or the stream of
+    `events` where these are wanted. Raises ApiError and ClientGone."""
+    if events is not None:
+        return EventStream(events(generation), deadline=generation.deadline, close=generation.close)
+    try:
+        return JSONResponse(await while_connected(request.receive, whole(generation)))
+    finally:
+        generation.close()
 
 
 def _refusal(refused: Refused) -> ApiError:

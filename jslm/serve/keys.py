@@ -19,6 +19,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from jslm.errors import JslmError
+from jslm.files import read_utf8
 
 # The name of the key of --api-key-file, in the log.
 SINGLE = "api-key"
@@ -69,11 +70,7 @@ def read_keys(path: Path, models: Collection[str]) -> list[Key]:
     """The keys of a file. Raises JslmError for one that can't be read, that is not as `Key` has it, or that has a model
     outside `models`, a name or a key twice."""
     try:
-        values = tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise JslmError(f"--keys {path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise JslmError(f"--keys {path}: not UTF-8 text") from None
+        values = tomllib.loads(read_utf8(path, f"--keys {path}"))
     except tomllib.TOMLDecodeError as error:
         raise JslmError(f"--keys {path}: not valid TOML: {error}") from None
     tables = values.pop("key", [])

@@ -12,6 +12,7 @@ from typing import Any
 from jslm.errors import JslmError
 from jslm.infer import Chat, LanguageModel, Request, Row, load, make_request, rewrite_prompt
 from jslm.infer.job import Sample
+from jslm.prompts.pairs import learns_rewrites
 from jslm.runs.remote import opened
 from jslm.serve.errors import ApiError
 from jslm.serve.limits import Limits
@@ -143,14 +144,7 @@ class ServedModel:
     @property
     def rewrites(self) -> bool:
         """Whether it has learned pairs of which the first is one text: what `jslm sample --rewrite` is for."""
-        data = self.model.config.data
-        if data.messages or not (data.prompt_end or "{completion}" in data.template):
-            return False
-        try:
-            self.rewrite_prompt("")
-        except JslmError:
-            return False
-        return True
+        return learns_rewrites(self.model.config.data)
 
     def rewrite_prompt(self, sentence: str) -> str:
         """What the model reads before it writes the rewrite of a sentence."""

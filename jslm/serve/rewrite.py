@@ -16,8 +16,8 @@ from jslm.infer.rewrite import may_add, most_tokens, without_beams
 from jslm.infer.sentences import Unreadable, joined, parts_of, read_sentence
 from jslm.serve.call import call_of
 from jslm.serve.errors import ApiError
-from jslm.serve.generation import Outcome
-from jslm.serve.http import read_body, while_connected
+from jslm.serve.generation import Generation, Outcome, answered
+from jslm.serve.http import read_body
 from jslm.serve.models import ServedModel
 from jslm.serve.schemas import RewriteRequest
 from jslm.serve.service import Service, sampling_values
@@ -70,11 +70,11 @@ async def rewrite(request: Request) -> Response:
         asked = served.request({**values, "max_new_tokens": most})
         samples += served.samples([prompt], asked, scores_prompt=False)
     generation = service.generate(call, served, samples)
-    try:
-        outcomes = await while_connected(request.receive, generation.outcomes())
-        return JSONResponse(_answer(body, served, texts, outcomes, generation.usage()))
-    finally:
-        generation.close()
+
+    async def whole(generation: Generation) -> dict[str, Any]:
+        return _answer(body, served, texts, await generation.outcomes(), generation.usage())
+
+    return await answered(request, generation, whole, None)
 
 
 def _read(served: ServedModel, sentence: str) -> _Part:

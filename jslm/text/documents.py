@@ -24,7 +24,6 @@ __all__ = [
     "check_document",
     "check_settings",
     "clean_document",
-    "input_size",
     "parse_stories",
     "read_documents",
     "read_entry",
@@ -114,13 +113,8 @@ def resolve_sources(config: DataConfig) -> list[InputFile | StoriesSource]:
     return find_files(config.sources)
 
 
-def input_size(config: DataConfig) -> tuple[int, int]:
-    """Number and total bytes of the input files as they are stored (generated stories: their size, and no file)."""
-    return size_of(resolve_sources(config))
-
-
 def size_of(entries: Sequence[InputFile | StoriesSource]) -> tuple[int, int]:
-    """`input_size` of what `resolve_sources` gave."""
+    """Number and total bytes of the input files as they are stored (generated stories: their size, and no file)."""
     files = [entry for entry in entries if isinstance(entry, InputFile)]
     generated = sum(int(entry.megabytes * 1e6) for entry in entries if isinstance(entry, StoriesSource))
     return len(files), sum(file.size for file in files) + generated

@@ -139,7 +139,7 @@ def check_vocab_size(vocab_size: int, n_special: int) -> None:
 
 
 def _split(text: str) -> list[str]:
-    return split_before_spaces(replace_surrogates(text), _PIECE_LENGTH)
+    return list(split_before_spaces(replace_surrogates(text), _PIECE_LENGTH))
 
 
 def _library_tokenizer(vocab: dict[str, int], merges: list[tuple[str, str]]) -> LibraryTokenizer:

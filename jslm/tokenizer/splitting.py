@@ -29,15 +29,13 @@ def encode_in_pieces(
     return [next(encoded) if len(part) == 1 else list(chain(*islice(encoded, len(part)))) for part in pieces]
 
 
-def split_before_spaces(text: str, length: int) -> list[str]:
+def split_before_spaces(text: str, length: int) -> Iterator[str]:
     """Cuts `text` into pieces of `length` characters or a little more; together they encode as `text` does."""
-    pieces = []
     start = 0
     while len(text) - start > length and (match := _BEFORE_SPACE.search(text, start + length - 1)):
-        pieces.append(text[start : match.end()])
+        yield text[start : match.end()]
         start = match.end()
-    pieces.append(text[start:])
-    return pieces
+    yield text[start:]
 
 
 def split_long_runs(text: str) -> list[str]:

@@ -22,7 +22,7 @@ def shuffled_order(start: int, stop: int, size: int, seed: int) -> NDArray[np.in
     if size == 1:
         return np.zeros_like(positions)
     epochs, values = (part.astype(np.uint64) for part in np.divmod(positions, size))
-    keys = _mix(_mix(np.array([seed & (1 << 64) - 1], np.uint64)) + epochs * _EPOCH_STRIDE)
+    keys = mix(mix(np.array([seed & (1 << 64) - 1], np.uint64)) + epochs * _EPOCH_STRIDE)
     bits = max(2, (size - 1).bit_length())
     order = _feistel(values, keys, bits)
     # Walk each value that fell outside along its cycle until it is inside: the result stays a permutation.
@@ -33,7 +33,7 @@ def shuffled_order(start: int, stop: int, size: int, seed: int) -> NDArray[np.in
 
 def epoch_draws(epochs: NDArray[np.int64], choices: int, seed: int) -> NDArray[np.int64]:
     """A number under `choices` for each epoch, by the seed: [n] -> [n]."""
-    keys = _mix(_mix(np.array([~seed & (1 << 64) - 1], np.uint64)) + epochs.astype(np.uint64) * _EPOCH_STRIDE)
+    keys = mix(mix(np.array([~seed & (1 << 64) - 1], np.uint64)) + epochs.astype(np.uint64) * _EPOCH_STRIDE)
     return (keys % np.uint64(choices)).astype(np.int64)
 
 
@@ -43,12 +43,13 @@ def _feistel(values: NDArray[np.uint64], keys: NDArray[np.uint64], bits: int) ->
     left, right = values >> np.uint64(widths[1]), values & np.uint64((1 << widths[1]) - 1)
     for number in range(ROUNDS):
         mask = np.uint64((1 << widths[number % 2]) - 1)
-        scrambled = _mix(right ^ (keys + np.array([number + 1], np.uint64) * _ROUND_STRIDE))
+        scrambled = mix(right ^ (keys + np.array([number + 1], np.uint64) * _ROUND_STRIDE))
         left, right = right, left ^ (scrambled & mask)
     return (left << np.uint64(widths[1])) | right
 
 
-def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Spreads each value over 64 bits (Steele et al. 2014, SplitMix64's finalizer)."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))

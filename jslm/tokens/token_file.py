@@ -31,6 +31,7 @@ from jaxtyping import Int64
 from numpy.typing import ArrayLike, NDArray
 
 from jslm.errors import JslmError
+from jslm.files import sync
 from jslm.tokens.stretch import Stretch
 
 FORMAT_VERSION = 1
@@ -40,7 +41,6 @@ Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = ("train", "val")
 NO_LABEL = -1
 _PARTIAL = ".partial-"
-_HASH_BLOCK = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -230,7 +230,7 @@ class TokenWriter:
             kinds += ["learned"] * self.has_learned
             names = [*(f"{split}.{kind}" for split in SPLITS for kind in kinds), *extra_files, META_NAME]
             for name in names:
-                _fsync(self.partial / name)
+                sync(self.partial / name)
             # Without a meta.json, a folder that has files of both the old and the new set is merely unprepared.
             (self.folder / META_NAME).unlink(missing_ok=True)
             for name in names:
@@ -396,23 +396,14 @@ def _damaged(path: Path, expected: str, found: str) -> JslmError:
 
 
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(_HASH_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _fsync(path: Path) -> None:
-    with path.open("r+b") as file:
-        os.fsync(file.fileno())
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _fsync_folder(path: Path) -> None:
-    # Makes the renames durable; Windows has no such thing.
-    if os.name == "posix":
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    # Makes the renames durable.
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -288,7 +288,7 @@ def test_refused_exports_leave_what_was_there(tmp_path: Path, monkeypatch: pytes
     path.write_bytes(b"before")
     large = make_bundle()
     large.params["layers"]["mlp"]["up"]["kernel"][0, 0, 0] = 1e5
-    with pytest.raises(JslmError, match=r"blk\.0\.ffn_up\.weight has a weight of 100000, above what f16"):
+    with pytest.raises(JslmError, match=r"blk\.0\.ffn_up\.weight has a weight of 100000, above what float16"):
         write(large, path, "float16")
     large.params["layers"]["mlp"]["up"]["kernel"][0, 0, 0] = np.nan
     with pytest.raises(JslmError, match="not finite"):

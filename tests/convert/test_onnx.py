@@ -360,7 +360,7 @@ def test_what_is_not_written_is_told(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["export", "x", "y", "--format", "gguf", "--opset", "20"]) == 2
     assert "--opset: gguf has no such option" in capsys.readouterr().err
     assert main(["export", "x", "y", "--format", "onnx", "--condition", "style"]) == 2
-    assert "expected NAME=LABEL" in capsys.readouterr().err
+    assert "is no NAME=LABEL" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

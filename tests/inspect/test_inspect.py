@@ -317,7 +317,7 @@ def test_a_corpus_of_one_token_has_no_batch(tmp_path: Path, capsys: pytest.Captu
         (["nowhere"], "nowhere: no such folder"),
         (["."], "neither prepared data (no meta.json) nor a run (no config.toml)"),
         (["file"], "file: is a file; give the folder"),
-        (["good", "--rows", "0"], "--rows 0; expected 1 or more"),
+        (["good", "--rows", "0"], "--rows 0: expected 1 or more"),
         (["cut"], "train.bin: expected 130 bytes, found 60"),
         (["other"], "the tokens were made with tokenizer"),
         (["bare"], "tokenizer.json"),

@@ -170,7 +170,7 @@ def test_several_runs_a_key_and_a_chat_template(run: Path, tmp_path: Path) -> No
         (["--run", "RUN", "--max-seconds", "nan"], "--max-seconds nan: expected 1 or more"),
         (["--run", "RUN", "--drain-seconds", "-1"], "--drain-seconds -1.0: expected 0 or more"),
         (["--run", "RUN", "--api-key-file", "EMPTY"], "empty; expected the API key"),
-        (["--run", "RUN", "--api-key-file", "nowhere"], "nowhere: No such file or directory"),
+        (["--run", "RUN", "--api-key-file", "nowhere"], "nowhere: cannot be read: No such file or directory"),
         (["--run", "RUN", "--checkpoint", "7"], "no checkpoint '7'"),
         (["--run", "RUN", "model.d_model=8"], "model.d_model is fixed once a model is trained"),
     ],

@@ -14,7 +14,7 @@ from jslm.config import DataConfig
 from jslm.errors import JslmError
 from jslm.prompts.as_read import as_read
 from jslm.text.cleaners import CLEANERS
-from jslm.text.documents import input_size, parse_stories, read_documents
+from jslm.text.documents import parse_stories, read_documents, resolve_sources, size_of
 from jslm.text.readers import text as text_reader
 
 
@@ -108,7 +108,7 @@ def test_a_file_named_twice_is_read_once(tmp_path: Path) -> None:
     (tmp_path / "b.log").write_text("B")
     assert texts([str(tmp_path / "b.log"), str(tmp_path), str(tmp_path / "*.txt")]) == ["B", "A"]
     config = DataConfig(source=[str(tmp_path), str(tmp_path / "a.txt"), "stories:2KB"])
-    assert input_size(config) == (1, 2001)
+    assert size_of(resolve_sources(config)) == (1, 2001)
 
 
 def test_jsonl_is_a_document_a_line_with_only_its_newlines_changed(tmp_path: Path) -> None:

@@ -369,10 +369,10 @@ def run_python(code: str, *arguments: str, stdin: bytes = b"") -> subprocess.Com
 def test_standard_input_can_be_read_again_and_again() -> None:
     code = """
 from jslm.config import DataConfig
-from jslm.text.documents import read_documents, input_size
+from jslm.text.documents import read_documents, resolve_sources, size_of
 config = DataConfig(source="-", format="jsonl")
 from jslm.text.readers import sources
-print(input_size(config), [[d.text for d in read_documents(config)] for _ in range(2)])
+print(size_of(resolve_sources(config)), [[d.text for d in read_documents(config)] for _ in range(2)])
 print(sources._standard_input())
 """
     done = run_python(code, stdin=b'{"text": "a"}\n{"text": "b"}\n')

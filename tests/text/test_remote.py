@@ -25,7 +25,7 @@ from jslm.config import DataConfig
 from jslm.errors import JslmError
 from jslm.installation import install_command
 from jslm.storage import stores
-from jslm.text.documents import input_size, read_documents
+from jslm.text.documents import read_documents, resolve_sources, size_of
 from jslm.text.readers.remote import find_remote
 from tests.text.hub import hub
 
@@ -67,7 +67,7 @@ def test_folders_globs_and_files_of_a_file_system_elsewhere() -> None:
     assert texts("memory://corpus") == ["A", "B", "C", "D"]
     assert texts("memory://corpus/**/*.parquet") == ["C", "D"]
     assert texts(["memory://corpus/b.jsonl.gz", "memory://corpus/a.txt", "memory://corpus"]) == ["B", "A", "C", "D"]
-    files, size = input_size(DataConfig(source="memory://corpus"))
+    files, size = size_of(resolve_sources(DataConfig(source="memory://corpus")))
     assert (files, size) == (3, sum(size for _, size, _ in find_remote("memory://corpus")))
     (document,) = read_documents(DataConfig(source="memory://corpus/a.txt"))
     assert document.source == "memory:///corpus/a.txt"

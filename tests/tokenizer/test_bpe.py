@@ -95,7 +95,7 @@ def test_very_long_words_and_gaps() -> None:
 def test_cutting_takes_time_in_proportion() -> None:
     started = time.perf_counter()
     for text in (("a" * 2047 + " ") * 500, ("\t" * 2047 + "a") * 500, " " * 1_000_000, "字" * 1_000_000):
-        for pieces in (splitting.split_before_spaces(text, 16_384), list(splitting.split_long_words(text))):
+        for pieces in (list(splitting.split_before_spaces(text, 16_384)), list(splitting.split_long_words(text))):
             assert "".join(pieces) == text
         assert "".join(splitting.split_long_runs(text)) == text
     # 0.1 s; the square of the length would take hours.

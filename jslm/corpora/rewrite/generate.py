@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable, Iterator, Sequence
-from typing import Final, NamedTuple, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
 
 from jslm.corpora.rewrite.grammar import (
     BASE,
@@ -37,7 +37,16 @@ from jslm.corpora.rewrite.grammar import (
 )
 from jslm.corpora.rewrite.lexicon import DomainWords, Lexicon, Noun, article, lexicon
 from jslm.corpora.rewrite.wide import wide_adverb, wide_bare, wide_statement, wide_tail, wide_verb
-from jslm.corpora.rewrite.words import MANNER, PERSON_ADJECTIVES, PREPOSITIONS, STATIVE, THING_ADJECTIVES, listed
+from jslm.corpora.rewrite.words import (
+    MANNER,
+    PERSON_ADJECTIVES,
+    PREPOSITIONS,
+    STATIVE,
+    THING_ADJECTIVES,
+    Draw,
+    listed,
+    pick,
+)
 from jslm.errors import JslmError
 
 DIRECTIONS: Final = ("to_active", "to_passive")
@@ -45,9 +54,6 @@ CATEGORIES: Final = (
     *("simple", "progressive", "perfect", "future", "modal", "negation", "yes_no", "wh_agent", "wh_patient"),
     *("wh_adverb", "agentless", "pronoun", "preposition", "relative", "coordination"),
 )
-
-T = TypeVar("T")
-Draw = Callable[[], float]
 
 
 class Pair(NamedTuple):
@@ -117,9 +123,9 @@ def _pairs(
     draw: Draw, words: Lexicon, direction: str | None, restyle: bool, tokenized: bool, wide: bool
 ) -> Iterator[Pair]:
     while True:
-        domain = _pick(draw, words.domains)
+        domain = pick(draw, words.domains)
         style = int(draw() * len(STYLES))
-        category = _pick(draw, CATEGORIES)
+        category = pick(draw, CATEGORIES)
         source_style = int(draw() * len(STYLES)) if restyle else style
         to_active = draw() < 0.5
         if direction is not None:
@@ -136,28 +142,24 @@ def _pairs(
         yield Pair(source, target, DIRECTIONS[not to_active], category, STYLES[style], domain.name)
 
 
-def _pick(draw: Draw, items: Sequence[T]) -> T:
-    return items[int(draw() * len(items))]
-
-
 def _sentence(setting: _Setting, category: str) -> Sentence:
     """A sentence that shows `category`; other features come at a low rate."""
     draw, domain = setting.draw, setting.domain
     of_person = draw() < 0.4
-    verb = _pick(draw, domain.person_verbs if of_person else domain.verbs)
+    verb = pick(draw, domain.person_verbs if of_person else domain.verbs)
     particle = after = adverb = ""
     if setting.wide:
         verb, particle, after = wide_verb(draw, domain, of_person)
     while category == "progressive" and verb.base in STATIVE:
-        verb = _pick(draw, domain.person_verbs if of_person else domain.verbs)
+        verb = pick(draw, domain.person_verbs if of_person else domain.verbs)
     kind = _KINDS.get(category, DECLARATIVE)
     negated = category == "negation" or (category in _MAY_BE_NEGATED and draw() < 0.15)
     agent, patient = _agent_and_patient(setting, category, kind, of_person, negated)
     wh = ""
     if kind == WH_ADVERB:
-        wh = "why" if negated else _pick(draw, ("when", "where", "why", "how"))
+        wh = "why" if negated else pick(draw, ("when", "where", "why", "how"))
 
-    tense = _pick(draw, _TENSES_OF.get(category, _ANY_TENSE))
+    tense = pick(draw, _TENSES_OF.get(category, _ANY_TENSE))
     if TENSES[tense].name == "ought to" and setting.style != FORMAL:
         tense = TENSE["should"]
     if verb.base in STATIVE and "progressive" in TENSES[tense].name:
@@ -168,10 +170,10 @@ def _sentence(setting: _Setting, category: str) -> Sentence:
 
     manner = ""
     if not negated and verb.base not in STATIVE and draw() < 0.1:
-        manner = f"{_pick(draw, MANNER)} "
+        manner = f"{pick(draw, MANNER)} "
     tails = _NOTHING
     if kind != WH_ADVERB and category != "relative" and draw() < 0.25:
-        tails = _pick(draw, _TAILS[TENSES[tense].time])
+        tails = pick(draw, _TAILS[TENSES[tense].time])
     openers, marked = _openers(setting, kind, contracted=negated and agent is not SOMEONE)
     if setting.wide:
         if not negated and not manner and TENSES[tense].name not in _TWO_WORDS:
@@ -192,7 +194,7 @@ def _openers(setting: _Setting, kind: int, contracted: bool) -> tuple[tuple[str,
         return _NOTHING, True
     needed = (style == CASUAL and not contracted) or (style == FORMAL and kind in (WH_AGENT, WH_PATIENT))
     if needed or draw() < (0.1 if style == NEUTRAL else 0.4):
-        opener = _pick(draw, _OPENERS[style][kind == DECLARATIVE])
+        opener = pick(draw, _OPENERS[style][kind == DECLARATIVE])
         return (opener, opener, opener), True
     return _NOTHING, False
 
@@ -222,9 +224,9 @@ def _pronouns(draw: Draw, agent: NounPhrase, patient: NounPhrase, of_person: boo
     """Puts a pronoun in one place or both; never one that would have to be a reflexive (I saw me)."""
     chance = draw()
     if chance < 0.7 and agent is not SOMEONE:
-        agent = _pick(draw, _PRONOUNS)
+        agent = pick(draw, _PRONOUNS)
     if chance > 0.35:
-        patient = _pick(draw, _PRONOUNS if of_person else _THING_PRONOUNS)
+        patient = pick(draw, _PRONOUNS if of_person else _THING_PRONOUNS)
     if (agent in _FIRST and patient in _FIRST) or agent is patient is _YOU:
         agent = _THEY
     return agent, patient
@@ -235,7 +237,7 @@ def _asked(draw: Draw, nouns: Sequence[Noun], pronoun: NounPhrase) -> NounPhrase
     if chance < 0.65:
         return pronoun
     is_plural = chance > 0.9
-    text = f"which {_pick(draw, nouns)[is_plural]}"
+    text = f"which {pick(draw, nouns)[is_plural]}"
     return NounPhrase(text, text, PLURAL if is_plural else SINGULAR)
 
 
@@ -243,7 +245,7 @@ def _noun_phrase(setting: _Setting, is_person: bool, feature: str) -> NounPhrase
     """A name, or a noun with what stands before it, and after it if `feature` asks."""
     draw = setting.draw
     if is_person and not feature and setting.names and draw() < 0.08:
-        name = _pick(draw, setting.names)
+        name = pick(draw, setting.names)
         return NounPhrase(name, name, SINGULAR)
     text, agreement = _bare(setting, is_person)
     if feature == "coordination":
@@ -253,7 +255,7 @@ def _noun_phrase(setting: _Setting, is_person: bool, feature: str) -> NounPhrase
         text += _relative(setting, is_person)
     elif feature or draw() < 0.08:
         place, _ = _bare(setting, draw() < 0.4)
-        text += f" {_pick(draw, PREPOSITIONS)} {place}"
+        text += f" {pick(draw, PREPOSITIONS)} {place}"
     return NounPhrase(text, text, agreement)
 
 
@@ -262,16 +264,16 @@ def _bare(setting: _Setting, is_person: bool) -> tuple[str, int]:
     draw = setting.draw
     if setting.wide and draw() < 0.8:
         return wide_bare(draw, setting.domain, is_person)
-    noun = _pick(draw, setting.domain.people if is_person else setting.domain.things)
+    noun = pick(draw, setting.domain.people if is_person else setting.domain.things)
     adjective = ""
     chance = draw()
     if chance < 0.3:
-        adjective = f"{_pick(draw, PERSON_ADJECTIVES if is_person else THING_ADJECTIVES)} "
+        adjective = f"{pick(draw, PERSON_ADJECTIVES if is_person else THING_ADJECTIVES)} "
         if chance < 0.06:
-            adjective = f"{_pick(draw, _INTENSIFIERS[setting.style])} {adjective}"
+            adjective = f"{pick(draw, _INTENSIFIERS[setting.style])} {adjective}"
     if draw() < 0.35:
-        return f"{_pick(draw, _PLURAL_DETERMINERS)}{adjective}{noun.plural}", PLURAL
-    determiner = _pick(draw, _SINGULAR_DETERMINERS)
+        return f"{pick(draw, _PLURAL_DETERMINERS)}{adjective}{noun.plural}", PLURAL
+    determiner = pick(draw, _SINGULAR_DETERMINERS)
     if determiner == "a":
         determiner = article(adjective or noun.singular)
     return f"{determiner} {adjective}{noun.singular}", SINGULAR
@@ -280,7 +282,7 @@ def _bare(setting: _Setting, is_person: bool) -> tuple[str, int]:
 def _relative(setting: _Setting, is_person: bool) -> str:
     """A clause about the noun; in formal style with "who", "whom" and "which"."""
     draw, domain = setting.draw, setting.domain
-    verb = _pick(draw, domain.person_verbs if is_person else domain.verbs)
+    verb = pick(draw, domain.person_verbs if is_person else domain.verbs)
     other, _ = _bare(setting, True)
     formal = setting.style == FORMAL
     if is_person and draw() < 0.4:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Final
 
-from jslm.corpora.rewrite.words import listed
+from jslm.corpora.rewrite.words import Draw, listed, pick
 
 _SEED: Final = 20
 _ONSETS: Final = listed(
@@ -46,10 +46,10 @@ def invented_verbs(count: int) -> tuple[str, ...]:
 def prefixed(verbs: Sequence[str], count: int, seed: int = _SEED + 2) -> tuple[tuple[str, str], ...]:
     """That many (prefix, verb): "outdraw" and the like; always the same."""
     draw = random.Random(seed).random
-    return tuple(dict.fromkeys((_pick(draw, _PREFIXES), _pick(draw, verbs)) for _ in range(count)))
+    return tuple(dict.fromkeys((pick(draw, _PREFIXES), pick(draw, verbs)) for _ in range(count)))
 
 
-def _distinct(count: int, make: Callable[[Callable[[], float]], str], seed: int) -> tuple[str, ...]:
+def _distinct(count: int, make: Callable[[Draw], str], seed: int) -> tuple[str, ...]:
     draw = random.Random(seed).random
     found: dict[str, None] = {}
     while len(found) < count:
@@ -57,38 +57,34 @@ def _distinct(count: int, make: Callable[[Callable[[], float]], str], seed: int)
     return tuple(found)
 
 
-def _pick(draw: Callable[[], float], items: Sequence[str]) -> str:
-    return items[int(draw() * len(items))]
-
-
-def _syllables(draw: Callable[[], float], count: int) -> Iterator[str]:
+def _syllables(draw: Draw, count: int) -> Iterator[str]:
     for _ in range(count):
-        yield _pick(draw, _ONSETS)
-        yield _pick(draw, _VOWELS)
+        yield pick(draw, _ONSETS)
+        yield pick(draw, _VOWELS)
 
 
-def _noun(draw: Callable[[], float]) -> str:
+def _noun(draw: Draw) -> str:
     chance = draw()
     stem = "".join(_syllables(draw, 1 if chance < 0.6 else 2))
-    return stem + _pick(draw, _CODAS) + (_pick(draw, _ENDINGS) if chance > 0.3 else "")
+    return stem + pick(draw, _CODAS) + (pick(draw, _ENDINGS) if chance > 0.3 else "")
 
 
-def _verb(draw: Callable[[], float]) -> str:
-    chance, onset = draw(), _pick(draw, _ONSETS)
+def _verb(draw: Draw) -> str:
+    chance, onset = draw(), pick(draw, _ONSETS)
     if chance < 0.15:
-        return onset + _pick(draw, _SHORT) + _pick(draw, _CLUSTERS)
+        return onset + pick(draw, _SHORT) + pick(draw, _CLUSTERS)
     if chance < 0.25:
-        return onset + _pick(draw, _SHORT) + _pick(draw, _SINGLE) + "+"
+        return onset + pick(draw, _SHORT) + pick(draw, _SINGLE) + "+"
     if chance < 0.35:
-        return onset + _pick(draw, ("ea", "oa", "ai", "ee", "oo", "ou")) + _pick(draw, _AFTER_TWO)
+        return onset + pick(draw, ("ea", "oa", "ai", "ee", "oo", "ou")) + pick(draw, _AFTER_TWO)
     if chance < 0.4:
-        return onset + _pick(draw, ("ea", "au", "oo", "oi", "ui")) + _pick(draw, ("s", "v", "z", "c")) + "e"
+        return onset + pick(draw, ("ea", "au", "oo", "oi", "ui")) + pick(draw, ("s", "v", "z", "c")) + "e"
     if chance < 0.52:
-        return onset + _pick(draw, ("a", "i", "o", "u")) + _pick(draw, _BEFORE_E) + "e"
+        return onset + pick(draw, ("a", "i", "o", "u")) + pick(draw, _BEFORE_E) + "e"
     if chance < 0.6:
-        return onset + _pick(draw, _SHORT) + _pick(draw, ("dd", "bb", "gg", "tt", "zz", "nd", "mb", "ck", "st")) + "le"
+        return onset + pick(draw, _SHORT) + pick(draw, ("dd", "bb", "gg", "tt", "zz", "nd", "mb", "ck", "st")) + "le"
     if chance < 0.65:
-        return onset + _pick(draw, ("ay", "oy", "ew", "aw", "ain", "oil"))
+        return onset + pick(draw, ("ay", "oy", "ew", "aw", "ain", "oil"))
     if chance < 0.7:
-        return onset + _pick(draw, _SHORT) + _pick(draw, ("rr", "nn", "tt", "mm", "ld", "pp")) + "y"
-    return "".join(_syllables(draw, 1)) + _pick(draw, _SINGLE) + _pick(draw, _LONG_ENDINGS)
+        return onset + pick(draw, _SHORT) + pick(draw, ("rr", "nn", "tt", "mm", "ld", "pp")) + "y"
+    return "".join(_syllables(draw, 1)) + pick(draw, _SINGLE) + pick(draw, _LONG_ENDINGS)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 
 from jslm.corpora.rewrite.grammar import PLURAL, SINGULAR
 from jslm.corpora.rewrite.invent import invented_nouns, invented_verbs, prefixed
@@ -36,10 +36,8 @@ from jslm.corpora.rewrite.wide_words import (
     THINGS,
     VERBS,
 )
-from jslm.corpora.rewrite.words import PERSON_ADJECTIVES, THING_ADJECTIVES, listed
+from jslm.corpora.rewrite.words import PERSON_ADJECTIVES, THING_ADJECTIVES, Draw, listed, pick
 
-T = TypeVar("T")
-Draw = Callable[[], float]
 _INVENTED: Final = 20_000
 
 
@@ -117,20 +115,20 @@ def wide_verb(draw: Draw, domain: DomainWords, of_person: bool) -> Extras:
     """A verb, perhaps with a particle, or with what it says of its patient: "painted yellow", "asked to leave"."""
     words, chance = wide_words(), draw()
     if chance < 0.08:
-        return Extras(_pick(draw, words.particle_verbs), f" {_pick(draw, PARTICLES)}", "")
+        return Extras(pick(draw, words.particle_verbs), f" {pick(draw, PARTICLES)}", "")
     if of_person and chance < 0.14:
-        return Extras(_pick(draw, words.giving), "", f" {_bare(draw, domain, False)[0]}")
+        return Extras(pick(draw, words.giving), "", f" {_bare(draw, domain, False)[0]}")
     if of_person and chance < 0.18:
-        return Extras(_pick(draw, words.commands), "", f" to {_errand(draw, domain)}")
+        return Extras(pick(draw, words.commands), "", f" to {_errand(draw, domain)}")
     pool = words.verbs if chance < 0.5 else words.invented_verbs if chance < 0.7 else words.compounds
     if chance > 0.86:
         pool = domain.person_verbs if of_person else domain.verbs
-    return Extras(_pick(draw, pool), "", _complement(draw, domain) if draw() < 0.15 else "")
+    return Extras(pick(draw, pool), "", _complement(draw, domain) if draw() < 0.15 else "")
 
 
 def wide_adverb(draw: Draw) -> str:
     """ "often" and the like with a blank after it, or nothing."""
-    return f"{_pick(draw, ADVERBS)} " if draw() < 0.12 else ""
+    return f"{pick(draw, ADVERBS)} " if draw() < 0.12 else ""
 
 
 def wide_bare(draw: Draw, domain: DomainWords, is_person: bool) -> tuple[str, int]:
@@ -139,7 +137,7 @@ def wide_bare(draw: Draw, domain: DomainWords, is_person: bool) -> tuple[str, in
     if chance < (0.14 if is_person else 0.03):
         return _name(draw), SINGULAR
     if chance < 0.17:
-        return _pick(draw, _INDEFINITE_PEOPLE if is_person else _INDEFINITE_THINGS), SINGULAR
+        return pick(draw, _INDEFINITE_PEOPLE if is_person else _INDEFINITE_THINGS), SINGULAR
     if chance < 0.23:
         owner = _name(draw) if draw() < 0.4 else _bare(draw, domain, True, SINGULAR)[0]
         number = SINGULAR if draw() < 0.7 else PLURAL
@@ -156,21 +154,21 @@ def wide_tail(draw: Draw, domain: DomainWords, agentless: bool) -> str:
     """When, where, why or how, with a blank before it: of no style and of any tense."""
     chance = draw()
     if chance < 0.4:
-        return f" {_pick(draw, _WHEN)}"
+        return f" {pick(draw, _WHEN)}"
     if chance < 0.5:
-        return f" {_pick(draw, _WHEN_IN)} {1500 + int(draw() * 540)}"
+        return f" {pick(draw, _WHEN_IN)} {1500 + int(draw() * 540)}"
     if chance < 0.57:
-        return f" in {_pick(draw, PLACES) if draw() < 0.5 else _pick(draw, wide_words().invented_names)}"
+        return f" in {pick(draw, PLACES) if draw() < 0.5 else pick(draw, wide_words().invented_names)}"
     if chance < 0.75:
-        return f" {_pick(draw, _BEFORE_NOUN)} {_bare(draw, domain, False)[0]}"
+        return f" {pick(draw, _BEFORE_NOUN)} {_bare(draw, domain, False)[0]}"
     if chance < 0.83:
-        verb = _pick(draw, wide_words().intransitive)
-        return f" {_pick(draw, _CONJUNCTIONS)} {_pick(draw, _WHO)} {verb.past}"
+        verb = pick(draw, wide_words().intransitive)
+        return f" {pick(draw, _CONJUNCTIONS)} {pick(draw, _WHO)} {verb.past}"
     if not agentless:
-        return f" {_pick(draw, _SINCE)} {_pick(draw, _MOMENTS)}"
+        return f" {pick(draw, _SINCE)} {pick(draw, _MOMENTS)}"
     if chance < 0.9:
-        return f" by {_pick(draw, _MEANS if draw() < 0.4 else _MOMENTS)}"
-    return f" {_pick(draw, ('in', 'on', 'with', 'from', 'near', 'under', 'behind'))} {_bare(draw, domain, False)[0]}"
+        return f" by {pick(draw, _MEANS if draw() < 0.4 else _MOMENTS)}"
+    return f" {pick(draw, ('in', 'on', 'with', 'from', 'near', 'under', 'behind'))} {_bare(draw, domain, False)[0]}"
 
 
 def wide_statement(draw: Draw, domain: DomainWords) -> str:
@@ -180,16 +178,16 @@ def wide_statement(draw: Draw, domain: DomainWords) -> str:
     plain = wide_words().intransitive
     chance = draw()
     if chance < 0.35:
-        be = _pick(draw, (("was", "were"), ("is", "are"), ("has been", "have been"), ("will be", "will be")))
+        be = pick(draw, (("was", "were"), ("is", "are"), ("has been", "have been"), ("will be", "will be")))
         rest = f"{be[agreement == PLURAL]} {_adjective(draw, person, always=True).strip()}"
     elif chance < 0.5:
-        be = _pick(draw, (("was", "were"), ("is", "are")))
-        rest = f"{be[agreement == PLURAL]} {_pick(draw, _BEFORE_NOUN_ALL)} {_bare(draw, domain, False)[0]}"
+        be = pick(draw, (("was", "were"), ("is", "are")))
+        rest = f"{be[agreement == PLURAL]} {pick(draw, _BEFORE_NOUN_ALL)} {_bare(draw, domain, False)[0]}"
     elif chance < 0.7:
-        be = _pick(draw, (("was", "were"), ("is", "are")))
-        rest = f"{be[agreement == PLURAL]} {_pick(draw, plain).gerund}"
+        be = pick(draw, (("was", "were"), ("is", "are")))
+        rest = f"{be[agreement == PLURAL]} {pick(draw, plain).gerund}"
     else:
-        verb = _pick(draw, plain)
+        verb = pick(draw, plain)
         rest = verb.past if draw() < 0.6 else verb.third if agreement == SINGULAR else verb.base
         if draw() < 0.4:
             rest += f" by {_bare(draw, domain, False)[0]}"
@@ -197,17 +195,13 @@ def wide_statement(draw: Draw, domain: DomainWords) -> str:
     return f"{text[0].upper()}{text[1:]} {rest}{tail}."
 
 
-def _pick(draw: Draw, items: Sequence[T]) -> T:
-    return items[int(draw() * len(items))]
-
-
 def _noun(draw: Draw, domain: DomainWords, is_person: bool) -> Noun:
     words, chance = wide_words(), draw()
     if chance < 0.3:
-        return _pick(draw, words.invented)
+        return pick(draw, words.invented)
     if chance < 0.75:
-        return _pick(draw, words.people if is_person else words.things)
-    return _pick(draw, domain.people if is_person else domain.things)
+        return pick(draw, words.people if is_person else words.things)
+    return pick(draw, domain.people if is_person else domain.things)
 
 
 def _adjective(draw: Draw, is_person: bool, always: bool = False) -> str:
@@ -217,22 +211,22 @@ def _adjective(draw: Draw, is_person: bool, always: bool = False) -> str:
         return ""
     chance = draw()
     if chance < 0.45:
-        return f"{_pick(draw, ADJECTIVES)} "
+        return f"{pick(draw, ADJECTIVES)} "
     if chance < 0.55:
-        return f"{_pick(draw, wide_words().invented).singular} "
-    adjective = _pick(draw, PERSON_ADJECTIVES if is_person else THING_ADJECTIVES)
+        return f"{pick(draw, wide_words().invented).singular} "
+    adjective = pick(draw, PERSON_ADJECTIVES if is_person else THING_ADJECTIVES)
     return f"{'very ' if draw() < 0.15 else ''}{adjective} "
 
 
 def _bare(draw: Draw, domain: DomainWords, is_person: bool, number: int | None = None) -> tuple[str, int]:
     noun = _noun(draw, domain, is_person)
-    before = _adjective(draw, is_person) + (f"{_pick(draw, MODIFIERS)} " if draw() < 0.08 else "")
+    before = _adjective(draw, is_person) + (f"{pick(draw, MODIFIERS)} " if draw() < 0.08 else "")
     if number is None:
         number = PLURAL if draw() < 0.35 else SINGULAR
     if number == PLURAL:
-        bare = _pick(draw, ALWAYS_PLURAL) if draw() < 0.06 else noun.plural
-        return f"{_pick(draw, _PLURAL_DETERMINERS)}{before}{bare}", PLURAL
-    determiner = _pick(draw, _DETERMINERS)
+        bare = pick(draw, ALWAYS_PLURAL) if draw() < 0.06 else noun.plural
+        return f"{pick(draw, _PLURAL_DETERMINERS)}{before}{bare}", PLURAL
+    determiner = pick(draw, _DETERMINERS)
     if determiner == "a":
         determiner = article(before or noun.singular)
     return f"{determiner} {before}{noun.singular}", SINGULAR
@@ -241,43 +235,43 @@ def _bare(draw: Draw, domain: DomainWords, is_person: bool, number: int | None =
 def _name(draw: Draw) -> str:
     words = wide_words()
     chance = draw()
-    name = _pick(draw, words.names if chance < 0.5 else words.invented_names)
+    name = pick(draw, words.names if chance < 0.5 else words.invented_names)
     if 0.4 < chance < 0.65:
-        return f"{name} {_pick(draw, words.invented_names)}"
-    return f"{_pick(draw, _TITLES)} {name}" if chance > 0.92 else name
+        return f"{name} {pick(draw, words.invented_names)}"
+    return f"{pick(draw, _TITLES)} {name}" if chance > 0.92 else name
 
 
 def _mass(draw: Draw) -> tuple[str, int]:
-    return f"{_pick(draw, _MASS_DETERMINERS)}{_adjective(draw, False)}{_pick(draw, MASS)}", SINGULAR
+    return f"{pick(draw, _MASS_DETERMINERS)}{_adjective(draw, False)}{pick(draw, MASS)}", SINGULAR
 
 
 def _quantity(draw: Draw, domain: DomainWords, is_person: bool) -> tuple[str, int]:
     nouns = _noun(draw, domain, is_person).plural
     chance = draw()
     if chance < 0.4:
-        return f"{_pick(draw, _NUMBERS)} {_adjective(draw, is_person)}{nouns}", PLURAL
+        return f"{pick(draw, _NUMBERS)} {_adjective(draw, is_person)}{nouns}", PLURAL
     if chance < 0.5:
         return f"{2 + int(draw() * 98)} {nouns}", PLURAL
-    owned = f"{_pick(draw, ('the', 'the', 'these', 'those', 'my', 'our', 'his', 'her', 'their'))} {nouns}"
+    owned = f"{pick(draw, ('the', 'the', 'these', 'those', 'my', 'our', 'his', 'her', 'their'))} {nouns}"
     if chance < 0.65:
-        return f"{_pick(draw, ('one', 'each', 'none', 'neither', 'a group', 'a number'))} of {owned}", SINGULAR
-    of = _pick(draw, ("two", "three", "most", "some", "all", "many", "several", "half", "both", "a few"))
+        return f"{pick(draw, ('one', 'each', 'none', 'neither', 'a group', 'a number'))} of {owned}", SINGULAR
+    of = pick(draw, ("two", "three", "most", "some", "all", "many", "several", "half", "both", "a few"))
     return f"{of} of {owned}", PLURAL
 
 
 def _complement(draw: Draw, domain: DomainWords) -> str:
     chance = draw()
     if chance < 0.35:
-        return f" {_pick(draw, _WHERE_TO)}"
+        return f" {pick(draw, _WHERE_TO)}"
     if chance < 0.45:
-        return f" into {_pick(draw, (*PLACES, *_LANGUAGES))}"
-    return f" {_pick(draw, _TOWARDS)} {_bare(draw, domain, draw() < 0.3)[0]}"
+        return f" into {pick(draw, (*PLACES, *_LANGUAGES))}"
+    return f" {pick(draw, _TOWARDS)} {_bare(draw, domain, draw() < 0.3)[0]}"
 
 
 def _errand(draw: Draw, domain: DomainWords) -> str:
     if draw() < 0.5:
-        return _pick(draw, wide_words().intransitive).base
-    return f"{_pick(draw, wide_words().verbs).base} {_bare(draw, domain, False)[0]}"
+        return pick(draw, wide_words().intransitive).base
+    return f"{pick(draw, wide_words().verbs).base} {_bare(draw, domain, False)[0]}"
 
 
 _DETERMINERS: Final = listed(

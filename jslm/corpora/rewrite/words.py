@@ -7,12 +7,22 @@ other could only be known by heart.
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple, TypeVar
+
+T = TypeVar("T")
+# Numbers from 0 on, under 1.
+Draw = Callable[[], float]
 
 
 def listed(text: str) -> tuple[str, ...]:
     """The words of a blank-separated list."""
     return tuple(text.split())
+
+
+def pick(draw: Draw, items: Sequence[T]) -> T:
+    """One of the items, each as likely as another."""
+    return items[int(draw() * len(items))]
 
 
 class Domain(NamedTuple):

@@ -13,7 +13,6 @@ from jslm.corpora.stories.check import check_story
 from jslm.corpora.stories.generate import (
     Facts,
     Story,
-    entropy_bits_per_byte,
     generate_stories,
     generate_story,
     story_bits,
@@ -23,7 +22,6 @@ __all__ = [
     "Facts",
     "Story",
     "check_story",
-    "entropy_bits_per_byte",
     "generate_stories",
     "generate_story",
     "story_bits",

@@ -74,22 +74,6 @@ def all_readings(text: str) -> Iterator[float]:
             yield reading.bits
 
 
-def entropy_bits_per_byte(n: int, seed: int) -> tuple[float, float]:
-    """Monte Carlo estimate over `n` stories of the grammar's entropy per byte of text, and its standard error.
-
-    The estimate is total bits over total bytes, a ratio of means; the error is the ratio estimator's (Cochran 1977,
-    "Sampling Techniques", section 2.11). Raises `JslmError` if `n` is under 2.
-    """
-    if n < 2:
-        raise JslmError(f"stories: n = {n}; expected at least 2 stories for a standard error")
-    rng = random.Random(seed)
-    sizes = [(story.bits, len(story.text)) for story in (_generate(rng) for _ in range(n))]
-    mean_bytes = sum(size for _, size in sizes) / n
-    ratio = sum(bits for bits, _ in sizes) / (n * mean_bytes)
-    variance = sum((bits - ratio * size) ** 2 for bits, size in sizes) / (n - 1)
-    return ratio, math.sqrt(variance / n) / mean_bytes
-
-
 def _stream(target: float, rng: random.Random) -> Iterator[Story]:
     total = 0
     while total < target:

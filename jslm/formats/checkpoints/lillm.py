@@ -24,11 +24,24 @@ from jslm.formats.pickles.torch_checkpoint import (
     open_checkpoint,
     tokenizer_beside,
 )
-from jslm.formats.weights import TensorReader, is_causal_mask, pad_rows, stack_layers, tied_by_its_tensors
+from jslm.formats.trees import Names, read_tree
+from jslm.formats.weights import is_causal_mask, tied_by_its_tensors
 from jslm.runs.bundle import Bundle, Format
 from jslm.tokenizer import Tokenizer
 
-_TOKENS, _NORM, _HEAD = "tok_emb.weight", "norm.gain", "lm_head.weight"
+_TOKENS, _NORM, _HEAD = "tok_emb.weight", "norm", "lm_head.weight"
+_PARTS = {
+    "attention_norm": "attn_norm",
+    "mlp_norm": "ffn_norm",
+    "q": "attn.wq",
+    "k": "attn.wk",
+    "v": "attn.wv",
+    "out": "attn.wo",
+    "gate": "ffn.w1",
+    "down": "ffn.w2",
+    "up": "ffn.w3",
+}
+_NAMES = Names(_TOKENS, _HEAD, _NORM, "transformer_blocks.{}", _PARTS, scale="gain", neighbours=True)
 _KNOWN = (
     *("vocab_size", "d_model", "n_layers", "max_seq_len", "q_heads", "kv_heads", "hidden_dim", "eps"),
     # How it is trained and run.
@@ -39,7 +52,7 @@ _IDS = {"bos_token_id": 1, "eos_token_id": 2}
 
 def detect(path: Path) -> bool:
     """Whether the checkpoint has the names of lilLM."""
-    return has_tensors(path, _TOKENS, _NORM)
+    return has_tensors(path, _TOKENS, f"{_NORM}.gain")
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -60,16 +73,7 @@ def read(path: Path) -> Bundle:
     # Masks and rotary tables, which some versions saved.
     tensors.pass_over(lambda name: name.endswith(".mask"), is_causal_mask, "a mask of the future")
     tensors.pass_over("freq_cis".__eq__, functools.partial(_turns_as, model), "the rotation of base 10,000")
-    params: dict[str, Any] = {
-        "embed": {"tokens": pad_rows(tensors.take(_TOKENS, model.vocab_size, model.d_model), model.padded_vocab_size)},
-        "layers": stack_layers(_layer(tensors, index, config) for index in range(model.n_layers)),
-        "final_norm": {"scale": np.array(tensors.take(_NORM, model.d_model))},
-    }
-    if _HEAD in tensors:
-        head = tensors.take(_HEAD, model.vocab_size, model.d_model)
-        if not model.tie_embeddings:
-            params["head"] = {"tokens": pad_rows(head, model.padded_vocab_size)}
-    tensors.finish()
+    params = read_tree(tensors, model, _NAMES)
     figures = checkpoint.figures(val__loss="best_val_loss", steps="num_iter")
     return Bundle(config, params, tokenizer, ends_documents=True, figures=figures, source=str(path))
 
@@ -114,35 +118,6 @@ def _config(checkpoint: TorchCheckpoint, settings: Mapping[str, Any], tokenizer:
         "tie_embeddings": tied_by_its_tensors(str(checkpoint.path), True, embedding, checkpoint.tensors.get(_HEAD)),
     }
     return make_config(checkpoint, model, tokenizer)
-
-
-def _layer(tensors: TensorReader, index: int, config: Config) -> dict[str, Any]:
-    model, prefix = config.model, f"transformer_blocks.{index}"
-    d_model, d_ff = model.d_model, model.hidden_dim
-
-    def linear(name: str, d_in: int, d_out: int, rotated_heads: int = 0) -> dict[str, np.ndarray]:
-        weight = tensors.take(f"{prefix}.{name}.weight", d_out, d_in)
-        if rotated_heads:
-            pairs = weight.reshape(rotated_heads, -1, 2, d_in)
-            weight = pairs.swapaxes(1, 2).reshape(weight.shape)
-        return {"kernel": weight.T}
-
-    q_width, kv_width = model.n_heads * model.dim_per_head, model.kv_heads * model.dim_per_head
-    return {
-        "attention_norm": {"scale": tensors.take(f"{prefix}.attn_norm.gain", d_model)},
-        "attention": {
-            "q": linear("attn.wq", d_model, q_width, model.n_heads),
-            "k": linear("attn.wk", d_model, kv_width, model.kv_heads),
-            "v": linear("attn.wv", d_model, kv_width),
-            "out": linear("attn.wo", q_width, d_model),
-        },
-        "mlp_norm": {"scale": tensors.take(f"{prefix}.ffn_norm.gain", d_model)},
-        "mlp": {
-            "gate": linear("ffn.w1", d_model, d_ff),
-            "up": linear("ffn.w3", d_model, d_ff),
-            "down": linear("ffn.w2", d_ff, d_model),
-        },
-    }
 
 
 FORMAT = Format(

@@ -28,13 +28,15 @@ from jslm.formats.pickles.torch_checkpoint import (
     open_checkpoint,
     tokenizer_beside,
 )
-from jslm.formats.weights import TensorReader, is_causal_mask, pad_rows, stack_layers, tied_by_its_tensors
+from jslm.formats.trees import GPT2_PARTS, Names, read_layer, read_norm, with_zeros
+from jslm.formats.weights import is_causal_mask, pad_rows, stack_layers, tied_by_its_tensors
 from jslm.runs.bundle import Bundle, Format
 from jslm.tokenizer import CharTokenizer, Tokenizer
 
 _log = logging.getLogger("jslm")
 _TOKENS, _POSITIONS = "transformer.wte.weight", "transformer.wpe.weight"
 _HEAD, _NORM = "lm_head.weight", "transformer.ln_f"
+_NAMES = Names(_TOKENS, _HEAD, _NORM, "transformer.h.{}", GPT2_PARTS, _POSITIONS)
 _KNOWN = ("n_layer", "n_head", "n_embd", "block_size", "bias", "vocab_size", "dropout")
 _IDS = {"eos_token_id": 50256}
 # exp(-1000) is 0, and bfloat16 holds the weights that it takes.
@@ -71,11 +73,12 @@ def read(path: Path) -> Bundle:
     tensors.pass_over(lambda name: name.endswith(".attn.masked_bias"), lambda array: array.size == 1, "one number")
     table = tensors.take(_TOKENS, rows, model.d_model)
     head = tensors.take(_HEAD, rows, model.d_model) if _HEAD in tensors else table
-    has_bias = f"{_NORM}.bias" in tensors
-    final_norm = _norm(tensors, _NORM, model.d_model, has_bias=has_bias)
+    # What the file has: a head of characters has all norms have a bias.
+    stored = model.model_copy(update={"norm_bias": model.qkv_bias})
+    final_norm = read_norm(tensors, _NORM, stored)
     params: dict[str, Any] = {
         "embed": {"positions": np.array(tensors.take(_POSITIONS, model.context_length, model.d_model))},
-        "layers": stack_layers(_layer(tensors, index, config) for index in range(model.n_layers)),
+        "layers": stack_layers(read_layer(tensors, stored, index, _NAMES) for index in range(model.n_layers)),
     }
     tensors.finish()
     if order is not None:
@@ -96,6 +99,7 @@ def read(path: Path) -> Bundle:
     if not model.tie_embeddings:
         params["head"] = {"tokens": pad_rows(head, model.padded_vocab_size)}
     figures = checkpoint.figures(val__loss="best_val_loss", steps="iter_num")
+    params = with_zeros(params, model)
     return Bundle(config, params, tokenizer, ends_documents=order is None, figures=figures, source=str(path))
 
 
@@ -134,45 +138,6 @@ def _config(
         "tie_embeddings": is_tied and not is_char,
     }
     return make_config(checkpoint, model, tokenizer)
-
-
-def _layer(tensors: TensorReader, index: int, config: Config) -> dict[str, Any]:
-    model, prefix = config.model, f"transformer.h.{index}"
-    d_model = model.d_model
-
-    def linear(name: str, d_in: int, d_out: int) -> dict[str, np.ndarray]:
-        found = {"kernel": tensors.take(f"{prefix}.{name}.weight", d_out, d_in).T}
-        if model.qkv_bias:
-            found["bias"] = tensors.take(f"{prefix}.{name}.bias", d_out)
-        return found
-
-    def norm(name: str) -> dict[str, np.ndarray]:
-        found = _norm(tensors, f"{prefix}.{name}", d_model, has_bias=model.qkv_bias)
-        if model.norm_bias:
-            found.setdefault("bias", np.zeros(d_model, np.float32))
-        return found
-
-    joined = linear("attn.c_attn", d_model, 3 * d_model)
-    thirds = {name: np.split(array, 3, axis=-1) for name, array in joined.items()}
-    attention: dict[str, Any] = {
-        part: {name: arrays[place] for name, arrays in thirds.items()} for place, part in enumerate("qkv")
-    }
-    return {
-        "attention_norm": norm("ln_1"),
-        "attention": {**attention, "out": linear("attn.c_proj", d_model, d_model)},
-        "mlp_norm": norm("ln_2"),
-        "mlp": {
-            "up": linear("mlp.c_fc", d_model, model.hidden_dim),
-            "down": linear("mlp.c_proj", model.hidden_dim, d_model),
-        },
-    }
-
-
-def _norm(tensors: TensorReader, name: str, d_model: int, *, has_bias: bool) -> dict[str, np.ndarray]:
-    found = {"scale": tensors.take(f"{name}.weight", d_model)}
-    if has_bias:
-        found["bias"] = tensors.take(f"{name}.bias", d_model)
-    return found
 
 
 def _meta_path(checkpoint: TorchCheckpoint) -> Path | None:

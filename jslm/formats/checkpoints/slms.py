@@ -23,6 +23,7 @@ from jslm.formats.pickles.torch_checkpoint import (
     open_checkpoint,
     tokenizer_beside,
 )
+from jslm.formats.trees import read_norm
 from jslm.formats.weights import TensorReader, is_causal_mask, pad_rows, stack_layers
 from jslm.runs.bundle import Bundle, Format
 from jslm.tokenizer import Tokenizer
@@ -109,21 +110,15 @@ def _layer(tensors: TensorReader, index: int, config: Config) -> dict[str, Any]:
         weight = tensors.take(f"{prefix}.{name}.weight", d_out, d_in)
         return {"kernel": weight.T, "bias": tensors.take(f"{prefix}.{name}.bias", d_out)}
 
-    def norm(name: str) -> dict[str, np.ndarray]:
-        return {
-            "scale": tensors.take(f"{prefix}.{name}.weight", d_model),
-            "bias": tensors.take(f"{prefix}.{name}.bias", d_model),
-        }
-
     return {
-        "attention_norm": norm("ln1"),
+        "attention_norm": read_norm(tensors, f"{prefix}.ln1", model),
         "attention": {
             "q": {"kernel": heads("query") * np.float32((model.dim_per_head / d_model) ** 0.5)},
             "k": {"kernel": heads("key")},
             "v": {"kernel": heads("value")},
             "out": linear("sa_heads.fc", width, d_model),
         },
-        "mlp_norm": norm("ln2"),
+        "mlp_norm": read_norm(tensors, f"{prefix}.ln2", model),
         "mlp": {
             "up": linear("ffwd.net.0", d_model, model.hidden_dim),
             "down": linear("ffwd.net.2", model.hidden_dim, d_model),

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from jslm.config import ModelConfig
+from jslm.config import ModelConfig, config_from_dict
 from jslm.config.model_schema import RopeScalingConfig
 from jslm.errors import JslmError
 from jslm.formats.gguf.header import ArrayLength, Header
@@ -74,14 +74,8 @@ def model_from_header(header: Header, path: Path, vocab_size: int, take: Tensors
         raise JslmError(
             f"{path}: {keys.named('vocab_size')} = {declared:,}, but its tokenizer has {vocab_size:,} tokens"
         )
-    try:
-        shape = ModelConfig(**model)
-        return (shape if architecture == "gpt2" else _with_rope(shape, keys, header.tensors, take)), architecture
-    except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        where = ".".join(map(str, problem["loc"]))
-        message = str(problem.get("ctx", {}).get("error", problem["msg"]))
-        raise JslmError(f"{path}: {where + ': ' if where else ''}{message}") from None
+    shape = config_from_dict({"model": model}, str(path)).model
+    return (shape if architecture == "gpt2" else _with_rope(shape, keys, header.tensors, take)), architecture
 
 
 def _gpt2_options(keys: _Keys) -> dict[str, Any]:
@@ -160,7 +154,7 @@ def _with_rope(model: ModelConfig, keys: _Keys, tensors: Any, take: Tensors) -> 
         scaling["original_context_length"] = keys.size("rope.scaling.original_context_length", model.context_length)
         if abs(attention - 1) > _TOLERANCE:
             scaling["attention_factor"] = attention * (0.1 * math.log(factor) + 1)
-    return _scaled(model, **scaling)
+    return config_from_dict({"model": model.model_dump() | {"rope_scaling": scaling}}, str(keys.path)).model
 
 
 def _noted(
@@ -202,9 +196,14 @@ def _from_factors(model: ModelConfig, factors: np.ndarray, keys: _Keys) -> Model
         share = (1 / factors - 1 / largest) / (1 - 1 / largest)
         between = (share > 1e-4) & (share < 1 - 1e-4)
         for original, high in _bands(plain, share, between):
-            found = {"low_freq_factor": 1.0, "high_freq_factor": high, "original_context_length": original}
+            found: dict[str, Any] = {
+                "low_freq_factor": 1.0,
+                "high_freq_factor": high,
+                "original_context_length": original,
+            }
             try:
-                scaled = _scaled(model, kind="llama3", factor=float(str(np.float32(largest))), **found)
+                bands = RopeScalingConfig(kind="llama3", factor=float(str(np.float32(largest))), **found)
+                scaled = ModelConfig.model_validate(model.model_dump() | {"rope_scaling": bands})
             except ValidationError:
                 continue
             computed = frequency_factors(scaled)
@@ -228,10 +227,6 @@ def _bands(plain: np.ndarray, share: np.ndarray, between: np.ndarray) -> list[tu
         at = turns[between][0]
         found += [(round(float((1 + 3 * share[between][0]) / at)), 4.0)]
     return [(original, high) for original, high in found if 1 <= original < _MAX_SIZE]
-
-
-def _scaled(model: ModelConfig, **scaling: Any) -> ModelConfig:
-    return ModelConfig.model_validate(model.model_dump() | {"rope_scaling": RopeScalingConfig(**scaling)})
 
 
 class _Keys:

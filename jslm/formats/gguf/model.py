@@ -13,25 +13,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jslm.errors import JslmError
 from jslm.extras import load_extra
 from jslm.files import whole_file
 from jslm.formats.ends import end_tokens
 from jslm.formats.gguf.general import write_general
 from jslm.formats.gguf.header import MAGIC, ArrayLength, Header, read_header
 from jslm.formats.gguf.quantiser import TYPES, check_quantiser, quantise
-from jslm.formats.gguf.reading import read as read_file
+from jslm.formats.gguf.reading import read
 from jslm.formats.gguf.sampling import write_sampling
 from jslm.formats.gguf.vocabulary import NO_BOS_TEMPLATE, write_vocabulary
 from jslm.formats.gguf.weights import choose_architecture, model_tensors, write_hyperparameters
-from jslm.runs.bundle import Bundle, Format
+from jslm.formats.weights import check_weights
+from jslm.runs.bundle import Bundle, Format, check_vocabulary
 
 if TYPE_CHECKING:
     from gguf import GGMLQuantizationType, GGUFWriter
 
 _log = logging.getLogger("jslm")
-# Largest magnitude: float16's own, and that of q8_0, whose blocks have a float16 scale of up to 127 steps.
-_LIMITS = {"F16": 65504.0, "Q8_0": 65504.0 * 127}
 _BLOCK = 32
 
 
@@ -72,11 +70,6 @@ def describe(path: Path) -> dict[str, Any]:
     }
 
 
-def read(path: Path) -> Bundle:
-    """The model of the file `path`, in float32. Raises JslmError for a bad file and for what jslm's decoder lacks."""
-    return read_file(path)
-
-
 def write(bundle: Bundle, path: Path, dtype: str) -> None:
     """Writes `bundle` to the file `path`: the whole file, or nothing and what was there before.
 
@@ -110,11 +103,7 @@ def _write(bundle: Bundle, path: Path, dtype: str, name: str) -> None:
         "q8_0": gguf.GGMLQuantizationType.Q8_0,
     }[dtype]
     model = bundle.config.model
-    if model.vocab_size != bundle.tokenizer.vocab_size:
-        raise JslmError(
-            f"model.vocab_size = {model.vocab_size:,}, but the tokenizer has {bundle.tokenizer.vocab_size:,} entries; "
-            "use the tokenizer that the model was trained with"
-        )
+    check_vocabulary(bundle.config, bundle.tokenizer)
     architecture = choose_architecture(model)
     writer = gguf.GGUFWriter(None, architecture)
     write_general(writer, bundle, name, dtype)
@@ -131,7 +120,7 @@ def _write(bundle: Bundle, path: Path, dtype: str, name: str) -> None:
         for name, array in model_tensors(bundle.params, model, architecture)
     ]
     for name, array, kind in tensors:
-        _check_range(name, array, kind)
+        check_weights(name, array, {"F16": "float16", "Q8_0": "q8_0"}.get(kind.name, ""))
         _add_info(writer, name, array.shape, kind)
     with whole_file(path) as temporary:
         try:
@@ -161,17 +150,6 @@ def _add_info(writer: GGUFWriter, name: str, shape: tuple[int, ...], kind: GGMLQ
     bytes_shape = load_extra("gguf", "convert", "writing GGUF").quant_shape_to_byte_shape(shape, kind)
     # The library takes a shape in bytes where the elements are bytes.
     writer.add_tensor_info(name, bytes_shape, np.dtype(np.uint8), math.prod(bytes_shape), raw_dtype=kind)
-
-
-def _check_range(name: str, array: np.ndarray, kind: GGMLQuantizationType) -> None:
-    largest = float(np.abs(array).max(initial=0.0))
-    if largest > _LIMITS.get(kind.name, math.inf):
-        raise JslmError(
-            f"{name} has a weight of {largest:g}, above what {kind.name.lower()} holds "
-            f"({_LIMITS[kind.name]:g}); export with --dtype bfloat16 or float32"
-        )
-    if not math.isfinite(largest):
-        raise JslmError(f"{name} has weights that are not finite: the training has diverged; try another checkpoint")
 
 
 def _describe_tokenizer(header: Header) -> str:

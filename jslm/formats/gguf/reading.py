@@ -25,8 +25,9 @@ from jslm.formats.gguf.keys import ROPE_KEY, model_from_header
 from jslm.formats.gguf.sampling import sampling_of
 from jslm.formats.gguf.tokenizer import ARRAYS, FINGERPRINT_KEY, tokenizer_from_header
 from jslm.formats.gguf.vocabulary import NO_BOS_TEMPLATE
-from jslm.formats.gguf.weights import FUSED, NAMES, ROTATES_NEIGHBOURS
-from jslm.formats.weights import TensorReader, pad_rows, same_weights, stack_layers
+from jslm.formats.gguf.weights import tensor_names
+from jslm.formats.trees import read_tree
+from jslm.formats.weights import TensorReader, same_weights
 from jslm.runs.bundle import Bundle
 
 _log = logging.getLogger("jslm")
@@ -54,7 +55,9 @@ def read(path: Path) -> Bundle:
     tokenizer, ends_documents = tokenizer_from_header(header, path)
     tensors = TensorReader(str(path), {name: tensor.shape for name, tensor in header.tensors.items()}, file.get)
     model = _without_second_table(tensors, model)
-    params = _read_params(tensors, model, architecture)
+    if "rope_freqs.weight" in tensors:
+        tensors.take("rope_freqs.weight", model.dim_per_head // 2)
+    params = read_tree(tensors, model, tensor_names(architecture))
     values = {"model": model.model_dump(), "sample": sampling_of(header.metadata), "card": _card(header.metadata)}
     config = config_from_dict(values, str(path))
     return Bundle(
@@ -114,72 +117,6 @@ def _without_second_table(tensors: TensorReader, model: ModelConfig) -> ModelCon
     if not same_weights(tensors.take("token_embd.weight", *table), tensors.take("output.weight", *table)):
         return model
     return model.model_copy(update={"tie_embeddings": True})
-
-
-def _read_params(tensors: TensorReader, model: ModelConfig, architecture: str) -> dict[str, Any]:
-    """The parameter tree. Raises JslmError where a tensor is missing, left over, or of another shape."""
-    table = (model.vocab_size, model.d_model)
-    embed = {"tokens": pad_rows(tensors.take("token_embd.weight", *table), model.padded_vocab_size)}
-    if architecture == "gpt2":
-        embed["positions"] = tensors.take("position_embd.weight", model.context_length, model.d_model)
-    params: dict[str, Any] = {
-        "embed": embed,
-        "layers": stack_layers(_read_layer(tensors, model, index, architecture) for index in range(model.n_layers)),
-        "final_norm": _read_norm(tensors, "output_norm", model.d_model, model),
-    }
-    if not model.tie_embeddings:
-        params["head"] = {"tokens": pad_rows(tensors.take("output.weight", *table), model.padded_vocab_size)}
-    elif "output.weight" in tensors:
-        tensors.take("output.weight", *table)
-    if "rope_freqs.weight" in tensors:
-        tensors.take("rope_freqs.weight", model.dim_per_head // 2)
-    tensors.finish()
-    return params
-
-
-def _read_layer(tensors: TensorReader, model: ModelConfig, index: int, architecture: str) -> dict[str, Any]:
-    at, width = f"blk.{index}", model.d_model
-    heads, kv_heads = model.n_heads * model.dim_per_head, model.kv_heads * model.dim_per_head
-
-    def linear(name: str, d_in: int, d_out: int, bias: bool) -> dict[str, np.ndarray]:
-        found = {"kernel": tensors.take(f"{at}.{name}.weight", d_out, d_in).T}
-        return found | ({"bias": tensors.take(f"{at}.{name}.bias", d_out)} if bias else {})
-
-    if architecture == "gpt2":
-        joined = linear(FUSED, width, 3 * width, True)
-        parts = {kind: np.split(array, 3, axis=-1) for kind, array in joined.items()}
-        attention: dict[str, Any] = {
-            name: {kind: split[part] for kind, split in parts.items()} for part, name in enumerate(("q", "k", "v"))
-        }
-    else:
-        sizes = {"q": heads, "k": kv_heads, "v": kv_heads}
-        attention = {name: linear(f"attn_{name}", width, size, model.qkv_bias) for name, size in sizes.items()}
-    if architecture in ROTATES_NEIGHBOURS:
-        for name, count in (("q", model.n_heads), ("k", model.kv_heads)):
-            attention[name] = {kind: _to_halves(array, count) for kind, array in attention[name].items()}
-    attention["out"] = linear(NAMES["out"], heads, width, model.out_bias)
-    if model.qk_norm:
-        for name in ("q_norm", "k_norm"):
-            attention[name] = {"scale": tensors.take(f"{at}.attn_{name}.weight", model.dim_per_head)}
-    mlp = {"gate": (width, model.hidden_dim)} if model.is_gated else {}
-    mlp |= {"up": (width, model.hidden_dim), "down": (model.hidden_dim, width)}
-    return {
-        "attention_norm": _read_norm(tensors, f"{at}.attn_norm", width, model),
-        "attention": attention,
-        "mlp_norm": _read_norm(tensors, f"{at}.ffn_norm", width, model),
-        "mlp": {name: linear(NAMES[name], *size, model.mlp_bias) for name, size in mlp.items()},
-    }
-
-
-def _read_norm(tensors: TensorReader, name: str, width: int, model: ModelConfig) -> dict[str, np.ndarray]:
-    norm = {"scale": tensors.take(f"{name}.weight", width)}
-    return norm | ({"bias": tensors.take(f"{name}.bias", width)} if model.norm == "layernorm" else {})
-
-
-def _to_halves(columns: np.ndarray, heads: int) -> np.ndarray:
-    """Columns of each head from pairs (0, d/2, 1, d/2+1, ...) back to halves (0..d/2, d/2..d)."""
-    pairs = columns.reshape(*columns.shape[:-1], heads, -1, 2)
-    return pairs.swapaxes(-1, -2).reshape(columns.shape)
 
 
 def _chat_template(header: Header, path: Path) -> str:

@@ -18,7 +18,7 @@ import jslm.tokenizer as tokenizers
 from jslm.errors import JslmError
 from jslm.formats.gguf.header import ArrayLength, Header
 from jslm.formats.gguf.vocabulary import NO_BOS_KEY, PATTERNS, TokenType, spelled_bytes
-from jslm.formats.tokenizers import starting_with
+from jslm.formats.tokenizers import PLAIN_TOKEN, piece_merges, piece_steps, starting_with
 from jslm.tokenizer import UNKNOWN, Tokenizer
 
 _log = logging.getLogger("jslm")
@@ -181,24 +181,10 @@ def _sentencepiece(keys: _Keys, tokens: Sequence[str], types: Sequence[int]) -> 
             # Laid out in another way than llama2.c's, which any file may be.
             pass
     ids = {token: index for index, token in enumerate(tokens)}
-    texts = {token for token, kind in zip(tokens, types, strict=True) if kind == TokenType.NORMAL}
-    pairs = [
-        (-scores[ids[piece]], ids[piece], piece[:cut], piece[cut:])
-        for piece in texts
-        for cut in range(1, len(piece))
-        if piece[:cut] in texts and piece[cut:] in texts
-    ]
-    space = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
-    back = {"type": "Replace", "pattern": {"String": _SPACE}, "content": " "}
-    strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if prefix else []
-    steps = [{"type": "Prepend", "prepend": _SPACE}] if prefix else []
-    fields = {
-        "normalizer": {"type": "Sequence", "normalizers": [*steps, space]},
-        "pre_tokenizer": None,
-        "decoder": {"type": "Sequence", "decoders": [back, {"type": "ByteFallback"}, {"type": "Fuse"}, *strip]},
-    }
+    texts = {token: ids[token] for token, kind in zip(tokens, types, strict=True) if kind == TokenType.NORMAL}
+    fields = {"normalizer": None, "pre_tokenizer": None} | piece_steps(prefix=prefix)
     unknown = next((token for token, kind in zip(tokens, types, strict=True) if kind == TokenType.UNKNOWN), None)
-    merges = [[left, right] for _, _, left, right in sorted(pairs)]
+    merges = [list(pair) for pair in piece_merges(texts, scores)]
     model = {"merges": merges, "unk_token": unknown, "fuse_unk": True, "byte_fallback": True, "ignore_merges": False}
     return _library(keys, tokens, types, fields, model, starts=True)
 
@@ -218,10 +204,9 @@ def _library(
     starts: bool,
 ) -> Tokenizer:
     """The vocabulary as a `tokenizer.json`; `starts`: whether bos goes before a text where the file does not say."""
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     kinds = {TokenType.CONTROL: True, TokenType.UNKNOWN: True, TokenType.USER_DEFINED: False}
     added = [
-        {**flags, "id": index, "content": token, "special": kinds[TokenType(kind)]}
+        {**PLAIN_TOKEN, "id": index, "content": token, "special": kinds[TokenType(kind)]}
         for index, (token, kind) in enumerate(zip(tokens, types, strict=True))
         if kind in kinds
     ]

@@ -15,7 +15,9 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from jslm.errors import JslmError
+from jslm.formats.tokenizers import piece_steps
 from jslm.tokenizer import UNKNOWN, Tokenizer
+from jslm.tokenizer.bpe import byte_spelling
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -35,13 +37,6 @@ PATTERNS = {
     (_WORD % "", False): "qwen2",
     (_WORD % "{1,3}", True): "llama-bpe",
     (_WORD % "{1,3}", False): "dbrx",
-}
-_LLAMA_NORMALIZER = {
-    "type": "Sequence",
-    "normalizers": [
-        {"type": "Prepend", "prepend": _SPACE},
-        {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE},
-    ],
 }
 
 
@@ -180,7 +175,11 @@ def from_tokenizer_json(fields: Mapping[str, Any]) -> Vocabulary:
             else:
                 yield TokenType.BYTE if byte_tokens and _BYTE_TOKEN.fullmatch(token) else TokenType.NORMAL
 
-    if model.get("byte_fallback") and fields.get("normalizer") == _LLAMA_NORMALIZER and not fields.get("pre_tokenizer"):
+    if (
+        model.get("byte_fallback")
+        and fields.get("normalizer") == piece_steps(prefix=True)["normalizer"]
+        and not fields.get("pre_tokenizer")
+    ):
         unknown = model.get("unk_token")
         return Vocabulary(
             "llama",
@@ -313,11 +312,5 @@ def spelled_bytes(token: str) -> bytes:
     return bytes(map(_BYTES.__getitem__, token))
 
 
-def _byte_spelling() -> dict[int, str]:
-    """GPT-2's characters for the bytes that Latin-1 does not print: the ones from U+0100 on, in order."""
-    unprintable = (*range(0x21), *range(0x7F, 0xA1), 0xAD)
-    return {byte: chr(0x100 + index) for index, byte in enumerate(unprintable)}
-
-
-_SPELLING = _byte_spelling()
-_BYTES = {_SPELLING.get(byte, chr(byte)): byte for byte in range(256)}
+_SPELLING = byte_spelling()
+_BYTES = {char: byte for byte, char in _SPELLING.items()}

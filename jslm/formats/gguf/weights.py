@@ -15,19 +15,12 @@ import numpy as np
 from jslm.config import ModelConfig
 from jslm.errors import JslmError
 from jslm.extras import load_extra
-from jslm.formats.shapes import beyond_gpt2_shape, beyond_llama_shape, is_square
-from jslm.formats.weights import layer_at
+from jslm.formats.shapes import beyond_gpt2_shape, beyond_llama_shape, llama_family
+from jslm.formats.trees import Names, tree_tensors, with_zeros
 from jslm.model.rope import rotary_frequencies
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
-
-
-# Whose rows of query and key are in pairs; the others rotate halves, as jslm does.
-ROTATES_NEIGHBOURS = ("llama", "arcee")
-# In a layer: our name of a matrix, and llama.cpp's; GPT-2's query, key and value are one.
-NAMES = {"out": "attn_output", "gate": "ffn_gate", "up": "ffn_up", "down": "ffn_down"}
-FUSED = "attn_qkv"
 
 
 def choose_architecture(model: ModelConfig) -> str:
@@ -42,15 +35,9 @@ def choose_architecture(model: ModelConfig) -> str:
             f"GGUF cannot express {'; '.join(missing)}; the nearest format that can is one file of safetensors: "
             "export with --format safetensors"
         )
-    if kind == "gpt2":
-        return kind
-    if not model.is_gated:
-        return "arcee"
-    if model.qk_norm:
-        return "qwen3"
-    is_qwen2 = model.qkv_bias and not (model.out_bias or model.mlp_bias) and is_square(model)
+    family = kind if kind == "gpt2" else llama_family(model)
     # Llama's program takes biases as well, and a table of frequencies, which Qwen's two have not.
-    return "qwen2" if is_qwen2 and not _needs_frequencies(model) else "llama"
+    return "llama" if family == "qwen2" and _needs_frequencies(model) else family
 
 
 def write_hyperparameters(writer: GGUFWriter, model: ModelConfig, architecture: str) -> None:
@@ -73,73 +60,32 @@ def write_hyperparameters(writer: GGUFWriter, model: ModelConfig, architecture: 
     _write_rope_scaling(writer, model)
 
 
+def tensor_names(architecture: str) -> Names:
+    """llama.cpp's names of an architecture's tensors, and how they are laid out."""
+    parts = {"attention_norm": "attn_norm", "mlp_norm": "ffn_norm", "out": "attn_output"}
+    parts |= {name: f"ffn_{name}" for name in ("gate", "up", "down")}
+    # GPT-2's query, key and value are one.
+    parts |= {name: f"attn_{name}" for name in (("qkv",) if architecture == "gpt2" else (*"qkv", "q_norm", "k_norm"))}
+    return Names(
+        tokens="token_embd.weight",
+        positions="position_embd.weight",
+        head="output.weight",
+        final_norm="output_norm",
+        layer="blk.{}",
+        parts=parts,
+        neighbours=architecture in ("llama", "arcee"),
+    )
+
+
 def model_tensors(params: Mapping[str, Any], model: ModelConfig, architecture: str) -> Iterator[tuple[str, np.ndarray]]:
     """(name, float32 array) of each tensor, matrices as `[out, in]`, tables cut to the true vocabulary."""
-    yield "token_embd.weight", _float32(params["embed"]["tokens"][: model.vocab_size])
     if architecture == "gpt2":
-        yield "position_embd.weight", _float32(params["embed"]["positions"])
-    if "head" in params:
-        yield "output.weight", _float32(params["head"]["tokens"][: model.vocab_size])
+        # llama.cpp's GPT-2 always adds biases; zeros change nothing.
+        biases = dict.fromkeys(("qkv_bias", "out_bias", "mlp_bias", "norm_bias"), True)
+        params = with_zeros(params, model.model_copy(update=biases))
     if (factors := frequency_factors(model)) is not None:
         yield "rope_freqs.weight", factors
-    yield from _norm(params["final_norm"], "output_norm", architecture)
-    for index in range(model.n_layers):
-        yield from _layer_tensors(layer_at(params["layers"], index), f"blk.{index}", model, architecture)
-
-
-def _layer_tensors(
-    layer: Mapping[str, Any], prefix: str, model: ModelConfig, architecture: str
-) -> Iterator[tuple[str, np.ndarray]]:
-    attention, mlp = layer["attention"], layer["mlp"]
-    yield from _norm(layer["attention_norm"], f"{prefix}.attn_norm", architecture)
-    yield from _norm(layer["mlp_norm"], f"{prefix}.ffn_norm", architecture)
-    projections = {name: dict(_linear(attention[name], architecture)) for name in ("q", "k", "v")}
-    if architecture == "gpt2":
-        for part in ("weight", "bias"):
-            joined = np.concatenate([projections[name][part] for name in ("q", "k", "v")])
-            yield f"{prefix}.{FUSED}.{part}", joined
-    else:
-        heads = {"q": model.n_heads, "k": model.kv_heads}
-        for name, parts in projections.items():
-            for part, array in parts.items():
-                interleaves = architecture in ROTATES_NEIGHBOURS and name in heads
-                yield (
-                    f"{prefix}.attn_{name}.{part}",
-                    _interleave(array, heads[name]) if interleaves else array,
-                )
-    if model.qk_norm:
-        yield from _norm(attention["q_norm"], f"{prefix}.attn_q_norm", architecture)
-        yield from _norm(attention["k_norm"], f"{prefix}.attn_k_norm", architecture)
-    linears = {NAMES[name]: linear for name, linear in ({"out": attention["out"]} | dict(mlp)).items()}
-    for name, linear in linears.items():
-        for part, array in _linear(linear, architecture):
-            yield f"{prefix}.{name}.{part}", array
-
-
-def _linear(linear: Mapping[str, Any], architecture: str) -> Iterator[tuple[str, np.ndarray]]:
-    weight = _float32(linear["kernel"]).T
-    yield "weight", weight
-    if "bias" in linear:
-        yield "bias", _float32(linear["bias"])
-    elif architecture == "gpt2":
-        # llama.cpp's GPT-2 always adds biases; zeros change nothing.
-        yield "bias", np.zeros(weight.shape[0], np.float32)
-
-
-def _norm(norm: Mapping[str, Any], name: str, architecture: str) -> Iterator[tuple[str, np.ndarray]]:
-    scale = _float32(norm["scale"])
-    yield f"{name}.weight", scale
-    if architecture == "gpt2":
-        yield f"{name}.bias", _float32(norm["bias"]) if "bias" in norm else np.zeros_like(scale)
-
-
-def _interleave(rows: np.ndarray, heads: int) -> np.ndarray:
-    """Rows of each head from halves (0..d/2, d/2..d) to pairs (0, d/2, 1, d/2+1, ...).
-
-    jslm rotates row i with row i + d/2, as Hugging Face does; llama.cpp's Llama rotates neighbours, as Meta's files do.
-    """
-    halves = rows.reshape(heads, 2, -1, *rows.shape[1:])
-    return halves.swapaxes(1, 2).reshape(rows.shape)
+    yield from tree_tensors(params, model, tensor_names(architecture))
 
 
 def rope_keys(model: ModelConfig) -> dict[str, Any]:
@@ -167,7 +113,7 @@ def frequency_factors(model: ModelConfig) -> np.ndarray | None:
     if not _needs_frequencies(model):
         return None
     plain = model.rope_theta ** -(np.arange(0, model.dim_per_head, 2) / model.dim_per_head)
-    return _float32(plain / rotary_frequencies(model)[0])
+    return np.asarray(plain / rotary_frequencies(model)[0], np.float32)
 
 
 def rope_base(model: ModelConfig) -> float:
@@ -230,7 +176,3 @@ def _beyond_gpt2(model: ModelConfig) -> list[str]:
     if model.activation != "gelu":
         found.append(f"model.activation = {model.activation!r} (GPT-2 has 'gelu')")
     return found
-
-
-def _float32(array: Any) -> np.ndarray:
-    return np.asarray(array, np.float32)

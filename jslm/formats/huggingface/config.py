@@ -11,11 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from jslm.config import ModelConfig
+from jslm.config import ModelConfig, config_from_dict
 from jslm.errors import JslmError
-from jslm.formats.shapes import beyond_gpt2_shape, beyond_llama_shape, is_square
+from jslm.formats.shapes import beyond_gpt2_shape, beyond_llama_shape, llama_family
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "arcee", "gpt2")
 # Those whose `attention_bias` puts one on the attention's output too.
@@ -51,14 +49,7 @@ def family_of(model: ModelConfig) -> str:
             f"Hugging Face's {nearest} cannot express {'; '.join(missing)}; the nearest format that can is one file of "
             "safetensors: export with --format safetensors"
         )
-    if family == "gpt2":
-        return family
-    if not model.is_gated:
-        return "arcee"
-    if model.qk_norm:
-        return "qwen3"
-    is_qwen2 = model.qkv_bias and not (model.out_bias or model.mlp_bias) and is_square(model)
-    return "qwen2" if is_qwen2 else "llama"
+    return family if family == "gpt2" else llama_family(model)
 
 
 def target_model(model: ModelConfig, family: str) -> ModelConfig:
@@ -134,13 +125,7 @@ def model_from_config(fields: Mapping[str, Any], path: Path) -> tuple[ModelConfi
             + ("" if family else " (an adapter, or no model of transformers?)")
         )
     options = _gpt2_options(values) if family == "gpt2" else _llama_options(values, family)
-    try:
-        return ModelConfig(**options), family
-    except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        where = ".".join(map(str, problem["loc"]))
-        message = str(problem.get("ctx", {}).get("error", problem["msg"]))
-        raise JslmError(f"{path}: {where + ': ' if where else ''}{message}") from None
+    return config_from_dict({"model": options}, str(path)).model, family
 
 
 def _gpt2_options(values: _Fields) -> dict[str, Any]:

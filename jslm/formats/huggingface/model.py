@@ -6,14 +6,13 @@ transformers' `from_pretrained` and `save_pretrained` lay them out.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jslm.config import Config, ModelConfig, config_from_dict
+from jslm.config import Config, config_from_dict
 from jslm.errors import JslmError
 from jslm.files import whole_folder
 from jslm.formats.ends import end_tokens
@@ -25,16 +24,16 @@ from jslm.formats.huggingface.config import (
     model_from_config,
     target_model,
 )
-from jslm.formats.huggingface.tokenizer import write_tokenizer
+from jslm.formats.huggingface.tokenizer import write_json, write_tokenizer
 from jslm.formats.huggingface.weights import named_tensors, read_params, with_its_head
 from jslm.formats.pickles.reader import read_torch_file
 from jslm.formats.shapes import describe_model
 from jslm.formats.tokenizers import read_huggingface_tokenizer, read_json
+from jslm.formats.trees import with_zeros
 from jslm.formats.weights import SafetensorsFile, TensorReader, cast_weights, same_weights, write_safetensors
-from jslm.model import count_parameters, param_shapes
+from jslm.model import count_parameters
 from jslm.prompts.chat import TEMPLATE_NAME, model_template
 from jslm.runs.bundle import Bundle, Format
-from jslm.runs.checkpoint import flatten_tree, unflatten_params
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 _PREFIXES = ("model.", "transformer.")
@@ -93,24 +92,35 @@ def write(bundle: Bundle, path: Path, dtype: str) -> None:
     family = family_of(bundle.config.model)
     model = target_model(bundle.config.model, family)
     fields = config_fields(model, family)
-    tokens = {"bos_token_id": bundle.tokenizer.bos_id, "eos_token_id": bundle.tokenizer.eot_id}
     # Versions before 5 read torch_dtype.
-    fields |= {**tokens, "dtype": dtype, "torch_dtype": dtype, "use_cache": True}
-    params = _with_zeros(bundle.params, model)
-    starts_documents = bundle.ends_documents
+    fields |= {"dtype": dtype, "torch_dtype": dtype, "use_cache": True}
+    params = with_zeros(bundle.params, model)
     with whole_folder(path) as folder:
         tensors = {name: cast_weights(name, array, dtype) for name, array in named_tensors(params, model, family)}
         write_safetensors(folder / "model.safetensors", tensors, {"format": "pt"})
-        _dump(folder / "config.json", fields)
-        ends = end_tokens(bundle)
-        stops = {"eos_token_id": ends if len(ends) > 1 else ends[0]}
-        _dump(folder / "generation_config.json", {**tokens, **stops, **generation_fields(bundle.config)})
-        write_tokenizer(
-            bundle.tokenizer, folder, context_length=model.context_length, starts_documents=starts_documents
-        )
-        if bundle.chat_template:
-            (folder / TEMPLATE_NAME).write_text(bundle.chat_template, "utf-8")
+        write_beside(bundle, folder, fields)
         (folder / "README.md").write_text(model_card(bundle, family, dtype), "utf-8")
+
+
+def write_beside(bundle: Bundle, folder: Path, fields: Mapping[str, Any]) -> None:
+    """Writes all but weights and model card: `config.json` with `fields`, sampling settings, tokenizer, chat template.
+
+    Raises JslmError where no `tokenizer.json` gives the model's ids.
+    """
+    config, tokenizer = bundle.config, bundle.tokenizer
+    tokens = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eot_id}
+    write_json(folder / "config.json", {**fields, **tokens})
+    stops = {"eos_token_id": one_or_more(end_tokens(bundle))}
+    write_json(folder / "generation_config.json", {**tokens, **stops, **_generation_fields(config)})
+    length = config.model.context_length
+    write_tokenizer(tokenizer, folder, context_length=length, starts_documents=bundle.ends_documents)
+    if bundle.chat_template:
+        (folder / TEMPLATE_NAME).write_text(bundle.chat_template, "utf-8")
+
+
+def one_or_more(ends: list[int]) -> int | list[int]:
+    """Where writing ends, as programs read it: a number, or several where answers have an end of their own."""
+    return ends if len(ends) > 1 else ends[0]
 
 
 class _Weights:
@@ -187,14 +197,6 @@ def _check_names(path: Path, found: Mapping[str, Any], names: set[str] | None) -
         raise JslmError(f"{path}: {differing[0]}: in the index and not in the file, or the other way round")
 
 
-def _with_zeros(params: Mapping[str, Any], model: ModelConfig) -> dict[str, Any]:
-    """`params` with zeros for the biases that `model` has and they have not."""
-    flat = flatten_tree(params)
-    wanted = flatten_tree(param_shapes(model))
-    whole = {f"params/{n}": flat[n] if n in flat else np.zeros(leaf.shape, np.float32) for n, leaf in wanted.items()}
-    return unflatten_params(whole, "params")
-
-
 def _sampling(path: Path) -> dict[str, Any]:
     """The `[sample]` section that `generation_config.json` asks for, where there is one."""
     fields = read_json(path / "generation_config.json", absent_ok=True)
@@ -212,7 +214,7 @@ def _sampling(path: Path) -> dict[str, Any]:
     return {"sample": found}
 
 
-def generation_fields(config: Config) -> dict[str, Any]:
+def _generation_fields(config: Config) -> dict[str, Any]:
     """The run's sampling settings as `generation_config.json` names them."""
     sample = config.sample
     fields: dict[str, Any] = {"max_new_tokens": sample.max_new_tokens, "do_sample": sample.temperature > 0}
@@ -231,10 +233,6 @@ def _describe_tokenizer(path: Path, fields: Mapping[str, Any], vocab_size: int) 
     except JslmError as error:
         return f"unreadable: {error}"
     return f"{tokenizer.kind}: {tokenizer.vocab_size:,} tokens"
-
-
-def _dump(path: Path, fields: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(fields, ensure_ascii=False, indent=1) + "\n", "utf-8")
 
 
 FORMAT = Format(

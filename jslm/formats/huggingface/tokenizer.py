@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from tokenizers import Tokenizer as LibraryTokenizer
 
 from jslm.errors import JslmError
 from jslm.formats.gguf.vocabulary import vocabulary_of
-from jslm.formats.tokenizers import starting_with
+from jslm.formats.tokenizers import piece_merges, piece_steps, starting_with
 from jslm.tokenizer import UNKNOWN, Tokenizer
 from jslm.tokenizer.ordinary import unknown_token
 
@@ -44,8 +45,8 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, *, context_length: int, 
     }
     for unknown in unknown_token(fields["model"]):
         settings["unk_token"] = unknown
-    _dump(folder / "tokenizer.json", fields)
-    _dump(folder / "tokenizer_config.json", settings)
+    write_json(folder / "tokenizer.json", fields)
+    write_json(folder / "tokenizer_config.json", settings)
 
 
 def tokenizer_json(tokenizer: Tokenizer) -> str:
@@ -100,30 +101,17 @@ def _sentencepiece(tokenizer: Tokenizer) -> str:
     """SentencePiece's BPE as Llama 2's `tokenizer.json`: the merges are all pairs that make a piece, best first."""
     vocabulary = vocabulary_of(tokenizer)
     ids = {token: index for index, token in enumerate(vocabulary.tokens)}
-    pairs = [
-        (-vocabulary.scores[index], index, piece[:cut], piece[cut:])
-        for piece, index in ids.items()
-        for cut in range(1, len(piece))
-        if piece[:cut] in ids and piece[cut:] in ids
-    ]
-    space = "\N{LOWER ONE EIGHTH BLOCK}"
     library = LibraryTokenizer(
         models.BPE(
             vocab=ids,
-            merges=[(left, right) for _, _, left, right in sorted(pairs)],
+            merges=piece_merges(ids, vocabulary.scores),
             unk_token=vocabulary.tokens[vocabulary.unknown_id or 0],
             fuse_unk=True,
             byte_fallback=True,
         )
     )
     fields = json.loads(_with_special(library, tokenizer.special_tokens))
-    replace = {"type": "Replace", "pattern": {"String": " "}, "content": space}
-    fields["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": space}, replace]}
-    back = {"type": "Replace", "pattern": {"String": space}, "content": " "}
-    strip = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
-    steps = [back, {"type": "ByteFallback"}, {"type": "Fuse"}, strip]
-    fields["decoder"] = {"type": "Sequence", "decoders": steps}
-    return json.dumps(fields, ensure_ascii=False)
+    return json.dumps(fields | piece_steps(prefix=True), ensure_ascii=False)
 
 
 def _with_special(library: LibraryTokenizer, special_tokens: dict[str, int]) -> str:
@@ -144,5 +132,6 @@ def _adds(fields: dict[str, Any], start: list[int]) -> bool:
     return bool(library.encode("", add_special_tokens=True).ids == start)
 
 
-def _dump(path: Path, fields: dict[str, Any]) -> None:
+def write_json(path: Path, fields: Mapping[str, Any]) -> None:
+    """Writes an object as transformers lays it out."""
     path.write_text(json.dumps(fields, ensure_ascii=False, indent=1) + "\n", "utf-8")

@@ -6,7 +6,6 @@ The rotary tables are no weights there; some versions save them all the same, as
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,18 @@ import numpy as np
 from jslm.config import ModelConfig, config_from_dict
 from jslm.errors import JslmError
 from jslm.formats.llama2c.tokenizer import NAME, find_tokenizer
-from jslm.formats.llama2c.weights import LAYER_TENSORS, TABLES, params_of, rotary_tables, tensor_shapes
+from jslm.formats.llama2c.weights import LAYER_TENSORS, TABLES, rotary_tables
 from jslm.formats.pickles.reader import read_torch_file
-from jslm.formats.weights import TensorReader, same_weights, tied_by_its_tensors
+from jslm.formats.shapes import describe_model
+from jslm.formats.trees import Names, read_tree
+from jslm.formats.weights import TensorReader, tied_by_its_tensors
+from jslm.model import count_parameters
 from jslm.runs.bundle import Bundle, Format
 
 _PREFIX = "_orig_mod."
 _TOKENS = "tok_embeddings.weight"
+_PARTS = {path[-2]: name for name, path in LAYER_TENSORS.items()}
+_NAMES = Names(_TOKENS, "output.weight", "norm", "layers.{}", _PARTS, neighbours=True)
 # PyTorch writes the names of the weights first, both in its zip files and in the older ones.
 _START = 2**20
 _ARGUMENTS = {"dim": "d_model", "n_layers": "n_layers", "n_heads": "n_heads", "max_seq_len": "context_length"}
@@ -43,17 +47,11 @@ def describe(path: Path) -> dict[str, Any]:
     """The shape and the figures of a checkpoint. Raises JslmError for a bad file."""
     checkpoint = _open(path)
     model = _model(checkpoint, path)
-    weights = {name: shape for name, shape in tensor_shapes(model).items() if name not in TABLES}
     return {
         "format": "llama2.c training checkpoint",
         "architecture": "llama",
-        "parameters": sum(map(math.prod, weights.values())),
-        "n_layers": model.n_layers,
-        "d_model": model.d_model,
-        "n_heads": model.n_heads,
-        "n_kv_heads": model.kv_heads,
-        "d_ff": model.hidden_dim,
-        "context_length": model.context_length,
+        "parameters": count_parameters(model)["total"],
+        **describe_model(model),
         "vocab_size": model.vocab_size,
         "tied head": model.tie_embeddings,
         **_figures(checkpoint),
@@ -72,19 +70,10 @@ def read(path: Path) -> Bundle:
     reader = TensorReader(str(path), {name: array.shape for name, array in state.items()}, state.__getitem__)
     for name, table in zip(TABLES, rotary_tables(model), strict=True):
         reader.pass_over(name.__eq__, functools.partial(_same_tables, table), "llama2.c's table of base 10,000")
-    if model.tie_embeddings:
-        reader.pass_over("output.weight".__eq__, functools.partial(same_weights, state[_TOKENS]), "the embedding")
-    tensors: dict[str, np.ndarray] = {}
-    for name, shape in tensor_shapes(model).items():
-        if name in LAYER_TENSORS:
-            layers = [reader.take(f"layers.{index}.{name}.weight", *shape[1:]) for index in range(model.n_layers)]
-            tensors[name] = np.stack(layers)
-        elif name not in TABLES:
-            tensors[name] = reader.take(f"{name}.weight", *shape)
-    reader.finish()
+    params = read_tree(reader, model, _NAMES)
     tokenizer = find_tokenizer(path, model.vocab_size)
     config = config_from_dict({"model": model.model_dump()}, str(path))
-    return Bundle(config, params_of(tensors, model), tokenizer, figures=_figures(checkpoint), source=str(path))
+    return Bundle(config, params, tokenizer, figures=_figures(checkpoint), source=str(path))
 
 
 def _open(path: Path) -> Mapping[str, Any]:

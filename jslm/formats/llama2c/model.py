@@ -24,7 +24,7 @@ from jslm.formats.gguf.vocabulary import vocabulary_of
 from jslm.formats.gguf.weights import choose_architecture
 from jslm.formats.llama2c.tokenizer import NAME, find_tokenizer, tokenizer_bytes
 from jslm.formats.llama2c.weights import TABLES, params_of, rotary_tables, tensor_of, tensor_shapes
-from jslm.runs.bundle import Bundle, Format
+from jslm.runs.bundle import Bundle, Format, check_vocabulary
 from jslm.tokenizer.sentencepiece import SentencePieceTokenizer
 
 _log = logging.getLogger("jslm")
@@ -119,11 +119,7 @@ def write(bundle: Bundle, path: Path, dtype: str) -> None:
 def check_expressible(bundle: Bundle) -> None:
     """Raises JslmError that lists every option of the model that llama2.c has nothing for."""
     model, tokenizer = bundle.config.model, bundle.tokenizer
-    if model.vocab_size != tokenizer.vocab_size:
-        raise JslmError(
-            f"model.vocab_size = {model.vocab_size:,}, but the tokenizer has {tokenizer.vocab_size:,} entries; "
-            "use the tokenizer that the model was trained with"
-        )
+    check_vocabulary(bundle.config, bundle.tokenizer)
     only = {
         "norm": "rmsnorm",
         "norm_eps": 1e-5,

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from jslm.config import ModelConfig
+from jslm.formats.trees import to_halves, to_pairs
 
 # In a layer: llama2.c's name, and ours.
 LAYER_TENSORS = {
@@ -60,10 +61,9 @@ def params_of(tensors: Mapping[str, np.ndarray], model: ModelConfig) -> dict[str
     for name, path in LAYER_TENSORS.items():
         array = tensors[name]
         if path[-1] == "kernel":
-            if heads := _rotated_heads(name, model):
-                pairs = array.reshape(model.n_layers, heads, -1, 2, model.d_model)
-                array = pairs.swapaxes(2, 3).reshape(array.shape)
             array = array.swapaxes(1, 2)
+            if heads := _rotated_heads(name, model):
+                array = to_halves(array, heads)
         branch = params.setdefault("layers", {})
         for part in path[:-1]:
             branch = branch.setdefault(part, {})
@@ -85,10 +85,9 @@ def tensor_of(name: str, params: Mapping[str, Any], model: ModelConfig) -> np.nd
     for part in LAYER_TENSORS[name]:
         array = array[part]
     if LAYER_TENSORS[name][-1] == "kernel":
-        array = np.swapaxes(array, 1, 2)
         if heads := _rotated_heads(name, model):
-            halves = array.reshape(model.n_layers, heads, 2, -1, model.d_model)
-            array = halves.swapaxes(2, 3).reshape(array.shape)
+            array = to_pairs(np.asarray(array), heads)
+        array = np.swapaxes(array, 1, 2)
     return np.asarray(array, np.float32)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from jslm.config import ConditionConfig, ModelConfig
 from jslm.formats.onnx.graph import Graph
-from jslm.formats.onnx.products import BOOL, Layout, Products, take
+from jslm.formats.onnx.products import BOOL, Layout, Products, cache_names, take
 from jslm.model.rope import default_positions, rotary_tables
 
 # Scores of what may not be seen; finite, so that a padding row, which sees nothing, is no division by zero.
@@ -43,9 +43,8 @@ class Builder(Products):
         if self.layout.open_conditions:
             graph.input("conditions", np.int64, ["batch", len(self.layout.open_conditions)])
         shape: list[int | str] = ["batch", model.kv_heads, "past", model.dim_per_head]
-        for index in range(model.n_layers):
-            for part in ("key", "value"):
-                graph.input(f"past_key_values.{index}.{part}", np.float32, shape)
+        for name in cache_names(model, "past_key_values"):
+            graph.input(name, np.float32, shape)
         x = self.embed(ids, positions)
         graph.scope("mask")
         seen = self.visible(ids, mask)
@@ -61,9 +60,8 @@ class Builder(Products):
         graph.rename(logits, "logits")
         graph.output("logits", np.float32, ["batch", "sequence", model.vocab_size])
         shape[2] = "total"
-        for index in range(model.n_layers):
-            for part in ("key", "value"):
-                graph.output(f"present.{index}.{part}", np.float32, shape)
+        for name in cache_names(model, "present"):
+            graph.output(name, np.float32, shape)
         return graph
 
     def embed(self, ids: str, positions: str) -> str:

@@ -15,11 +15,11 @@ from typing import Any
 from jslm.config import Config, config_from_dict
 from jslm.errors import JslmError
 from jslm.formats.ends import end_tokens
-from jslm.formats.huggingface.model import generation_fields
-from jslm.formats.huggingface.tokenizer import write_tokenizer
+from jslm.formats.huggingface.model import one_or_more, write_beside
+from jslm.formats.huggingface.tokenizer import write_json
 from jslm.formats.onnx.file import AGAIN
 from jslm.formats.tokenizers import read_json
-from jslm.prompts.chat import TEMPLATE_NAME, model_template
+from jslm.prompts.chat import model_template
 from jslm.runs.bundle import Bundle
 from jslm.tokenizer import Tokenizer, tokenizer_from_json
 
@@ -49,14 +49,8 @@ def write_files(
     Raises JslmError where no `tokenizer.json` gives the model's ids.
     """
     config, tokenizer = bundle.config, bundle.tokenizer
-    tokens = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eot_id}
-    _dump(folder / "config.json", {**_config(bundle, list(kinds)), **tokens})
-    _dump(folder / "generation_config.json", {**tokens, "eos_token_id": _ends(bundle), **generation_fields(config)})
-    _dump(folder / "genai_config.json", _genai(bundle, next(iter(kinds))))
-    length = config.model.context_length
-    write_tokenizer(tokenizer, folder, context_length=length, starts_documents=bundle.ends_documents)
-    if bundle.chat_template:
-        (folder / TEMPLATE_NAME).write_text(bundle.chat_template, "utf-8")
+    write_beside(bundle, folder, _config(bundle, list(kinds)))
+    write_json(folder / "genai_config.json", _genai(bundle, next(iter(kinds))))
     fields = {
         "version": VERSION,
         "graphs": {FILES[kind]: {"kind": kind, **facts} for kind, facts in kinds.items()},
@@ -154,12 +148,6 @@ def _config(bundle: Bundle, kinds: list[str]) -> dict[str, Any]:
     return fields
 
 
-def _ends(bundle: Bundle) -> int | list[int]:
-    """Where writing ends, as both programs read it: a number, or several where answers have an end of their own."""
-    ends = end_tokens(bundle)
-    return ends if len(ends) > 1 else ends[0]
-
-
 def _genai(bundle: Bundle, kind: str) -> dict[str, Any]:
     model, sample, tokenizer = bundle.config.model, bundle.config.sample, bundle.tokenizer
     inputs = {
@@ -185,7 +173,7 @@ def _genai(bundle: Bundle, kind: str) -> dict[str, Any]:
         "model": {
             "type": "llama",
             "bos_token_id": tokenizer.bos_id,
-            "eos_token_id": _ends(bundle),
+            "eos_token_id": one_or_more(end_tokens(bundle)),
             "pad_token_id": tokenizer.eot_id,
             "context_length": model.context_length,
             "vocab_size": model.vocab_size,
@@ -205,7 +193,3 @@ def _genai(bundle: Bundle, kind: str) -> dict[str, Any]:
             "past_present_share_buffer": False,
         },
     }
-
-
-def _dump(path: Path, fields: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(fields, ensure_ascii=False, indent=1) + "\n", "utf-8")

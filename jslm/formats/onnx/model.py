@@ -21,9 +21,9 @@ from jslm.formats.onnx.folder import FILES, graph_of, is_onnx, read_folder, writ
 from jslm.formats.onnx.graph import IR_VERSIONS, require_onnx
 from jslm.formats.onnx.measure import graph_loss
 from jslm.formats.onnx.products import KINDS, Layout
-from jslm.formats.shapes import describe_model
-from jslm.model import count_parameters
-from jslm.runs.bundle import Bundle, Format
+from jslm.formats.shapes import describe_decoder
+from jslm.formats.weights import check_weights
+from jslm.runs.bundle import Bundle, Format, check_vocabulary
 from jslm.runs.checkpoint import flatten_tree
 
 
@@ -73,17 +73,13 @@ def write(
     """
     onnx = require_onnx()
     model, kinds = bundle.config.model, [dtype, "int8"] if dtype == "float32" else [dtype]
-    if model.vocab_size != bundle.tokenizer.vocab_size:
-        raise JslmError(
-            f"model.vocab_size = {model.vocab_size:,}, but the tokenizer has {bundle.tokenizer.vocab_size:,} entries; "
-            "use the tokenizer that the model was trained with"
-        )
+    check_vocabulary(bundle.config, bundle.tokenizer)
     folded = _check_condition(bundle, condition or {})
     if opset not in IR_VERSIONS:
         raise JslmError(f"jslm convert export --opset {opset}: jslm writes {' and '.join(map(str, IR_VERSIONS))}")
     params = {name: np.asarray(leaf) for name, leaf in flatten_tree(bundle.params).items()}
     for name, array in params.items():
-        _check_weights(name, array, dtype)
+        check_weights(name, array, dtype, "float32")
     held = held_text(bundle, text)
     own = own_loss(bundle, held, _labels(bundle, folded)) if held else 0.0
     with whole_folder(path) as folder:
@@ -106,11 +102,7 @@ def write(
 def _describe(model: ModelConfig, folded: Mapping[str, str]) -> dict[str, Any]:
     built_in = ", ".join(f"{name} = {label or 'none'}" for name, label in folded.items())
     return {
-        "parameters": count_parameters(model)["total"],
-        **describe_model(model),
-        "norm": model.norm,
-        "position": model.position,
-        "activation": model.activation,
+        **describe_decoder(model),
         **({"conditions built in": built_in} if built_in else {}),
     }
 
@@ -150,14 +142,6 @@ def _check_condition(bundle: Bundle, chosen: Mapping[str, str]) -> dict[str, str
         if label and label not in known[name]:
             raise JslmError(f"{where}: {name} has the labels {', '.join(known[name])}")
     return dict(chosen)
-
-
-def _check_weights(name: str, array: np.ndarray, dtype: str) -> None:
-    largest = float(np.abs(array).max(initial=0.0))
-    if not np.isfinite(largest):
-        raise JslmError(f"{name} has weights that are not finite: the training has diverged; try another checkpoint")
-    if dtype == "float16" and largest > float(np.finfo(np.float16).max):
-        raise JslmError(f"{name} has a weight of {largest:g}, above what float16 holds (65504); export with float32")
 
 
 FORMAT = Format(

@@ -22,7 +22,7 @@ from jslm.config import ModelConfig
 from jslm.formats.onnx.decoder import Builder
 from jslm.formats.onnx.file import OnnxFile
 from jslm.formats.onnx.graph import IR_VERSIONS, Graph, Tensor, require_onnx
-from jslm.formats.onnx.products import Layout
+from jslm.formats.onnx.products import Layout, cache_names
 
 _OPSET = 20
 _CONTRIB = "com.microsoft"
@@ -157,8 +157,3 @@ class _Builder(Builder):
         apart = self.node("Reshape", x, self.constant([0, 0, heads, width]))
         normed = self.node("SimplifiedLayerNormalization", apart, scale, axis=-1, epsilon=self.model.norm_eps)
         return self.node("Reshape", normed, self.constant([0, 0, heads * width]))
-
-
-def cache_names(model: ModelConfig, name: str) -> list[str]:
-    """Keys and values in turn, a pair a layer."""
-    return [f"{name}.{index}.{part}" for index in range(model.n_layers) for part in ("key", "value")]

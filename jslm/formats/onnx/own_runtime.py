@@ -13,8 +13,8 @@ from jslm.errors import JslmError
 from jslm.formats.onnx.check import check_onnx, parameter_shapes
 from jslm.formats.onnx.file import read_onnx
 from jslm.formats.onnx.folder import graph_of
-from jslm.formats.onnx.own_graph import cache_names, own_model, runs_in_place
-from jslm.formats.onnx.runtime import MAX_LOGITS, OnnxDecoder, one_line, open_session, require_onnxruntime
+from jslm.formats.onnx.own_graph import own_model, runs_in_place
+from jslm.formats.onnx.runtime import Decoder, OnnxDecoder, open_session, require_onnxruntime
 
 # Of a cache, at first; it doubles.
 _SLOTS = 256
@@ -37,12 +37,8 @@ class OwnCache:
         return int(self.arrays[0].shape[2])
 
 
-class OwnDecoder:
-    """A file of jslm's, run on the CPU; it computes what `OnnxDecoder` does, sums in another order.
-
-    `model` is the decoder's shape, `kind` how its matrices are held, `folded` the label that is built in for a
-    condition ("" for none), `open_conditions` those that every call takes.
-    """
+class OwnDecoder(Decoder):
+    """A file of jslm's in a graph of its own; it computes what `OnnxDecoder` does, sums in another order."""
 
     def __init__(self, path: str | Path, *, kind: str = "", threads: int = 0) -> None:
         """Opens an `.onnx` file, or in a folder that jslm wrote the graph of that `kind` ("": the first in its list).
@@ -52,27 +48,16 @@ class OwnDecoder:
         does not take heads of this width (`runs_in_place`).
         """
         onnxruntime = require_onnxruntime()
-        self.path = graph_of(Path(path), kind)
-        file = read_onnx(self.path)
+        file = read_onnx(graph_of(Path(path), kind))
         layout = check_onnx(file)
         if not runs_in_place(layout.model):
             raise JslmError(
-                f"{self.path}: heads of {layout.model.dim_per_head}, and GroupQueryAttention takes multiples of 16; "
+                f"{file.path}: heads of {layout.model.dim_per_head}, and GroupQueryAttention takes multiples of 16; "
                 "open it with OnnxDecoder"
             )
-        self.model, self.kind, self.folded = layout.model, layout.kind, layout.folded
-        self.open_conditions = layout.open_conditions
         graph = own_model(layout, file, parameter_shapes(layout.model))
-        self._session = open_session(self.path, threads, graph)
-        self._past = cache_names(self.model, "past_key_values")
-        self._present = cache_names(self.model, "present")
-        self._version = onnxruntime.__version__
+        super().__init__(file.path, layout, open_session(file.path, threads, graph))
         self._value = onnxruntime.OrtValue.ortvalue_from_numpy
-
-    @property
-    def runtime(self) -> str:
-        """What computes, with its version."""
-        return f"onnxruntime {self._version}"
 
     def prefill(
         self, tokens: ArrayLike, lengths: ArrayLike, conditions: ArrayLike | None = None
@@ -96,12 +81,7 @@ class OwnDecoder:
         conditions: ArrayLike | None = None,
     ) -> tuple[OwnCache, NDArray[np.float32]]:
         """As `prefill`, behind what `cache` holds, which changes: row r's tokens stand at `positions[r]` and after."""
-        ids, counts, first = (np.asarray(values, np.int64) for values in (tokens, lengths, positions))
-        if len(ids) and int((first + counts).max()) > self.model.context_length:
-            raise JslmError(
-                f"{self.path}: position {int((first + counts).max()) - 1:,}, and the context is "
-                f"{self.model.context_length:,} tokens; shorten the prompt"
-            )
+        ids, counts, first = self._placed(tokens, lengths, positions)
         cache = self._with_room(cache, int((first + counts).max(initial=1)))
         labels = self._labels(conditions, len(ids))
         # The operator takes several rows from the beginning on and of one length, or one row.
@@ -160,23 +140,10 @@ class OwnDecoder:
         self._go(step.binding)
         return cache, step.logits
 
-    def logits(self, tokens: ArrayLike, conditions: ArrayLike | None = None) -> NDArray[np.float32]:
-        """Logits `[batch, length, vocab]` of whole rows `[batch, length]`, a token's behind it and those before it."""
-        ids = np.asarray(tokens, np.int64)
-        batch, length = ids.shape
-        if length > self.model.context_length:
-            raise JslmError(f"{self.path}: {length:,} tokens, and the context is {self.model.context_length:,}")
-        labels = self._labels(conditions, batch)
-        at_once = max(1, MAX_LOGITS // (4 * max(1, length) * self.model.vocab_size))
-        found = np.empty((batch, length, self.model.vocab_size), np.float32)
-        for start in range(0, batch, at_once):
-            part = slice(start, min(batch, start + at_once))
-            rows = part.stop - start
-            arrays = self._arrays(rows, length)
-            kinds = None if labels is None else labels[part]
-            every = self._run(ids[part], np.zeros(rows, np.int64), arrays, kinds, np.arange(rows * length))
-            found[part] = every.reshape(rows, length, -1)
-        return found
+    def _logits(self, ids: NDArray[np.int64], labels: NDArray[np.int64] | None) -> NDArray[np.float32]:
+        rows, length = ids.shape
+        arrays, wanted = self._arrays(rows, length), np.arange(rows * length)
+        return self._run(ids, np.zeros(rows, np.int64), arrays, labels, wanted).reshape(rows, length, -1)
 
     def bind(self, arrays: Sequence[NDArray[Any]], feeds: dict[str, NDArray[Any] | None]) -> Any:
         """A binding of the inputs to `feeds` and of the cache to `arrays`; all have to live as long as it does."""
@@ -222,12 +189,6 @@ class OwnDecoder:
         self._go(binding)
         return logits
 
-    def _go(self, binding: Any) -> None:
-        try:
-            self._session.run_with_iobinding(binding)
-        except Exception as error:  # onnxruntime has a class of its own for each code, and none above them
-            raise JslmError(f"{self.path}: onnxruntime cannot run it ({one_line(error)})") from None
-
     def _arrays(self, batch: int, slots: int) -> list[NDArray[np.float32]]:
         shape = (batch, self.model.kv_heads, slots, self.model.dim_per_head)
         return [np.zeros(shape, np.float32) for _ in self._past]
@@ -245,12 +206,6 @@ class OwnDecoder:
         for new, old in zip(grown.arrays, cache.arrays, strict=True):
             new[:, :, : cache.capacity] = old
         return grown
-
-    def _labels(self, conditions: ArrayLike | None, batch: int) -> NDArray[np.int64] | None:
-        kinds = len(self.open_conditions)
-        if not kinds:
-            return None
-        return np.full((batch, kinds), -1, np.int64) if conditions is None else np.asarray(conditions, np.int64)
 
 
 class _Step:

@@ -132,3 +132,8 @@ def _dotted(name: str, index: int | None = None) -> str:
     """The parameter's name in the graph: `layers/mlp_norm/scale` of layer 2 is `layers.2.mlp_norm.scale`."""
     dotted = name.replace("/", ".")
     return dotted if index is None else dotted.replace("layers.", f"layers.{index}.", 1)
+
+
+def cache_names(model: ModelConfig, name: str) -> list[str]:
+    """Keys and values in turn, a pair a layer."""
+    return [f"{name}.{index}.{part}" for index in range(model.n_layers) for part in ("key", "value")]

@@ -15,9 +15,10 @@ from jslm.extras import load_extra
 from jslm.formats.onnx.check import check_onnx
 from jslm.formats.onnx.file import read_onnx
 from jslm.formats.onnx.folder import graph_of
+from jslm.formats.onnx.products import Layout, cache_names
 
 # Logits of so many bytes at once, where those of every position are asked for.
-MAX_LOGITS = 1 << 28
+_MAX_LOGITS = 1 << 28
 _FATAL = 4
 
 
@@ -34,12 +35,68 @@ class OnnxCache:
     seen: NDArray[np.int64]
 
 
-class OnnxDecoder:
-    """A graph of jslm's in a session of onnxruntime, on the CPU.
+class Decoder:
+    """A model of jslm's in a session of onnxruntime, on the CPU, whatever its graph.
 
     `model` is the decoder's shape, `kind` how its matrices are held, `folded` the label that is built in for a
     condition ("" for none), `open_conditions` those that every call takes.
     """
+
+    def __init__(self, path: Path, layout: Layout, session: Any) -> None:
+        self.path, self.model = path, layout.model
+        self.kind, self.folded, self.open_conditions = layout.kind, layout.folded, layout.open_conditions
+        self._session = session
+        self._past, self._present = (cache_names(layout.model, name) for name in ("past_key_values", "present"))
+
+    @property
+    def runtime(self) -> str:
+        """What computes, with its version."""
+        return f"onnxruntime {require_onnxruntime().__version__}"
+
+    def logits(self, tokens: ArrayLike, conditions: ArrayLike | None = None) -> NDArray[np.float32]:
+        """Logits `[batch, length, vocab]` of whole rows `[batch, length]`, a token's behind it and those before it."""
+        ids = np.asarray(tokens, np.int64)
+        batch, length = ids.shape
+        if length > self.model.context_length:
+            raise JslmError(f"{self.path}: {length:,} tokens, and the context is {self.model.context_length:,}")
+        labels = self._labels(conditions, batch)
+        at_once = max(1, _MAX_LOGITS // (4 * max(1, length) * self.model.vocab_size))
+        found = np.empty((batch, length, self.model.vocab_size), np.float32)
+        for start in range(0, batch, at_once):
+            part = slice(start, start + at_once)
+            found[part] = self._logits(ids[part], None if labels is None else labels[part])
+        return found
+
+    def _logits(self, ids: NDArray[np.int64], labels: NDArray[np.int64] | None) -> NDArray[np.float32]:
+        raise NotImplementedError
+
+    def _placed(
+        self, tokens: ArrayLike, lengths: ArrayLike, positions: ArrayLike
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """All three as arrays. Raises JslmError where a row would stand past the context."""
+        ids, counts, first = (np.asarray(values, np.int64) for values in (tokens, lengths, positions))
+        if len(ids) and int((first + counts).max()) > self.model.context_length:
+            raise JslmError(
+                f"{self.path}: position {int((first + counts).max()) - 1:,}, and the context is "
+                f"{self.model.context_length:,} tokens; shorten the prompt"
+            )
+        return ids, counts, first
+
+    def _labels(self, conditions: ArrayLike | None, batch: int) -> NDArray[np.int64] | None:
+        kinds = len(self.open_conditions)
+        if not kinds:
+            return None
+        return np.full((batch, kinds), -1, np.int64) if conditions is None else np.asarray(conditions, np.int64)
+
+    def _go(self, binding: Any, options: Any = None) -> None:
+        try:
+            self._session.run_with_iobinding(binding, options)
+        except Exception as error:  # onnxruntime has a class of its own for each code, and none above them
+            raise JslmError(f"{self.path}: onnxruntime cannot run it ({_one_line(error)})") from None
+
+
+class OnnxDecoder(Decoder):
+    """A graph as it was exported."""
 
     def __init__(self, path: str | Path, *, kind: str = "", threads: int = 0) -> None:
         """Opens an `.onnx` file, or in a folder that jslm wrote the graph of that `kind` ("": the first in its list).
@@ -48,14 +105,8 @@ class OnnxDecoder:
         none of jslm's, or has been changed, the folder has no such graph, or onnxruntime is missing.
         """
         onnxruntime = require_onnxruntime()
-        self.path = graph_of(Path(path), kind)
-        layout = check_onnx(read_onnx(self.path))
-        self.model, self.kind, self.folded = layout.model, layout.kind, layout.folded
-        self.open_conditions = layout.open_conditions
-        self._session = open_session(self.path, threads)
-        self._past = [f"past_key_values.{n}.{part}" for n in range(self.model.n_layers) for part in ("key", "value")]
-        self._present = [f"present.{n}.{part}" for n in range(self.model.n_layers) for part in ("key", "value")]
-        self._version = onnxruntime.__version__
+        graph = graph_of(Path(path), kind)
+        super().__init__(graph, check_onnx(read_onnx(graph)), open_session(graph, threads))
         self._new = onnxruntime.OrtValue.ortvalue_from_numpy
         self._body_alone = onnxruntime.RunOptions()
         self._body_alone.only_execute_path_to_fetches = True
@@ -70,10 +121,7 @@ class OnnxDecoder:
         default). Raises JslmError where a row is longer than the context.
         """
         ids, counts = np.asarray(tokens, np.int64), np.asarray(lengths, np.int64)
-        batch = len(ids)
-        shape = (batch, self.model.kv_heads, 0, self.model.dim_per_head)
-        empty = OnnxCache([self._new(np.zeros(shape, np.float32)) for _ in self._past], np.zeros((batch, 0), np.int64))
-        return self.read(ids, counts, empty, np.zeros(batch, np.int64), conditions)
+        return self.read(ids, counts, self._empty(len(ids)), np.zeros(len(ids), np.int64), conditions)
 
     def read(
         self,
@@ -84,12 +132,7 @@ class OnnxDecoder:
         conditions: ArrayLike | None = None,
     ) -> tuple[OnnxCache, NDArray[np.float32]]:
         """As `prefill`, behind what `cache` holds: row r's tokens stand at `positions[r]` and after."""
-        ids, counts, first = (np.asarray(values, np.int64) for values in (tokens, lengths, positions))
-        if len(ids) and int((first + counts).max()) > self.model.context_length:
-            raise JslmError(
-                f"{self.path}: position {int((first + counts).max()) - 1:,}, and the context is "
-                f"{self.model.context_length:,} tokens; shorten the prompt"
-            )
+        ids, counts, first = self._placed(tokens, lengths, positions)
         labels = self._labels(conditions, len(ids))
         rows = np.arange(len(ids))
         if ids.shape[1] > 1:
@@ -108,19 +151,12 @@ class OnnxDecoder:
         `[batch, length, vocab]` behind each of their tokens)."""
         ids = np.asarray(tokens, np.int64)
         batch, length = ids.shape
-        if cache is None:
-            empty = np.zeros((batch, self.model.kv_heads, 0, self.model.dim_per_head), np.float32)
-            cache = OnnxCache([self._new(empty) for _ in self._past], np.zeros((batch, 0), np.int64))
+        cache = self._empty(batch) if cache is None else cache
         places = np.asarray(positions, np.int64)[:, None] + np.arange(length)[None]
         seen = np.concatenate([cache.seen, np.ones_like(ids)], axis=1)
         labels = self._labels(conditions, batch)
         logits, *values = self._run(ids, seen, places, labels, cache.values, ["logits", *self._present])
         return OnnxCache(values, seen), logits.numpy()
-
-    @property
-    def runtime(self) -> str:
-        """What computes, with its version."""
-        return f"onnxruntime {self._version}"
 
     def step(
         self, tokens: ArrayLike, cache: OnnxCache, positions: ArrayLike, conditions: ArrayLike | None = None
@@ -135,30 +171,15 @@ class OnnxDecoder:
         logits, *values = self._run(ids, seen, places, labels, cache.values, ["logits", *self._present])
         return OnnxCache(values, seen), logits.numpy()[:, 0]
 
-    def logits(self, tokens: ArrayLike, conditions: ArrayLike | None = None) -> NDArray[np.float32]:
-        """Logits `[batch, length, vocab]` of whole rows `[batch, length]`, a token's behind it and those before it."""
-        ids = np.asarray(tokens, np.int64)
-        batch, length = ids.shape
-        if length > self.model.context_length:
-            raise JslmError(f"{self.path}: {length:,} tokens, and the context is {self.model.context_length:,}")
-        labels = self._labels(conditions, batch)
-        at_once = max(1, MAX_LOGITS // (4 * max(1, length) * self.model.vocab_size))
-        found = np.empty((batch, length, self.model.vocab_size), np.float32)
-        for start in range(0, batch, at_once):
-            part = slice(start, min(batch, start + at_once))
-            rows = ids[part]
-            shape = (len(rows), self.model.kv_heads, 0, self.model.dim_per_head)
-            empty = [self._new(np.zeros(shape, np.float32)) for _ in self._past]
-            places = np.broadcast_to(np.arange(length)[None], rows.shape)
-            kinds = None if labels is None else labels[part]
-            found[part] = self._run(rows, np.ones_like(rows), places, kinds, empty, ["logits"])[0].numpy()
+    def _logits(self, ids: NDArray[np.int64], labels: NDArray[np.int64] | None) -> NDArray[np.float32]:
+        places = np.broadcast_to(np.arange(ids.shape[1])[None], ids.shape)
+        empty = self._empty(len(ids)).values
+        found: NDArray[np.float32] = self._run(ids, np.ones_like(ids), places, labels, empty, ["logits"])[0].numpy()
         return found
 
-    def _labels(self, conditions: ArrayLike | None, batch: int) -> NDArray[np.int64] | None:
-        kinds = len(self.open_conditions)
-        if not kinds:
-            return None
-        return np.full((batch, kinds), -1, np.int64) if conditions is None else np.asarray(conditions, np.int64)
+    def _empty(self, batch: int) -> OnnxCache:
+        none = np.zeros((batch, self.model.kv_heads, 0, self.model.dim_per_head), np.float32)
+        return OnnxCache([self._new(none) for _ in self._past], np.zeros((batch, 0), np.int64))
 
     def _run(
         self,
@@ -181,11 +202,7 @@ class OnnxDecoder:
             binding.bind_ortvalue_input(name, value)
         for name in outputs:
             binding.bind_output(name)
-        all_of_it = len(outputs) > len(self._present)
-        try:
-            self._session.run_with_iobinding(binding, None if all_of_it else self._body_alone)
-        except Exception as error:
-            raise JslmError(f"{self.path}: onnxruntime cannot run it ({one_line(error)})") from None
+        self._go(binding, None if "logits" in outputs else self._body_alone)
         found: list[Any] = binding.get_outputs()
         return found
 
@@ -213,9 +230,9 @@ def open_session(path: Path, threads: int, graph: bytes | None = None) -> Any:
     try:
         return onnxruntime.InferenceSession(graph or str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has a class of its own for each code, and none above them
-        raise JslmError(f"{path}: onnxruntime cannot open it ({one_line(error)})") from None
+        raise JslmError(f"{path}: onnxruntime cannot open it ({_one_line(error)})") from None
 
 
-def one_line(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     """What onnxruntime says, cut at 200 characters."""
     return " ".join(str(error).split())[:200]

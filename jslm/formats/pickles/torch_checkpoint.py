@@ -13,9 +13,9 @@ import numpy as np
 from jslm.config import Config, config_from_dict
 from jslm.errors import JslmError
 from jslm.formats.pickles.reader import Record, looks_like_torch, read_torch_file
+from jslm.formats.shapes import describe_decoder
 from jslm.formats.tokenizers import find_tokenizer, read_huggingface_tokenizer, read_json
 from jslm.formats.weights import TensorReader, same_weights
-from jslm.model import count_parameters
 from jslm.tokenizer import Tokenizer
 
 # torch.compile and DistributedDataParallel put these before every name.
@@ -157,16 +157,9 @@ def describe_checkpoint(checkpoint: TorchCheckpoint, name: str, config: Config, 
     types = sorted({str(array.dtype) for array in checkpoint.tensors.values()})
     return {
         "format": name,
-        "parameters": count_parameters(model)["total"],
         "weights": f"{', '.join(types)} in {len(checkpoint.tensors):,} tensors",
-        **{key: getattr(model, key) for key in ("n_layers", "d_model", "n_heads")},
-        "n_kv_heads": model.kv_heads,
-        "d_ff": model.hidden_dim,
-        "context_length": model.context_length,
+        **describe_decoder(model),
         "vocab_size": model.vocab_size,
-        "norm": model.norm,
-        "position": model.position,
-        "activation": model.activation,
         "tied head": model.tie_embeddings,
         "tokenizer": tokenizer,
     }

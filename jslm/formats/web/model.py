@@ -21,7 +21,7 @@ from jslm.formats.web.graph import OPSET, shrink_outputs
 from jslm.formats.web.runtime import BINARY, VERSION, write_runtime
 from jslm.formats.web.vocabulary import tokenizer_fields
 from jslm.model import count_parameters
-from jslm.prompts.pairs import shown_prompt
+from jslm.prompts.pairs import learns_rewrites, shown_prompt
 from jslm.prompts.rewrite_words import REWRITE_WORDS
 from jslm.runs.bundle import Bundle, Format
 
@@ -152,15 +152,11 @@ def _rewriting(bundle: Bundle, folded: Mapping[str, str]) -> dict[str, Any] | No
     None for a model that has not learned pairs of one text.
     """
     data = bundle.config.data
-    if data.messages or not (data.prompt_end or "{completion}" in data.template):
-        return None
-    try:
-        prompt = shown_prompt(data, {"prompt": _SENTENCE})
-    except KeyError:
+    if not learns_rewrites(data):
         return None
     settings = bundle.config.rewrite
     return {
-        "parts": prompt.split(_SENTENCE),
+        "parts": shown_prompt(data, {"prompt": _SENTENCE}).split(_SENTENCE),
         "end": data.prompt_end or "\n",
         "settings": {
             "threshold": settings.threshold,

@@ -171,11 +171,6 @@ def check_modifiers(tree: Tree, verb: Word, subject: Sequence[Word]) -> None:
             raise Unsure("a participle that leans on the subject")
 
 
-def slots(order: Sequence[Word], group: Group) -> list[Word]:
-    """The words in whose places auxiliaries stand now."""
-    return [word for word in order if any(word is auxiliary for auxiliary in group.auxiliaries)]
-
-
 def put_auxiliaries(order: list[Word], old: Sequence[Word], new: Sequence[Word]) -> list[Word]:
     """The order with the i-th new auxiliary in the place of the i-th old one; those left over are taken out."""
     result: list[Word] = []

@@ -17,6 +17,7 @@ from jslm.corpora.rewrite.parsed.trees import Tree, Word, glue
 from jslm.corpora.rewrite.words import listed
 from jslm.errors import JslmError
 from jslm.extras import load_extra
+from jslm.files import read_utf8
 
 _RELATIONS: Final = {
     "ROOT": "root",
@@ -59,12 +60,7 @@ def read_texts(paths: Iterable[str | Path]) -> Iterator[str]:
     whose lines are no such JSON.
     """
     for path in map(Path, paths):
-        try:
-            text = path.read_bytes().decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise JslmError(f"{path}: not UTF-8 text (byte {error.start:,}); convert it first") from None
-        except OSError as error:
-            raise JslmError(f"{path}: cannot be read: {error.strerror}") from None
+        text = read_utf8(path)
         documents = [_book(text)]
         if path.suffix == ".jsonl":
             documents = [_document(path, number, line) for number, line in enumerate(text.split("\n"), 1) if line]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Final
 
 from jslm.corpora.rewrite.parsed.forms import (
-    PERSONAL,
     REFLEXIVE,
     as_object,
     as_subject,
@@ -54,7 +53,6 @@ _OBJECT_CONTROL: Final = frozenset(
         "require cause lead make elect call name consider paint find keep leave declare appoint render turn catch drive"
     )
 )
-_OWN: Final = frozenset(listed("his her its their own our my your"))
 _UNSAID: Final = frozenset(listed("there it that this which"))
 _QUANTITIES: Final = frozenset(
     listed("any anyone anybody anything either much every everyone everybody everything all each both many few ever")
@@ -333,8 +331,3 @@ def _full_infinitive(tree: Tree, verb: Word, order: list[Word]) -> None:
             words = [word for word in order if word in tree.subtree(clause)]
             order[:] = insert(order, place_of(order, words[0]), [to])
             verb_form(clause.lemma.lower(), "VB")
-
-
-def is_pronoun(word: Word) -> bool:
-    """Whether a word is a personal pronoun, which as an agent few people write."""
-    return word.lower in PERSONAL
