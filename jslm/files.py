@@ -79,12 +79,14 @@ def read_utf8(path: Path, where: str = "") -> str:
 @contextlib.contextmanager
 def locked(path: Path, taken: str) -> Iterator[None]:
     """Holds the lock file `path`, made here; it goes with the process, however it ends. Raises JslmError, which says
-    `taken`, where another process has it."""
+    `taken`, where another process has it, and one that says so where the file system has no locks."""
     with path.open("w") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise JslmError(taken) from None
+        except OSError as error:
+            raise JslmError(f"{path}: cannot be locked ({error.strerror}); choose a folder on another disk") from None
         yield
 
 

@@ -1,4 +1,4 @@
-"""The only user of Dask: tasks on the workers of a scheduler."""
+"""Tasks on the workers of a Dask scheduler."""
 
 from __future__ import annotations
 
