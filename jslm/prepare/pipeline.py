@@ -26,7 +26,7 @@ from jslm.prepare.split import Counts, Piece, plan_split
 from jslm.prepare.tasks import Workers
 from jslm.prepare.work import WorkFolder, remove_work
 from jslm.prompts.chat import TEMPLATE_NAME, check_tokens, splitter, template_source
-from jslm.storage import data_folder, is_address, push_data
+from jslm.storage import announce, data_folder, is_address, push_data
 from jslm.text.augment import with_copies
 from jslm.text.documents import InputFile, resolve_sources, size_of
 from jslm.text.readers.problems import OnBad, stop
@@ -116,6 +116,7 @@ def prepare(config: Config, *, force: bool = False, log: Log = log_to_stderr) ->
             remove_work(folder)
             log(f"{folder}: already prepared; jslm prepare --force makes it again")
         else:
+            announce(config.data_dir)
             prepared = _prepare(config, folder, log)
         push_data(config.data_dir)
         return prepared

@@ -5,8 +5,18 @@ so that everything else knows folders alone. Importing this package imports noth
 """
 
 from jslm.storage.addresses import is_address, local_copy, tidy
-from jslm.storage.folders import DATA_LOCK, data_folder, push_data
+from jslm.storage.folders import DATA_LOCK, announce, data_folder, push_data
 from jslm.storage.objects import Objects
 from jslm.storage.stores import StorageError
 
-__all__ = ["DATA_LOCK", "Objects", "StorageError", "data_folder", "is_address", "local_copy", "push_data", "tidy"]
+__all__ = [
+    "DATA_LOCK",
+    "Objects",
+    "StorageError",
+    "announce",
+    "data_folder",
+    "is_address",
+    "local_copy",
+    "push_data",
+    "tidy",
+]

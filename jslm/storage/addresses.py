@@ -12,6 +12,13 @@ from jslm.errors import JslmError
 
 # Two letters at least: C:/ is a disk. `Path` leaves one slash of two.
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(?P<rest>.*)")
+# Two servers may have a bucket of one name each.
+_SERVERS = {
+    "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
+    "gs": ("STORAGE_EMULATOR_HOST",),
+    "gcs": ("STORAGE_EMULATOR_HOST",),
+    "hf": ("HF_ENDPOINT",),
+}
 # `runs` is written by the training process alone, `read` by all who open a run, `data` holds prepared data.
 Kind = Literal["runs", "read", "data"]
 
@@ -31,7 +38,8 @@ def tidy(name: str | Path) -> str:
 def local_copy(address: str | Path, kind: Kind) -> Path:
     """The folder (or file) of this machine's cache that stands for an address; nothing is made or fetched.
 
-    The cache is `$JSLM_CACHE`, by default `$XDG_CACHE_HOME/jslm`. Raises JslmError for an address without a name, or
+    The cache is `$JSLM_CACHE`, by default `$XDG_CACHE_HOME/jslm`; it has folders of its own for each server that an
+    environment variable names in place of the scheme's usual one. Raises JslmError for an address without a name, or
     with `..` or an empty name in it.
     """
     scheme, _, rest = tidy(address).partition("://")
@@ -41,7 +49,9 @@ def local_copy(address: str | Path, kind: Kind) -> Path:
     if "//" in rest:
         # Stores tell it from the one with a single slash; folders don't, and the two would have one copy.
         raise JslmError(f"{address}: two slashes in the middle; expected one, or another name")
-    return cache_folder() / kind / scheme / Path(*(quote(part, safe=" @+=,~") for part in parts))
+    server = next((value for name in _SERVERS.get(scheme, ()) if (value := os.environ.get(name))), "")
+    place = f"{scheme}@{quote(server.rstrip('/'), safe='')}" if server else scheme
+    return cache_folder() / kind / place / Path(*(quote(part, safe=" @+=,~") for part in parts))
 
 
 def cache_folder() -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import functools
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from jslm.console import say
 from jslm.errors import JslmError
+from jslm.files import write_text
 from jslm.storage.addresses import is_address, local_copy, tidy
 from jslm.storage.objects import Objects
 
@@ -19,6 +21,8 @@ _LAST = "meta.json"
 # In a folder of prepared data: held by who prepares, fetches or uploads it.
 DATA_LOCK = ".lock"
 _PULLING = ".pulling"
+# In a copy that is made anew here: the checksum of the `meta.json` at the address that it is to replace.
+_UNSENT = ".unsent"
 # Fetching less than this takes no time that anyone would ask about.
 SAID_BYTES = 16 << 20
 
@@ -27,8 +31,9 @@ def data_folder(name: str | Path) -> Path:
     """The folder of prepared data that `name` stands for: itself, or this machine's copy of what is at an address.
 
     The copy is brought up to date, once a process: what is at the address counts once its `meta.json` is there, and is
-    fetched where this machine has another. Where nothing is there yet, the copy stays as it is. Whoever opens token
-    files compares them with the checksums in `meta.json`. Raises StorageError where the address can't be reached.
+    fetched where this machine has another. Where nothing is there yet, the copy stays as it is, and so does one made
+    here to replace what is there still (`announce`). Whoever opens token files compares them with the checksums in
+    `meta.json`. Raises StorageError where the address can't be reached.
     """
     if not is_address(name):
         return Path(name)
@@ -36,19 +41,34 @@ def data_folder(name: str | Path) -> Path:
     return _pulled(address, local_copy(address, "data"))
 
 
+def announce(name: str | Path) -> None:
+    """Notes that data is about to be made in this machine's copy of the address `name`, to replace what is there.
+
+    Without it, a copy that was made and not uploaded would look like one that another machine's data has made old. A
+    path is left alone. The caller holds the copy's lock. Raises StorageError where the address can't be reached.
+    """
+    if is_address(name):
+        address = tidy(name)
+        write_text(local_copy(address, "data") / _UNSENT, _checksum(Objects(address).read(_LAST)))
+
+
 def push_data(name: str | Path) -> None:
     """Uploads prepared data to the address `name` from this machine's copy, unless the same is there; `meta.json` last.
 
-    A path is left alone. The caller holds the copy's lock (`DATA_LOCK`), so that nobody fetches what was there before
-    over what is uploaded. Raises StorageError where that fails; the same call goes on.
+    Only what was made here (`announce`) replaces what is there. A path is left alone. The caller holds the copy's lock
+    (`DATA_LOCK`), so that nobody fetches what was there before over what is uploaded. Raises StorageError where that
+    fails; the same call goes on.
     """
     if not is_address(name):
         return
     address = tidy(name)
     folder = local_copy(address, "data")
     objects = Objects(address)
+    unsent = folder / _UNSENT
     meta = (folder / _LAST).read_bytes()
-    if objects.read(_LAST) == meta:
+    there = objects.read(_LAST)
+    if there is not None and (there == meta or not unsent.exists()):
+        unsent.unlink(missing_ok=True)
         return
     files = sorted(
         file
@@ -64,6 +84,7 @@ def push_data(name: str | Path) -> None:
                 target = file.relative_to(folder).as_posix()
                 objects.upload(file, target)
         objects.write(_LAST, meta)
+        unsent.unlink(missing_ok=True)
     except JslmError as error:
         raise JslmError(f"{error}; the data is whole in {folder}: the same command uploads it") from None
     say(f"{address}: {len(files)} files, {size / 1e6:,.1f} MB uploaded")
@@ -100,6 +121,10 @@ def _pulled(address: str, folder: Path) -> Path:
             and all(_has(folder / name, names[name].size) for name in names)
         ):
             return folder
+        unsent = folder / _UNSENT
+        if here.is_file() and unsent.exists() and unsent.read_text("ascii") == _checksum(meta):
+            say(f"{address}: what was made here is not uploaded yet; `jslm prepare` and `jslm train` upload it")
+            return folder
         if (size := sum(stat.size for stat in names.values())) > SAID_BYTES:
             say(f"{address}: fetching {size / 1e6:,.1f} MB")
         pulling = folder / _PULLING
@@ -114,7 +139,12 @@ def _pulled(address: str, folder: Path) -> Path:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             os.replace(pulling / name, folder / name)
         shutil.rmtree(pulling, ignore_errors=True)
+        unsent.unlink(missing_ok=True)
     return folder
+
+
+def _checksum(meta: bytes | None) -> str:
+    return "" if meta is None else hashlib.sha256(meta).hexdigest()
 
 
 def _has(file: Path, size: int) -> bool:

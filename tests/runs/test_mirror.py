@@ -289,3 +289,16 @@ def test_data_counts_once_its_meta_is_there(machine: Callable[[str], Path], monk
 def test_nothing_makes_a_folder_called_s3() -> None:
     with pytest.raises(JslmError, match="an address, and this is written to folders"), whole_file(Path("s3://b/x.txt")):
         pass
+
+
+def test_two_servers_with_a_bucket_of_one_name_have_copies_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "STORAGE_EMULATOR_HOST"):
+        monkeypatch.delenv(name, raising=False)
+    usual = local_copy("s3://bucket/run", "runs")
+    assert usual.parts[-3:] == ("s3", "bucket", "run")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9000/")
+    other = local_copy("s3://bucket/run", "runs")
+    assert other.parts[-3:] == ("s3@http%3A%2F%2F127.0.0.1%3A9000", "bucket", "run")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9001")
+    assert local_copy("s3://bucket/run", "runs") not in (usual, other)
+    assert local_copy("gs://bucket/run", "runs").parts[-3:] == ("gs", "bucket", "run")

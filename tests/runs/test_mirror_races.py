@@ -24,7 +24,7 @@ from jslm.runs.lease import Lease, _is_gone
 from jslm.runs.manifest import MANIFEST
 from jslm.runs.mirror import Mirror, mirrored
 from jslm.runs.remote import opened
-from jslm.storage import DATA_LOCK, Objects, StorageError, data_folder, folders, local_copy, push_data
+from jslm.storage import DATA_LOCK, Objects, StorageError, announce, data_folder, folders, local_copy, push_data
 from tests.runs.memory_runs import RUN, names, run, save, steps, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -344,6 +344,7 @@ def test_data_is_not_fetched_over_what_another_process_prepares(
     other = threading.Thread(target=data_folder, args=(address,))
     with (folder / DATA_LOCK).open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        announce(address)
         write("prepared again")
         folders._pulled.cache_clear()
         other.start()
@@ -355,3 +356,52 @@ def test_data_is_not_fetched_over_what_another_process_prepares(
         assert there(name) == f"{name} prepared again".encode()
     assert f"{folder}: another process is preparing or fetching it; waiting" in capsys.readouterr().err
     assert steps() == []
+
+
+def test_data_made_again_and_not_uploaded_is_kept_and_uploaded_later(
+    machine: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    address = "memory://bucket/data"
+
+    def write(text: str) -> None:
+        for name in ("train.bin", "meta.json"):
+            (folder / name).write_text(f"{name} {text}", "utf-8")
+
+    def fetch() -> str:
+        folders._pulled.cache_clear()
+        return (data_folder(address) / "train.bin").read_text("utf-8")
+
+    machine("a")
+    folder = local_copy(address, "data")
+    folder.mkdir(parents=True)
+    announce(address)
+    write("of before")
+    push_data(address)
+
+    # Made anew, and killed before a byte was sent.
+    announce(address)
+    write("made anew")
+    assert fetch() == "train.bin made anew"
+    assert "`jslm prepare` and `jslm train` upload it" in capsys.readouterr().err
+    push_data(address)
+    assert Objects(address).read("train.bin") == b"train.bin made anew"
+
+    # Sent whole: what another machine makes counts from here on.
+    machine("b")
+    other = local_copy(address, "data")
+    other.mkdir(parents=True)
+    for name in ("train.bin", "meta.json"):
+        (other / name).write_text(f"{name} of b", "utf-8")
+    announce(address)
+    push_data(address)
+    machine("a")
+    assert fetch() == "train.bin of b"
+
+    # Another machine's came between: it counts, and what is here is not sent over it.
+    announce(address)
+    write("made anew again")
+    Objects(address).write("train.bin", b"train.bin of c")
+    Objects(address).write("meta.json", b"meta.json of c")
+    assert fetch() == "train.bin of c"
+    push_data(address)
+    assert Objects(address).read("train.bin") == b"train.bin of c"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import logging
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,6 +75,8 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Answers]:
         "NO_GCE_CHECK": "true",
     }.items():
         monkeypatch.setenv(name, value)
+    # That there are no credentials: said where an earlier test has configured logging.
+    monkeypatch.setattr(logging.getLogger("google.auth._default"), "disabled", True)
     # They are kept by their arguments, and would answer for the server of another test.
     forget_file_systems()
     yield found

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from s3fs import S3FileSystem
@@ -41,6 +42,11 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> N
         time.sleep(0.02)
 
 
+def place(bucket: Any) -> str:
+    """Where the cache has what is in this server's bucket."""
+    return f"s3@{quote(bucket.address, safe='')}/bucket"
+
+
 @pytest.mark.slow
 def test_cut_off_stopped_and_gone_on_with_on_another_machine(
     bucket: Any, make_config: Callable[..., Config], helpers: Any, tmp_path: Path
@@ -51,7 +57,7 @@ def test_cut_off_stopped_and_gone_on_with_on_another_machine(
     file.write_text(config_to_toml(config.model_copy(update={"run_dir": "s3://bucket/e2e"})), "utf-8")
     here = helpers.Process(file)
     here.environment |= bucket.environment | {"JSLM_CACHE": str(tmp_path / "here")}
-    metrics = tmp_path / "here" / "runs" / "s3" / "bucket" / "e2e" / "metrics.jsonl"
+    metrics = tmp_path / "here" / "runs" / place(bucket) / "e2e" / "metrics.jsonl"
     said, cut_off = tmp_path / "said", "training goes on, and uploads go on when it can be reached"
     with said.open("w") as stderr:
         process = here.start(stderr=stderr)
@@ -120,7 +126,7 @@ def test_what_could_not_go_up_at_the_end_fails_and_goes_up_with_the_same_command
         monkeypatch.setenv(name, value)
     S3FileSystem.clear_instance_cache()
     monkeypatch.setattr(mirror, "END_SECONDS", 2.0)
-    here = tmp_path / "here" / "runs" / "s3" / "bucket" / "late"
+    here = tmp_path / "here" / "runs" / place(bucket) / "late"
 
     def cut(method: str, path: str) -> None:
         if method == "PUT" and "/late/" in path and path.endswith("/manifest.json"):
