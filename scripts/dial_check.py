@@ -3,7 +3,8 @@
     python scripts/dial_check.py --corpora FOLDER --out FOLDER [--only NAME ...]
 
 `FOLDER` of corpora has `gutenberg/*.txt`, `tinyshakespeare/input.txt` and `tinystories/v2_train_head_1.4MB.txt`. Prints
-a JSON line a row as it goes, and a table. Under 45 minutes in all. Aims are of a machine that trains in bfloat16; a
+a JSON line a row as it goes, and a table. Under 45 minutes in all. A book that no training text has in it is a row of
+its own: its figure is that of the whole book, its licence taken off. Aims are of a machine that trains in bfloat16; a
 slower one misses them by what it computes less, so `operations` says how much that was.
 """
 
@@ -12,25 +13,32 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 
 class Row(NamedTuple):
-    """`arguments` of `jslm train` (paths of texts relative to the corpora), its minutes, and the aim in `unit`."""
+    """`arguments` of `jslm train` (paths of texts relative to the corpora), its minutes, and the aim in `unit`.
+
+    `held_out` is a text of the folder that is trained on: left out there, and measured instead of the run's split.
+    """
 
     name: str
     arguments: tuple[str, ...]
     minutes: float
     aim: float
     unit: str
+    held_out: str = ""
 
 
 ROWS = (
     Row("sixteen books", ("gutenberg",), 5, 1.60, "bits_per_byte"),
+    Row("fifteen books, another whole", ("gutenberg",), 5, math.nan, "bits_per_byte", "pg84.txt"),
     Row("one book", ("gutenberg/pg345.txt",), 5, 1.85, "bits_per_byte"),
     Row("Shakespeare, 1 minute", ("tinyshakespeare/input.txt",), 1, 1.62, "nats_per_character"),
     Row("Shakespeare, 2 minutes", ("tinyshakespeare/input.txt",), 2, 1.53, "nats_per_character"),
@@ -61,10 +69,10 @@ def main() -> int:
         found.append(measure(row, args.corpora, small, args.out / f"run{number}"))
         print(json.dumps(found[-1]), flush=True)
     print(f"\n{'row':<30}{'found':>8}{'aim':>8}{'5-gram':>8}{'minutes':>9}{'of':>5}")
-    for row in found:
+    for one in found:
         print(
-            f"{row['name']:<30}{row[row['unit']]:>8.3f}{row['aim']:>8}{row['ngram']:>8.3f}"
-            f"{row['wall_minutes']:>9.2f}{row['minutes']:>5}"
+            f"{one['name']:<30}{one[one['unit']]:>8.3f}{one['aim']:>8}{one['ngram']:>8.3f}"
+            f"{one['wall_minutes']:>9.2f}{one['minutes']:>5}"
         )
     return 0
 
@@ -72,6 +80,14 @@ def main() -> int:
 def measure(row: Row, corpora: Path, small: Path, run_dir: Path) -> dict[str, Any]:
     """Trains as the row says, in a process of its own, and reads what the run has written."""
     command = [sys.executable, "-m", "jslm.train", "--minutes", str(row.minutes), f"run_dir={run_dir}"]
+    if row.held_out:
+        (name,) = row.arguments
+        folder = run_dir.with_name(f"{run_dir.name}-texts")
+        folder.mkdir()
+        for text in sorted((corpora / name).glob("*.txt")):
+            if text.name != row.held_out:
+                (folder / text.name).symlink_to(text.absolute())
+        row = row._replace(arguments=(str(folder.absolute()),))
     if "--config" in row.arguments:
         text = corpora / "tinystories" / "v2_train_head_1.4MB.txt"
         command += [*row.arguments, f"data.source={text}", f"data.dir={run_dir}/data", "data.validation_fraction=0.1"]
@@ -83,6 +99,9 @@ def measure(row: Row, corpora: Path, small: Path, run_dir: Path) -> dict[str, An
     info = json.loads((run_dir / "run.json").read_text("utf-8"))
     bits, sources = info["result"]["val/bits_per_byte"], info["data"]["sources"]
     tokens = info["result"]["tokens_seen"]
+    ngram = (info.get("baseline") or {}).get("bits_per_byte", math.nan)
+    if row.held_out:
+        bits, ngram = evaluate(run_dir, corpora / "gutenberg" / row.held_out)
     return {
         "name": row.name,
         "minutes": row.minutes,
@@ -91,19 +110,40 @@ def measure(row: Row, corpora: Path, small: Path, run_dir: Path) -> dict[str, An
         "wall_minutes": wall,
         "bits_per_byte": bits,
         "nats_per_character": bits * math.log(2) * bytes_per_character(sources),
-        "ngram": (info.get("baseline") or {}).get("bits_per_byte", math.nan),
+        "ngram": ngram,
         "parameters": info["parameters"]["total"],
         "tokens": tokens,
         "operations": 6.0 * tokens * info["parameters"]["total"],
         "passes": info["result"]["passes"],
+        "names": names(sources, run_dir),
     }
 
 
+def evaluate(run_dir: Path, text: Path) -> tuple[float, float]:
+    """Bits per byte of a whole text, by the run's model and by the byte 5-gram of its training text."""
+    command = [sys.executable, "-m", "jslm.evaluate", "--run", str(run_dir), "--text", str(text), "--json"]
+    (found,) = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)["runs"]
+    return found["losses"][str(text)]["bits_per_byte"], found["baselines"][str(text)]["bits_per_byte"]
+
+
+def names(sources: list[str], run_dir: Path) -> list[str]:
+    """Which of the text's thirty commonest names its samples have: words that the text never writes small."""
+    words = Counter(re.findall(r"(?<=[a-z,] )[A-Z][a-z]{2,}|(?<![A-Za-z])[a-z]{3,}", whole(sources)))
+    named = [word for word, _ in words.most_common() if word[0].isupper() and word.lower() not in words][:30]
+    samples = (run_dir / "samples.md").read_text("utf-8")
+    return [word for word in named if re.search(rf"\b{word}\b", samples)]
+
+
 def bytes_per_character(sources: list[str]) -> float:
-    """Of the whole text; a folder's files, or the files."""
+    """Of the whole text."""
+    text = whole(sources)
+    return len(text.encode("utf-8")) / len(text)
+
+
+def whole(sources: list[str]) -> str:
+    """The text of a folder's files, or of the files."""
     paths = [path for source in map(Path, sources) for path in (source.glob("*.txt") if source.is_dir() else [source])]
-    raw = b"".join(path.read_bytes() for path in paths)
-    return len(raw) / len(raw.decode("utf-8", errors="ignore"))
+    return b"".join(path.read_bytes() for path in paths).decode("utf-8", errors="ignore")
 
 
 if __name__ == "__main__":
