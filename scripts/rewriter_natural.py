@@ -72,7 +72,7 @@ def check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, stages: Any, jslm: Callable[..., None], public: Callable[[Path], Any]) -> None:
     """Every stage that is not done yet; `jslm` runs a verb, `stages` remembers."""
     work = Path(args.out)
-    size = [*([] if args.large else SMALL), *fast_type(), *args.overrides]
+    size = [*([] if args.large else SMALL), *args.overrides]
     model = work / "rewriter.safetensors"
     stages.run("pairs", lambda: make_pairs(work, args, jslm))
     stages.run("data", lambda: make_data(work, args, jslm, public))
@@ -83,14 +83,6 @@ def run(args: argparse.Namespace, stages: Any, jslm: Callable[..., None], public
     stages.run("export", lambda: jslm("convert", "export", work / "sft", raw, "--format", "safetensors"))
     stages.run("calibrate", lambda: calibrate_file(raw, model, work / "held_out.jsonl", args.precision))
     stages.run("evaluate", lambda: evaluate(work, model, args, jslm))
-
-
-def fast_type(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[str]:
-    """bfloat16 on a CPU with AMX, where it is the fastest and this recipe has been tried; else jslm's own choice."""
-    try:
-        return ["model.dtype=bfloat16"] if "amx_bf16" in cpuinfo.read_text("utf-8") else []
-    except OSError:
-        return []
 
 
 def make_pairs(work: Path, args: argparse.Namespace, jslm: Callable[..., None]) -> None:

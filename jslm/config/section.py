@@ -22,4 +22,4 @@ from_list = BeforeValidator(_as_tuple)
 class Section(BaseModel):
     """A frozen section that refuses unknown keys and silent type changes (a string for a number, 1.5 for an int)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(defer_build=True, frozen=True, extra="forbid", strict=True, allow_inf_nan=False)

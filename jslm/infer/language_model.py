@@ -100,7 +100,9 @@ class LanguageModel:
         assert params is not None
         model = self.config.model
         with jax.set_mesh(self.mesh):
-            params = cast_params(unstack_layers(jax.device_put(params, device)), self.dtype)
+            # Unstacked on the host, by views: on the device each shape of weights is a program that has to be compiled.
+            unstacked = jax.device_put(unstack_layers(jax.device_get(params)), device)
+            params = cast_params(unstacked, self.dtype)
             weights = decoding_params(params, model, self.dtype)
         return JaxPrograms(params, weights, model, self.dtype, self.mesh)
 

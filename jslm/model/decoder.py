@@ -15,6 +15,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
@@ -77,7 +78,7 @@ def apply_decoder(
         conditions = _drop_conditions(
             conditions, segments, config.condition_dropout, _key(dropout_key, config.n_layers)
         )
-    x = _embed(params, tokens, positions, config, dtype, conditions)
+    x = _embed(params, tokens, positions, config, kernels.residual_dtype(dtype), conditions)
     tables = rotary_tables(config, positions) if config.position == "rope" else None
     train = dropout_key is not None and config.drops_out
     if train and config.dropout:
@@ -122,7 +123,8 @@ def apply_cached(
     the mesh's platform's for `params` as they are trained.
     """
     kernels = kernels or choose_kernels(config, dtype)
-    x = _embed(params, tokens, positions, config, dtype, None if conditions is None else conditions[:, None])
+    labels = None if conditions is None else conditions[:, None]
+    x = _embed(params, tokens, positions, config, kernels.residual_dtype(dtype), labels)
     tables = rotary_tables(config, positions) if config.position == "rope" else None
     layers = unstack_layers(params)["layers"]
     block = Block(config, kernels)
@@ -194,23 +196,24 @@ def stack_conditions(batch: Mapping[str, Array], config: ModelConfig) -> Int[Arr
 
 
 def unstack_layers(params: Params) -> Params:
-    """The same parameters with `layers` as a tuple of one dict a layer. Already unstacked ones come back as they
-    are.
+    """The same parameters with `layers` as a tuple of one dict a layer; of NumPy's arrays, views of them. Already
+    unstacked ones come back as they are.
     """
     layers = params["layers"]
     if isinstance(layers, tuple):
         return params
     leaves, structure = jax.tree.flatten(layers)
     n_layers = leaves[0].shape[0]
-    # A split's gradient is one concatenation; that of slices would be a sum of as many arrays of zeros.
-    pieces = [jax.lax.split(leaf, [1] * n_layers) if n_layers > 1 else [leaf] for leaf in map(jnp.asarray, leaves)]
-    return {
-        **params,
-        "layers": tuple(
-            jax.tree.unflatten(structure, [jnp.squeeze(piece[index], 0) for piece in pieces])
-            for index in range(n_layers)
-        ),
-    }
+
+    def pieces(leaf: Any) -> list[Any]:
+        if isinstance(leaf, np.ndarray):
+            return list(leaf)
+        # A split's gradient is one concatenation; that of slices would be a sum of as many arrays of zeros.
+        split = jax.lax.split(leaf, [1] * n_layers) if n_layers > 1 else [leaf]
+        return [jnp.squeeze(piece, 0) for piece in split]
+
+    columns = zip(*map(pieces, leaves), strict=True)
+    return {**params, "layers": tuple(jax.tree.unflatten(structure, column) for column in columns)}
 
 
 def decoding_params(params: Params, config: ModelConfig, dtype: DTypeLike) -> Params:

@@ -306,7 +306,7 @@ def test_compute_type(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("flags", "training"),
-    [("avx2 avx512f", "float32"), ("avx512_bf16", "bfloat16"), ("avx512_bf16 amx_bf16 amx_tile", "float32")],
+    [("avx2 avx512f", "float32"), ("avx512_bf16", "bfloat16"), ("avx512_bf16 amx_bf16 amx_tile", "bfloat16")],
 )
 def test_cpus_train_in_bfloat16_where_that_was_measured_to_be_better(
     flags: str, training: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -110,6 +110,20 @@ def test_norms_of_a_branch(platform: str, width: int, center: bool, bias: bool) 
     agree(apply(branch), apply(plain.normalized_branch), *arrays)
 
 
+def test_a_cpu_keeps_the_residual_stream_in_float32_beside_products_of_bfloat16() -> None:
+    config = ModelConfig(n_layers=8, d_model=64, n_heads=2, context_length=32, vocab_size=64)
+    params = init_params(config, jax.random.key(0))
+    tokens = jax.random.randint(jax.random.key(1), (2, 32), 0, 64)
+    exact = apply_decoder(params, tokens, config)
+
+    def error(kernels: Kernels) -> float:
+        found = apply_decoder(params, tokens, config, jnp.bfloat16, kernels=kernels)
+        assert found.dtype == jnp.bfloat16
+        return float(jnp.linalg.norm(found.astype(jnp.float32) - exact) / jnp.linalg.norm(exact))
+
+    assert error(cpu.training("blocked", jnp.bfloat16)) < 0.7 * error(cpu.training("blocked"))
+
+
 @pytest.mark.parametrize("padded", [384, 5120])
 @pytest.mark.parametrize("softcap", [0.0, 7.0])
 def test_sums_over_logits_in_one_pass(padded: int, softcap: float) -> None:

@@ -43,14 +43,14 @@ def choose_kernels(
     """
     platform = platform or mesh_platform()
     name = implementation or choose_attention(config, dtype, platform)
-    return _training(platform, name, _memory_of(platform))
+    return _training(platform, name, _memory_of(platform), jnp.dtype(dtype))
 
 
 def decoding_kernels(config: ModelConfig, dtype: DTypeLike = jnp.float32, *, platform: str | None = None) -> Kernels:
     """The kernels for decoding in `dtype` with the weights of `Kernels.decoding_params`, on the mesh in context or on
     `platform`, as in `choose_kernels`."""
     platform = platform or mesh_platform()
-    return _decoding(platform, choose_attention(config, dtype, platform), jnp.dtype(dtype).itemsize == 2)
+    return _decoding(platform, choose_attention(config, dtype, platform), jnp.dtype(dtype))
 
 
 def _memory_of(platform: str) -> int:
@@ -58,16 +58,16 @@ def _memory_of(platform: str) -> int:
 
 
 @functools.cache
-def _training(platform: str, implementation: Implementation, memory: int) -> Kernels:
-    module = _platform(platform)
-    kernels: Kernels = module.training(implementation, memory) if platform == "gpu" else module.training(implementation)
+def _training(platform: str, implementation: Implementation, memory: int, dtype: jnp.dtype) -> Kernels:
+    more = {"gpu": (memory,), "cpu": (dtype,)}.get(platform, ())
+    kernels: Kernels = _platform(platform).training(implementation, *more)
     return kernels
 
 
 @functools.cache
-def _decoding(platform: str, implementation: Implementation, narrow: bool) -> Kernels:
-    module = _platform(platform)
-    kernels: Kernels = module.decoding(implementation, narrow) if platform == "cpu" else module.decoding(implementation)
+def _decoding(platform: str, implementation: Implementation, dtype: jnp.dtype) -> Kernels:
+    more = {"cpu": (dtype,)}.get(platform, ())
+    kernels: Kernels = _platform(platform).decoding(implementation, *more)
     return kernels
 
 

@@ -28,6 +28,8 @@ class Kernels:
     project: Callable[[Array, list[Params]], list[Array]]
     normalize: Callable[[Array, Array, float, bool], Array]
     normalized_branch: Callable[[Array, Array, Array | None, float, bool], tuple[Array, Array]]
+    # Of the residual stream, for that compute type.
+    residual_dtype: Callable[[DTypeLike], DTypeLike]
     add_residual: Callable[[Array, Array], Array]
     activate: Callable[[str, Branch, Branch | None], Array]
     rotate: Callable[[Array, Array, Array], Array]

@@ -135,31 +135,36 @@ def transpose_matrices(x: Float[Array, "batch rows columns"]) -> Float[Array, "b
     return jax.lax.dot_general(identity, x, dims, preferred_element_type=jnp.float32).astype(x.dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def normalize(
-    x: Float[Array, "*batch width"], scale: Float[Array, " width"], eps: float, center: bool
+    x: Float[Array, "*batch width"],
+    scale: Float[Array, " width"],
+    eps: float,
+    center: bool,
+    dtype: DTypeLike | None = None,
 ) -> Float[Array, "*batch width"]:
     """(x - mean) / sqrt(variance + eps) * scale over the last axis, in float32; without `center` the mean stays in.
+    Given in `dtype`, by default in x's type.
 
     Ba et al. 2016, "Layer Normalization"; without `center` Zhang & Sennrich 2019, "Root Mean Square Layer
     Normalization".
     """
-    return _normalize_forward(x, scale, eps, center)[0]
+    return _normalize_forward(x, scale, eps, center, dtype)[0]
 
 
 def _normalize_forward(
-    x: Array, scale: Array, eps: float, center: bool
+    x: Array, scale: Array, eps: float, center: bool, dtype: DTypeLike | None
 ) -> tuple[Array, tuple[Array, Array, Array, Array]]:
     y = x.astype(jnp.float32)
     mean = row_sums(y) / y.shape[-1] if center else jnp.zeros((*y.shape[:-1], 1), jnp.float32)
     y = y - mean if center else y
     inverse = jax.lax.rsqrt(row_sums(jnp.square(y)) / y.shape[-1] + eps)
-    out = (y * inverse * _as_row(scale, x)).astype(x.dtype)
+    out = (y * inverse * _as_row(scale, x)).astype(dtype or x.dtype)
     return out, (x, scale, mean, inverse)
 
 
 def _normalize_backward(
-    eps: float, center: bool, residuals: tuple[Array, Array, Array, Array], dy: Array
+    eps: float, center: bool, dtype: DTypeLike | None, residuals: tuple[Array, Array, Array, Array], dy: Array
 ) -> tuple[Array, Array]:
     x, scale, mean, inverse = residuals
     dy = fusion_boundary(dy).astype(jnp.float32)

@@ -70,6 +70,11 @@ def normalized_branch(
     return x, add_bias(normalize(x, scale, eps, center), bias)
 
 
+def residual_dtype(dtype: DTypeLike) -> DTypeLike:
+    """The type of the residual stream, for that compute type."""
+    return dtype
+
+
 def add_residual(
     x: Float[Array, "batch length d_model"], branch: Float[Array, "batch length d_model"]
 ) -> Float[Array, "batch length d_model"]:
@@ -293,6 +298,7 @@ PLAIN = Kernels(
     project=project,
     normalize=normalize,
     normalized_branch=normalized_branch,
+    residual_dtype=residual_dtype,
     add_residual=add_residual,
     activate=activate,
     rotate=rotate,

@@ -25,12 +25,13 @@ class Types(NamedTuple):
 _BFLOAT16 = Types("bfloat16", "bfloat16")
 # A T4 has units for float16 alone.
 _OLD_GPU = Types("float16", "float16")
-# CPUs with AVX512-BF16 (AMD's), on 2 cores: the Shakespeare recipe in 52 s instead of 83 s at a loss of 1.7503 and
+# CPUs with AVX512-BF16, on 2 cores. AMD's: the Shakespeare recipe in 52 s instead of 83 s at a loss of 1.7503 and
 # 1.7502; the quickstart in 82 s instead of 100 s, 1.2% above its entropy. Written by one row, float32 has 595 to 713
-# tokens/s and bfloat16 390 to 430.
+# tokens/s and bfloat16 390 to 430. Intel's, with AMX: the dial's 3 x 128 on books 1.7 times as fast at the same loss
+# (4.938 and 4.939 nats), the quickstart 1.1% and 1.7% above its entropy, 2.6% in float32. Writing would be 1.4 to 2.4
+# times as fast there; but `evaluate` computes in the type of writing, and a CPU's measurements are those of float32.
 _AVX512_BF16 = Types("bfloat16", "float32")
-# All others. Intel's with AMX are up to twice as fast in bfloat16, but the quickstart ended 5.3% above its entropy
-# (1.1% in float32). Before jax 0.11 bfloat16 was slower than float32. Without either, bfloat16 is emulated.
+# All others: without it, bfloat16 is emulated; before jax 0.11 it was slower than float32 everywhere.
 _CPU = Types("float32", "float32")
 _BFLOAT16_JAX = (0, 11, 0)
 
@@ -42,9 +43,8 @@ def auto_type(task: Task, platform: str, kind: str = "") -> str:
 
 def _types(platform: str, kind: str) -> Types:
     if platform == "cpu":
-        flags = _cpu_flags()
-        is_measured = "avx512_bf16" in flags and "amx_bf16" not in flags and jax.__version_info__ >= _BFLOAT16_JAX
-        return _AVX512_BF16 if is_measured else _CPU
+        has_bfloat16 = "avx512_bf16" in _cpu_flags() and jax.__version_info__ >= _BFLOAT16_JAX
+        return _AVX512_BF16 if has_bfloat16 else _CPU
     return _OLD_GPU if platform == "gpu" and compute_capability(kind) < 8 else _BFLOAT16
 
 
