@@ -31,7 +31,7 @@ class StepLane:
             sections["data"] = {"packing": "documents"}
         config = config_from_dict(sections, "benchmark")
         self.mesh, dtype = make_mesh(config.mesh, jax.devices()[:1]), compute_dtype(config.model)
-        optimizer = make_optimizer(config.optimizer, _STEPS)
+        optimizer = make_optimizer(config.optimizer, _STEPS, dtype)
         length = config.model.context_length
         noise = np.random.default_rng(0).integers(0, config.model.vocab_size, (1, rows, length + 1)).astype(np.int32)
         batch = {"inputs": noise[..., :-1], "targets": noise[..., 1:]}
