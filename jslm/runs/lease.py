@@ -106,6 +106,13 @@ class Lease:
             self._mine = dataclasses.replace(self._mine, ended=True)
             self._write()
 
+    def hand_back(self, previous: Writer | None) -> None:
+        """`end` of a process that has changed nothing: the last to write is `previous`, as before. Raises as `beat`."""
+        with self._writing:
+            self.check()
+            self._mine = dataclasses.replace(self._mine, ended=True)
+            self._write(None if previous is None else dataclasses.replace(previous, ended=True))
+
     def give_up(self) -> None:
         """Lets go of the run without a word at the address, which can't be reached; this process may take it again."""
         self._given_up.add(self.id)
@@ -121,8 +128,9 @@ class Lease:
                 f"{self._objects.address}/{WRITER}: not as jslm writes it; delete it where no process writes this run"
             ) from None
 
-    def _write(self) -> None:
-        self._objects.write(WRITER, json.dumps(dataclasses.asdict(self._mine)).encode())
+    def _write(self, writer: Writer | None = None) -> None:
+        """That `writer` has the run, by default this process."""
+        self._objects.write(WRITER, json.dumps(dataclasses.asdict(writer or self._mine)).encode())
 
     def _taken(self, other: Writer) -> Taken:
         return Taken(

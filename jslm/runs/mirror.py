@@ -109,8 +109,8 @@ class Mirror:
             self._stopped.set()
             self._objects.tries = 1
             with contextlib.suppress(JslmError):
-                # Whoever comes next need not wait for one that never began.
-                self._lease.end()
+                # Whoever comes next need not wait for one that never began, and work that is ahead stays so.
+                self._lease.hand_back(previous)
             raise
         write_text(writers, "\n".join([*(known[-5:] if continues else []), self._lease.id]))
         shutil.rmtree(self.folder / _PINNED, ignore_errors=True)

@@ -132,6 +132,24 @@ def test_who_could_not_begin_keeps_nobody_waiting(
     assert "may still be writing here" not in capsys.readouterr().err
 
 
+def test_who_could_not_begin_leaves_work_that_is_ahead_its_place(
+    machine: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = machine("a")
+    run(ours, [(1, None)])
+    save(ours, 2)
+    with monkeypatch.context() as patch:
+        other = machine("b")
+        patch.setattr(Objects, "download", lambda *_: (_ for _ in ()).throw(StorageError("no network")))
+        with pytest.raises(StorageError, match="no network"):
+            run(other, [])
+    assert json.loads(Objects(RUN).read("writer.json") or b"")["ended"]
+    machine("a")
+    run(ours, [])
+    assert steps() == [1, 2]
+    assert not list(ours.parent.glob("run.aside-*"))
+
+
 def test_a_manifest_does_not_go_up_over_a_hole(
     machine: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
