@@ -88,6 +88,7 @@ def measure(run: dict[str, Any], corpora: Path, out: Path) -> dict[str, Any]:
     return {
         "bits_per_byte": result["val/bits_per_byte"],
         "loss": result["val/loss"],
+        "best_loss": result["best_val/loss"],
         "tokens": result["tokens_seen"],
         "passes": result["passes"],
         "parameters": info["parameters"],

@@ -35,9 +35,8 @@ MOST_PASSES = 80.0
 USEFUL_PASSES = 15.0
 # Share of the device's product speed that a step's products reach.
 STEP_SHARE = 0.75
-# What is no product (norms, activations, softmax, the optimizer), and what dropout adds, in operations a token for each
-# layer and unit of width: 4 x 128 takes 36 us a token (this says 36), with dropout 37 (35); 4 x 192 with it 68 (70).
-OTHER_WORK, DROPOUT_WORK = 2e3, 5e3
+# What is no product (norms, activations, softmax, the optimizer), in operations a token for each layer and unit of width.
+OTHER_WORK = 2e3
 # Starting, compiling, validations and the end, in seconds and as a share of the budget.
 FIXED_SECONDS, FIXED_SHARE = 14.0, 0.06
 
@@ -64,7 +63,7 @@ def choose(facts: TextFacts, device: Device, minutes: float) -> Choice:
             # The smallest of all is there for any text.
             if (layers, width, vocabulary) != (*SHAPES[0], VOCABULARIES[0]) and not _suits(model, train_bytes):
                 continue
-            rate = token_rate(model, device, seconds * _bytes_per_token(vocabulary, facts) / train_bytes)
+            rate = token_rate(model, device)
             seen = rate * seconds * _bytes_per_token(vocabulary, facts)
             loss = predict(worth(parameters_of(model)), min(seen, MOST_PASSES * train_bytes), train_bytes)
             if best is None or loss < best[0]:
@@ -89,14 +88,9 @@ def operations(model: ModelConfig) -> float:
     return 6.0 * (counts["layers"] + counts["token_embedding"]) + attention
 
 
-def token_rate(model: ModelConfig, device: Device, passes_a_token: float) -> float:
-    """Tokens a second in training; `passes_a_token` is how many passes over the text a rate of one would make, as many
-    passes need dropout, which slows them."""
-    units = model.n_layers * model.d_model
-    plain = STEP_SHARE * device.flops / (operations(model) + OTHER_WORK * units)
-    if not dropout_for(plain * passes_a_token):
-        return plain
-    return STEP_SHARE * device.flops / (operations(model) + (OTHER_WORK + DROPOUT_WORK) * units)
+def token_rate(model: ModelConfig, device: Device) -> float:
+    """Tokens a second in training."""
+    return STEP_SHARE * device.flops / (operations(model) + OTHER_WORK * model.n_layers * model.d_model)
 
 
 def worth(counts: Mapping[str, int]) -> float:

@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from jslm.config import OptimizerConfig
+from jslm.parallel import is_split
 from jslm.tokens.course import Course
 
 # Jordan 2024: an odd polynomial that takes singular values from 0 to 1 to about 0.7 to 1.2 in five rounds.
@@ -107,7 +108,7 @@ def make_optimizer(
     fast = jnp.bfloat16 if jnp.dtype(dtype) == jnp.bfloat16 else jnp.float32
     muon = optax.chain(
         optax.trace(_MUON_MOMENTUM, nesterov=True),
-        optax.stateless(lambda updates, _: jax.tree.map(lambda leaf: _adamw_rms(orthogonalize(leaf, fast)), updates)),
+        optax.stateless(lambda updates, _: jax.tree.map(_adamw_rms, orthogonalize_all(updates, fast))),
         optax.add_decayed_weights(weight_decay),
         optax.scale_by_learning_rate(rate(config.muon_learning_rate or config.learning_rate)),
     )
@@ -152,6 +153,32 @@ def muon_labels(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(label, params)
 
 
+def orthogonalize_all(tree: Any, dtype: DTypeLike = jnp.float32) -> Any:
+    """`orthogonalize` of each leaf `[layers, m, n]`; those of one shape, or of its transpose, are computed together.
+
+    Not where a mesh splits them, each by axes of its own.
+    """
+    if is_split():
+        return jax.tree.map(lambda leaf: orthogonalize(leaf, dtype), tree)
+    leaves, structure = jax.tree.flatten(tree)
+    shapes: dict[tuple[int, ...], list[int]] = {}
+    for index, leaf in enumerate(leaves):
+        shapes.setdefault(tuple(sorted(leaf.shape[1:])), []).append(index)
+    for members in shapes.values():
+        wide = [_transposed_if(leaves[i].shape[1] > leaves[i].shape[2], leaves[i]) for i in members]
+        done = orthogonalize(jnp.concatenate(wide), dtype)
+        start = 0
+        for i, part in zip(members, wide, strict=True):
+            of_leaf = done[start : start + len(part)]
+            leaves[i] = _transposed_if(of_leaf.shape != leaves[i].shape, of_leaf)
+            start += len(part)
+    return jax.tree.unflatten(structure, leaves)
+
+
+def _transposed_if(is_so: bool, matrices: Array) -> Array:
+    return jnp.swapaxes(matrices, 1, 2) if is_so else matrices
+
+
 def orthogonalize(matrices: Float[Array, "layers m n"], dtype: DTypeLike = jnp.float32) -> Float[Array, "layers m n"]:
     """Each matrix with its singular values made nearly 1 (0.7 to 1.2), in float32; zeros stay zeros.
 
@@ -160,12 +187,12 @@ def orthogonalize(matrices: Float[Array, "layers m n"], dtype: DTypeLike = jnp.f
     """
     a, b, c = _NEWTON_SCHULZ
     tall = matrices.shape[1] > matrices.shape[2]
-    x = jnp.swapaxes(matrices, 1, 2) if tall else matrices
+    x = _transposed_if(tall, matrices)
     x = (x / (jnp.linalg.norm(x, axis=(1, 2), keepdims=True) + 1e-8)).astype(dtype)
     for _ in range(_NEWTON_SCHULZ_ROUNDS):
         gram = jnp.einsum("lij,lkj->lik", x, x)
         x = a * x + jnp.einsum("lij,ljk->lik", b * gram + c * jnp.einsum("lij,ljk->lik", gram, gram), x)
-    return (jnp.swapaxes(x, 1, 2) if tall else x).astype(jnp.float32)
+    return _transposed_if(tall, x).astype(jnp.float32)
 
 
 def _adamw_rms(update: Array) -> Array:

@@ -14,7 +14,8 @@ from jslm.learn import make_optimizer, make_train_step
 from jslm.learn.state import init_state, state_shardings
 from jslm.model import apply_cached, apply_decoder, choose_attention, compute_dtype, init_cache, init_params
 from jslm.model.kernels import choose_kernels
-from jslm.model.kernels.gpu_attention import flash_attention, kept_weights
+from jslm.model.kernels.gpu_attention import flash_attention
+from jslm.model.kernels.hashed_masks import kept_weights
 from jslm.parallel import batch_sharding, make_mesh
 from jslm.plan import compile_step, device_memory, largest_micro_batch, with_settings
 

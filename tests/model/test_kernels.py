@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -20,12 +21,15 @@ from jslm.model.kernels import (
     cpu,
     decoding_kernels,
     gpu,
-    gpu_attention,
     gpu_loss,
     gpu_norm,
     plain,
     tpu,
 )
+from jslm.model.kernels.cpu_attention import blocked_attention
+from jslm.model.kernels.gpu_attention import flash_attention
+from jslm.model.kernels.hashed_masks import kept_elements, kept_weights
+from jslm.model.keys import make_key, rows_from
 
 PLATFORMS = {"cpu": cpu.training("blocked"), "gpu": gpu.training("xla", 10**9), "tpu": tpu.training("xla")}
 ROWS, WIDTH = (2, 32), 48
@@ -142,14 +146,15 @@ def test_sums_over_logits_in_one_pass(padded: int, softcap: float) -> None:
 
 @pytest.mark.parametrize(("kv_heads", "packed"), [(4, False), (2, True), (1, True)])
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_attention_with_dropout_on_gpus(kv_heads: int, packed: bool, dropout: float) -> None:
-    """Against the plain one with the same weights dropped."""
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_attention_whose_weights_drop_out(platform: str, kv_heads: int, packed: bool, dropout: float) -> None:
+    """Against the plain one with the same weights dropped: the same ones on CPUs and GPUs."""
     batch, length, heads, width = 2, 256, 4, 32
     q, k, v = (noise(index, batch, length, count, width) for index, count in enumerate((heads, kv_heads, kv_heads)))
     row = np.searchsorted([40, 150], np.arange(length), side="right")
     segments = jnp.asarray(np.stack([row, np.zeros(length)]).astype(np.int32)) if packed else None
     key = jax.random.key(7)
-    kept = gpu_attention.kept_weights(key, batch, heads, length, dropout)
+    kept = kept_weights(key, batch, heads, length, dropout)
 
     def reference(q: Any, k: Any, v: Any) -> Any:
         keys, values = (jnp.repeat(x, heads // kv_heads, axis=2) for x in (k, v))
@@ -161,13 +166,23 @@ def test_attention_with_dropout_on_gpus(kv_heads: int, packed: bool, dropout: fl
         return jnp.einsum("bhts,bshd->bthd", jnp.where(kept, weights / (1 - dropout), 0.0), values)
 
     def ours(q: Any, k: Any, v: Any) -> Any:
-        return gpu_attention.flash_attention(q, k, v, segments, dropout, key, interpret=True)
+        if platform == "cpu":
+            return blocked_attention(q, k, v, segments, dropout, key)
+        return flash_attention(q, k, v, segments, dropout, key, interpret=True)
 
     agree(ours, reference, q, k, v)
 
 
-def test_the_hash_drops_as_many_as_it_should_and_without_a_pattern() -> None:
-    kept = np.asarray(gpu_attention.kept_weights(jax.random.key(0), 2, 2, 512, 0.25), np.float64)
+@pytest.mark.parametrize(
+    "masks",
+    [
+        lambda key: kept_weights(key, 2, 2, 512, 0.25),
+        lambda key: kept_elements(key, (4, 512, 512), 0.25),
+        lambda key: kept_elements(key, (2048, 512), 0.25),
+    ],
+)
+def test_the_hash_drops_as_many_as_it_should_and_without_a_pattern(masks: Callable[[jax.Array], jax.Array]) -> None:
+    kept = np.asarray(masks(jax.random.key(0)), np.float64)
     # 2,097,152 draws: four standard deviations are 0.0012.
     assert abs(kept.mean() - 0.75) < 0.0012
     noise_of_rows = np.corrcoef(kept.reshape(-1, 512)) - np.eye(4 * 512)
@@ -175,8 +190,17 @@ def test_the_hash_drops_as_many_as_it_should_and_without_a_pattern() -> None:
     # Correlations of independent draws: 1 / sqrt(draws), six of it among millions.
     assert np.abs(noise_of_rows).max() < 6 / np.sqrt(512)
     assert np.abs(noise_of_keys).max() < 6 / np.sqrt(2048)
-    other = gpu_attention.kept_weights(jax.random.key(1), 2, 2, 512, 0.25)
+    other = masks(jax.random.key(1))
     assert abs(np.mean(np.asarray(other) * kept) - 0.75**2) < 0.003
+
+
+def test_rows_drop_what_they_would_have_among_others() -> None:
+    """A device that has rows 3 to 7 of a batch draws what it would have of all of them."""
+    key = make_key(5)
+    later = rows_from(key, 3)
+    whole, part = kept_elements(key, (8, 6, 16), 0.5), kept_elements(later, (5, 6, 16), 0.5)
+    np.testing.assert_array_equal(whole[3:], part)
+    np.testing.assert_array_equal(kept_weights(key, 8, 2, 6, 0.5)[3:], kept_weights(later, 5, 2, 6, 0.5))
 
 
 def test_dropout_keeps_the_mean(kernels: Kernels) -> None:

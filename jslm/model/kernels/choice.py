@@ -30,7 +30,7 @@ def choose_attention(
     (256 from 9.0 on), and no attention dropout; where attention drops out, and for heads 32 wide, such GPUs have a
     kernel of jslm's own ("flash"), for contexts of a multiple of 128 and head widths of 32, 64 or 128. Splash attention
     wants a TPU, bfloat16 or float32, a context of a multiple of 128, and no attention dropout. A run that names one of
-    these opens on other devices too. CPUs have attention in blocks, but XLA's where attention drops out.
+    these opens on other devices too. CPUs have attention in blocks.
     """
     platform = platform or mesh_platform()
     dropout = config.attention_dropout_rate

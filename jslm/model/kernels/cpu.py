@@ -15,7 +15,7 @@ from jaxtyping import Array
 
 from jslm.model.kernels import plain
 from jslm.model.kernels.base import Branch, Kernels, Params
-from jslm.model.kernels.choice import Implementation, chosen
+from jslm.model.kernels.choice import Implementation
 from jslm.model.kernels.chunked_loss import Products, chunk_of, chunked_cross_entropy
 from jslm.model.kernels.cpu_attention import blocked_attention
 from jslm.model.kernels.cpu_products import (
@@ -28,6 +28,7 @@ from jslm.model.kernels.cpu_products import (
     normalize,
     recomputed,
 )
+from jslm.model.kernels.hashed_masks import kept_elements
 
 # What the caches hold, and rows enough to read the head's table for.
 _CHUNK_BYTES, _CHUNK_TOKENS = 16 * 2**20, 1024
@@ -52,7 +53,8 @@ def training(implementation: Implementation, dtype: DTypeLike = jnp.float32) -> 
         add_residual=add_residual,
         activate=activate,
         rotate=rotate,
-        attention=attention if implementation == "blocked" else plain.attention,
+        dropout=dropout,
+        attention=blocked_attention if implementation == "blocked" else plain.attention,
         cross_entropy=functools.partial(chunked_cross_entropy, _PRODUCTS),
         loss_chunk=loss_chunk,
         pick_logit=pick_logit,
@@ -133,14 +135,9 @@ rotate.defvjp(
 )
 
 
-def attention(
-    q: Array, k: Array, v: Array, segments: Array | None = None, dropout: float = 0.0, key: jax.Array | None = None
-) -> Array:
-    """`plain.attention` in blocks; where weights drop out, `plain.attention` itself."""
-    if not (dropout and key is not None):
-        return blocked_attention(q, k, v, segments)
-    chosen("xla", "blocked attention has no dropout")
-    return plain.attention(q, k, v, segments, dropout, key)
+def dropout(x: Array, rate: float, key: jax.Array) -> Array:
+    """`plain.dropout` by a hash of the place instead of a generator, which takes most of the time of such a step."""
+    return jnp.where(kept_elements(key, x.shape, rate), x * (1 / (1 - rate)), 0).astype(x.dtype)
 
 
 def cache_dtype(dtype: DTypeLike) -> DTypeLike:

@@ -8,13 +8,16 @@ the order that the CPU's matrix kernels take, which for the gradients means scor
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt32
 
 from jslm.model.kernels.cpu_products import fusion_boundary, transpose_matrices
+from jslm.model.kernels.hashed_masks import column_words, kept, row_words, weight_seeds
 from jslm.model.kernels.sharding import attend_on_each_device
 
 # Blocks are unrolled: more of them skip more of what the causal mask hides, and take longer to compile.
@@ -23,6 +26,7 @@ _SHORTEST_BLOCK = 64
 # Scores that are worked on together: 1 MB in float32, half of a core's second-level cache.
 _SCORES = 2**18
 _HIDDEN = float(jnp.finfo(jnp.float32).min)
+_Words = tuple[UInt32[Array, "pairs group length"], UInt32[Array, "pairs group length"]]
 
 
 def blocked_attention(
@@ -30,15 +34,20 @@ def blocked_attention(
     k: Float[Array, "batch length kv_heads head_dim"],
     v: Float[Array, "batch length kv_heads head_dim"],
     segments: Int[Array, "batch length"] | None = None,
+    dropout: float = 0.0,
+    key: jax.Array | None = None,
 ) -> Float[Array, "batch length heads head_dim"]:
-    """`jslm.model.kernels.plain.attention` without dropout, as CPUs compute it fast.
+    """`jslm.model.kernels.plain.attention`, as CPUs compute it fast; the weights drop that `kept_weights` drops.
 
     On a mesh of several devices each has its rows and heads.
     """
-    return attend_on_each_device(_attend, q, k, v, segments)
+    if not dropout or key is None:
+        return attend_on_each_device(functools.partial(_attend, 0.0), q, k, v, segments)
+    seeds = weight_seeds(key, q.shape[0], q.shape[2])
+    return attend_on_each_device(functools.partial(_attend, dropout), q, k, v, segments, seeds)
 
 
-def _attend(q: Array, k: Array, v: Array, segments: Array | None) -> Array:
+def _attend(dropout: float, q: Array, k: Array, v: Array, segments: Array | None, seeds: Array | None = None) -> Array:
     batch, length, heads, head_dim = q.shape
     kv_heads = k.shape[2]
     group = heads // kv_heads
@@ -50,39 +59,50 @@ def _attend(q: Array, k: Array, v: Array, segments: Array | None) -> Array:
     )
     if segments is not None:
         segments = jnp.repeat(segments, kv_heads, axis=0)
-    out = _attention(queries, keys, values, segments)
+    words = None
+    if seeds is not None:
+        places = jnp.arange(length, dtype=jnp.uint32)[None, None]
+        seeds = seeds.reshape(batch * kv_heads, group, 1)
+        words = row_words(seeds, places), column_words(seeds, places)
+    out = _attention(dropout, queries, keys, values, segments, words)
     out = out.reshape(batch, kv_heads, group, length, head_dim).transpose(0, 3, 1, 2, 4)
     return out.reshape(batch, length, heads, head_dim)
 
 
-@jax.custom_vjp
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attention(
+    dropout: float,
     q: Float[Array, "pairs group length head_dim"],
     k: Float[Array, "pairs length head_dim"],
     v: Float[Array, "pairs length head_dim"],
     segments: Int[Array, "pairs length"] | None,
+    words: _Words | None,
 ) -> Float[Array, "pairs group length head_dim"]:
-    """A pair is a sequence and a key/value head; `q` has been scaled."""
-    return _attention_forward(q, k, v, segments)[0]
+    """A pair is a sequence and a key/value head; `q` has been scaled. `words`: of the queries and the keys of the mask
+    of dropout."""
+    return _attention_forward(dropout, q, k, v, segments, words)[0]
 
 
-def _attention_forward(q: Array, k: Array, v: Array, segments: Array | None) -> tuple[Array, tuple[Array | None, ...]]:
-    out, log_z = _over_pairs(_some_forward, (q, k, v, segments))
-    return out, (q, k, v, segments, out, log_z)
+def _attention_forward(
+    dropout: float, q: Array, k: Array, v: Array, segments: Array | None, words: _Words | None
+) -> tuple[Array, tuple[Any, ...]]:
+    out, log_z = _over_pairs(functools.partial(_some_forward, dropout), (q, k, v, segments, words))
+    return out, (q, k, v, segments, words, out, log_z)
 
 
-def _attention_backward(residuals: tuple[Array | None, ...], d_out: Array) -> tuple[Array, Array, Array, None]:
-    d_q, d_k, d_v = _over_pairs(_some_backward, (*residuals, fusion_boundary(d_out)))
-    return d_q, d_k, d_v, None
+def _attention_backward(
+    dropout: float, residuals: tuple[Any, ...], d_out: Array
+) -> tuple[Array, Array, Array, None, None]:
+    d_q, d_k, d_v = _over_pairs(functools.partial(_some_backward, dropout), (*residuals, fusion_boundary(d_out)))
+    return d_q, d_k, d_v, None, None
 
 
 _attention.defvjp(_attention_forward, _attention_backward)
 
 
-def _over_pairs(function: Callable[..., tuple[Array, ...]], arrays: tuple[Array | None, ...]) -> tuple[Array, ...]:
+def _over_pairs(function: Callable[..., tuple[Array, ...]], arrays: tuple[Any, ...]) -> tuple[Array, ...]:
     """`function(*arrays)`, as many pairs at a time as the cache holds the scores of."""
     q = arrays[0]
-    assert q is not None
     pairs, group, length, _ = q.shape
     fits = max(1, _SCORES // (group * length * _block_length(length)))
     some = max(divisor for divisor in range(1, pairs + 1) if pairs % divisor == 0 and divisor <= fits)
@@ -93,7 +113,9 @@ def _over_pairs(function: Callable[..., tuple[Array, ...]], arrays: tuple[Array 
     return tuple(x.reshape(pairs, *x.shape[2:]) for x in found)
 
 
-def _some_forward(q: Array, k: Array, v: Array, segments: Array | None) -> tuple[Array, Array]:
+def _some_forward(
+    dropout: float, q: Array, k: Array, v: Array, segments: Array | None, words: _Words | None
+) -> tuple[Array, Array]:
     pairs, group, length, head_dim = q.shape
     outs, log_zs = [], []
     for start, end in _blocks(length):
@@ -103,15 +125,26 @@ def _some_forward(q: Array, k: Array, v: Array, segments: Array | None) -> tuple
         top = jnp.max(scores, axis=-1, keepdims=True)
         weights = jnp.exp(scores - top)
         total = jnp.sum(weights, axis=-1, keepdims=True)
+        if words is not None:
+            queries, keys = words
+            weights = jnp.where(kept(queries[:, :, start:end, None], keys[:, :, None, :end], dropout), weights, 0.0)
         weights = weights.astype(q.dtype).reshape(pairs, -1, end)
         out = _product(weights, v[:, :end], 2, 1).reshape(pairs, group, end - start, head_dim)
-        outs.append((out / total).astype(q.dtype))
+        outs.append((out / (total * (1 - dropout))).astype(q.dtype))
         log_zs.append((top + jnp.log(total))[..., 0])
     return jnp.concatenate(outs, axis=2), jnp.concatenate(log_zs, axis=2)
 
 
 def _some_backward(
-    q: Array, k: Array, v: Array, segments: Array | None, out: Array, log_z: Array, d_out: Array
+    dropout: float,
+    q: Array,
+    k: Array,
+    v: Array,
+    segments: Array | None,
+    words: _Words | None,
+    out: Array,
+    log_z: Array,
+    d_out: Array,
 ) -> tuple[Array, Array, Array]:
     pairs, group, length, head_dim = q.shape
     delta = jnp.sum(d_out.astype(jnp.float32) * out.astype(jnp.float32), axis=-1)
@@ -125,11 +158,17 @@ def _some_backward(
         seen = jnp.swapaxes(_seen(start, end, segments), 1, 2)[:, :, None]
         weights = jnp.where(seen, jnp.exp(scores - log_z[:, None, :, start:end]), 0.0)
         d_weights = _product(v[:, :end], d_rows, 2, 2).reshape(shape)
+        dropped = weights
+        if words is not None:
+            queries, keys = words[0][:, None, :, start:end], jnp.swapaxes(words[1], 1, 2)[:, :end, :, None]
+            stays = kept(queries, keys, dropout)
+            share = 1 / (1 - dropout)
+            dropped, d_weights = (jnp.where(stays, x * share, 0.0) for x in (weights, d_weights))
         d_scores = weights * (d_weights - delta[:, None, :, start:end])
-        weights, d_scores = (fusion_boundary(x.astype(q.dtype).reshape(pairs, end, -1)) for x in (weights, d_scores))
+        dropped, d_scores = (fusion_boundary(x.astype(q.dtype).reshape(pairs, end, -1)) for x in (dropped, d_scores))
         d_qs.append(_product(transposed_keys[:, :, :end], d_scores, 2, 1).reshape(pairs, head_dim, group, end - start))
         d_ks.append(_product(d_scores, rows, 2, 1))
-        d_vs.append(_product(weights, d_rows, 2, 1))
+        d_vs.append(_product(dropped, d_rows, 2, 1))
     d_q = jnp.concatenate(d_qs, axis=3).transpose(0, 2, 3, 1)
     return d_q.astype(q.dtype), _add_up(d_ks).astype(k.dtype), _add_up(d_vs).astype(v.dtype)
 

@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
-from jaxtyping import Array, Bool, Float, Int, UInt32
+from jaxtyping import Array, Float, Int
 
 from jslm.model.kernels.choice import FLASH_PREFIX
+from jslm.model.kernels.hashed_masks import column_words, kept, row_words, weight_seeds
 from jslm.model.kernels.sharding import attend_on_each_device
-from jslm.model.keys import key_words
 
 _LOG2_E = 1.4426950408889634
 _HIDDEN = -1e30
@@ -43,49 +43,12 @@ def flash_attention(
     `interpret` runs the kernel's steps on any device, slowly.
     """
     rows = (q.shape[0], q.shape[2])
-    seeds = jnp.zeros(rows, jnp.uint32) if key is None else _seeds(key, *rows)
+    seeds = jnp.zeros(rows, jnp.uint32) if key is None else weight_seeds(key, *rows)
     return attend_on_each_device(functools.partial(_attend, dropout, interpret), q, k, v, segments, seeds)
 
 
-def kept_weights(
-    key: jax.Array, batch: int, heads: int, length: int, dropout: float
-) -> Bool[Array, "batch heads length length"]:
-    """Which weights `flash_attention` keeps: the same hash, all at once."""
-    seeds = _seeds(key, batch, heads)[..., None]
-    places = jnp.arange(length, dtype=jnp.uint32)[None, None]
-    return _kept(_query_words(seeds, places)[..., :, None], _key_words(seeds, places)[..., None, :], dropout)
-
-
-def _seeds(key: jax.Array, batch: int, heads: int) -> UInt32[Array, "batch heads"]:
-    one, two, row = key_words(key)
-    rows = jnp.arange(batch, dtype=jnp.uint32)[:, None] + row
-    number = rows * jnp.uint32(heads) + jnp.arange(heads, dtype=jnp.uint32)[None]
-    return _mix(_mix(number + one) ^ two)
-
-
-def _mix(x: Array) -> Array:
-    """Ellis's lowbias32: each bit of the result depends on each of x's."""
-    x = (x ^ (x >> jnp.uint32(16))) * jnp.uint32(0x7FEB352D)
-    x = (x ^ (x >> jnp.uint32(15))) * jnp.uint32(0x846CA68B)
-    return x ^ (x >> jnp.uint32(16))
-
-
-def _query_words(seed: Array, places: Array) -> Array:
-    return _mix(seed + places * jnp.uint32(0x9E3779B9))
-
-
-def _key_words(seed: Array, places: Array) -> Array:
-    return _mix((seed ^ jnp.uint32(0x85EBCA6B)) + places * jnp.uint32(0xC2B2AE35))
-
-
 def _dropped(weights: Array, query_words: Array, key_words: Array, dropout: float) -> Array:
-    return jnp.where(_kept(query_words, key_words, dropout), weights, 0.0) if dropout else weights
-
-
-def _kept(query_words: Array, key_words: Array, dropout: float) -> Array:
-    x = (query_words ^ key_words) * jnp.uint32(0x9E3779B1)
-    x = (x ^ (x >> jnp.uint32(15))) * jnp.uint32(0x2C1B3C6D)
-    return x >= jnp.uint32(round(dropout * 2**32))
+    return jnp.where(kept(query_words, key_words, dropout), weights, 0.0) if dropout else weights
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -194,7 +157,7 @@ def _forward_kernel(
     start = pl.program_id(0) * block
     places = start + jnp.arange(block)
     q, seed = q_ref[...], seed_ref[...]
-    words = _query_words(seed, places.astype(jnp.uint32))
+    words = row_words(seed, places.astype(jnp.uint32))
     scale = q.shape[-1] ** -0.5 * _LOG2_E
 
     def body(index: Array, carry: tuple[Array, Array, Array], diagonal: bool) -> tuple[Array, Array, Array]:
@@ -207,7 +170,7 @@ def _forward_kernel(
         weights = jnp.exp2(scores - new_top[:, None])
         shrink = jnp.exp2(top - new_top)
         total = total * shrink + jnp.sum(weights, axis=-1)
-        key_words = _key_words(seed, keys.astype(jnp.uint32))
+        key_words = column_words(seed, keys.astype(jnp.uint32))
         weights = _dropped(weights, words[:, None], key_words[None, :], dropout).astype(q.dtype)
         out = out * shrink[:, None] + jnp.dot(weights, v_ref[at, :], preferred_element_type=jnp.float32)
         return out, new_top, total
@@ -242,7 +205,7 @@ def _queries_kernel(
     start = pl.program_id(0) * block
     places = start + jnp.arange(block)
     q, d_out, log_z, delta, seed = q_ref[...], d_out_ref[...], log_z_ref[...], delta_ref[...], seed_ref[...]
-    words = _query_words(seed, places.astype(jnp.uint32))
+    words = row_words(seed, places.astype(jnp.uint32))
     scale = q.shape[-1] ** -0.5
 
     def body(index: Array, d_q: Array, diagonal: bool) -> Array:
@@ -253,7 +216,7 @@ def _queries_kernel(
         scores = _hide(scores, places[:, None], keys[None, :], segments_ref, pl.ds(start, block), at, diagonal)
         weights = jnp.exp2(scores - log_z[:, None])
         d_weights = jnp.dot(d_out, v_ref[at, :].T, preferred_element_type=jnp.float32)
-        key_words = _key_words(seed, keys.astype(jnp.uint32))
+        key_words = column_words(seed, keys.astype(jnp.uint32))
         d_weights = _dropped(d_weights * (1 / (1 - dropout)), words[:, None], key_words[None, :], dropout)
         d_scores = (weights * (d_weights - delta[:, None])).astype(k.dtype)
         return d_q + jnp.dot(d_scores, k, preferred_element_type=jnp.float32)
@@ -284,7 +247,7 @@ def _keys_kernel(
     start = pl.program_id(0) * block
     keys = start + jnp.arange(block)
     k, v, seed = k_ref[...], v_ref[...], seed_ref[...]
-    words = _key_words(seed, keys.astype(jnp.uint32))
+    words = column_words(seed, keys.astype(jnp.uint32))
     scale = k.shape[-1] ** -0.5
 
     # Keys first: rows of the products are keys, columns queries.
@@ -296,7 +259,7 @@ def _keys_kernel(
         scores = jnp.dot(k, q.T, preferred_element_type=jnp.float32) * (scale * _LOG2_E)
         scores = _hide(scores, places[None, :], keys[:, None], segments_ref, at, pl.ds(start, block), diagonal, True)
         weights = jnp.exp2(scores - log_z_ref[at][None, :])
-        query_words = _query_words(seed, places.astype(jnp.uint32))
+        query_words = row_words(seed, places.astype(jnp.uint32))
         share = 1 / (1 - dropout)
         dropped = _dropped(weights * share, query_words[None, :], words[:, None], dropout).astype(q.dtype)
         d_v = d_v + jnp.dot(dropped, d_out, preferred_element_type=jnp.float32)
