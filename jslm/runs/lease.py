@@ -94,9 +94,9 @@ class Lease:
                 self._write()
 
     def check(self) -> None:
-        """Raises Taken where another process has taken over, and StorageError."""
+        """Raises Taken where another process has taken over, or has and handed back since, and StorageError."""
         found = self._read()
-        if found is not None and found.id != self.id:
+        if found is not None and (found.id != self.id or (found.ended and not self._mine.ended)):
             raise self._taken(found)
 
     def end(self) -> None:
@@ -107,7 +107,10 @@ class Lease:
             self._write()
 
     def hand_back(self, previous: Writer | None) -> None:
-        """`end` of a process that has changed nothing: the last to write is `previous`, as before. Raises as `beat`."""
+        """`end` of a process that has written nothing: the last to write is `previous`, as before. Raises as `beat`.
+
+        Where that one only slept it has lost the run all the same, as what it had on its way may be gone.
+        """
         with self._writing:
             self.check()
             self._mine = dataclasses.replace(self._mine, ended=True)
@@ -133,6 +136,11 @@ class Lease:
         self._objects.write(WRITER, json.dumps(dataclasses.asdict(writer or self._mine)).encode())
 
     def _taken(self, other: Writer) -> Taken:
+        if other.id == self.id:
+            return Taken(
+                f"run_dir = {self._objects.address}: another training process took this run over while this one was "
+                "silent, and has let go of it; start this one again to go on"
+            )
         return Taken(
             f"run_dir = {self._objects.address}: another training process (host {other.host}, process {other.pid}) is "
             "writing this run; stop it, or choose another run_dir"

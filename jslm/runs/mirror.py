@@ -95,9 +95,11 @@ class Mirror:
         writers = self.folder / _WRITERS
         known = writers.read_text("utf-8").split() if writers.is_file() else []
         continues = previous is not None and previous.id in known
-        if continues:
-            # Before the address has it: a kill between the two must not make a stranger of this folder.
-            write_text(writers, "\n".join([*known[-5:], self._lease.id]))
+        if previous is not None and continues:
+            # Before the address has it: a kill between the two must not make a stranger of this folder. Starts that
+            # fail come here again and again, and must not push out the one that the address names.
+            others = [each for each in known if each != previous.id]
+            write_text(writers, "\n".join([*others[-4:], previous.id, self._lease.id]))
         self._lease.take()
         # Fetching may take longer than a writer may be silent.
         threading.Thread(target=self._live, name="jslm lease", daemon=True).start()

@@ -145,9 +145,51 @@ def test_who_could_not_begin_leaves_work_that_is_ahead_its_place(
             run(other, [])
     assert json.loads(Objects(RUN).read("writer.json") or b"")["ended"]
     machine("a")
+    with monkeypatch.context() as patch:
+        patch.setattr(Mirror, "_fetch", lambda *_: (_ for _ in ()).throw(StorageError("no network")))
+        for _ in range(8):
+            with pytest.raises(StorageError, match="no network"):
+                run(ours, [])
     run(ours, [])
     assert steps() == [1, 2]
     assert not list(ours.parent.glob("run.aside-*"))
+
+
+def test_a_writer_that_slept_while_another_could_not_begin_has_lost_the_run(
+    machine: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it had on its way is gone, so that its manifest would name objects that are not there."""
+    monkeypatch.setattr(Mirror, "_live", lambda self: None)
+    first = Mirror(machine("a"), RUN, 1)
+    first.start()
+    save(first.folder, 1)
+    wait_for(lambda: steps() == [1])
+    asleep, awake, list_names = threading.Event(), threading.Event(), Objects.names
+
+    def slow(self: Objects, prefix: str = "") -> Any:
+        found = list_names(self, prefix)
+        if self is first._objects and "00000002" in prefix and not asleep.is_set():
+            asleep.set()
+            assert awake.wait(20)
+        return found
+
+    monkeypatch.setattr(Objects, "names", slow)
+    save(first.folder, 2)
+    assert asleep.wait(10)
+    with monkeypatch.context() as patch:
+        other = machine("b")
+        patch.setattr(Objects, "download", lambda *_: (_ for _ in ()).throw(StorageError("no network")))
+        with pytest.raises(StorageError, match="no network"):
+            run(other, [])
+    awake.set()
+    wait_for(lambda: first.lost is not None)
+    assert "took this run over while this one was silent" in str(first.lost)
+    assert steps() == [1]
+    assert ARRAYS.format(1) in names()
+    # Started again, it goes on with what it has.
+    machine("a")
+    run(first.folder, [], keep=1)
+    assert steps() == [2]
 
 
 def test_a_manifest_does_not_go_up_over_a_hole(
