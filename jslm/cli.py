@@ -35,7 +35,9 @@ def add_config_arguments(parser: argparse.ArgumentParser, *, required: bool = Tr
         help="TOML file of the run, or the name of a preset that comes with jslm, such as quickstart (jslm configs "
         "lists them)",
     )
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that override the file's")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="section.key=value", help="settings that override the file's"
+    )
     parser.add_argument("--print-config", action="store_true", help="print the resolved config as TOML and stop")
     add_debug_argument(parser)
 

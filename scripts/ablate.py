@@ -50,7 +50,7 @@ def main() -> int:
     parser.add_argument("--variants", metavar="A;B", help=f"some of: {'; '.join(VARIANTS)}")
     parser.add_argument("--out", default="ablation.jsonl", metavar="FILE", help="a line a run (default ablation.jsonl)")
     parser.add_argument("--table", action="store_true", help="only print the table of what is there")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="for all runs")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="section.key=value", help="for all runs")
     args = parser.parse_intermixed_args()
     chosen = [name.strip() for name in args.variants.split(";")] if args.variants else list(VARIANTS)
     if unknown := [name for name in chosen if name not in VARIANTS]:

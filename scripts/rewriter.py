@@ -48,7 +48,7 @@ def main() -> int:
     parser.add_argument("--limit", type=int, default=0, metavar="N", help="measure the first N pairs of each file only")
     parser.add_argument("--natural", metavar="MODEL", help="only measure this model on the natural sentences")
     rewriter_natural.add_arguments(parser)
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="for both trainings")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="section.key=value", help="for both trainings")
     args = parser.parse_intermixed_args()
     for path in filter(None, (args.dev, args.test)):
         if not Path(path).is_file():

@@ -31,7 +31,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--run", required=True, action="append", metavar="DIR|FILE", help="folder of a run, or a model; several compare"
     )
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="such as model.dtype=float32")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="section.key=value", help="such as model.dtype=float32"
+    )
     parser.add_argument("--split", metavar="NAME", help="loss over train or val of the run's prepared data")
     parser.add_argument("--data", default="", metavar="DIR", help="folder of the prepared data (default: the run's)")
     parser.add_argument(

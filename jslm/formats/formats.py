@@ -36,7 +36,7 @@ def choose_format(path: Path, name: str = "auto") -> Format:
             return entry
     raise JslmError(
         f"{path}: nothing that jslm knows by its names and first bytes; if it is one of "
-        f"{', '.join(known)}, say so with --format"
+        f"{', '.join(known)}, jslm convert takes it with --format"
     )
 
 

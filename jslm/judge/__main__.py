@@ -28,7 +28,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("run_b", metavar="RUN_B", help="the other one: two checkpoints of a run do as well")
     parser.add_argument(
-        "overrides", nargs="*", metavar="section.key=value", help="for both, such as sample.temperature=0.7"
+        "overrides", nargs="*", default=[], metavar="section.key=value", help="for both, such as sample.temperature=0.7"
     )
     parser.add_argument(
         "--prompts",

@@ -41,7 +41,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--run", required=True, metavar="DIR", help="folder of the run, or a model file; or its address"
     )
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="such as model.context_length=1024")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="section.key=value", help="such as model.context_length=1024"
+    )
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
         "--prompt", action="append", metavar="TEXT", help="text to continue; may be given several times"

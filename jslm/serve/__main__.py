@@ -35,7 +35,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--run", action="append", default=[], metavar="DIR", help="folder of a run, or a model file; repeatable"
     )
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="such as sample.temperature=0.7")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="section.key=value", help="such as sample.temperature=0.7"
+    )
     parser.add_argument("--checkpoint", default="best", metavar="WHICH", help="best (default), latest, or a step")
     parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="default 127.0.0.1: this machine only")
     parser.add_argument("--port", type=int, default=8000, metavar="N", help="default 8000; 0: any free one")

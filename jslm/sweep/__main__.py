@@ -21,7 +21,7 @@ def _parser() -> argparse.ArgumentParser:
         "out. The same command goes on where it was stopped.",
     )
     parser.add_argument("--config", required=True, metavar="FILE", help="TOML file that all trials start from")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings of all trials")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="section.key=value", help="settings of all trials")
     parser.add_argument("--dir", required=True, metavar="DIR", help="folder of the sweep: a run folder a trial")
     parser.add_argument(
         "--grid", action="append", default=[], metavar="KEY=V1,V2", help="every combination of these; repeatable"

@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from jslm.config import LoraConfig, ModelConfig, OptimizerConfig
-from jslm.learn.optimizer import is_matrix, make_optimizer, make_schedule, muon_labels, orthogonalize
+from jslm.learn.optimizer import is_matrix, make_optimizer, make_schedule, muon_labels, orthogonalize, orthogonalize_all
 from jslm.model import Params, init_adapters, init_params
 from jslm.tokens.course import Course
 
@@ -207,6 +207,22 @@ def test_muon_rate_defaults_to_the_other(params: Params, grads: Params) -> None:
     both = updates(config(name="muon", muon_learning_rate=0.01), params, grads)
     for path, update in alone.items():
         np.testing.assert_array_equal(update, both[path])
+
+
+def test_matrices_of_one_shape_are_made_together_and_stay_themselves() -> None:
+    rng = np.random.default_rng(1)
+    shapes = {"up": (3, 16, 40), "down": (3, 40, 16), "q": (3, 16, 16), "out": (3, 16, 16), "one": (1, 40, 16)}
+    tree = {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in shapes.items()}
+    for dtype, tolerance in ((jnp.float32, 1e-5), (jnp.bfloat16, 0.02)):
+        found = orthogonalize_all({"layers": tree}, dtype)["layers"]
+        assert found.keys() == tree.keys()
+        for name, matrices in tree.items():
+            np.testing.assert_allclose(found[name], orthogonalize(matrices, dtype), atol=tolerance, err_msg=name)
+    (products,) = {
+        str(jax.jit(orthogonalize_all).lower(some).as_text()).count("dot_general")
+        for some in ({"up": tree["up"]}, {name: tree[name] for name in ("up", "down", "one")})
+    }
+    assert products == 15
 
 
 @pytest.mark.parametrize(("m", "n"), [(24, 24), (24, 60), (60, 24)])

@@ -1,4 +1,4 @@
-"""Which elements drop out, as a hash of (key, row, place): cheap enough to be made again backward, and kept nowhere.
+"""Which elements drop out, as a hash of (key, row, place): in attention cheap enough to be made again backward.
 
 A whole matrix of masks is the hash of its rows' words with its columns' words: two multiplications an element, where a
 generator of random numbers takes a hundred operations.
