@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from tests.quiet_server import QuietServer
+
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 ROOT = Path(__file__).resolve().parents[2]
 CRATE = ROOT / "examples" / "rust"
@@ -55,7 +57,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     for path in (CRATE / "node.mjs", *VECTORS.glob("*.safetensors")):
         shutil.copy(path, folder)
     handler = functools.partial(_Quiet, directory=str(folder.parents[2]))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    with QuietServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield f"http://127.0.0.1:{server.server_address[1]}/under/a/path/"
         server.shutdown()

@@ -29,6 +29,7 @@ from jslm.infer import LanguageModel
 from jslm.model import Params, init_params, loss_sums
 from jslm.runs.bundle import Bundle
 from jslm.tokenizer import BpeTokenizer, CharTokenizer, Tokenizer
+from tests.quiet_server import QuietServer
 from tests.random_models import lively_params
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -142,7 +143,7 @@ class Unpacking(Handler):
 
 @contextlib.contextmanager
 def served(folder: Path, handler: type[Handler] = Handler) -> Iterator[str]:
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(handler, directory=str(folder)))
+    server = QuietServer(("127.0.0.1", 0), functools.partial(handler, directory=str(folder)))
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:

@@ -17,6 +17,7 @@ from jslm.errors import JslmError
 from jslm.storage import Objects, StorageError, stores
 from jslm.storage.stores import content_version
 from jslm.text.documents import read_documents
+from tests.quiet_server import QuietServer
 
 # Connections of asynchronous clients live until their event loop ends, with the process: so does what warns of them.
 pytestmark = pytest.mark.filterwarnings(
@@ -53,7 +54,7 @@ class Answers:
             def log_message(self, *arguments: Any) -> None:
                 pass
 
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server = QuietServer(("127.0.0.1", 0), Handler)
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def give(self, *statuses: int) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote
 
+from tests.quiet_server import QuietServer
+
 
 @dataclasses.dataclass
 class Served:
@@ -27,7 +29,7 @@ def hub(files: Mapping[str, bytes]) -> Iterator[Served]:
     """The data set `owner/name`, whose branch of Parquet files has `files`."""
     served = Served(files, {})
     handler = type("Handler", (Hub,), {"served": served})
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    with QuietServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}"
         served.environment |= {"HF_ENDPOINT": address, "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1"}

@@ -36,6 +36,7 @@ from jslm.prepare import PreparedData, prepare
 from jslm.prepare.check import settings_of
 from jslm.text.readers.remote import is_remote
 from jslm.tokens import open_tokens
+from tests.quiet_server import QuietServer
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ["books", "chat", "movie_scripts", "openwebtext", "rewrite", "shakespeare", "tinystories"]
@@ -339,7 +340,7 @@ def list_files(files: dict[str, bytes], folder: str, recursive: bool) -> list[di
 
 @contextmanager
 def serve(handler: Any) -> Iterator[str]:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    with QuietServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()

@@ -27,6 +27,7 @@ from jslm.installation import install_command
 from jslm.storage import stores
 from jslm.text.documents import read_documents, resolve_sources, size_of
 from jslm.text.readers.remote import find_remote
+from tests.quiet_server import QuietServer
 from tests.text.hub import hub
 
 
@@ -116,7 +117,7 @@ def web(tmp_path: Path) -> Iterator[str]:
     (tmp_path / "a.txt").write_text("A café.")
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(b'{"text": "B"}\n' * 3))
     (tmp_path / "c.parquet").write_bytes(parquet("C", "D"))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=tmp_path)) as server:
+    with QuietServer(("127.0.0.1", 0), functools.partial(Handler, directory=tmp_path)) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}"
