@@ -1,10 +1,13 @@
 """What the dial's rules come from: loss against shape, batch, rate, vocabulary, passes. Resumable.
 
-    python scripts/dial_study.py PLAN.json --corpora FOLDER --out FOLDER
+    python scripts/dial_study.py PLAN --corpora FOLDER --out FOLDER [--part 0/2]
 
-`PLAN.json` is a list of runs, `{"corpus": "books", "text": ["gutenberg/*.txt"], "set": {"model.d_model": 192}}` each;
-what a run does not say is `BASE`. A line of `results.jsonl` a run: its settings, its loss in bits per byte of held-out
-text, tokens, seconds, and seconds of the CPU. A run that stands there already is not made again.
+`PLAN` is `sizes` (shapes by the dial's rules, on three corpora, with the operations of two, five and twenty minutes of
+two cores), `widths` (learning rates at widths), `contexts` (how far back a model sees) or a file: a JSON list of runs,
+`{"corpus": "books", "text": ["gutenberg/*.txt"], "set": {"model.d_model": 192}}` each; what a run does not say is
+`BASE`. A line of `results.jsonl` a run: its settings, its loss in bits per byte of held-out text, tokens, seconds, and
+seconds of the CPU. A run that stands there already is not made again. Losses do not hang on time, so parts of a plan
+may run beside each other, each in a folder of its own.
 """
 
 from __future__ import annotations
@@ -16,7 +19,10 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from jslm.config import ModelConfig
+from jslm.dial import rules
 
 BASE: dict[str, Any] = {
     "data.cleaners": ["gutenberg", "footnotes", "page_numbers", "unwrap", "emphasis", "normalize"],
@@ -44,17 +50,47 @@ BASE: dict[str, Any] = {
 }
 
 
+class Corpus(NamedTuple):
+    """A text of the study: its paths, bytes to train on, and the vocabulary that the dial takes for as much text."""
+
+    name: str
+    text: tuple[str, ...]
+    train_bytes: float
+    bytes_per_token: float
+    settings: dict[str, Any]
+
+
+BYTES = {"tokenizer.kind": "byte", "tokenizer.vocab_size": 256, "data.validation_fraction": 0.1}
+CORPORA = (
+    Corpus("books", ("gutenberg/*.txt",), 7.1e6, 3.25, {"tokenizer.vocab_size": 4096}),
+    Corpus("shakespeare", ("tinyshakespeare/input.txt",), 1.0e6, 2.9, {"data.validation_fraction": 0.1}),
+    Corpus("alice", ("gutenberg/pg11.txt",), 140e3, 1.0, BYTES),
+)
+# Operations, and the shapes that they are tried with: about 2, 5 and 20 minutes of two cores.
+SIZES = (
+    (1e13, ((2, 96), (3, 128), (4, 192))),
+    (3e13, ((3, 128), (4, 192), (6, 256))),
+    (1.2e14, ((4, 192), (6, 256))),
+)
+WIDTHS, FACTORS = (64, 128, 256, 384), (0.5, 1.0, 2.0)
+CONTEXTS = (64, 128, 256, 512)
+
+
 def main() -> int:
     """Runs what `PLAN.json` names and is not in the results yet."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("plan", type=Path)
+    parser.add_argument("plan", metavar="PLAN", help="sizes, widths, contexts, or a file")
+    parser.add_argument("--part", default="0/1", metavar="K/N", help="every Nth run of the plan, from the Kth on")
     parser.add_argument("--corpora", type=Path, required=True, help="folder that the plan's paths of texts start from")
     parser.add_argument("--out", type=Path, required=True, help="folder of results.jsonl and of the prepared data")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     results = args.out / "results.jsonl"
     done = [json.loads(line) for line in results.read_text("utf-8").splitlines()] if results.exists() else []
-    for run in json.loads(args.plan.read_text("utf-8")):
+    plans: dict[str, Any] = {"sizes": sizes, "widths": widths, "contexts": contexts}
+    runs = plans[args.plan]() if args.plan in plans else json.loads(Path(args.plan).read_text("utf-8"))
+    first, every = map(int, args.part.split("/"))
+    for run in runs[first::every]:
         if any(line["run"] == run for line in done):
             continue
         found = measure(run, args.corpora, args.out)
@@ -63,6 +99,78 @@ def main() -> int:
         done.append({"run": run})
         print(json.dumps({"run": run, **found}), flush=True)
     return 0
+
+
+def sizes() -> list[dict[str, Any]]:
+    """Shapes against operations and text, all else by the dial's rules, as often as a text may be read."""
+    runs = []
+    for compute, shapes in SIZES:
+        for corpus in CORPORA:
+            for layers, width in shapes:
+                vocabulary = corpus.settings.get("tokenizer.vocab_size", BASE["tokenizer.vocab_size"])
+                model = rules.model_of(layers, width, vocabulary)
+                tokens = compute / rules.operations(model)
+                passes = tokens * corpus.bytes_per_token / corpus.train_bytes
+                if passes > rules.MOST_PASSES:
+                    continue
+                batch = rules.batch_for(compute, model.context_length, 1)
+                steps = int(tokens / batch / model.context_length)
+                settings = (
+                    corpus.settings
+                    | shape(model)
+                    | {
+                        "model.dropout": rules.dropout_for(passes),
+                        "train.batch_size": batch,
+                        "train.steps": steps,
+                        "optimizer.warmup_steps": min(100, max(5, steps // 40)),
+                    }
+                )
+                runs.append({"corpus": corpus.name, "text": list(corpus.text), "set": settings})
+    return runs
+
+
+def widths() -> list[dict[str, Any]]:
+    """The dial's rate, half and twice as much, at widths of 64 to 384: half a million tokens of the books."""
+    runs = []
+    for width in WIDTHS:
+        for factor in FACTORS:
+            settings = shape(rules.model_of(3, width, BASE["tokenizer.vocab_size"])) | {
+                "model.context_length": 128,
+                "optimizer.learning_rate": float(f"{factor * rules.rate_for(width):.2g}"),
+                "train.batch_size": 8,
+                "train.steps": 500,
+            }
+            runs.append({"corpus": "books", "text": ["gutenberg/*.txt"], "set": settings})
+    return runs
+
+
+def contexts() -> list[dict[str, Any]]:
+    """3 x 128 with as many tokens a step, in windows of 64 to 512: 1.4 million tokens of the books."""
+    corpus = CORPORA[0]
+    settings = corpus.settings | shape(rules.model_of(3, 128, corpus.settings["tokenizer.vocab_size"]))
+    return [
+        {
+            "corpus": corpus.name,
+            "text": list(corpus.text),
+            "set": settings
+            | {"model.context_length": context, "train.batch_size": 1024 // context, "train.steps": 1400},
+        }
+        for context in CONTEXTS
+    ]
+
+
+def shape(model: ModelConfig) -> dict[str, Any]:
+    """The settings of a model as the dial would train it, in the device's own type."""
+    return {
+        "model.n_layers": model.n_layers,
+        "model.d_model": model.d_model,
+        "model.n_heads": model.n_heads,
+        "model.context_length": model.context_length,
+        "model.dtype": "auto",
+        "optimizer.learning_rate": float(f"{rules.rate_for(model.d_model):.2g}"),
+        "optimizer.beta2": 0.99,
+        "train.eval_batch_size": 64,
+    }
 
 
 def measure(run: dict[str, Any], corpora: Path, out: Path) -> dict[str, Any]:

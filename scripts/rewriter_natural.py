@@ -51,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--large", action="store_true", help="10M parameters (for a GPU) in place of 2.8M")
     group.add_argument("--minutes", type=float, default=44, metavar="N", help="training, both parts (default 44)")
     group.add_argument("--precision", type=float, default=0.9, metavar="P", help="for the threshold (default 0.9)")
+    group.add_argument("--left-alone", type=float, default=0.95, metavar="P", help="for it too (default 0.95)")
     group.add_argument("--licence", default="", metavar="TEXT", help="licence of the model, such as cc-by-sa-4.0")
     group.add_argument("--measure", nargs="+", default=[], metavar="FILE", help="treebanks or tables to measure on too")
 
@@ -65,8 +66,9 @@ def check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     for path in [*args.parsed, *args.text, *args.measure]:
         if not Path(path).is_file():
             parser.error(f"{path}: no such file; expected a treebank (CoNLL-U) or text")
-    if not args.minutes > 0 or not 0 < args.precision < 1:
-        parser.error(f"--minutes {args.minutes:g} --precision {args.precision:g}: expected over 0, and between 0 and 1")
+    if not args.minutes > 0 or not 0 < args.precision < 1 or not 0 <= args.left_alone < 1:
+        given = f"--minutes {args.minutes:g} --precision {args.precision:g} --left-alone {args.left_alone:g}"
+        parser.error(f"{given}: expected over 0, between 0 and 1, and from 0 to under 1")
 
 
 def run(args: argparse.Namespace, stages: Any, jslm: Callable[..., None], public: Callable[[Path], Any]) -> None:
@@ -81,7 +83,7 @@ def run(args: argparse.Namespace, stages: Any, jslm: Callable[..., None], public
     stages.run("fine-tune", lambda: train(work, size, jslm, args, pretraining=False))
     raw = work / "uncalibrated.safetensors"
     stages.run("export", lambda: jslm("convert", "export", work / "sft", raw, "--format", "safetensors"))
-    stages.run("calibrate", lambda: calibrate_file(raw, model, work / "held_out.jsonl", args.precision))
+    stages.run("calibrate", lambda: calibrate_file(raw, model, work / "held_out.jsonl", args))
     stages.run("evaluate", lambda: evaluate(work, model, args, jslm))
 
 
@@ -237,7 +239,7 @@ def train(
     jslm("train", "--config", PAIRS_CONFIG, *places, *ends, *card, *size)
 
 
-def calibrate_file(raw: Path, target: Path, held_out: Path, precision: float) -> None:
+def calibrate_file(raw: Path, target: Path, held_out: Path, args: argparse.Namespace) -> None:
     """`target` (and the same in int8) is `raw` with a calibration and a threshold from the held-out pairs."""
     from jslm.errors import JslmError
     from jslm.evaluate.answers import read_items
@@ -251,7 +253,7 @@ def calibrate_file(raw: Path, target: Path, held_out: Path, precision: float) ->
     model = load(raw)
     bundle = load_model(raw)
     try:
-        settings = calibrate(model, items[:1500], precision)
+        settings = calibrate(model, items[:1500], args.precision, left_alone=args.left_alone)
     except JslmError as error:
         # A model that gets nothing right is still worth looking at.
         print(f"{error}; the file stays without a threshold", file=sys.stderr)

@@ -124,15 +124,14 @@ def _settings(
     loss: float,
 ) -> Choice:
     compute = rate * seconds * operations(model)
-    batch = _batch(compute, model.context_length, device.count)
+    batch = batch_for(compute, model.context_length, device.count)
     steps = max(20, int(rate * seconds / (batch * model.context_length)))
     passes = rate * seconds * _bytes_per_token(model.vocab_size, facts) / (facts.size * (1 - held_out))
     is_short = passes > MOST_PASSES
     if is_short:
         steps, passes = max(20, int(steps * MOST_PASSES / passes)), MOST_PASSES
     dropout = dropout_for(passes)
-    width_rate = 1e-2 * math.sqrt(128 / model.d_model)
-    learning_rate = float(f"{width_rate:.2g}")
+    learning_rate = float(f"{rate_for(model.d_model):.2g}")
     validation = max(1, round(0.01 * steps * batch / 64))
     by_document = facts.documents >= 40
     data = {
@@ -232,11 +231,16 @@ def _held_out(size: float) -> float:
     return round(0.1 if size < 2e6 else 0.05 if size < 40e6 else 2e6 / size, 4)
 
 
-def _batch(compute: float, context: int, devices: int) -> int:
-    """Sequences a step: tokens grow with the fourth root of the operations that there are."""
+def batch_for(compute: float, context: int, devices: int) -> int:
+    """Sequences a step, for so many operations in all: tokens grow with their fourth root."""
     tokens = 768 * (compute / 4e12) ** 0.25
     rows = max(4, round(tokens / context / 4) * 4)
     return -(-rows // devices) * devices
+
+
+def rate_for(width: int) -> float:
+    """Muon's learning rate."""
+    return 1e-2 * math.sqrt(128 / width)
 
 
 def dropout_for(passes: float) -> float:

@@ -32,11 +32,13 @@ _log = logging.getLogger("jslm")
 
 
 class Judged(NamedTuple):
-    """Rewrites that a calibration is fitted on: log-probabilities, agreement of the beams, whether it is right."""
+    """Rewrites that a calibration is fitted on: log-probabilities, agreement of the beams, whether it is right, and
+    whether the sentence had only to be left alone."""
 
     logprobs: list[list[float]]
     agreement: list[float]
     right: list[bool]
+    spoilt: list[bool]
 
     def inputs(self, *, agreement: bool) -> Float64[np.ndarray, "items features"]:
         """What a logistic regression weighs."""
@@ -59,21 +61,29 @@ class Gain(NamedTuple):
         return self.log_loss[1] < self.log_loss[0]
 
 
-def calibrate(model: LanguageModel, items: Sequence[Item], precision: float, *, beams: int = 1) -> RewriteConfig:
+def calibrate(
+    model: LanguageModel, items: Sequence[Item], precision: float, *, left_alone: float = 0.0, beams: int = 1
+) -> RewriteConfig:
     """The model's `[rewrite]` with a calibration and a threshold from `items`, which nothing was trained on.
 
-    `precision` is the share of right ones that is wanted among the sentences that change, from 0 to 1. `beams` over 1
+    `precision` is the share of right ones that is wanted among the sentences that change, from 0 to 1; `left_alone` the
+    share that is to stay of the items whose only answer is the sentence itself (0: as many as do). `beams` over 1
     looks at a search too: where the agreement of its texts makes the confidence better on sentences that it was not
     fitted on (`agreement_gain`, which is logged), `rewrite.agreement` has its calibration, and the model rewrites with
-    that many beams from then on. Raises JslmError where `precision` is out of range, and where the items do not tell
-    right from wrong: under twenty rewrites, or all of a kind.
+    that many beams from then on. Raises JslmError where a share is out of range, and where the items do not tell right
+    from wrong: under twenty rewrites, or all of a kind.
     """
     if not 0 < precision < 1:
         raise JslmError(f"precision = {precision}; expected a share between 0 and 1, such as 0.9")
+    if not 0 <= left_alone < 1:
+        raise JslmError(f"left_alone = {left_alone}; expected a share from 0 to under 1, such as 0.95")
     if beams < 1:
         raise JslmError(f"beams = {beams}; expected 1 (greedy) or more")
     settings = model.config.rewrite.model_copy(update={"agreement": AgreementConfig(), "precision": precision})
-    weights, threshold = _fit(settings, _judge(model, items, 1), precision, agreement=False)
+    to_stay = sum(_is_to_stay(item) for item in items)
+    # As many of them may change; a rounding of the share takes none away.
+    most = int((1 - left_alone) * to_stay + 1e-9)
+    weights, threshold = _fit(settings, _judge(model, items, 1), precision, most, agreement=False)
     fitted = settings.model_copy(update={"calibration": weights, "threshold": threshold})
     if beams == 1:
         return fitted
@@ -86,7 +96,7 @@ def calibrate(model: LanguageModel, items: Sequence[Item], precision: float, *, 
     )
     if not gain.is_one:
         return fitted
-    weights, threshold = _fit(settings, judged, precision, agreement=True)
+    weights, threshold = _fit(settings, judged, precision, most, agreement=True)
     agreement = AgreementConfig(beams=beams, calibration=weights, threshold=threshold)
     return fitted.model_copy(update={"agreement": agreement})
 
@@ -114,7 +124,7 @@ def agreement_gain(judged: Judged) -> Gain:
 def _judge(model: LanguageModel, items: Sequence[Item], beams: int) -> Judged:
     """The items that the model rewrites, and whether rightly; without those that its check of words would keep."""
     settings = model.config.rewrite
-    judged = Judged([], [], [])
+    judged = Judged([], [], [], [])
     texts = _write(model, items, beams)
     for item, one in zip(items, texts, strict=True):
         if one is None or not one.changed or (settings.faithful and unfaithful(item.sentence, one.output)):
@@ -122,8 +132,13 @@ def _judge(model: LanguageModel, items: Sequence[Item], beams: int) -> Judged:
         judged.logprobs.append(one.logprobs)
         judged.agreement.append(one.agreement)
         judged.right.append(is_acceptable(item, one.output))
+        judged.spoilt.append(_is_to_stay(item))
     _require(np.array(judged.right), len(items))
     return judged
+
+
+def _is_to_stay(item: Item) -> bool:
+    return item.answers == (item.sentence,)
 
 
 def _require(right: np.ndarray, sentences: int) -> None:
@@ -134,8 +149,10 @@ def _require(right: np.ndarray, sentences: int) -> None:
         )
 
 
-def _fit(settings: RewriteConfig, judged: Judged, precision: float, *, agreement: bool) -> tuple[list[float], float]:
-    """Weights, and the threshold for a precision."""
+def _fit(
+    settings: RewriteConfig, judged: Judged, precision: float, most_spoilt: int, *, agreement: bool
+) -> tuple[list[float], float]:
+    """Weights, and the threshold for a precision and for so many spoilt ones at most."""
     inputs = judged.inputs(agreement=agreement)
     weights = [round(float(weight), 6) for weight in fit_logistic(inputs, np.array(judged.right, np.float64))]
     # By the weights as they are written down, and by the code that will use them.
@@ -145,7 +162,7 @@ def _fit(settings: RewriteConfig, judged: Judged, precision: float, *, agreement
         confidence_of(fitted, logprobs, 2 if agreement else 1, value) or 0.0
         for logprobs, value in zip(judged.logprobs, judged.agreement, strict=True)
     ]
-    return weights, choose_threshold(sure, judged.right, precision)
+    return weights, choose_threshold(sure, judged.right, precision, judged.spoilt, most_spoilt)
 
 
 def _write(model: LanguageModel, items: Sequence[Item], beams: int) -> list[Written | None]:
@@ -180,14 +197,23 @@ def fit_logistic(
     return weights / scale
 
 
-def choose_threshold(confidences: Sequence[float], right: Sequence[bool], precision: float) -> float:
-    """The lowest confidence such that of the items at it or above the wanted share is right; 1 where there is none."""
-    order = sorted(zip(confidences, right, strict=True), key=lambda pair: -pair[0])
-    best, good = 1.0, 0
-    for place, (sure, fine) in enumerate(order, 1):
+def choose_threshold(
+    confidences: Sequence[float],
+    right: Sequence[bool],
+    precision: float,
+    spoilt: Sequence[bool] = (),
+    most_spoilt: int = 0,
+) -> float:
+    """The lowest confidence such that of the items at it or above the wanted share is right, and `most_spoilt` of them
+    at most are `spoilt` (none where not given); 1 where there is none."""
+    rows = zip(confidences, right, spoilt or [False] * len(right), strict=True)
+    order = sorted(rows, key=lambda row: -row[0])
+    best, good, bad = 1.0, 0, 0
+    for place, (sure, fine, is_spoilt) in enumerate(order, 1):
         good += fine
+        bad += is_spoilt
         last_of_its_kind = place == len(order) or order[place][0] < sure
-        if last_of_its_kind and good >= precision * place:
+        if last_of_its_kind and good >= precision * place and bad <= most_spoilt:
             best = sure
     # Rounded down, so that the item it was chosen by is still at it.
     return int(best * 1e6) / 1e6

@@ -175,6 +175,12 @@ def test_threshold_reaches_the_precision() -> None:
     assert choose_threshold(sure, [False] * 5, 0.7) == 1.0
 
 
+def test_threshold_spares_what_is_to_stay() -> None:
+    sure, right, spoilt = [0.9, 0.8, 0.7, 0.6], [True, False, True, True], [False, True, False, False]
+    assert choose_threshold(sure, right, 0.7, spoilt, 1) == pytest.approx(0.6)
+    assert choose_threshold(sure, right, 0.7, spoilt, 0) == pytest.approx(0.9)
+
+
 def test_calibration_of_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
     noise = np.random.default_rng(1)
     items, texts = [], []
@@ -197,6 +203,19 @@ def test_calibration_of_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
     assert record["changed"] > 60
     for part in record["reliability"]:
         assert part["confidence"] == pytest.approx(part["right"], abs=0.15)
+    # A tenth of the rewrites is of sentences that were to stay; half of these are to.
+    for number in range(0, 200, 10):
+        items[number] = items[number]._replace(answers=(items[number].sentence,), alone=True)
+    thresholds = []
+    for share in (0.0, 0.5):
+        given = iter(texts)
+        sparing = calibrate(Model(), items, 0.6, left_alone=share)  # type: ignore[arg-type]
+        thresholds.append(sparing.threshold)
+        stay = [confidence_of(sparing, one.logprobs) or 0.0 for one in texts[::10]]
+        assert sum(one >= sparing.threshold for one in stay) <= 20 * (1 - share)
+    assert thresholds[0] < thresholds[1]
+    with pytest.raises(JslmError, match="left_alone = 1"):
+        calibrate(Model(), items, 0.9, left_alone=1)  # type: ignore[arg-type]
     with pytest.raises(JslmError, match="expected 20 or more"):
         calibrate(Model(), items[:0], 0.9)  # type: ignore[arg-type]
     with pytest.raises(JslmError, match="beams = 0"):
@@ -233,6 +252,7 @@ def test_agreement_is_taken_only_where_it_tells_something(
         [text.logprobs for text in texts],
         [text.agreement for text in texts],
         [item.answers[0] == text.output for item, text in zip(items, texts, strict=True)],
+        [False] * len(texts),
     )
     gain = agreement_gain(judged)
     assert gain.is_one == tells
