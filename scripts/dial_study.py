@@ -1,13 +1,15 @@
 """What the dial's rules come from: loss against shape, batch, rate, vocabulary, passes. Resumable.
 
     python scripts/dial_study.py PLAN --corpora FOLDER --out FOLDER [--part 0/2]
+    python scripts/dial_study.py fit --results FILE
 
 `PLAN` is `sizes` (shapes by the dial's rules, on three corpora, with the operations of two, five and twenty minutes of
 two cores), `widths` (learning rates at widths), `contexts` (how far back a model sees) or a file: a JSON list of runs,
 `{"corpus": "books", "text": ["gutenberg/*.txt"], "set": {"model.d_model": 192}}` each; what a run does not say is
 `BASE`. A line of `results.jsonl` a run: its settings, its loss in bits per byte of held-out text, tokens, seconds, and
 seconds of the CPU. A run that stands there already is not made again. Losses do not hang on time, so parts of a plan
-may run beside each other, each in a folder of its own.
+may run beside each other, each in a folder of its own. `fit` prints the law (`jslm.dial.rules.Law`) that is nearest to
+results, with a floor for each corpus, and how far it is from them.
 """
 
 from __future__ import annotations
@@ -79,11 +81,19 @@ CONTEXTS = (64, 128, 256, 512)
 def main() -> int:
     """Runs what `PLAN.json` names and is not in the results yet."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("plan", metavar="PLAN", help="sizes, widths, contexts, or a file")
+    parser.add_argument("plan", metavar="PLAN", help="sizes, widths, contexts, a file, or fit")
+    parser.add_argument("--results", type=Path, metavar="FILE", help="for fit: lines of results")
     parser.add_argument("--part", default="0/1", metavar="K/N", help="every Nth run of the plan, from the Kth on")
-    parser.add_argument("--corpora", type=Path, required=True, help="folder that the plan's paths of texts start from")
-    parser.add_argument("--out", type=Path, required=True, help="folder of results.jsonl and of the prepared data")
+    parser.add_argument("--corpora", type=Path, help="folder that the plan's paths of texts start from")
+    parser.add_argument("--out", type=Path, help="folder of results.jsonl and of the prepared data")
     args = parser.parse_args()
+    if args.plan == "fit":
+        if args.results is None:
+            parser.error("fit needs --results FILE, such as docs/dial-study.jsonl")
+        print(json.dumps(fit(list(map(json.loads, args.results.read_text("utf-8").splitlines())))))
+        return 0
+    if args.corpora is None or args.out is None:
+        parser.error("a plan needs --corpora FOLDER and --out FOLDER")
     args.out.mkdir(parents=True, exist_ok=True)
     results = args.out / "results.jsonl"
     done = [json.loads(line) for line in results.read_text("utf-8").splitlines()] if results.exists() else []
@@ -99,6 +109,47 @@ def main() -> int:
         done.append({"run": run})
         print(json.dumps({"run": run, **found}), flush=True)
     return 0
+
+
+def fit(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The law by least squares of bits per byte, the floors of the corpora, and the root mean square of what is left.
+
+    The law's floor is that of the books, as English prose.
+    """
+    import numpy as np
+    from scipy.optimize import least_squares
+
+    corpora = sorted({row["run"]["corpus"] for row in rows})
+
+    def law_of(values: Any) -> tuple[rules.Law, dict[str, float]]:
+        shape, text, passes = np.exp(values[[0, 2, 4]])
+        floors = dict(zip(corpora, map(float, values[5:]), strict=True))
+        law = rules.Law(0.0, float(shape), float(values[1]), float(text), float(values[3]), float(passes))
+        return law._replace(floor=floors.get("books", 0.0)), floors
+
+    def errors(values: Any) -> list[float]:
+        law, floors = law_of(values)
+        return [
+            rules.predict(
+                rules.worth(row["parameters"]),
+                row["tokens"] * row["train_bytes"] / row["train_tokens"],
+                row["train_bytes"],
+                law._replace(floor=floors[row["run"]["corpus"]]),
+            )
+            - row["bits_per_byte"]
+            for row in rows
+        ]
+
+    old = rules.LAW
+    start: Any = [np.log(old.shape), old.shape_power, np.log(old.text), old.text_power, np.log(old.passes)]
+    # Powers as others have found them (0.2 to 0.5), and some entropy: a few runs would give anything.
+    least = [-5.0, 0.15, -5.0, 0.15, 0.0, *[0.5] * len(corpora)]
+    most = [15.0, 0.6, 15.0, 0.6, 5.0, *[1.6] * len(corpora)]
+    start = np.array([*start, *[old.floor] * len(corpora)])
+    found = least_squares(errors, start, bounds=(least, most), loss="soft_l1", f_scale=0.03)
+    law, floors = law_of(found.x)
+    left = float(np.sqrt(np.mean(np.square(errors(found.x)))))
+    return {"law": law._asdict(), "floors": floors, "root_mean_square": left, "runs": len(rows)}
 
 
 def sizes() -> list[dict[str, Any]]:
@@ -168,7 +219,7 @@ def shape(model: ModelConfig) -> dict[str, Any]:
         "model.context_length": model.context_length,
         "model.dtype": "auto",
         "optimizer.learning_rate": float(f"{rules.rate_for(model.d_model):.2g}"),
-        "optimizer.beta2": 0.99,
+        **{f"optimizer.{name}": value for name, value in rules.OPTIMIZER.items()},
         "train.eval_batch_size": 64,
     }
 

@@ -90,6 +90,9 @@ def state_difference(found: Config, expected: Config) -> Difference | None:
     for name in names:
         if getattr(here, name) != getattr(there, name):
             return Difference(f"train.lora.{name}", getattr(here, name), getattr(there, name))
+    before, after = expected.optimizer, found.optimizer
+    if before.name == after.name == "muon" and bool(before.muon_beta2) != bool(after.muon_beta2):
+        return Difference("optimizer.muon_beta2", after.muon_beta2, before.muon_beta2)
     if bool(found.train.ema_decay) != bool(expected.train.ema_decay):
         return Difference("train.ema_decay", found.train.ema_decay, expected.train.ema_decay)
     return None

@@ -46,6 +46,12 @@ class OptimizerConfig(Section):
     muon_learning_rate: float = Field(
         0.0, ge=0.0, description="Peak learning rate of Muon's matrices, scaled to AdamW's RMS. 0: `learning_rate`."
     )
+    muon_momentum: Fraction = Field(0.95, description="Muon's momentum, Nesterov's.")
+    muon_beta2: Fraction = Field(
+        0.0,
+        description="NorMuon (Li et al. 2025): what a matrix gives each output is divided by its running root mean "
+        "square, with this decay, such as 0.95. 0: plain Muon.",
+    )
     min_learning_rate_ratio: float = Field(0.1, ge=0.0, le=1.0, description="Last learning rate over the peak.")
     schedule: Literal["cosine", "wsd", "linear", "constant"] = Field(
         "cosine", description="After warm-up: cosine, warmup-stable-decay, linear decay, or constant."

@@ -10,20 +10,33 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from jslm.config import ModelConfig
 from jslm.dial.device import Device
 from jslm.dial.text import TextFacts
 
+
+class Law(NamedTuple):
+    """Bits per byte = floor + shape * parameters^-shape_power + text * bytes^-text_power, where bytes read again count
+    less and less: as if `passes` more readings were the last that taught anything (Muennighoff et al.: 15.4)."""
+
+    floor: float
+    shape: float
+    shape_power: float
+    text: float
+    text_power: float
+    passes: float
+
+
+# Fitted by `scripts/dial_study.py fit`.
+LAW = Law(0.93, 9.4, 0.25, 118.0, 0.35, 15.0)
 # (layers, width); heads are 32 wide, and 64 from width 512 on.
 SHAPES = (
     *((2, 64), (2, 96), (3, 96), (3, 128), (4, 128), (4, 160), (4, 192), (5, 224), (6, 256), (6, 320), (8, 384)),
     *((8, 512), (10, 640), (12, 768)),
 )
 VOCABULARIES = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
-# Bits per byte = FLOOR + SHAPE * parameters^-SHAPE_POWER + TEXT * bytes^-TEXT_POWER.
-FLOOR, SHAPE, SHAPE_POWER, TEXT, TEXT_POWER = 0.93, 9.4, 0.25, 118.0, 0.35
 # What a parameter of the table of embeddings is worth beside one of a layer: half of it stands for rare tokens.
 TABLE_WORTH = 0.5
 # The table is to be no larger than the layers, and the model no larger than this many parameters a byte of text:
@@ -31,13 +44,23 @@ TABLE_WORTH = 0.5
 LARGEST_PER_BYTE = 10.0
 # Readings after which a text has nothing more to teach, with all the dropout there is; the run ends then.
 MOST_PASSES = 80.0
-# Passes after which another gives nothing new (Muennighoff et al.: 15.4).
-USEFUL_PASSES = 15.0
 # Share of the device's product speed that a step's products reach.
 STEP_SHARE = 0.75
 # What is no product (norms, activations, softmax, the optimizer), in operations a token for each layer and unit of
 # width: 4 x 128 took 36 us a token where this said 36.
 OTHER_WORK = 2e3
+# Of all runs; docs/dial.md has what each is worth.
+OPTIMIZER = {
+    "name": "muon",
+    "schedule": "wsd",
+    "decay_fraction": 0.6,
+    "min_learning_rate_ratio": 0.0,
+    "weight_decay": 0.1,
+    "beta1": 0.8,
+    "beta2": 0.99,
+    "muon_momentum": 0.9,
+    "muon_beta2": 0.95,
+}
 # Starting, compiling, validations and the end, in seconds and as a share of the budget.
 FIXED_SECONDS, FIXED_SHARE = 14.0, 0.06
 
@@ -105,12 +128,11 @@ def _suits(model: ModelConfig, train_bytes: float) -> bool:
     return counts["token_embedding"] <= counts["layers"] and counts["total"] <= LARGEST_PER_BYTE * train_bytes
 
 
-def predict(parameters: float, seen: float, train_bytes: float) -> float:
+def predict(parameters: float, seen: float, train_bytes: float, law: Law = LAW) -> float:
     """Bits per byte of held-out text, after `seen` bytes of a text of `train_bytes`, with parameters worth as many."""
-    fresh = min(seen, train_bytes)
     again = max(0.0, seen / train_bytes - 1)
-    effective = fresh + train_bytes * USEFUL_PASSES * (1 - math.exp(-again / USEFUL_PASSES)) * (again > 0)
-    return FLOOR + SHAPE * parameters**-SHAPE_POWER + TEXT * effective**-TEXT_POWER
+    effective = min(seen, train_bytes) + train_bytes * law.passes * (1 - math.exp(-again / law.passes))
+    return law.floor + law.shape * parameters**-law.shape_power + law.text * effective**-law.text_power
 
 
 def _settings(
@@ -154,14 +176,9 @@ def _settings(
             "dropout": dropout,
         },
         "optimizer": {
-            "name": "muon",
+            **OPTIMIZER,
             "learning_rate": learning_rate,
-            "schedule": "wsd",
-            "decay_fraction": 0.6,
-            "min_learning_rate_ratio": 0.0,
             "warmup_steps": min(100, max(5, steps // 40)),
-            "weight_decay": 0.1,
-            "beta2": 0.99,
         },
         "sample": {"max_new_tokens": min(200, model.context_length - 16)},
         "train": {

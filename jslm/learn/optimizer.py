@@ -17,7 +17,6 @@ from jslm.tokens.course import Course
 # Jordan 2024: an odd polynomial that takes singular values from 0 to 1 to about 0.7 to 1.2 in five rounds.
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 _NEWTON_SCHULZ_ROUNDS = 5
-_MUON_MOMENTUM = 0.95
 
 
 def make_schedule(config: OptimizerConfig, steps: int, course: Course | None = None) -> optax.Schedule:
@@ -86,7 +85,8 @@ def make_optimizer(
 
     AdamW: Loshchilov & Hutter 2019; decay on matrices (those of adapters too) and embeddings only. Muon: Jordan 2024,
     with the update scaled to AdamW's RMS of 0.2 (Liu et al. 2025, "Muon is Scalable", section 2.2), so that one
-    learning rate serves both. A decay that does not go with the rate is not in it, see `decay_apart`.
+    learning rate serves both; `muon_beta2` makes it NorMuon. A decay that does not go with the rate is not in it, see
+    `decay_apart`.
     """
     weight_decay = config.weight_decay if config.weight_decay_schedule == "rate" else 0.0
     schedule = make_schedule(config, steps, course)
@@ -107,8 +107,9 @@ def make_optimizer(
         return optax.chain(clip, adamw)
     fast = jnp.bfloat16 if jnp.dtype(dtype) == jnp.bfloat16 else jnp.float32
     muon = optax.chain(
-        optax.trace(_MUON_MOMENTUM, nesterov=True),
+        optax.trace(config.muon_momentum, nesterov=True),
         optax.stateless(lambda updates, _: jax.tree.map(_adamw_rms, orthogonalize_all(updates, fast))),
+        *([even_out(config.muon_beta2)] if config.muon_beta2 else []),
         optax.add_decayed_weights(weight_decay),
         optax.scale_by_learning_rate(rate(config.muon_learning_rate or config.learning_rate)),
     )
@@ -193,6 +194,33 @@ def orthogonalize(matrices: Float[Array, "layers m n"], dtype: DTypeLike = jnp.f
         gram = jnp.einsum("lij,lkj->lik", x, x)
         x = a * x + jnp.einsum("lij,ljk->lik", b * gram + c * jnp.einsum("lij,ljk->lik", gram, gram), x)
     return _transposed_if(tall, x).astype(jnp.float32)
+
+
+def even_out(beta2: float) -> optax.GradientTransformation:
+    """Divides what a matrix `[..., in, out]` gives each of its outputs by that output's running root mean square, and
+    keeps the norm of the whole: NorMuon (Li et al. 2025, "NorMuon: Making Muon more efficient and scalable").
+
+    The state is a tree of mean squares `[..., 1, out]` in float32, over about `1 / (1 - beta2)` steps.
+    """
+
+    def init(params: Any) -> Any:
+        return jax.tree.map(lambda leaf: jnp.zeros((*leaf.shape[:-2], 1, leaf.shape[-1]), jnp.float32), params)
+
+    def update(updates: Any, squares: Any, params: Any = None) -> tuple[Any, Any]:
+        del params
+        squares = jax.tree.map(
+            lambda leaf, old: beta2 * old + (1 - beta2) * jnp.mean(leaf**2, axis=-2, keepdims=True), updates, squares
+        )
+        return jax.tree.map(_evened, updates, squares), squares
+
+    return optax.GradientTransformation(init, update)
+
+
+def _evened(update: Array, square: Array) -> Array:
+    # That the running mean begins with zeros goes with the norm.
+    even = update * jax.lax.rsqrt(square + 1e-20)
+    norm, now = (jnp.linalg.norm(matrices, axis=(-2, -1), keepdims=True) for matrices in (update, even))
+    return even * (norm / jnp.maximum(now, 1e-20))
 
 
 def _adamw_rms(update: Array) -> Array:

@@ -11,7 +11,15 @@ import optax
 import pytest
 
 from jslm.config import LoraConfig, ModelConfig, OptimizerConfig
-from jslm.learn.optimizer import is_matrix, make_optimizer, make_schedule, muon_labels, orthogonalize, orthogonalize_all
+from jslm.learn.optimizer import (
+    even_out,
+    is_matrix,
+    make_optimizer,
+    make_schedule,
+    muon_labels,
+    orthogonalize,
+    orthogonalize_all,
+)
 from jslm.model import Params, init_adapters, init_params
 from jslm.tokens.course import Course
 
@@ -207,6 +215,36 @@ def test_muon_rate_defaults_to_the_other(params: Params, grads: Params) -> None:
     both = updates(config(name="muon", muon_learning_rate=0.01), params, grads)
     for path, update in alone.items():
         np.testing.assert_array_equal(update, both[path])
+
+
+def test_normuon_gives_each_output_as_much_and_the_whole_what_it_was(params: Params, grads: Params) -> None:
+    plain = updates(config(name="muon"), params, grads)
+    even = updates(config(name="muon", muon_beta2=0.9), params, grads)
+    for path, update in even.items():
+        if not path.endswith("kernel"):
+            np.testing.assert_array_equal(update, plain[path])
+            continue
+        sizes, before = (np.linalg.norm(each, axis=1) for each in (update, plain[path]))
+        # Muon's own differ, where there are more outputs than inputs above all.
+        np.testing.assert_allclose(sizes, np.broadcast_to(sizes.mean(axis=1, keepdims=True), sizes.shape), rtol=1e-4)
+        assert np.ptp(before, axis=1).min() > 10 * np.ptp(sizes, axis=1).max()
+        np.testing.assert_allclose(np.linalg.norm(sizes, axis=1), np.linalg.norm(before, axis=1), rtol=1e-4)
+
+
+def test_normuon_divides_by_a_running_mean() -> None:
+    noise = np.random.default_rng(0)
+    given = [noise.standard_normal((2, 6, 4)) * np.geomspace(0.1, 10, 4) for _ in range(3)]
+    normuon = even_out(0.8)
+    state, square, found = normuon.init({"a": jnp.zeros((2, 6, 4))}), np.zeros((2, 1, 4)), None
+    for each in given:
+        found, state = normuon.update({"a": jnp.asarray(each, jnp.float32)}, state)
+        square = 0.8 * square + 0.2 * (each**2).mean(axis=1, keepdims=True)
+    expected = given[-1] / np.sqrt(square)
+    size = np.linalg.norm(given[-1], axis=(1, 2), keepdims=True) / np.linalg.norm(expected, axis=(1, 2), keepdims=True)
+    assert found is not None
+    np.testing.assert_allclose(found["a"], expected * size, rtol=1e-4)
+    still, _ = normuon.update({"a": jnp.zeros((2, 6, 4))}, normuon.init({"a": jnp.zeros((2, 6, 4))}))
+    np.testing.assert_array_equal(still["a"], 0.0)
 
 
 def test_matrices_of_one_shape_are_made_together_and_stay_themselves() -> None:

@@ -266,3 +266,9 @@ def test_state_that_would_be_read_otherwise(
     with caplog.at_level(logging.WARNING, "jslm"):
         assert train(config_from_dict(values, "test")).step == 2
     assert "model.condition_dropout" in caplog.text
+    values["optimizer"] = {**values.get("optimizer", {}), "name": "muon", "muon_beta2": 0.95}
+    values["run_dir"] = str(tmp_path / "muon")
+    train(config_from_dict(values, "test"))
+    values["optimizer"]["muon_beta2"] = 0.0
+    with pytest.raises(JslmError, match=r"a run with optimizer\.muon_beta2 = 0\.95, and this config has 0\.0"):
+        train(config_from_dict(values, "test"))
