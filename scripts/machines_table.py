@@ -49,7 +49,7 @@ MACHINES = (
     Machine("movie_scripts", "t4", (8,), price=0.35),
     Machine("tinystories_1m", "gtx1650ti", (16,), tokens=500e6),
     Machine("books_40m", "rtx3070", (32,), tokens=1e9),
-    Machine("books_124m", "t4", (4, 8), tokens=1e9, price=0.35),
+    Machine("books_124m", "t4", (8, 4), tokens=1e9, price=0.35),
     Machine("lillm_39m", "a100:2", (64,), tokens=8e9),
 )
 

@@ -1,7 +1,8 @@
 """The pictures of README and docs, made anew: python scripts/pictures.py [report] [dial].
 
 `report` opens runs/quickstart/report.html (of `make quickstart`) in Chromium and takes its first screen. `dial` draws
-the runs of docs/dial-study.jsonl beside what the law says of them, by matplotlib (`pip install matplotlib`).
+the runs of docs/dial-sizes.jsonl beside what the law says of them, and those of docs/dial-widths.jsonl, by matplotlib
+(`pip install matplotlib`).
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ def main() -> int:
     if "report" in args.which:
         screenshot(args.run / "report.html", args.out / "quickstart-report.png")
     if "dial" in args.which:
-        rows = [json.loads(line) for line in (ROOT / "docs" / "dial-study.jsonl").read_text("utf-8").splitlines()]
-        draw(rows, args.out / "dial-study.svg")
+        sizes, widths = (read(ROOT / "docs" / f"dial-{name}.jsonl") for name in ("sizes", "widths"))
+        draw(sizes, widths, args.out / "dial-study.svg")
     return 0
 
 
@@ -51,6 +52,11 @@ def screenshot(page: Path, target: Path) -> None:
     print(target)
 
 
+def read(path: Path) -> list[dict[str, Any]]:
+    """Lines of `scripts/dial_study.py`."""
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
 def points(rows: list[dict[str, Any]]) -> list[tuple[str, float, float]]:
     """(corpus, bits per byte as the law has it, as it was found) of each run."""
     from jslm.dial.rules import predict, worth
@@ -63,8 +69,32 @@ def points(rows: list[dict[str, Any]]) -> list[tuple[str, float, float]]:
     return found
 
 
-def draw(rows: list[dict[str, Any]], target: Path) -> None:
-    """The law against the runs, and loss against parameters for each time."""
+def by_size(rows: list[dict[str, Any]]) -> dict[tuple[str, float], list[tuple[int, float]]]:
+    """Of each corpus and number of operations, parameters and bits per byte of its runs."""
+    from jslm.dial.rules import model_of, operations
+
+    found: dict[tuple[str, float], list[tuple[int, float]]] = {}
+    for row in rows:
+        settings = row["run"]["set"]
+        shape = [settings[f"model.{name}"] for name in ("n_layers", "d_model")]
+        work = row["tokens"] * operations(model_of(*shape, settings.get("tokenizer.vocab_size", 2048)))
+        key = row["run"]["corpus"], float(f"{work:.1g}")
+        found.setdefault(key, []).append((row["parameters"]["total"], row["bits_per_byte"]))
+    return {key: sorted(found[key]) for key in sorted(found)}
+
+
+def by_width(rows: list[dict[str, Any]]) -> dict[int, list[tuple[float, float]]]:
+    """Of each width, learning rates and bits per byte."""
+    found: dict[int, list[tuple[float, float]]] = {}
+    for row in rows:
+        settings = row["run"]["set"]
+        point = settings["optimizer.learning_rate"], row["bits_per_byte"]
+        found.setdefault(settings["model.d_model"], []).append(point)
+    return {width: sorted(found[width]) for width in sorted(found)}
+
+
+def draw(sizes: list[dict[str, Any]], widths: list[dict[str, Any]], target: Path) -> None:
+    """Loss against parameters for each text and time, the law against the runs, loss against rate for each width."""
     try:
         import matplotlib as mpl
     except ImportError:
@@ -73,18 +103,26 @@ def draw(rows: list[dict[str, Any]], target: Path) -> None:
     mpl.rcParams["svg.hashsalt"] = "jslm"
     from matplotlib import pyplot
 
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9.6, 4.2), layout="constrained")
-    found_by_law = points(rows)
+    figure, (left, middle, right) = pyplot.subplots(1, 3, figsize=(12.6, 4.2), layout="constrained")
+    colors = {name: f"C{index}" for index, name in enumerate(dict.fromkeys(row["run"]["corpus"] for row in sizes))}
+    markers = ("o", "s", "^", "d")
+    works = sorted({work for _, work in by_size(sizes)})
+    for (corpus, work), mine in by_size(sizes).items():
+        look = {"color": colors[corpus], "marker": markers[works.index(work)], "label": f"{corpus}, {work:.0e}"}
+        left.plot([size for size, _ in mine], [loss for _, loss in mine], **look)
+    found_by_law = points(sizes)
     ends = [value for _, law, found in found_by_law for value in (law, found)]
-    left.plot([min(ends), max(ends)], [min(ends), max(ends)], "--", color="#63635e", linewidth=1)
-    for corpus in dict.fromkeys(name for name, _, _ in found_by_law):
-        mine = [(law, found) for name, law, found in found_by_law if name == corpus]
-        left.plot([law for law, _ in mine], [found for _, found in mine], "o", label=corpus)
-        some = [row for row in rows if row["run"]["corpus"] == corpus]
-        right.plot([row["tokens"] for row in some], [row["bits_per_byte"] for row in some], "o", label=corpus)
-    left.set(xlabel="bits per byte by the law", ylabel="bits per byte found")
-    right.set(xlabel="tokens seen", ylabel="bits per byte found", xscale="log")
-    left.legend()
+    middle.plot([min(ends), max(ends)], [min(ends), max(ends)], "--", color="#63635e", linewidth=1)
+    for corpus, color in colors.items():
+        pairs = [(law, found) for name, law, found in found_by_law if name == corpus]
+        middle.plot([law for law, _ in pairs], [found for _, found in pairs], "o", color=color, label=corpus)
+    for width, mine in by_width(widths).items():
+        right.plot([rate for rate, _ in mine], [loss for _, loss in mine], "o-", label=f"width {width}")
+    left.set(xlabel="parameters", ylabel="bits per byte", xscale="log", title="text, operations")
+    middle.set(xlabel="bits per byte by the law", ylabel="bits per byte found", title="the law")
+    right.set(xlabel="Muon's learning rate", ylabel="bits per byte", xscale="log", title="0.5M tokens of the books")
+    for axes in (left, middle, right):
+        axes.legend(fontsize="small")
     figure.savefig(target, metadata={"Date": None})
     print(target)
 
