@@ -121,8 +121,15 @@ def draw(sizes: list[dict[str, Any]], widths: list[dict[str, Any]], target: Path
     left.set(xlabel="parameters", ylabel="bits per byte", xscale="log", title="text, operations")
     middle.set(xlabel="bits per byte by the law", ylabel="bits per byte found", title="the law")
     right.set(xlabel="Muon's learning rate", ylabel="bits per byte", xscale="log", title="0.5M tokens of the books")
-    for axes in (left, middle, right):
-        axes.legend(fontsize="small")
+    left.set_xticks([3e5, 1e6, 3e6], ["0.3M", "1M", "3M"])
+    right.set_xticks([0.003, 0.01, 0.03], ["0.003", "0.01", "0.03"])
+    # Room for its six names under the lines.
+    left.set_ylim(bottom=left.get_ylim()[0] - 0.2)
+    for axes in (left, right):
+        axes.xaxis.set_minor_formatter("")
+    left.legend(fontsize="small", loc="lower left", ncols=2)
+    middle.legend(fontsize="small", loc="center")
+    right.legend(fontsize="small")
     figure.savefig(target, metadata={"Date": None})
     print(target)
 

@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from jslm.dial.rules import rate_for
 from scripts import pictures
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_the_study_is_near_the_law() -> None:
-    rows = [json.loads(line) for line in (ROOT / "docs" / "dial-study.jsonl").read_text("utf-8").splitlines()]
+def test_the_law_names_the_best_shape_of_each_text_and_time() -> None:
+    rows = pictures.read(ROOT / "docs" / "dial-sizes.jsonl")
     points = pictures.points(rows)
-    assert len(points) == len(rows) > 10
-    # All of the corpus that the law was fitted to; docs/dial.md calls it coarse.
-    assert max(abs(law - found) for corpus, law, found in points if corpus == "books") < 0.16
+    assert max(abs(law - found) for corpus, law, found in points if corpus == "books") < 0.03
+    expected = {
+        (row["parameters"]["total"], row["bits_per_byte"]): law for row, (_, law, _) in zip(rows, points, strict=True)
+    }
+    groups = pictures.by_size(rows)
+    assert {corpus for corpus, _ in groups} == {"books", "shakespeare", "alice"}
+    for tried in groups.values():
+        assert len(tried) > 1
+        assert min(tried, key=lambda one: expected[one]) == min(tried, key=lambda one: one[1])
+
+
+def test_the_rate_of_each_width_is_near_the_best() -> None:
+    widths = pictures.by_width(pictures.read(ROOT / "docs" / "dial-widths.jsonl"))
+    assert list(widths) == [64, 128, 256, 384]
+    for width, tried in widths.items():
+        losses = dict(tried)
+        assert losses[float(f"{rate_for(width):.2g}")] < min(losses.values()) + 0.01
 
 
 def test_a_report_that_is_not_there_is_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
