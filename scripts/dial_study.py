@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import shutil
 import subprocess
@@ -75,9 +74,7 @@ SIZES = (
     (3e13, ((3, 128), (4, 192), (6, 256))),
     (1.2e14, ((4, 192), (6, 256))),
 )
-# Both powers of the law that is fitted, and the least that reading again is worth. Fitted freely that is 1.8; with all
-# up to 3 the law names the best shape of each text and time, but with 1.8 one book got a larger one than it could use.
-POWER, LEAST_PASSES = 0.3, 3.0
+POWER = 0.3
 WIDTHS, FACTORS = (64, 128, 256, 384), (0.5, 1.0, 2.0)
 CONTEXTS = (64, 128, 256, 512)
 
@@ -144,7 +141,7 @@ def fit(rows: list[dict[str, Any]]) -> dict[str, Any]:
             for row in rows
         ]
 
-    least, most = [-5.0, -5.0, math.log(LEAST_PASSES), *[0.3] * len(corpora)], [15.0, 15.0, 5.0, *[1.6] * len(corpora)]
+    least, most = [-5.0, -5.0, 0.0, *[0.3] * len(corpora)], [15.0, 15.0, 5.0, *[1.6] * len(corpora)]
     start = np.array([2.0, 4.0, 2.0, *[1.0] * len(corpora)])
     found = least_squares(errors, start, bounds=(least, most))
     law, floors = law_of(found.x)

@@ -31,7 +31,7 @@ class Law(NamedTuple):
 
 
 # By `scripts/dial_study.py fit`, of docs/dial-sizes.jsonl.
-LAW = Law(1.2, 9.0, 0.3, 41.3, 0.3, 3.0)
+LAW = Law(1.2, 7.7, 0.3, 43.4, 0.3, 1.8)
 # (layers, width); heads are 32 wide, and 64 from width 512 on.
 SHAPES = (
     *((2, 64), (2, 96), (3, 96), (3, 128), (4, 128), (4, 160), (4, 192), (5, 224), (6, 256), (6, 320), (8, 384)),
