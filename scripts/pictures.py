@@ -76,8 +76,8 @@ def by_size(rows: list[dict[str, Any]]) -> dict[tuple[str, float], list[tuple[in
     found: dict[tuple[str, float], list[tuple[int, float]]] = {}
     for row in rows:
         settings = row["run"]["set"]
-        shape = [settings[f"model.{name}"] for name in ("n_layers", "d_model")]
-        work = row["tokens"] * operations(model_of(*shape, settings.get("tokenizer.vocab_size", 2048)))
+        layers, width = settings["model.n_layers"], settings["model.d_model"]
+        work = row["tokens"] * operations(model_of(layers, width, settings.get("tokenizer.vocab_size", 2048)))
         key = row["run"]["corpus"], float(f"{work:.1g}")
         found.setdefault(key, []).append((row["parameters"]["total"], row["bits_per_byte"]))
     return {key: sorted(found[key]) for key in sorted(found)}
@@ -116,8 +116,8 @@ def draw(sizes: list[dict[str, Any]], widths: list[dict[str, Any]], target: Path
     for corpus, color in colors.items():
         pairs = [(law, found) for name, law, found in found_by_law if name == corpus]
         middle.plot([law for law, _ in pairs], [found for _, found in pairs], "o", color=color, label=corpus)
-    for width, mine in by_width(widths).items():
-        right.plot([rate for rate, _ in mine], [loss for _, loss in mine], "o-", label=f"width {width}")
+    for width, tried in by_width(widths).items():
+        right.plot([rate for rate, _ in tried], [loss for _, loss in tried], "o-", label=f"width {width}")
     left.set(xlabel="parameters", ylabel="bits per byte", xscale="log", title="text, operations")
     middle.set(xlabel="bits per byte by the law", ylabel="bits per byte found", title="the law")
     right.set(xlabel="Muon's learning rate", ylabel="bits per byte", xscale="log", title="0.5M tokens of the books")
