@@ -58,15 +58,14 @@ class Corpus(NamedTuple):
     name: str
     text: tuple[str, ...]
     train_bytes: float
-    bytes_per_token: float
     settings: dict[str, Any]
 
 
 BYTES = {"tokenizer.kind": "byte", "tokenizer.vocab_size": 256, "data.validation_fraction": 0.1}
 CORPORA = (
-    Corpus("books", ("gutenberg/*.txt",), 7.1e6, 3.25, {"tokenizer.vocab_size": 4096}),
-    Corpus("shakespeare", ("tinyshakespeare/input.txt",), 1.0e6, 2.9, {"data.validation_fraction": 0.1}),
-    Corpus("alice", ("gutenberg/pg11.txt",), 140e3, 1.0, BYTES),
+    Corpus("books", ("gutenberg/*.txt",), 7.1e6, {"tokenizer.vocab_size": 4096}),
+    Corpus("shakespeare", ("tinyshakespeare/input.txt",), 1.0e6, {"data.validation_fraction": 0.1}),
+    Corpus("alice", ("gutenberg/pg11.txt",), 140e3, BYTES),
 )
 # Operations, and the shapes that they are tried with: about 2, 5 and 20 minutes of two cores.
 SIZES = (
@@ -80,7 +79,7 @@ CONTEXTS = (64, 128, 256, 512)
 
 
 def main() -> int:
-    """Runs what `PLAN.json` names and is not in the results yet."""
+    """Runs what the plan names and is not in the results yet, or fits the law."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("plan", metavar="PLAN", help="sizes, widths, contexts, a file, or fit")
     parser.add_argument("--results", type=Path, metavar="FILE", help="for fit: lines of results")
@@ -90,7 +89,7 @@ def main() -> int:
     args = parser.parse_args()
     if args.plan == "fit":
         if args.results is None:
-            parser.error("fit needs --results FILE, such as docs/dial-study.jsonl")
+            parser.error("fit needs --results FILE, such as docs/dial-sizes.jsonl")
         print(json.dumps(fit(list(map(json.loads, args.results.read_text("utf-8").splitlines())))))
         return 0
     if args.corpora is None or args.out is None:
@@ -158,7 +157,7 @@ def sizes() -> list[dict[str, Any]]:
                 vocabulary = corpus.settings.get("tokenizer.vocab_size", BASE["tokenizer.vocab_size"])
                 model = rules.model_of(layers, width, vocabulary)
                 tokens = compute / rules.operations(model)
-                passes = tokens * corpus.bytes_per_token / corpus.train_bytes
+                passes = tokens * rules.characters_per_token(vocabulary) / corpus.train_bytes
                 if passes > rules.MOST_PASSES:
                     continue
                 batch = rules.batch_for(compute, model.context_length, 1)
@@ -170,7 +169,7 @@ def sizes() -> list[dict[str, Any]]:
                         "model.dropout": rules.dropout_for(passes),
                         "train.batch_size": batch,
                         "train.steps": steps,
-                        "optimizer.warmup_steps": min(100, max(5, steps // 40)),
+                        "optimizer.warmup_steps": rules.warmup_for(steps),
                     }
                 )
                 runs.append({"corpus": corpus.name, "text": list(corpus.text), "set": settings})

@@ -31,7 +31,7 @@ class Law(NamedTuple):
 
 
 # By `scripts/dial_study.py fit`, of docs/dial-sizes.jsonl.
-LAW = Law(1.2, 7.7, 0.3, 43.4, 0.3, 1.8)
+LAW = Law(floor=1.2, shape=7.7, shape_power=0.3, text=43.4, text_power=0.3, passes=1.8)
 # (layers, width); heads are 32 wide, and 64 from width 512 on.
 SHAPES = (
     *((2, 64), (2, 96), (3, 96), (3, 128), (4, 128), (4, 160), (4, 192), (5, 224), (6, 256), (6, 320), (8, 384)),
@@ -89,7 +89,7 @@ def choose(facts: TextFacts, device: Device, minutes: float) -> Choice:
             if (layers, width, vocabulary) != (*SHAPES[0], VOCABULARIES[0]) and not _suits(model, train_bytes):
                 continue
             rate = token_rate(model, device)
-            seen = rate * seconds * _bytes_per_token(vocabulary, facts)
+            seen = rate * seconds * _token_bytes(vocabulary, facts)
             loss = predict(worth(parameters_of(model)), min(seen, MOST_PASSES * train_bytes), train_bytes)
             if best is None or loss < best[0]:
                 best = loss, model, rate
@@ -149,7 +149,7 @@ def _settings(
     compute = rate * seconds * operations(model)
     batch = batch_for(compute, model.context_length, device.count)
     steps = max(20, int(rate * seconds / (batch * model.context_length)))
-    passes = rate * seconds * _bytes_per_token(model.vocab_size, facts) / (facts.size * (1 - held_out))
+    passes = rate * seconds * _token_bytes(model.vocab_size, facts) / (facts.size * (1 - held_out))
     is_short = passes > MOST_PASSES
     if is_short:
         steps, passes = max(20, int(steps * MOST_PASSES / passes)), MOST_PASSES
@@ -179,7 +179,7 @@ def _settings(
         "optimizer": {
             **OPTIMIZER,
             "learning_rate": learning_rate,
-            "warmup_steps": min(100, max(5, steps // 40)),
+            "warmup_steps": warmup_for(steps),
         },
         "sample": {"max_new_tokens": min(200, model.context_length - 16)},
         "train": {
@@ -237,11 +237,13 @@ def _vocabularies(facts: TextFacts, train_bytes: float) -> list[int]:
     return [size for size in VOCABULARIES if size <= most]
 
 
-def _bytes_per_token(vocabulary: int, facts: TextFacts) -> float:
-    """As measured on books, in characters; scripts of more bytes a character have as many more."""
-    if vocabulary <= 256:
-        return 1.0
-    return (0.36 * math.log2(vocabulary) - 1.08) * facts.bytes_per_character
+def characters_per_token(vocabulary: int) -> float:
+    """As measured on books; a vocabulary of 256 is that of bytes, and its tokens are one each."""
+    return 1.0 if vocabulary <= 256 else 0.36 * math.log2(vocabulary) - 1.08
+
+
+def _token_bytes(vocabulary: int, facts: TextFacts) -> float:
+    return characters_per_token(vocabulary) * (1.0 if vocabulary <= 256 else facts.bytes_per_character)
 
 
 def _held_out(size: float) -> float:
@@ -259,6 +261,11 @@ def batch_for(compute: float, context: int, devices: int) -> int:
 def rate_for(width: int) -> float:
     """Muon's learning rate."""
     return 1e-2 * math.sqrt(128 / width)
+
+
+def warmup_for(steps: int) -> int:
+    """Steps of warm-up in a run of so many."""
+    return min(100, max(5, steps // 40))
 
 
 def dropout_for(passes: float) -> float:
