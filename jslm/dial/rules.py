@@ -40,8 +40,8 @@ SHAPES = (
 VOCABULARIES = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 # What a parameter of the table of embeddings is worth beside one of a layer: half of it stands for rare tokens.
 TABLE_WORTH = 0.5
-# The table is to be no larger than the layers, and the model no larger than this many parameters a byte of text: 35 learn
-# 100 kB by heart in nine readings.
+# The table is to be no larger than the layers, and the model no larger than this many parameters a byte of text: 35
+# learn 100 kB by heart in nine readings.
 LARGEST_PER_BYTE = 15.0
 # Readings after which a text has nothing more to teach, with all the dropout there is; the run ends then.
 MOST_PASSES = 80.0
