@@ -62,8 +62,8 @@ def main() -> int:
     asked = {"dev": args.dev, "test": args.test, "overrides": args.overrides}
     natural = bool(args.parsed or args.text)
     if natural:
-        kept = ("parsed", "text", "pipeline", "large", "minutes", "precision", "licence", "measure", "limit")
-        asked |= {name: getattr(args, name) for name in kept}
+        kept = ("parsed", "text", "pipeline", "large", "minutes", "precision", "left_alone")
+        asked |= {name: getattr(args, name) for name in (*kept, "licence", "measure", "limit")}
     if (work / "asked.json").exists() and json.loads((work / "asked.json").read_text("utf-8")) != asked:
         parser.error(f"--out {work}: made with other arguments; choose another folder, or delete it")
     (work / "asked.json").write_text(json.dumps(asked) + "\n", "utf-8")
@@ -107,19 +107,15 @@ class Stages:
         self.path.write_text(json.dumps(self.done, indent=2) + "\n", "utf-8")
 
 
-def jslm(verb: str, *arguments: Any, output: Path | None = None, log: Path | None = None) -> None:
+def jslm(verb: str, *arguments: Any, output: Path | None = None) -> None:
     """Runs a verb of jslm's as its own process; its output goes to a file, or where this script's goes.
 
-    Where it fails or is stopped it has said so: the script ends with its status, and goes on from there next time. With
-    `log` all that it says goes there, and is shown where it fails.
+    Where it fails or is stopped it has said so: the script ends with its status, and goes on from there next time.
     """
     command = [sys.executable, "-m", f"jslm.{verb}", *map(str, arguments)]
     with contextlib.ExitStack() as files:
-        file = files.enter_context((output or log).open("w", encoding="utf-8")) if output or log else None
-        said = file if log else None
-        if status := subprocess.run(command, check=False, stdout=file, stderr=said).returncode:
-            if log:
-                print(log.read_text("utf-8"), file=sys.stderr)
+        file = files.enter_context(output.open("w", encoding="utf-8")) if output else None
+        if status := subprocess.run(command, check=False, stdout=file).returncode:
             sys.exit(status)
 
 

@@ -21,7 +21,11 @@ ROOT = Path(__file__).resolve().parents[1]
 NATURAL = ROOT / "data" / "rewrite" / "natural.tsv"
 TEXT_CONFIG, PAIRS_CONFIG = (ROOT / "configs" / f"rewriter_natural{name}.toml" for name in ("", "_sft"))
 # At most 4M parameters; without it the configs' own 10M. Heads of 64: half the attention's time of five heads of 32.
-SMALL = ["model.n_layers=6", "model.d_model=192", "model.n_heads=3", "train.batch_size=6"]
+# Steps of 2k tokens, and the dial's rate for this width (docs/LOG.md, 2026-11-28).
+SMALL = [
+    *("model.n_layers=6", "model.d_model=192", "model.n_heads=3"),
+    *("optimizer.muon_learning_rate=8.2e-3", "train.batch_size=3"),
+]
 # What data/rewrite/README.md says of each file.
 GENERATED = {
     "pairs": "--count 120000 --seed 0 --split wide",
@@ -34,7 +38,6 @@ WEIGHTS = {"natural": 8, "pairs": 8, "tokenized": 0.5, "public": 0.5, "plain": 1
 # Pretraining is on text and, as text, on the pairs: there prompts teach too, and copying is learned before answers.
 PRETRAINING_SHARE = 0.5
 TEXTS = ("plain_text.jsonl", "text.jsonl", "pair_text.jsonl")
-PROBE_STEPS = 30
 _OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_0-9]+)+=")
 _AGENTLESS = re.compile(r"\b(someone|somebody|no one|nobody)\b", re.IGNORECASE)
 # Of the generated passives without an agent, so many are also there as what stays without the label.
@@ -78,7 +81,6 @@ def run(args: argparse.Namespace, stages: Any, jslm: Callable[..., None], public
     model = work / "rewriter.safetensors"
     stages.run("pairs", lambda: make_pairs(work, args, jslm))
     stages.run("data", lambda: make_data(work, args, jslm, public))
-    stages.run("probe", lambda: probe(work, size, jslm))
     stages.run("pretrain", lambda: train(work, size, jslm, args, pretraining=True))
     stages.run("fine-tune", lambda: train(work, size, jslm, args, pretraining=False))
     raw = work / "uncalibrated.safetensors"
@@ -196,41 +198,15 @@ def pretraining_size(size: list[str]) -> list[str]:
     return [*size, *half, f"train.batch_size={2 * config.train.batch_size}"]
 
 
-def probe(work: Path, size: list[str], jslm: Callable[..., None]) -> None:
-    """A few steps of either part, to see how many tokens a second it takes."""
-    few = [f"train.steps={PROBE_STEPS}", "train.eval_every=0", "train.eval_batches=1", "sample.every=1000000"]
-    quiet = ["train.log_every=1", "train.report=false", "train.tensorboard=false"]
-    rates = {}
-    for name, shape in (("pretraining", pretraining_size(size)), ("fine_tuning", size)):
-        run_dir = work / f"probe_{name}"
-        places = [f"data.dir={work / 'char'}", texts(work), f"run_dir={run_dir}"]
-        jslm("train", "--config", TEXT_CONFIG, *places, *few, *quiet, *shape, log=work / f"probe_{name}.log")
-        lines = _lines(run_dir / "metrics.jsonl")
-        found = sorted(
-            line["tokens_per_s"] for line in lines if line.get("step", 0) > PROBE_STEPS // 3 and "tokens_per_s" in line
-        )
-        rates[name] = found[len(found) // 2]
-        print(f"{name.replace('_', '-')}: {rates[name]:,.0f} tokens a second", file=sys.stderr, flush=True)
-    (work / "rate.json").write_text(json.dumps(rates) + "\n", "utf-8")
-
-
 def train(
     work: Path, size: list[str], jslm: Callable[..., None], args: argparse.Namespace, *, pretraining: bool
 ) -> None:
     """Pretraining on text, or fine-tuning on pairs, for its share of the minutes."""
-    from jslm.config import load_config
-
-    if pretraining:
-        size = pretraining_size(size)
-    config = load_config(TEXT_CONFIG, size)
-    rates = json.loads((work / "rate.json").read_text("utf-8"))
-    rate = rates["pretraining" if pretraining else "fine_tuning"]
     share = PRETRAINING_SHARE if pretraining else 1 - PRETRAINING_SHARE
-    steps = max(20, int(args.minutes * 60 * share * rate / (config.train.batch_size * config.model.context_length)))
-    ends = [f"train.steps={steps}", f"train.eval_every={max(steps // 2, 1)}", f"sample.every={steps}"]
+    ends = [f"train.minutes={args.minutes * share:g}", "train.steps=0", "train.eval_every=2000", "sample.every=2000"]
     if pretraining:
         places = [texts(work), f"data.dir={work / 'char'}", f"run_dir={work / 'pretrained'}"]
-        jslm("train", "--config", TEXT_CONFIG, *places, *ends, *size)
+        jslm("train", "--config", TEXT_CONFIG, *places, *ends, *pretraining_size(size))
         return
     parts = [f"{{dir = {json.dumps(str(work / n))}, weight = {w}}}" for n, w in WEIGHTS.items() if (work / n).is_dir()]
     places = [f"data.mixture=[{', '.join(parts)}]", f"train.init_from={work / 'pretrained'}", f"run_dir={work / 'sft'}"]

@@ -81,9 +81,9 @@ def ways_out(model: ModelConfig) -> str:
     refused = _refused(model)
     if not refused:
         return f"transformers, llama.cpp, {everywhere}"
-    # One book, 500 steps: 2.077 bits per byte with QK-norm, 2.108 without.
-    if model.qk_norm and not _refused(model.model_copy(update={"qk_norm": False})):
-        return f"{everywhere}; with model.qk_norm=false (0.03 bits per byte) transformers and llama.cpp too"
+    # Sixteen books, 3 x 128, two seeds: 1.730 bits per byte with squared ReLU, 1.738 with SwiGLU.
+    if not _refused(model.model_copy(update={"activation": "swiglu"})):
+        return f"{everywhere}; with model.activation=swiglu (0.01 bits per byte) transformers and llama.cpp too"
     return f"{everywhere}; {refused}"
 
 

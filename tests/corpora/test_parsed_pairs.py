@@ -210,10 +210,11 @@ def test_command_line_writes_pairs(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_texts_are_paragraphs_of_whole_lines(tmp_path: Path) -> None:
     book = tmp_path / "book.txt"
     end = "*** END OF THE PROJECT GUTENBERG EBOOK X ***\n\nLicence.\n"
-    book.write_text(f"Header.\n*** START OF THE PROJECT GUTENBERG EBOOK X ***\n\nOne\nline.\n\nTwo.\n{end}", "utf-8")
+    start = "*** START OF THE PROJECT GUTENBERG EBOOK X ***"
+    book.write_text(f"Header.\n{start}\n\nOne\n_line_.\n\nTwo.<|endoftext|>\nTwo more.\n{end}", "utf-8")
     lines = tmp_path / "more.jsonl"
     lines.write_text('{"text": "Three."}\n', "utf-8")
-    assert list(read_texts([book, lines])) == ["One line.", "Two.", "Three."]
+    assert list(read_texts([book, lines])) == ["One line.", "Two.", "Two more.", "Three."]
     lines.write_text('{"text": "Three."}\n{"texts": 3}\n', "utf-8")
     with pytest.raises(JslmError, match=r"more\.jsonl: line 2: expected an object"):
         list(read_texts([lines]))

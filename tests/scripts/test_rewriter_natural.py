@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from jslm.config import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -49,19 +50,20 @@ def test_plain_text_begins_with_the_alphabet(script: ModuleType, tmp_path: Path)
     assert rest[2].startswith("The letter was written by the clerk.\n")
 
 
-def test_steps_come_from_the_time(script: ModuleType, tmp_path: Path) -> None:
-    (tmp_path / "rate.json").write_text(json.dumps({"pretraining": 7680.0, "fine_tuning": 3840.0}), "utf-8")
+def test_both_parts_have_their_minutes(script: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "natural").mkdir()
     asked: list[tuple[str, ...]] = []
     arguments = type("Arguments", (), {"minutes": 10.0, "parsed": ["x.conllu"], "text": [], "licence": "cc-by-sa-4.0"})
     for pretraining in (True, False):
         script.train(tmp_path, script.SMALL, lambda *a: asked.append(a), arguments, pretraining=pretraining)
-    # 3,840 tokens are a step: at first two a second, of half the context; later one.
-    assert {"train.steps=600", "model.context_length=320", "train.batch_size=12"} <= set(asked[0])
-    assert {"train.steps=300", "train.batch_size=6"} <= set(asked[1])
+    # As many tokens a step, at first of half the context.
+    assert {"train.minutes=5", "model.context_length=320", "train.batch_size=6"} <= set(asked[0])
+    assert {"train.minutes=5", "train.batch_size=3"} <= set(asked[1])
     assert "model.context_length=320" not in asked[1]
     assert "card.license=cc-by-sa-4.0" in asked[1]
     assert any("x.conllu" in str(part) for part in asked[1])
+    for config, overrides in ((script.TEXT_CONFIG, asked[0][3:]), (script.PAIRS_CONFIG, asked[1][3:])):
+        assert load_config(config, list(map(str, overrides))).train.minutes == 5
 
 
 def test_bad_arguments_are_told(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
