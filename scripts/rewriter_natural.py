@@ -21,11 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NATURAL = ROOT / "data" / "rewrite" / "natural.tsv"
 TEXT_CONFIG, PAIRS_CONFIG = (ROOT / "configs" / f"rewriter_natural{name}.toml" for name in ("", "_sft"))
 # At most 4M parameters; without it the configs' own 10M. Heads of 64: half the attention's time of five heads of 32.
-# Steps of 2k tokens, and the dial's rate for this width (docs/LOG.md, 2026-11-28).
-SMALL = [
-    *("model.n_layers=6", "model.d_model=192", "model.n_heads=3"),
-    *("optimizer.muon_learning_rate=8.2e-3", "train.batch_size=3"),
-]
+SMALL = ["model.n_layers=6", "model.d_model=192", "model.n_heads=3", "train.batch_size=6"]
 # What data/rewrite/README.md says of each file.
 GENERATED = {
     "pairs": "--count 120000 --seed 0 --split wide",
@@ -190,12 +186,14 @@ def _write(path: Path, records: Any) -> None:
 
 
 def pretraining_size(size: list[str]) -> list[str]:
-    """Half the context and as many tokens a step: short texts fill it, and attention costs what its square costs."""
+    """Half the context, as short texts fill it and attention costs what its square costs; so half the tokens a step,
+    with the dial's rate for the width. Pairs want larger steps and a lower rate (docs/LOG.md, 2026-11-28)."""
     from jslm.config import load_config
+    from jslm.dial.rules import rate_for
 
-    config = load_config(TEXT_CONFIG, size)
-    half = [f"model.context_length={config.model.context_length // 2}"]
-    return [*size, *half, f"train.batch_size={2 * config.train.batch_size}"]
+    model = load_config(TEXT_CONFIG, size).model
+    rate = f"optimizer.muon_learning_rate={rate_for(model.d_model):.2g}"
+    return [rate, *size, f"model.context_length={model.context_length // 2}"]
 
 
 def train(

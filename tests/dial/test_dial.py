@@ -108,11 +108,11 @@ def test_a_config_is_alone_on_stdout(text: str, capfd: pytest.CaptureFixture[str
 
 def test_where_a_model_can_go_and_the_word_that_sends_it_on(text: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert main([text, "--plan"]) == 0
-    said = capfd.readouterr().err
+    said = capfd.readouterr().out
     word = re.search(r"ONNX, a web page, one file; with (\S+) .* transformers and llama.cpp too", said)
     assert word is not None, said
     assert main([text, word[1], "--plan"]) == 0
-    assert "transformers, llama.cpp, ONNX" in capfd.readouterr().err
+    assert "transformers, llama.cpp, ONNX" in capfd.readouterr().out
 
 
 def test_one_command_trains_and_its_config_is_the_same_run(text: str, capfd: pytest.CaptureFixture[str]) -> None:

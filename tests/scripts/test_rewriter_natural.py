@@ -56,10 +56,11 @@ def test_both_parts_have_their_minutes(script: ModuleType, tmp_path: Path) -> No
     arguments = type("Arguments", (), {"minutes": 10.0, "parsed": ["x.conllu"], "text": [], "licence": "cc-by-sa-4.0"})
     for pretraining in (True, False):
         script.train(tmp_path, script.SMALL, lambda *a: asked.append(a), arguments, pretraining=pretraining)
-    # As many tokens a step, at first of half the context.
-    assert {"train.minutes=5", "model.context_length=320", "train.batch_size=6"} <= set(asked[0])
-    assert {"train.minutes=5", "train.batch_size=3"} <= set(asked[1])
-    assert "model.context_length=320" not in asked[1]
+    # At first of half the context, with the dial's rate.
+    first = {"train.minutes=5", "model.context_length=320", "optimizer.muon_learning_rate=0.0082"}
+    assert first <= set(asked[0])
+    assert asked[1].count("train.minutes=5") == 1
+    assert not (first - {"train.minutes=5"}) & set(asked[1])
     assert "card.license=cc-by-sa-4.0" in asked[1]
     assert any("x.conllu" in str(part) for part in asked[1])
     for config, overrides in ((script.TEXT_CONFIG, asked[0][3:]), (script.PAIRS_CONFIG, asked[1][3:])):
