@@ -211,7 +211,7 @@ def test_texts_are_paragraphs_of_whole_lines(tmp_path: Path) -> None:
     book = tmp_path / "book.txt"
     end = "*** END OF THE PROJECT GUTENBERG EBOOK X ***\n\nLicence.\n"
     start = "*** START OF THE PROJECT GUTENBERG EBOOK X ***"
-    book.write_text(f"Header.\n{start}\n\nOne\n_line_.\n\nTwo.<|endoftext|>\nTwo more.\n{end}", "utf-8")
+    book.write_text(f"Header.\n{start}\n\nOne\nline.\n\nTwo.<|endoftext|>\nTwo more.\n{end}", "utf-8")
     lines = tmp_path / "more.jsonl"
     lines.write_text('{"text": "Three."}\n', "utf-8")
     assert list(read_texts([book, lines])) == ["One line.", "Two.", "Two more.", "Three."]

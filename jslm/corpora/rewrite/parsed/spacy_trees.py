@@ -18,7 +18,6 @@ from jslm.corpora.rewrite.words import listed
 from jslm.errors import JslmError
 from jslm.extras import load_extra
 from jslm.files import read_utf8
-from jslm.text.cleaners import apply_cleaners
 
 _RELATIONS: Final = {
     "ROOT": "root",
@@ -48,8 +47,8 @@ _CONTROL: Final = frozenset(
     )
 )
 _NOUNS: Final = ("NOUN", "PROPN", "PRON", "NUM")
-# What stands in books and is no sentence; and what stands between the texts of one file.
-_CLEANERS: Final = ("gutenberg", "footnotes", "page_numbers", "emphasis")
+_GUTENBERG_START: Final = re.compile(r"\*\*\* ?START OF TH(E|IS) PROJECT GUTENBERG[^\n]*")
+_GUTENBERG_END: Final = re.compile(r"\*\*\* ?END OF TH(E|IS) PROJECT GUTENBERG")
 _BETWEEN_TEXTS: Final = "<|endoftext|>"
 _STRAIGHT: Final = str.maketrans("’‘“”", "''\"\"")
 _COPY: Final = re.compile(r"\s+")
@@ -58,20 +57,24 @@ _COPY: Final = re.compile(r"\s+")
 def read_texts(paths: Iterable[str | Path]) -> Iterator[str]:
     """Paragraphs of text files: `.jsonl` with a key "text", anything else plain, its hard-wrapped lines joined.
 
-    Of plain files Project Gutenberg's header and licence, footnotes, page numbers and marks of emphasis are left out,
-    and `<|endoftext|>` ends a paragraph. Raises JslmError for a file that is not there, not UTF-8, or whose lines are
-    no such JSON.
+    Project Gutenberg's header and licence are left out, and `<|endoftext|>` ends a paragraph. Raises JslmError for a
+    file that is not there, not UTF-8, or whose lines are no such JSON.
     """
     for path in map(Path, paths):
         text = read_utf8(path)
+        documents = _book(text).split(_BETWEEN_TEXTS)
         if path.suffix == ".jsonl":
             documents = [_document(path, number, line) for number, line in enumerate(text.split("\n"), 1) if line]
-        else:
-            documents = apply_cleaners(text.replace("\r\n", "\n"), _CLEANERS)[0].split(_BETWEEN_TEXTS)
         for document in documents:
             for paragraph in re.split(r"\n\s*\n", document.replace("\r\n", "\n")):
                 if joined := _COPY.sub(" ", unicodedata.normalize("NFC", paragraph)).strip():
                     yield joined
+
+
+def _book(text: str) -> str:
+    """The text without Project Gutenberg's header and licence, where it has them."""
+    start, end = _GUTENBERG_START.search(text), _GUTENBERG_END.search(text)
+    return text[start.end() if start else 0 : end.start() if end else None]
 
 
 def _document(path: Path, number: int, line: str) -> str:
