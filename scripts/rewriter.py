@@ -113,8 +113,7 @@ def jslm(verb: str, *arguments: Any, output: Path | None = None) -> None:
     Where it fails or is stopped it has said so: the script ends with its status, and goes on from there next time.
     """
     command = [sys.executable, "-m", f"jslm.{verb}", *map(str, arguments)]
-    with contextlib.ExitStack() as files:
-        file = files.enter_context(output.open("w", encoding="utf-8")) if output else None
+    with output.open("w", encoding="utf-8") if output else contextlib.nullcontext() as file:
         if status := subprocess.run(command, check=False, stdout=file).returncode:
             sys.exit(status)
 

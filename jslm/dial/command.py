@@ -82,7 +82,7 @@ def ways_out(model: ModelConfig) -> str:
     if not refused:
         return f"transformers, llama.cpp, {everywhere}"
     # Sixteen books, 3 x 128, two seeds: 1.730 bits per byte with squared ReLU, 1.738 with SwiGLU.
-    if not _refused(model.model_copy(update={"activation": "swiglu"})):
+    if model.activation == "relu2" and not _refused(model.model_copy(update={"activation": "swiglu"})):
         return f"{everywhere}; with model.activation=swiglu (0.01 bits per byte) transformers and llama.cpp too"
     return f"{everywhere}; {refused}"
 

@@ -66,6 +66,10 @@ def test_both_parts_have_their_minutes(script: ModuleType, tmp_path: Path) -> No
     for config, overrides in ((script.TEXT_CONFIG, asked[0][3:]), (script.PAIRS_CONFIG, asked[1][3:])):
         assert load_config(config, list(map(str, overrides))).train.minutes == 5
 
+    # The configs alone have what the script gives the larger model.
+    text = load_config(script.TEXT_CONFIG)
+    assert f"optimizer.muon_learning_rate={text.optimizer.muon_learning_rate}" in script.pretraining_size([])
+
 
 def test_bad_arguments_are_told(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))

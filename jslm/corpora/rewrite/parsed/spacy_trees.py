@@ -62,9 +62,10 @@ def read_texts(paths: Iterable[str | Path]) -> Iterator[str]:
     """
     for path in map(Path, paths):
         text = read_utf8(path)
-        documents = _book(text).split(_BETWEEN_TEXTS)
         if path.suffix == ".jsonl":
             documents = [_document(path, number, line) for number, line in enumerate(text.split("\n"), 1) if line]
+        else:
+            documents = _book(text).split(_BETWEEN_TEXTS)
         for document in documents:
             for paragraph in re.split(r"\n\s*\n", document.replace("\r\n", "\n")):
                 if joined := _COPY.sub(" ", unicodedata.normalize("NFC", paragraph)).strip():
