@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -205,6 +206,32 @@ def test_command_line_writes_pairs(tmp_path: Path, capsys: pytest.CaptureFixture
     lines = [json.loads(line) for line in out.read_text("utf-8").splitlines()]
     assert {"prompt", "completion", "category", "agentless"} == set(lines[0])
     assert "by rule" in capsys.readouterr().err
+
+
+def test_more_passives_are_held_out_than_other_sentences(
+    tmp_path: Path, voices: dict[str, tuple[Tree, str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = {name: tmp_path / f"{name}.jsonl" for name in ("out", "held")}
+    options = ["--noise", "0", "--clauses", "0", "--unchanged", "0.9"]
+    assert main(["--parsed", str(VOICES), "--out", str(paths["out"]), "--held-out", str(paths["held"]), *options]) == 0
+    capsys.readouterr()
+    pairs = {name: [json.loads(line) for line in path.read_text("utf-8").splitlines()] for name, path in paths.items()}
+    found = {name: {pair["prompt"] for pair in pairs[name] if pair["category"] == "by rule"} for name in pairs}
+    assert not found["out"] & found["held"]
+    share = len(found["held"]) / sum(map(len, found.values()))
+    assert 0.15 < share < 0.5
+    trained = {pair["completion"] for pair in pairs["out"]} | {pair["prompt"] for pair in pairs["out"]}
+    assert not trained & found["held"]
+
+
+def test_units_at_numbers_are_the_same_in_both_sentences() -> None:
+    seen = set()
+    for seed in range(400):
+        both = vary("The 30 men were seen by 12 dogs.", "12 dogs saw the 30 men.", random.Random(seed))
+        words = [sorted(re.findall(r"\S*\d\S*", text.rstrip(".!"))) for text in both]
+        assert words[0] == words[1]
+        seen |= set("".join(words[0]))
+    assert set("%$£€#§+~/±") <= seen
 
 
 def test_texts_are_paragraphs_of_whole_lines(tmp_path: Path) -> None:

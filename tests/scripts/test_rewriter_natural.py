@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections import Counter
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from jslm.config import load_config
+from jslm.evaluate.answers import Item
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -69,6 +71,17 @@ def test_both_parts_have_their_minutes(script: ModuleType, tmp_path: Path) -> No
     # The configs alone have what the script gives the larger model.
     text = load_config(script.TEXT_CONFIG)
     assert f"optimizer.muon_learning_rate={text.optimizer.muon_learning_rate}" in script.pretraining_size([])
+
+
+def test_confidence_is_of_the_passives_that_people_wrote(
+    script: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kinds = ["by rule"] * 120 + ["natural"] * 900 + ["unchanged"] * 80
+    items = [Item(kind, f"It was seen by them {n}.", ("They saw it.",), False) for n, kind in enumerate(kinds)]
+    assert Counter(item.register for item in script.asked_of(list(items))) == {"by rule": 120, "unchanged": 80}
+    assert capsys.readouterr().out == ""
+    assert len(script.asked_of(items[30:])) == 1070
+    assert "90 held-out passives, under 100" in capsys.readouterr().out
 
 
 def test_bad_arguments_are_told(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

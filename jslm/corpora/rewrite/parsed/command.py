@@ -14,10 +14,12 @@ from dataclasses import fields
 from jslm.corpora.rewrite.parsed.forms import inflections
 from jslm.corpora.rewrite.parsed.pairs import Counts, Options, Pair, make_pairs
 from jslm.corpora.rewrite.parsed.spacy_trees import parse, read_texts
+from jslm.corpora.rewrite.parsed.to_active import passive_with_agent
 from jslm.corpora.rewrite.parsed.trees import Tree, read_conllu
 from jslm.errors import JslmError
 
-_HELD_OUT_PERCENT = 5
+# Of a hundred sentences, and of a hundred passives with an agent as people wrote them: a confidence is of these.
+_HELD_OUT_PERCENT, _HELD_OUT_PASSIVES = 5, 33
 _RANGES = {
     "frames": (0, 100),
     "rule_copies": (1, 100),
@@ -49,7 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--pipeline", default="en_core_web_sm", metavar="NAME", help="spaCy pipeline, or its folder (%(default)s)"
     )
     group.add_argument(
-        "--held-out", metavar="FILE", help="write pairs of five sentences in a hundred here, and none to --out"
+        "--held-out",
+        metavar="FILE",
+        help="write pairs of five sentences in a hundred here, and of a third of the passives, and none to --out",
     )
     group.add_argument("--sentences", type=int, metavar="N", help="read the first N sentences of each source only")
     defaults = Options()
@@ -107,7 +111,8 @@ def _write(path: str, pairs: Iterable[Pair]) -> None:
 def _without(trees: Iterable[Tree], held: list[Tree]) -> Iterator[Tree]:
     """The sentences but for those that are held out by their text, wherever it comes from; these go to `held`."""
     for tree in trees:
-        if zlib.crc32(tree.text.encode()) % 100 < _HELD_OUT_PERCENT:
+        percent = _HELD_OUT_PERCENT if passive_with_agent(tree) is None else _HELD_OUT_PASSIVES
+        if zlib.crc32(tree.text.encode()) % 100 < percent:
             held.append(tree)
         else:
             yield tree

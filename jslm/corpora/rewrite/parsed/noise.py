@@ -1,4 +1,4 @@
-"""How people type: quotes, dashes, accents, numbers. The same change in both sentences of a pair."""
+"""How people type: quotes, dashes, accents, numbers and their units. The same change in both sentences of a pair."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ _DASHES: Final = (" - ", " – ", " — ", "—", " -- ", "--")
 _DASH: Final = re.compile(r" (?:-|–|—|--) |(?<=\w)(?:—|--)(?=\w)")
 _NAME: Final = re.compile(r"(?<=[a-z,] )[A-Z][a-z]{3,}\b")
 _NUMBER: Final = re.compile(r"\b\d+\b")
+_LONE_NUMBER: Final = re.compile(r"(?<![\w.,:/$£€-])\d+(?= |[.,;!?]?$|[.,;!?] )")
+_UNITS: Final = (
+    *("{}%", "{} %", "${}", "£{}", "€{}", "{} °C", "{} °F"),
+    *("#{}", "§{}", "{}+", "~{}", "{} & {}", "{}/{}", "±{}"),
+)
 _OPENING: Final = re.compile(r"(^|[\s(\[—–-])\"")
 
 
@@ -32,6 +37,8 @@ def vary(prompt: str, completion: str, rng: random.Random) -> tuple[str, str]:
         both = _each(both, lambda text: text.replace("...", "…"))
     if rng.random() < 0.5:
         both = _replace_all(both, _NUMBER, lambda number: _other_number(number, rng))
+    if rng.random() < 0.25:
+        both = _replace_all(both, _LONE_NUMBER, lambda number: rng.choice(_UNITS).format(number, number))
     if rng.random() < 0.15:
         both = _replace_all(both, _NAME, lambda name: _accent(name, rng))
     ending = rng.random()
