@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from jslm.corpora.rewrite.__main__ import main
+from jslm.corpora.rewrite.parsed.adjuncts import added, no_agent, takes_one
 from jslm.corpora.rewrite.parsed.noise import vary
 from jslm.corpora.rewrite.parsed.pairs import Counts, Options, Pair, make_pairs
 from jslm.corpora.rewrite.parsed.phrases import Phrases, with_other
@@ -152,6 +153,45 @@ def test_pairs_of_a_file(voices: dict[str, tuple[Tree, str]]) -> None:
     assert "The flight was delayed by fog and the train by snow." not in alone
     assert sum(counts.made.values()) == len(pairs)
     assert counts.lines()[0].startswith(f"{counts.sentences:,} sentences")
+
+
+def test_phrases_that_name_no_agent(voices: dict[str, tuple[Tree, str]]) -> None:
+    tree, _ = voices["The play was written in 1601."]
+    assert takes_one(tree, next(word for word in tree.words if word.form == "written"))
+    assert not takes_one(tree, tree.words[0])
+    clerk, _ = voices["The letters are written by a clerk."]
+    assert not takes_one(clerk, next(word for word in clerk.words if word.form == "written"))
+    rng = random.Random(0)
+    phrases = {no_agent(rng) for _ in range(2000)}
+    assert {"by Friday", "by post", "by the window", "by mistake", "by pressing the button", "one by one"} <= phrases
+    assert all(re.search(r"\bby \S", phrase) and len(phrase) < 32 for phrase in phrases)
+    assert not {"by post", "by a fifth"} & {no_agent(rng, front=True) for _ in range(2000)}
+    passive, active = "The wall was painted by Ann.", "Ann painted the wall."
+    for text, other in (added((passive, active), rng) for _ in range(200)):
+        # A name begins one of the two: the phrase stays at the end of both.
+        assert text.removeprefix(passive[:-1]) == other.removeprefix(active[:-1])
+    fronts = [added(("The wall was painted.",), rng)[0] for _ in range(200)]
+    assert any(re.fullmatch(r"By \w+, the wall was painted\.", text) for text in fronts)
+
+
+def test_passives_with_such_a_phrase_stay(voices: dict[str, tuple[Tree, str]]) -> None:
+    trees = [tree for tree, _ in voices.values()]
+
+    def made(by: float) -> list[Pair]:
+        return list(make_pairs(trees, Options(noise=0.0, unchanged=0.5, someone=1.0, frames=0, by=by), Counts()))
+
+    def plays(pairs: list[Pair], category: str) -> list[Pair]:
+        return [p for p in pairs if p.category == category and "play was written" in p.prompt]
+
+    assert [pair.prompt for pair in plays(made(0.0), "unchanged")] == ["The play was written in 1601."]
+    without, having = plays(made(1.0), "unchanged")
+    assert "he play was written in 1601" in having.prompt
+    assert without.prompt == "The play was written in 1601."
+    assert re.search(r"\bby\b", having.prompt, re.IGNORECASE)
+    assert having.completion == having.prompt
+    (turned,) = plays(made(1.0), "agentless")
+    assert re.search(r"\bby\b", turned.completion, re.IGNORECASE)
+    assert "omeone wrote the play" in turned.completion
 
 
 def test_typing_changes_both_sentences_alike() -> None:

@@ -27,6 +27,7 @@ _RANGES = {
     "noise": (0.0, 1.0),
     "pronouns": (0.0, 1.0),
     "someone": (0.0, 1.0),
+    "by": (0.0, 1.0),
     "clauses": (0, 1),
     "max_characters": (20, 100_000),
 }
@@ -37,6 +38,7 @@ _HELP = {
     "noise": "share of pairs that are typed otherwise: quotes, dashes, accents, numbers",
     "pronouns": "share kept of the sentences whose agent is a pronoun",
     "someone": "share of the passives without an agent that also get one, with the condition agentless = someone",
+    "by": 'share of the passives without an agent that also come with a "by" that names none: by Friday, by post',
     "clauses": "1: clauses of longer sentences are sentences too; 0: only what is written as a sentence",
     "max_characters": "longer sentences are left out",
 }

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from jslm.corpora.rewrite.alphabet import wide_alphabet
+from jslm.corpora.rewrite.parsed.adjuncts import added, takes_one
 from jslm.corpora.rewrite.parsed.clauses import short_clauses
 from jslm.corpora.rewrite.parsed.group import read_group
 from jslm.corpora.rewrite.parsed.noise import vary
@@ -47,8 +48,9 @@ class Options:
     """What is made. `frames`: sentences with another agent for each natural one; `rule_copies`: of a natural passive,
     the later ones with other typing; `unchanged`: share of all that is left alone; `noise`: share that is typed
     otherwise; `pronouns`: share kept of the sentences whose agent is a pronoun; `someone`: share of the passives
-    without an agent that are also turned, with the condition; `clauses`: whether clauses of longer sentences are
-    sentences too."""
+    without an agent that are also turned, with the condition; `by`: share of the passives without
+    an agent that also come with "by Friday" or the like, and a tenth of it is the share of pairs that get such a
+    phrase; `clauses`: whether clauses of longer sentences are sentences too."""
 
     seed: int = 0
     frames: int = 3
@@ -57,6 +59,7 @@ class Options:
     noise: float = 0.5
     pronouns: float = 0.35
     someone: float = 0.5
+    by: float = 0.5
     clauses: int = 1
     max_characters: int = 310
 
@@ -194,7 +197,7 @@ def _natural(tree: Tree, options: Options, counts: Counts, rng: random.Random) -
             counts.dropped["natural active: a pronoun as agent (a share is kept, all are frames)"] += 1
             yield verb, None
         else:
-            yield verb, Pair(passive, tree.text, "natural")
+            yield verb, _with_by(Pair(passive, tree.text, "natural"), tree, verb, options, rng)
 
 
 def _checked(tree: Tree, verb: Word, late: bool, formal: bool, options: Options) -> str:
@@ -222,7 +225,15 @@ def _frames(
             except Unsure as reason:
                 counts.dropped[f"frame: {reason}"] += 1
                 continue
-            yield Pair(passive, other.text, "frame")
+            yield _with_by(Pair(passive, other.text, "frame"), other, place, options, rng)
+
+
+def _with_by(pair: Pair, tree: Tree, verb: Word, options: Options, rng: random.Random) -> Pair:
+    """The pair of a sentence and a verb of it, some of them with a "by" that is no agent's on both sides."""
+    if rng.random() >= options.by / 10 or not takes_one(tree, verb) or not pair.prompt.endswith("."):
+        return pair
+    prompt, completion = added((pair.prompt, pair.completion), rng)
+    return pair._replace(prompt=prompt, completion=completion)
 
 
 def _left_alone(
@@ -236,16 +247,31 @@ def _left_alone(
     for tree in itertools.chain(first, calm[: wanted - len(first)]):
         yield Pair(tree.text, tree.text, "unchanged")
     for tree in first:
-        if rng.random() >= options.someone:
+        someone = rng.random() < options.someone
+        verb = _passive_verb(tree)
+        by = rng.random() < options.by and verb is not None and takes_one(tree, verb)
+        if by:
+            text = added((tree.text,), rng)[0]
+            yield Pair(text, text, "unchanged")
+        if not someone:
             continue
         try:
-            yield Pair(tree.text, to_active(with_someone(tree)).text, "agentless", SOMEONE)
+            active = to_active(with_someone(tree)).text
         except Unsure as reason:
             counts.dropped[f"with someone: {reason}"] += 1
+            continue
+        pair = Pair(tree.text, active, "agentless", SOMEONE)
+        if by and active.endswith("."):
+            pair = pair._replace(**dict(zip(("prompt", "completion"), added((tree.text, active), rng), strict=True)))
+        yield pair
+
+
+def _passive_verb(tree: Tree) -> Word | None:
+    return next((word.head for word in tree.words if word.deprel == "aux:pass"), None)
 
 
 def _has_passive(tree: Tree) -> bool:
-    return any(word.deprel == "aux:pass" for word in tree.words)
+    return _passive_verb(tree) is not None
 
 
 def _other_by(tree: Tree) -> bool:
