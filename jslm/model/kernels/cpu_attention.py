@@ -109,8 +109,14 @@ def _over_pairs(function: Callable[..., tuple[Array, ...]], arrays: tuple[Any, .
     if some == pairs:
         return function(*arrays)
     pieces = jax.tree.map(lambda x: x.reshape(pairs // some, some, *x.shape[1:]), arrays)
-    found = jax.lax.map(lambda piece: function(*piece), pieces)
+    found = jax.lax.map(lambda piece: function(*jax.tree.map(_cut_out, piece)), pieces)
     return tuple(x.reshape(pairs, *x.shape[2:]) for x in found)
+
+
+def _cut_out(x: Array) -> Array:
+    """Integers stand by themselves before they are compared: the compiler would take them from the whole array within
+    the loop over scores, an element at a time, and `exp` with them (6.6 times as long)."""
+    return fusion_boundary(x) if jnp.issubdtype(x.dtype, jnp.integer) else x
 
 
 def _some_forward(
@@ -156,7 +162,8 @@ def _some_backward(
         shape = (pairs, end, group, end - start)
         scores = _product(k[:, :end], rows, 2, 2).reshape(shape)
         seen = jnp.swapaxes(_seen(start, end, segments), 1, 2)[:, :, None]
-        weights = jnp.where(seen, jnp.exp(scores - log_z[:, None, :, start:end]), 0.0)
+        # Hidden ones are nothing by their exponent: what reads the weights needs no mask.
+        weights = jnp.exp(jnp.where(seen, scores - log_z[:, None, :, start:end], _HIDDEN))
         d_weights = _product(v[:, :end], d_rows, 2, 2).reshape(shape)
         dropped = weights
         if words is not None:
