@@ -97,7 +97,8 @@ def write_pairs(options: argparse.Namespace) -> int:
     _write(options.out, pairs)
     print("\n".join(counts.lines()), file=sys.stderr)
     if options.held_out is not None:
-        few = dataclasses.replace(wanted, frames=0, rule_copies=1, unchanged=0.3, someone=0.0)
+        # A "by" without an agent is made up: it is not to be what a confidence is mostly of.
+        few = dataclasses.replace(wanted, frames=0, rule_copies=1, unchanged=0.3, someone=0.0, by=wanted.by / 10)
         _write(options.held_out, make_pairs(held, few, Counts()))
     if not counts.made:
         raise JslmError(f"{options.out}: no pair could be made of {counts.sentences:,} sentences; see the counts above")

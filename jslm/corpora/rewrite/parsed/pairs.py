@@ -49,8 +49,8 @@ class Options:
     the later ones with other typing; `unchanged`: share of all that is left alone; `noise`: share that is typed
     otherwise; `pronouns`: share kept of the sentences whose agent is a pronoun; `someone`: share of the passives
     without an agent that are also turned, with the condition; `by`: share of the passives without
-    an agent that also come with "by Friday" or the like, and a tenth of it is the share of pairs that get such a
-    phrase; `clauses`: whether clauses of longer sentences are sentences too."""
+    an agent that also come with "by Friday" or the like, and a twentieth of it is the share of pairs that get such
+    a phrase; `clauses`: whether clauses of longer sentences are sentences too."""
 
     seed: int = 0
     frames: int = 3
@@ -59,7 +59,7 @@ class Options:
     noise: float = 0.5
     pronouns: float = 0.35
     someone: float = 0.5
-    by: float = 0.5
+    by: float = 1.0
     clauses: int = 1
     max_characters: int = 310
 
@@ -230,7 +230,7 @@ def _frames(
 
 def _with_by(pair: Pair, tree: Tree, verb: Word, options: Options, rng: random.Random) -> Pair:
     """The pair of a sentence and a verb of it, some of them with a "by" that is no agent's on both sides."""
-    if rng.random() >= options.by / 10 or not takes_one(tree, verb) or not pair.prompt.endswith("."):
+    if rng.random() >= options.by / 20 or not takes_one(tree, verb) or not pair.prompt.endswith("."):
         return pair
     prompt, completion = added((pair.prompt, pair.completion), rng)
     return pair._replace(prompt=prompt, completion=completion)
