@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -72,3 +73,19 @@ def test_memory_does_not_grow_with_the_scores() -> None:
     memory = run.lower(q, k, v, weights).compile().memory_analysis()
     assert memory is not None
     assert memory.temp_size_in_bytes < 10 * q.nbytes
+
+
+def test_documents_are_not_looked_up_within_the_loop_over_scores() -> None:
+    """Where the compiler cuts the segments out of all of them beside each `exp`, that takes 6.6 times as long."""
+    x = jax.ShapeDtypeStruct((6, 640, 3, 64), jnp.bfloat16)
+    segments = jax.ShapeDtypeStruct((6, 640), jnp.int32)
+
+    def both(q: Any, k: Any, v: Any, segments: Any) -> Any:
+        out, back = jax.vjp(lambda *arrays: blocked_attention(*arrays, segments), q, k, v)
+        return back(out)
+
+    compiled = str(jax.jit(both).lower(x, x, x, segments).compile().as_text())
+    computations = re.split(r"\n(?=%?[\w.-]+ \(|ENTRY)", compiled)
+    with_exp = [each for each in computations if "exponential(" in each]
+    assert len(with_exp) >= 8
+    assert not [each for each in with_exp if re.search(r"= s32\[.*dynamic-slice\(", each)]
