@@ -20,9 +20,9 @@ _PLACES: Final = (
     *("fence", "side of the house", "kitchen table", "water's edge", "town hall", "old well", "railway line"),
 )
 _MEANS: Final = (
-    *("post", "mail", "train", "hand", "phone", "email", "ship", "boat", "car", "truck", "sea", "bicycle", "courier"),
-    *("cable", "satellite", "rail", "tram", "ferry", "helicopter", "letter", "fax", "text", "lorry", "steamer"),
-    *("sledge", "telegram", "telephone"),
+    *("hand", "hand", "hand", "post", "mail", "train", "phone", "email", "ship", "boat", "car", "truck", "sea"),
+    *("bicycle", "courier", "cable", "satellite", "rail", "tram", "ferry", "helicopter", "letter", "fax", "text"),
+    *("lorry", "steamer", "sledge", "telegram", "telephone"),
 )
 _MANNERS: Final = (
     *("mistake", "accident", "chance", "default", "name", "heart", "night", "day", "force", "design", "candlelight"),
@@ -75,7 +75,8 @@ def _time(rng: random.Random) -> str:
     day, month, span, count = rng.choice(_DAYS), rng.choice(_MONTHS), rng.choice(_SPANS), rng.choice(_COUNTS)
     return rng.choice(
         (
-            *(day, f"next {day}", f"{day} evening", month, f"the end of {month}", f"{month} {rng.randint(1, 28)}"),
+            *(day, f"next {day}", f"{day} evening", month, f"the end of {month}"),
+            *(f"{month} {rng.randint(1, 28)}", f"{rng.randint(1, 28)} {month}"),
             *(f"the end of the {span}", f"the middle of the {span}", f"early {month}", f"{rng.randint(1700, 2040)}"),
             *(rng.choice(_HOURS), rng.choice(_HOURS), f"{count} o'clock", f"the age of {count}"),
         )
