@@ -75,13 +75,14 @@ def test_memory_does_not_grow_with_the_scores() -> None:
     assert memory.temp_size_in_bytes < 10 * q.nbytes
 
 
+@pytest.mark.skipif(jax.__version_info__ < (0, 11), reason="older compilers take no notice of the boundary")
 def test_documents_are_not_looked_up_within_the_loop_over_scores() -> None:
     """Where the compiler cuts the segments out of all of them beside each `exp`, that takes 6.6 times as long."""
     x = jax.ShapeDtypeStruct((6, 640, 3, 64), jnp.bfloat16)
     segments = jax.ShapeDtypeStruct((6, 640), jnp.int32)
 
     def both(q: Any, k: Any, v: Any, segments: Any) -> Any:
-        out, back = jax.vjp(lambda *arrays: blocked_attention(*arrays, segments), q, k, v)
+        out, back = jax.vjp(lambda q, k, v: blocked_attention(q, k, v, segments), q, k, v)
         return back(out)
 
     compiled = str(jax.jit(both).lower(x, x, x, segments).compile().as_text())
