@@ -88,6 +88,7 @@ def takes_one(tree: Tree, verb: Word) -> bool:
     return (
         verb.head is None
         and tree.text.endswith(".")
+        and not tree.text.endswith("..")
         and not any(word.lower == "by" for word in tree.words)
         and not any(word.deprel.split(":")[0] in _CLAUSES for word in tree.words)
     )

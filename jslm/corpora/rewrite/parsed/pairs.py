@@ -48,9 +48,10 @@ class Options:
     """What is made. `frames`: sentences with another agent for each natural one; `rule_copies`: of a natural passive,
     the later ones with other typing; `unchanged`: share of all that is left alone; `noise`: share that is typed
     otherwise; `pronouns`: share kept of the sentences whose agent is a pronoun; `someone`: share of the passives
-    without an agent that are also turned, with the condition; `by`: share of the passives without
-    an agent that also come with "by Friday" or the like, and a twentieth of it is the share of pairs that get such
-    a phrase; `clauses`: whether clauses of longer sentences are sentences too."""
+    without an agent that are also turned, with the condition; `by`: share of the passives
+    without an agent, of one clause, that come once more with "by Friday" or the like, beyond the share `unchanged`; a
+    twentieth of it is the share of pairs that get such a phrase; `clauses`: whether clauses of longer sentences are
+    sentences too."""
 
     seed: int = 0
     frames: int = 3
@@ -232,6 +233,10 @@ def _with_by(pair: Pair, tree: Tree, verb: Word, options: Options, rng: random.R
     """The pair of a sentence and a verb of it, some of them with a "by" that is no agent's on both sides."""
     if rng.random() >= options.by / 20 or not takes_one(tree, verb) or not pair.prompt.endswith("."):
         return pair
+    return _with_phrase(pair, rng)
+
+
+def _with_phrase(pair: Pair, rng: random.Random) -> Pair:
     prompt, completion = added((pair.prompt, pair.completion), rng)
     return pair._replace(prompt=prompt, completion=completion)
 
@@ -251,8 +256,7 @@ def _left_alone(
         verb = _passive_verb(tree)
         by = rng.random() < options.by and verb is not None and takes_one(tree, verb)
         if by:
-            text = added((tree.text,), rng)[0]
-            yield Pair(text, text, "unchanged")
+            yield _with_phrase(Pair(tree.text, tree.text, "unchanged"), rng)
         if not someone:
             continue
         try:
@@ -261,9 +265,7 @@ def _left_alone(
             counts.dropped[f"with someone: {reason}"] += 1
             continue
         pair = Pair(tree.text, active, "agentless", SOMEONE)
-        if by and active.endswith("."):
-            pair = pair._replace(**dict(zip(("prompt", "completion"), added((tree.text, active), rng), strict=True)))
-        yield pair
+        yield _with_phrase(pair, rng) if by and active.endswith(".") else pair
 
 
 def _passive_verb(tree: Tree) -> Word | None:
