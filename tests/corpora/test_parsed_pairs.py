@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import random
@@ -120,7 +121,7 @@ def test_other_agents_agree(voices: dict[str, tuple[Tree, str]]) -> None:
     active = to_active(voices["The letters are written by a clerk."][0])
     phrases = Phrases()
     plural = Word("twins", "twin", "NOUN", "NNS", {"Number": "Plur"})
-    phrases.agents = [[plural]]
+    phrases.agents = {1: [[plural]]}
     seen = set()
     for seed in range(30):
         other, verb = with_other(active, candidates(active)[0], phrases, random.Random(seed), other_object=False)
@@ -128,6 +129,46 @@ def test_other_agents_agree(voices: dict[str, tuple[Tree, str]]) -> None:
         assert to_active(to_passive(other, verb)).text == other.text
     assert "Twins write the letters." in seen
     assert "He writes the letters." in seen
+
+
+def _noun(form: str, *, plural: bool = False) -> list[Word]:
+    number, tag = ("Plur", "NNS") if plural else ("Sing", "NN")
+    head = Word(form, form.removesuffix("s"), "NOUN", tag, {"Number": number})
+    return [Word("the", "the", "DET", "DT", {}, "det", head), head]
+
+
+def test_agents_are_as_long_as_people_write_them(voices: dict[str, tuple[Tree, str]]) -> None:
+    phrases = Phrases()
+    for tree, _ in voices.values():
+        phrases.add(tree)
+    texts = {" ".join(word.form for word in phrase) for kept in phrases.agents.values() for phrase in kept}
+    # "Which songs" asks, and a phrase with "by" has an agent of its own.
+    assert {"the letter", "children", "a medal"} <= texts
+    assert not {text for text in texts if "by" in text.split() or "which" in text.split()}
+    rng = random.Random(0)
+    # As many as there may be of two words and of five, whatever the share of each in a text.
+    phrases.agents = {2: [_noun("cook")] * 3, 5: [[*_noun("x"), *_noun("y"), *_noun("z")[1:]]] * 300}
+    for phrase in phrases.agents[5]:
+        phrase[3].head = phrase[4].head = phrase[1]
+    drawn = [len(phrases._draw(True, rng, 12)) for _ in range(400)]
+    assert 0.15 < drawn.count(5) / 400 < 0.35
+
+
+def test_listed_agents_have_their_verb_in_the_plural(voices: dict[str, tuple[Tree, str]]) -> None:
+    active = to_active(voices["The letters are written by a clerk."][0])
+    phrases = Phrases()
+    phrases.agents = {2: [_noun("cook"), _noun("priest"), _noun("twins", plural=True)]}
+    seen = set()
+    for seed in range(300):
+        # "It" may be nobody; "the cook or the twins" has no number.
+        with contextlib.suppress(Unsure):
+            other, verb = with_other(active, candidates(active)[0], phrases, random.Random(seed), other_object=False)
+            assert to_active(to_passive(other, verb)).text == other.text
+            seen.add(other.text)
+    listed = [text for text in seen if " and " in text]
+    assert any(re.fullmatch(r"The \w+ and the \w+ write the letters\.", text) for text in listed)
+    assert any(re.fullmatch(r"The \w+, the \w+ and the \w+ write the letters\.", text) for text in listed)
+    assert all(" write the letters." in text for text in listed)
 
 
 def test_pairs_of_a_file(voices: dict[str, tuple[Tree, str]]) -> None:

@@ -15,7 +15,7 @@ from jslm.corpora.rewrite.parsed.adjuncts import added, takes_one
 from jslm.corpora.rewrite.parsed.clauses import short_clauses
 from jslm.corpora.rewrite.parsed.group import read_group
 from jslm.corpora.rewrite.parsed.noise import vary
-from jslm.corpora.rewrite.parsed.phrases import Phrases, with_other
+from jslm.corpora.rewrite.parsed.phrases import LOOSE, Phrases, with_other
 from jslm.corpora.rewrite.parsed.to_active import NO_AGENTS, passive_with_agent, to_active, with_someone
 from jslm.corpora.rewrite.parsed.to_passive import candidates, to_passive
 from jslm.corpora.rewrite.parsed.trees import Tree, Unsure, Word
@@ -23,7 +23,6 @@ from jslm.corpora.rewrite.parsed.trees import Tree, Unsure, Word
 # A condition of the model: passives without an agent get "someone"; without the label they stay.
 SOMEONE: Final = "someone"
 _ALPHABET: Final = frozenset(wide_alphabet())
-_LOOSE: Final = frozenset(["in", "at", "on", "from", "for", "with", "during", "after", "before", "into", "to", "but"])
 _SHORTEST: Final = 12
 _START: Final = re.compile(r"[\"“'‘(]?[A-Z0-9]")
 _END: Final = re.compile(r"[.!?…][\"”'’)]*$")
@@ -138,8 +137,8 @@ def make_pairs(trees: Iterable[Tree], options: Options, counts: Counts) -> Itera
             agentless.append(tree)
         else:
             calm.append(tree)
+        phrases.add(tree)
         for verb, natural in _natural(tree, options, counts, rng):
-            phrases.add(tree, verb)
             frames.append((tree, verb))
             if natural is not None:
                 made += 1
@@ -174,7 +173,7 @@ def _by_rule(tree: Tree, options: Options, counts: Counts) -> list[Pair]:
 def _loose_agent(tree: Tree) -> bool:
     """Whether "by floods in the north" may as well be "by floods, in the north"; a treebank's authors knew."""
     return any(
-        case.lower in _LOOSE
+        case.lower in LOOSE
         for agent in tree.words
         if agent.deprel == "obl:agent"
         for part in tree.children(agent, "nmod")
@@ -213,7 +212,7 @@ def _checked(tree: Tree, verb: Word, late: bool, formal: bool, options: Options)
 def _frames(
     frames: list[tuple[Tree, Word]], phrases: Phrases, options: Options, counts: Counts, rng: random.Random
 ) -> Iterator[Pair]:
-    if not phrases.agents or not phrases.objects:
+    if not phrases:
         return
     for tree, verb in frames:
         for number in range(options.frames):
