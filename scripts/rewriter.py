@@ -64,10 +64,11 @@ def main() -> int:
     if natural:
         kept = ("parsed", "text", "pipeline", "large", "minutes", "precision", "left_alone")
         asked |= {name: getattr(args, name) for name in (*kept, "licence", "measure", "limit")}
-    if (work / "asked.json").exists() and json.loads((work / "asked.json").read_text("utf-8")) != asked:
-        parser.error(f"--out {work}: made with other arguments; choose another folder, or delete it")
-    (work / "asked.json").write_text(json.dumps(asked) + "\n", "utf-8")
     stages = Stages(work / "stages.json")
+    # Where no stage is done nothing was made with the arguments before.
+    if stages.done and (other := _differing(json.loads((work / "asked.json").read_text("utf-8")), asked)):
+        parser.error(f"--out {work}: made with another {other}; choose another folder, or delete it")
+    (work / "asked.json").write_text(json.dumps(asked) + "\n", "utf-8")
     if natural:
         rewriter_natural.run(args, stages, jslm, public_pairs)
         print((work / "report.md").read_text("utf-8"))
@@ -84,6 +85,12 @@ def main() -> int:
     (work / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
     print(json.dumps({key: value for key, value in figures.items() if key != "mistakes"}, indent=2))
     return 0
+
+
+def _differing(before: dict[str, Any], asked: dict[str, Any]) -> str:
+    """The options that are not as they were, as they are typed."""
+    names = [name for name in {**before, **asked} if before.get(name) != asked.get(name)]
+    return ", ".join("section.key=value" if name == "overrides" else f"--{name.replace('_', '-')}" for name in names)
 
 
 class Stages:

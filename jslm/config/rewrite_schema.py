@@ -64,6 +64,13 @@ class RewriteConfig(Section):
         description="Leave a sentence as it is where the rewrite has other words than it (by lemma), other names or "
         "numbers, or loses some. For rewrites that keep all words, such as from the passive to the active.",
     )
+    retry_beams: int = Field(
+        0,
+        ge=0,
+        description="With `rewrite.faithful`, where the greedy rewrite has other words than its sentence, or does not "
+        "end: beams of a search for the best one that has the same. 0: none. `lm.rewrite`, `sample` and `evaluate` "
+        "search; the server, ONNX and readers in other languages do not, and keep the sentence.",
+    )
     agreement: AgreementConfig = AgreementConfig()
 
     @model_validator(mode="after")
@@ -71,6 +78,11 @@ class RewriteConfig(Section):
         if self.calibration and len(self.calibration) != CALIBRATION_WEIGHTS:
             raise ValueError(
                 f"rewrite.calibration has {len(self.calibration)} numbers; expected {CALIBRATION_WEIGHTS}: {_NAMES}"
+            )
+        if self.retry_beams == 1 or (self.retry_beams and not self.faithful):
+            raise ValueError(
+                f"rewrite.retry_beams = {self.retry_beams} with rewrite.faithful = {str(self.faithful).lower()}; expected "
+                "0 (no search), or with rewrite.faithful = true 2 beams or more"
             )
         return self
 

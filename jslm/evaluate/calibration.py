@@ -168,7 +168,8 @@ def _fit(
 def _write(model: LanguageModel, items: Sequence[Item], beams: int) -> list[Written | None]:
     open_minded = copy.copy(model)
     # A search takes its best text that is faithful.
-    rewrite = RewriteConfig(faithful=model.config.rewrite.faithful)
+    own = model.config.rewrite
+    rewrite = RewriteConfig(faithful=own.faithful, retry_beams=own.retry_beams)
     open_minded.config = model.config.model_copy(update={"rewrite": rewrite})
     found: list[Written | None] = []
     with Bar("calibrating", len(items), "sentences") as bar:

@@ -49,7 +49,9 @@ def rewrite_sentences(
     `beams` (None: the model's own, `rewrite.agreement`, or 1) over 1 searches for the best of that many, ranked by
     log-probability over length**`alpha`, one sentence at a time; with `rewrite.faithful` for the best that has no other
     words than the sentence. With 1, decoding is greedy, and `lookup` makes it fast (see `lookup.write_greedy`) without
-    changing it. Where a model asks for beams and runs by ONNX, which has none, a warning and the reasons say so.
+    changing it. With None and `rewrite.retry_beams`, it is greedy first; where that has other words than the sentence,
+    or does not end, the best of so many beams that has none takes its place, if there is one (not by ONNX, which has no
+    beams). Where a model asks for beams from the start and runs by ONNX, a warning and the reasons say so.
     `conditions` are the model's already (see `LanguageModel.with_conditions`). Raises JslmError for an argument out of
     range.
     """
@@ -67,9 +69,12 @@ class _Work:
         self.beams = options.beams or own or 1
         # What reasons say beside "not sure enough".
         self.without = ""
-        if options.beams is None and own and not isinstance(model.programs, JaxPrograms):
+        can_search = isinstance(model.programs, JaxPrograms)
+        if options.beams is None and own and not can_search:
             self.beams, self.without = 1, without_beams(model.config.rewrite)
             _log.warning("rewrite: this model searches with %d beams, which ONNX has not; rewriting greedily", own)
+        retries = options.beams is None and self.beams == 1 and can_search
+        self.retry_beams = model.config.rewrite.retry_beams if retries else 0
 
     def write(self, sentences: list[str]) -> list[tuple[Row, float]]:
         """(a finished row, how far the beams agree on it) a sentence."""
@@ -79,19 +84,30 @@ class _Work:
         options = self.options
         if self.beams == 1:
             write_greedy(self.model, rows, draft=DRAFT_TOKENS if options.lookup else 0, room=room)
+            if self.retry_beams:
+                rows = [self._retried(sentence, row, room) for sentence, row in zip(sentences, rows, strict=True)]
             return [(row, 0.0) for row in rows]
         found = []
         for sentence in sentences:
-            make_row = functools.partial(self._row, sentence)
-            ranked = [row for _, row in write_beams(self.model, make_row, self.beams, options.alpha, room=room)]
-            chosen = next((row for row in ranked if self._is_faithful(sentence, row)), ranked[0])
+            ranked = self._search(sentence, self.beams, room)
+            faithful = self.model.config.rewrite.faithful
+            chosen = next((row for row in ranked if not faithful or self._is_faithful(sentence, row)), ranked[0])
             found.append((chosen, agreement_on(chosen, ranked)))
         return found
 
+    def _retried(self, sentence: str, row: Row, room: int) -> Row:
+        """The greedy rewrite where it may stand; else the best of a search that may, or the greedy one all the same."""
+        if self._is_faithful(sentence, row):
+            return row
+        ranked = self._search(sentence, self.retry_beams, room)
+        return next((other for other in ranked if self._is_faithful(sentence, other)), row)
+
+    def _search(self, sentence: str, beams: int, room: int) -> list[Row]:
+        make_row = functools.partial(self._row, sentence)
+        return [row for _, row in write_beams(self.model, make_row, beams, self.options.alpha, room=room)]
+
     def _is_faithful(self, sentence: str, row: Row) -> bool:
-        """Whether a rewrite that has ended may stand, so that the best one that may is taken, not the best."""
-        if not self.model.config.rewrite.faithful:
-            return True
+        """Whether a rewrite has ended, and has no other words than its sentence."""
         told = may_add(self.model.conditions)
         return row.finish_reason == "stop" and not unfaithful(sentence, row.text.strip(), may_add=told)
 
@@ -194,11 +210,12 @@ class Written(NamedTuple):
 
 
 def written(model: LanguageModel, sentences: Sequence[str], beams: int = 1) -> list[Written | None]:
-    """What the model writes for each sentence, greedily all at once; None where it can't read it or does not end.
+    """What the model writes for each sentence, greedily all at once (and by `rewrite.retry_beams`) unless `beams` is
+    over 1; None where it can't read it or does not end.
 
     For whoever judges by other means than `rewrite_sentences`: calibration is made of these.
     """
-    work = _Work(model, resolve_rewriting(batch_size=max(len(sentences), 1), beams=beams))
+    work = _Work(model, resolve_rewriting(batch_size=max(len(sentences), 1), beams=beams if beams > 1 else None))
     fitting: dict[int, tuple[str, StandIns]] = {}
     for number, sentence in enumerate(sentences):
         with contextlib.suppress(Unreadable):

@@ -85,5 +85,8 @@ def test_letters_that_are_not_known_are_stood_for() -> None:
 def test_section_is_checked() -> None:
     with pytest.raises(JslmError, match=r"rewrite.calibration has 2 numbers; expected 4"):
         config_from_dict({"rewrite": {"calibration": [1.0, 2.0]}}, "test")
+    for settings in ({"retry_beams": 4}, {"retry_beams": 1, "faithful": True}):
+        with pytest.raises(JslmError, match=r"rewrite.retry_beams = \d with rewrite.faithful = \w+; expected 0 "):
+            config_from_dict({"rewrite": settings}, "test")
     assert not RewriteConfig().is_said
     assert RewriteConfig(threshold=0.5).is_said

@@ -16,6 +16,7 @@ import pytest
 from jslm.config import DataConfig, RewriteConfig, config_from_dict, config_to_toml
 from jslm.errors import JslmError
 from jslm.infer import LanguageModel, Rewrite, RewriteArguments, rewrite_prompt
+from jslm.infer import rewrite as rewrite_module
 from jslm.prompts.pairs import split_pair
 from jslm.runs.checkpoint import CheckpointStore
 from jslm.sample.__main__ import main
@@ -288,9 +289,13 @@ def test_settings_of_the_model_hold(rewriter: LanguageModel) -> None:
     assert told(threshold=(1 + sure) / 2).rewrite(CHANGED, threshold=0.0)[0].changed
 
 
-def test_of_several_the_best_that_is_faithful(rewriter: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("retries", [False, True])
+def test_of_several_the_best_that_is_faithful(
+    rewriter: LanguageModel, monkeypatch: pytest.MonkeyPatch, retries: bool
+) -> None:
     model = copy.copy(rewriter)
-    model.config = rewriter.config.model_copy(update={"rewrite": RewriteConfig(faithful=True)})
+    settings = RewriteConfig(faithful=True, retry_beams=3 if retries else 0)
+    model.config = rewriter.config.model_copy(update={"rewrite": settings})
     seen: list[str] = []
 
     def first_is_refused(sentence: str, output: str, *, may_add: bool = False) -> str:
@@ -300,9 +305,27 @@ def test_of_several_the_best_that_is_faithful(rewriter: LanguageModel, monkeypat
 
     monkeypatch.setattr("jslm.infer.rewrite.unfaithful", first_is_refused)
     monkeypatch.setattr("jslm.infer.judgement.unfaithful", first_is_refused)
-    (found,) = model.rewrite([CHANGED], beams=3)
+    (found,) = model.rewrite([CHANGED], beams=None if retries else 3)
     assert seen[0] == REWRITTEN
     assert found.output == seen[1] != REWRITTEN
     assert found.confidence is not None
-    (greedy,) = model.rewrite([CHANGED])
+    (greedy,) = model.rewrite([CHANGED], beams=1)
     assert greedy.reason == "the rewrite says something else: other words"
+
+
+def test_there_is_no_search_where_the_greedy_rewrite_stands(
+    rewriter: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = copy.copy(rewriter)
+    model.config = rewriter.config.model_copy(update={"rewrite": RewriteConfig(faithful=True, retry_beams=4)})
+    searched = []
+    search = rewrite_module.write_beams
+    monkeypatch.setattr(rewrite_module, "write_beams", lambda *a, **k: searched.append(a) or search(*a, **k))
+    assert model.rewrite(CHANGED)[0].output == REWRITTEN
+    assert model.rewrite(SAME)[0].reason == "nothing to change"
+    assert not searched
+    # None of the four has the words of this sentence either: what was written greedily is what there is.
+    greedy = model.rewrite(UNKNOWN, beams=1)[0]
+    monkeypatch.setattr(rewrite_module, "unfaithful", lambda *a, **k: "other words")
+    assert model.rewrite(UNKNOWN)[0] == greedy
+    assert len(searched) == 1

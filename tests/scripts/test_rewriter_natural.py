@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -84,13 +85,20 @@ def test_confidence_is_of_the_passives_that_people_wrote(
     assert "90 held-out passives, under 100" in capsys.readouterr().out
 
 
-def test_bad_arguments_are_told(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def rewriter(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     spec = importlib.util.spec_from_file_location("rewriter", ROOT / "scripts" / "rewriter.py")
     assert spec is not None
     assert spec.loader is not None
-    rewriter = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(rewriter)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_bad_arguments_are_told(
+    rewriter: ModuleType, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     for arguments, message in (
         (["--parsed", "nowhere.conllu"], "nowhere.conllu: no such file"),
         (["--parsed", __file__, "--minutes", "0"], "--minutes 0"),
@@ -99,3 +107,26 @@ def test_bad_arguments_are_told(capsys: pytest.CaptureFixture[str], monkeypatch:
         with pytest.raises(SystemExit):
             rewriter.main()
         assert message in capsys.readouterr().err
+
+
+def test_arguments_may_change_until_something_is_made(
+    rewriter: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_pairs(args: Any, stages: Any, *others: Any) -> None:
+        sys.exit(2)
+
+    monkeypatch.setattr(rewriter.rewriter_natural, "run", no_pairs)
+    given = ["rewriter.py", "--text", __file__, "--out", str(tmp_path)]
+    for arguments in (given, [*given, "--pipeline", "another"]):
+        monkeypatch.setattr(sys, "argv", arguments)
+        with pytest.raises(SystemExit):
+            rewriter.main()
+        assert capsys.readouterr().err == ""
+    (tmp_path / "stages.json").write_text('{"pairs": {"wall_s": 1.0}}', "utf-8")
+    with pytest.raises(SystemExit):
+        rewriter.main()
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys, "argv", [*given, "--minutes", "3", "optimizer.beta1=0.5"])
+    with pytest.raises(SystemExit):
+        rewriter.main()
+    assert "made with another section.key=value, --pipeline, --minutes; choose" in capsys.readouterr().err
