@@ -81,8 +81,8 @@ class RewriteConfig(Section):
             )
         if self.retry_beams == 1 or (self.retry_beams and not self.faithful):
             raise ValueError(
-                f"rewrite.retry_beams = {self.retry_beams} with rewrite.faithful = {str(self.faithful).lower()}; expected "
-                "0 (no search), or with rewrite.faithful = true 2 beams or more"
+                f"rewrite.retry_beams = {self.retry_beams} with rewrite.faithful = {str(self.faithful).lower()}; "
+                "expected 0 (no search), or with rewrite.faithful = true 2 beams or more"
             )
         return self
 
