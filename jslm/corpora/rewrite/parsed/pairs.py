@@ -24,6 +24,10 @@ from jslm.corpora.rewrite.parsed.trees import Tree, Unsure, Word
 SOMEONE: Final = "someone"
 _ALPHABET: Final = frozenset(wide_alphabet())
 _SHORTEST: Final = 12
+# A sentence so long makes `Options.frames` of them, and others in proportion, between these shares.
+_FRAME_CHARACTERS: Final = 60
+_LEAST_FRAMES: Final = 2 / 3
+_MOST_FRAMES: Final = 8 / 3
 _START: Final = re.compile(r"[\"“'‘(]?[A-Z0-9]")
 _END: Final = re.compile(r"[.!?…][\"”'’)]*$")
 _ODD: Final = re.compile(r"https?:|www\.|@|[_*|<>{}\[\]\\~^=]|\.\.\.\.|--+>|\t| i | [,.;:?!]|\b(\w+) \1\b")
@@ -44,7 +48,8 @@ class Pair(NamedTuple):
 
 @dataclass
 class Options:
-    """What is made. `frames`: sentences with another agent for each natural one; `rule_copies`: of a natural passive,
+    """What is made. `frames`: sentences with another agent for each natural one of 60 characters, more for longer ones;
+    `rule_copies`: of a natural passive,
     the later ones with other typing; `unchanged`: share of all that is left alone; `noise`: share that is typed
     otherwise; `pronouns`: share kept of the sentences whose agent is a pronoun; `someone`: share of the passives
     without an agent that are also turned, with the condition; `by`: share of the passives
@@ -215,7 +220,9 @@ def _frames(
     if not phrases:
         return
     for tree, verb in frames:
-        for number in range(options.frames):
+        # Books have ten short clauses for a long sentence, and copying one takes as much practice a character.
+        share = min(max(len(tree.text) / _FRAME_CHARACTERS, _LEAST_FRAMES), _MOST_FRAMES)
+        for number in range(round(options.frames * share)):
             late, formal = rng.random() < 0.35, rng.random() < 0.4
             try:
                 other, place = with_other(tree, verb, phrases, rng, other_object=number % 2 == 1)
