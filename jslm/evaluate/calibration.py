@@ -175,7 +175,8 @@ def _write(model: LanguageModel, items: Sequence[Item], beams: int) -> list[Writ
     with Bar("calibrating", len(items), "sentences") as bar:
         for start in range(0, len(items), _BATCH):
             batch = [item.sentence for item in items[start : start + _BATCH]]
-            found += written(open_minded, batch, beams)
+            # Without beams from the start it is the model's own way, with its second search.
+            found += written(open_minded, batch, beams if beams > 1 else None)
             bar.add(len(batch))
     return found
 

@@ -209,13 +209,12 @@ class Written(NamedTuple):
     agreement: float = 0.0
 
 
-def written(model: LanguageModel, sentences: Sequence[str], beams: int = 1) -> list[Written | None]:
-    """What the model writes for each sentence, greedily all at once (and by `rewrite.retry_beams`) unless `beams` is
-    over 1; None where it can't read it or does not end.
+def written(model: LanguageModel, sentences: Sequence[str], beams: int | None = None) -> list[Written | None]:
+    """What the model writes for each sentence, all at once; None where it can't read it or does not end.
 
-    For whoever judges by other means than `rewrite_sentences`: calibration is made of these.
+    `beams` as in `rewrite_sentences`. For whoever judges by other means than it does: calibration is made of these.
     """
-    work = _Work(model, resolve_rewriting(batch_size=max(len(sentences), 1), beams=beams if beams > 1 else None))
+    work = _Work(model, resolve_rewriting(batch_size=max(len(sentences), 1), beams=beams))
     fitting: dict[int, tuple[str, StandIns]] = {}
     for number, sentence in enumerate(sentences):
         with contextlib.suppress(Unreadable):

@@ -49,13 +49,12 @@ class Pair(NamedTuple):
 @dataclass
 class Options:
     """What is made. `frames`: sentences with another agent for each natural one of 60 characters, more for longer ones;
-    `rule_copies`: of a natural passive,
-    the later ones with other typing; `unchanged`: share of all that is left alone; `noise`: share that is typed
-    otherwise; `pronouns`: share kept of the sentences whose agent is a pronoun; `someone`: share of the passives
-    without an agent that are also turned, with the condition; `by`: share of the passives
-    without an agent, of one clause, that come once more with "by Friday" or the like, beyond the share `unchanged`; a
-    twentieth of it is the share of pairs that get such a phrase; `clauses`: whether clauses of longer sentences are
-    sentences too."""
+    `rule_copies`: of a natural passive, the later ones with other typing; `unchanged`: share of all that is left alone;
+    `noise`: share that is typed otherwise; `pronouns`: share kept of the sentences whose agent is a pronoun; `someone`:
+    share of the passives without an agent that are also turned, with the condition; `by`: share of the passives without
+    an agent, of one clause, that come once more with "by Friday" or the like, beyond the share `unchanged`; a twentieth
+    of it is the share of pairs that get such a phrase; `clauses`: whether clauses of longer sentences are sentences
+    too."""
 
     seed: int = 0
     frames: int = 3
@@ -220,7 +219,7 @@ def _frames(
     if not phrases:
         return
     for tree, verb in frames:
-        # Books have ten short clauses for a long sentence, and copying one takes as much practice a character.
+        # Short clauses are five sixths of all, and what is written of long sentences is wrong most often.
         share = min(max(len(tree.text) / _FRAME_CHARACTERS, _LEAST_FRAMES), _MOST_FRAMES)
         for number in range(round(options.frames * share)):
             late, formal = rng.random() < 0.35, rng.random() < 0.4
