@@ -32,8 +32,8 @@ _RANGES = {
     "max_characters": (20, 100_000),
 }
 _HELP = {
-    "frames": "sentences with another agent (half of them with another object too) for each natural one of 60 characters, "
-    "more for longer ones",
+    "frames": "sentences with another agent (half of them with another object too) for each natural one of 60 "
+    "characters, more for longer ones",
     "rule_copies": "times that a natural passive comes, each typed otherwise",
     "unchanged": "share of sentences to leave alone",
     "noise": "share of pairs that are typed otherwise: quotes, dashes, accents, numbers",
