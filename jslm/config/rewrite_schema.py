@@ -8,6 +8,8 @@ from jslm.config.section import Section
 
 # What `rewrite.calibration` weighs: a constant, the sum of log-probabilities, the lowest, the logarithm of how many.
 CALIBRATION_WEIGHTS = 4
+# No clause is shorter than half of this (`jslm.corpora.clause_runs`).
+_LEAST_CHARACTERS = 24
 _NAMES = "constant, sum, lowest, logarithm of the number"
 
 
@@ -71,6 +73,15 @@ class RewriteConfig(Section):
         "end: beams of a search for the best one that has the same. 0: none. `lm.rewrite`, `sample` and `evaluate` "
         "search; the server, ONNX and readers in other languages do not, and keep the sentence.",
     )
+    clause_characters: int = Field(
+        0,
+        ge=0,
+        description="With `rewrite.faithful`, where the greedy rewrite has other words than its sentence, or does not "
+        "end, or the sentence is too long for the context: runs of its clauses of up to so many characters are "
+        "rewritten by themselves, and the surest of them that has its words is taken, before any search. 0: none. "
+        "For models that learned parts of English sentences (`jslm corpora rewrite --parts`). Where `retry_beams` "
+        "search, and by ONNX in Python.",
+    )
     agreement: AgreementConfig = AgreementConfig()
 
     @model_validator(mode="after")
@@ -83,6 +94,12 @@ class RewriteConfig(Section):
             raise ValueError(
                 f"rewrite.retry_beams = {self.retry_beams} with rewrite.faithful = {str(self.faithful).lower()}; "
                 "expected 0 (no search), or with rewrite.faithful = true 2 beams or more"
+            )
+        if self.clause_characters and not (self.faithful and self.clause_characters >= _LEAST_CHARACTERS):
+            raise ValueError(
+                f"rewrite.clause_characters = {self.clause_characters} with rewrite.faithful = "
+                f"{str(self.faithful).lower()}; expected 0 (no parts), or with rewrite.faithful = true "
+                f"{_LEAST_CHARACTERS} characters or more"
             )
         return self
 

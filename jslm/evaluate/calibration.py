@@ -169,7 +169,7 @@ def _write(model: LanguageModel, items: Sequence[Item], beams: int) -> list[Writ
     open_minded = copy.copy(model)
     # A search takes its best text that is faithful.
     own = model.config.rewrite
-    rewrite = RewriteConfig(faithful=own.faithful, retry_beams=own.retry_beams)
+    rewrite = RewriteConfig(faithful=own.faithful, retry_beams=own.retry_beams, clause_characters=own.clause_characters)
     open_minded.config = model.config.model_copy(update={"rewrite": rewrite})
     found: list[Written | None] = []
     with Bar("calibrating", len(items), "sentences") as bar:

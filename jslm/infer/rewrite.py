@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Unpack
 
 from jslm.config import RewriteConfig
+from jslm.corpora.clause_runs import clause_runs
 from jslm.infer.agreement import agreement_on
 from jslm.infer.beam import write_beams
 from jslm.infer.faithful import unfaithful
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 # A rewrite that takes more than twice the tokens of its sentence and these is no rewrite.
 _SLACK_TOKENS = 32
+# Parts of sentences that are written at once, always as many: the program is compiled for their number.
+_PARTS_AT_ONCE = 8
 _log = logging.getLogger("jslm")
 
 
@@ -49,14 +52,34 @@ def rewrite_sentences(
     `beams` (None: the model's own, `rewrite.agreement`, or 1) over 1 searches for the best of that many, ranked by
     log-probability over length**`alpha`, one sentence at a time; with `rewrite.faithful` for the best that has no other
     words than the sentence. With 1, decoding is greedy, and `lookup` makes it fast (see `lookup.write_greedy`) without
-    changing it. With None and `rewrite.retry_beams`, it is greedy first; where that has other words than the sentence,
-    or does not end, the best of so many beams that has none takes its place, if there is one (not by ONNX, which has no
-    beams). Where a model asks for beams from the start and runs by ONNX, a warning and the reasons say so.
+    changing it. With None it is greedy first; where that has other words than the sentence, or does not end, what has
+    none takes its place, if there is one: with `rewrite.clause_characters` the sentence with the surest rewrite of a
+    run of its clauses, else, with `rewrite.retry_beams`, the best of so many beams (not by ONNX, which has no beams).
+    Where a model asks for beams from the start and runs by ONNX, a warning and the reasons say so.
     `conditions` are the model's already (see `LanguageModel.with_conditions`). Raises JslmError for an argument out of
     range.
     """
     work = _Work(model, resolve_rewriting(**arguments))
     return _rewrites(work, enumerate(sentences, 1))
+
+
+class _Found(NamedTuple):
+    """What was written for a sentence: its text, the log-probabilities and number of the tokens, what ended it."""
+
+    text: str
+    logprobs: list[float]
+    finish_reason: str | None
+    tokens: int
+    agreement: float = 0.0
+
+    @staticmethod
+    def of(row: Row, agreement: float = 0.0) -> _Found:
+        """That of a finished row."""
+        return _Found(row.text, row.all_logprobs, row.finish_reason, len(row.tokens), agreement)
+
+    def mean(self) -> float:
+        """Of the log-probabilities."""
+        return sum(self.logprobs) / max(len(self.logprobs), 1)
 
 
 class _Work:
@@ -73,34 +96,88 @@ class _Work:
         if options.beams is None and own and not can_search:
             self.beams, self.without = 1, without_beams(model.config.rewrite)
             _log.warning("rewrite: this model searches with %d beams, which ONNX has not; rewriting greedily", own)
-        retries = options.beams is None and self.beams == 1 and can_search
-        self.retry_beams = model.config.rewrite.retry_beams if retries else 0
+        retries = options.beams is None and self.beams == 1
+        self.retry_beams = model.config.rewrite.retry_beams if retries and can_search else 0
+        self.clause_characters = model.config.rewrite.clause_characters if retries else 0
+        self._tries_again = bool(self.retry_beams or self.clause_characters)
 
-    def write(self, sentences: list[str]) -> list[tuple[Row, float]]:
-        """(a finished row, how far the beams agree on it) a sentence."""
-        rows = [self._row(sentence) for sentence in sentences]
-        # The same for all prompts that are padded to one length: few programs are compiled.
-        room = max((self._room(padded_length(len(row.ids), self._context)) for row in rows), default=0)
-        options = self.options
+    def write(self, sentences: list[str]) -> list[_Found]:
+        """What is written for each sentence."""
         if self.beams == 1:
-            write_greedy(self.model, rows, draft=DRAFT_TOKENS if options.lookup else 0, room=room)
-            if self.retry_beams:
-                rows = [self._retried(sentence, row, room) for sentence, row in zip(sentences, rows, strict=True)]
-            return [(row, 0.0) for row in rows]
+            return self._greedily(sentences)
+        room = self._common_room(sentences)
         found = []
         for sentence in sentences:
             ranked = self._search(sentence, self.beams, room)
             faithful = self.model.config.rewrite.faithful
             chosen = next((row for row in ranked if not faithful or self._is_faithful(sentence, row)), ranked[0])
-            found.append((chosen, agreement_on(chosen, ranked)))
+            found.append(_Found.of(chosen, agreement_on(chosen, ranked)))
         return found
 
-    def _retried(self, sentence: str, row: Row, room: int) -> Row:
-        """The greedy rewrite where it may stand; else the best of a search that may, or the greedy one all the same."""
-        if self._is_faithful(sentence, row):
-            return row
-        ranked = self._search(sentence, self.retry_beams, room)
-        return next((other for other in ranked if self._is_faithful(sentence, other)), row)
+    def _greedily(self, sentences: list[str]) -> list[_Found]:
+        """The greedy rewrites where they may stand; else what of the sentence's parts or of a search may, or the greedy
+        ones all the same."""
+        whole = [sentence for sentence in sentences if not self.is_long(sentence)]
+        room = self._common_room(whole)
+        rows = [self._row(sentence) for sentence in whole]
+        self._write_rows(rows, room)
+        written = iter(rows)
+        found = []
+        for sentence in sentences:
+            row = None if self.is_long(sentence) else next(written)
+            stands = row is not None and (not self._tries_again or self._is_faithful(sentence, row))
+            found.append(_Found.of(row) if row is not None and stands else self._otherwise(sentence, row, room))
+        return found
+
+    def _otherwise(self, sentence: str, row: Row | None, room: int) -> _Found:
+        parts = self._in_parts(sentence)
+        told = may_add(self.model.conditions)
+        good = [part for part in parts if part.text != sentence and not unfaithful(sentence, part.text, may_add=told)]
+        if good:
+            return max(good, key=_Found.mean)
+        if row is None:
+            # None of a long sentence's parts may change; what was tried says why.
+            tried = [part for part in parts if part.text != sentence] or parts
+            return tried[0] if tried else _Found("", [], "length", 0)
+        ranked = self._search(sentence, self.retry_beams, room) if self.retry_beams else []
+        return _Found.of(next((other for other in ranked if self._is_faithful(sentence, other)), row))
+
+    def _in_parts(self, sentence: str) -> list[_Found]:
+        """The sentence with each run of its clauses rewritten by itself, of those whose rewrite ends."""
+        runs = clause_runs(sentence, self.clause_characters) if self.clause_characters else []
+        rows = [(run, self._row(part)) for run in runs if self._fits(part := sentence[slice(*run)])]
+        # The longest part that there can be, so that one program does for all.
+        room = self._room(padded_length(self.clause_characters, self._context))
+        found = []
+        for start in range(0, len(rows), _PARTS_AT_ONCE):
+            batch = rows[start : start + _PARTS_AT_ONCE]
+            spare = [self._row(sentence[slice(*batch[0][0])]) for _ in range(_PARTS_AT_ONCE - len(batch))]
+            self._write_rows([*(row for _, row in batch), *spare], room)
+            for (begin, end), row in batch:
+                if row.finish_reason == "stop" and row.text.strip():
+                    found.append(_Found.of(row)._replace(text=sentence[:begin] + row.text.strip() + sentence[end:]))
+        return found
+
+    def is_long(self, sentence: str) -> bool:
+        """Whether a sentence has no room in the context, and runs of clauses that have."""
+        if not self.clause_characters or not sentence or self._fits(sentence):
+            return False
+        return any(self._fits(sentence[slice(*run)]) for run in clause_runs(sentence, self.clause_characters))
+
+    def _fits(self, text: str) -> bool:
+        """Whether there is room for it, for what begins a document, and for a token of its rewrite."""
+        return self._tokens(rewrite_prompt(self.model.config.data, text)) + 2 <= self._context
+
+    def _tokens(self, prompt: str) -> int:
+        return len(self.model.tokenizer.encode(self.model.as_read(prompt)))
+
+    def _write_rows(self, rows: list[Row], room: int) -> None:
+        write_greedy(self.model, rows, draft=DRAFT_TOKENS if self.options.lookup else 0, room=room)
+
+    def _common_room(self, sentences: list[str]) -> int:
+        """The same for all prompts that are padded to one length: few programs are compiled."""
+        lengths = (len(self._row(sentence).ids) for sentence in sentences)
+        return max((self._room(padded_length(length, self._context)) for length in lengths), default=0)
 
     def _search(self, sentence: str, beams: int, room: int) -> list[Row]:
         make_row = functools.partial(self._row, sentence)
@@ -121,7 +198,7 @@ class _Work:
 
     def _row(self, sentence: str) -> Row:
         prompt = rewrite_prompt(self.model.config.data, sentence)
-        tokens = len(self.model.tokenizer.encode(self.model.as_read(prompt)))
+        tokens = self._tokens(prompt)
         most = self._room(tokens) - tokens
         request = make_request(self.model.config.sample, max_new_tokens=most, greedy=True, stop="\n")
         return self.model.row(prompt, 0, request)
@@ -140,7 +217,7 @@ def _rewrites(work: _Work, numbered: Iterable[tuple[int, str]]) -> Iterator[Rewr
                 if len(parts := parts_of(work.model, sentence)) > 1:
                     pieces[place] = parts
                 else:
-                    fitting[place] = read_sentence(work.model, core)
+                    fitting[place] = read_sentence(work.model, core, any_length=work.is_long(core))
             except Unreadable as reason:
                 reasons[place] = str(reason)
                 if core:
@@ -152,30 +229,29 @@ def _rewrites(work: _Work, numbered: Iterable[tuple[int, str]]) -> Iterator[Rewr
             elif place in reasons:
                 yield kept(sentence, reasons[place])
             else:
-                yield _judged(work, number, sentence, *rows[place], fitting[place][1])
+                yield _judged(work, number, sentence, rows[place], fitting[place][1])
 
 
-def _judged(work: _Work, number: int, sentence: str, row: Row, agreement: float, stand_ins: StandIns) -> Rewrite:
-    if row.finish_reason == "length":
+def _judged(work: _Work, number: int, sentence: str, found: _Found, stand_ins: StandIns) -> Rewrite:
+    if found.finish_reason == "length":
         _log.warning(
             "%s %d: its rewrite has not ended after %d tokens; left unchanged",
             work.options.where,
             number,
-            len(row.tokens),
+            found.tokens,
         )
-    logprobs = row.all_logprobs
     settings = work.model.config.rewrite
     threshold = settings.threshold_with(work.beams) if work.options.threshold is None else work.options.threshold
     return judge(
         settings,
         sentence,
-        stand_ins.take(row.text),
-        logprobs,
-        row.finish_reason,
+        stand_ins.take(found.text),
+        found.logprobs,
+        found.finish_reason,
         threshold=threshold,
         may_add=may_add(work.model.conditions),
         beams=work.beams,
-        agreement=agreement,
+        agreement=found.agreement,
         without=work.without,
     )
 
@@ -217,13 +293,14 @@ def written(model: LanguageModel, sentences: Sequence[str], beams: int | None = 
     work = _Work(model, resolve_rewriting(batch_size=max(len(sentences), 1), beams=beams))
     fitting: dict[int, tuple[str, StandIns]] = {}
     for number, sentence in enumerate(sentences):
+        core = unicodedata.normalize("NFC", sentence.strip())
         with contextlib.suppress(Unreadable):
-            fitting[number] = read_sentence(work.model, unicodedata.normalize("NFC", sentence.strip()))
-    found: list[Written | None] = [None] * len(sentences)
-    rows = work.write([text for text, _ in fitting.values()])
-    for number, (row, agreement) in zip(fitting, rows, strict=True):
-        if row.finish_reason == "stop":
-            text = fitting[number][1].take(row.text).strip()
+            fitting[number] = read_sentence(work.model, core, any_length=work.is_long(core))
+    results: list[Written | None] = [None] * len(sentences)
+    found = work.write([text for text, _ in fitting.values()])
+    for number, one in zip(fitting, found, strict=True):
+        if one.finish_reason == "stop":
+            text = fitting[number][1].take(one.text).strip()
             changed = text not in ("", unicodedata.normalize("NFC", sentences[number].strip()))
-            found[number] = Written(text, changed, row.all_logprobs, agreement)
-    return found
+            results[number] = Written(text, changed, one.logprobs, one.agreement)
+    return results

@@ -54,16 +54,18 @@ def rewrite_prompt(data: DataConfig, sentence: str) -> str:
         ) from None
 
 
-def read_sentence(model: LanguageModel, core: str) -> tuple[str, StandIns]:
+def read_sentence(model: LanguageModel, core: str, *, any_length: bool = False) -> tuple[str, StandIns]:
     """(the sentence as the model reads it, what stands for characters that it does not know).
 
-    `core` has no white space around it, and is in Unicode NFC. Raises Unreadable.
+    `core` has no white space around it, and is in Unicode NFC. `any_length`: it need not fit into the context, as it is
+    read in parts. Raises Unreadable.
     """
     tokenizer, data, context = model.tokenizer, model.config.data, model.config.model.context_length
     if not core:
         raise Unreadable("blank")
     # A token before it and one after it at least: what begins a document, and the rewrite.
-    if (tokens := len(tokenizer.encode(model.as_read(rewrite_prompt(data, core))))) + 2 > context:
+    tokens = len(tokenizer.encode(model.as_read(rewrite_prompt(data, core))))
+    if tokens + 2 > context and not any_length:
         raise Unreadable(f"{tokens} tokens, the context of this model is {context}")
     read = model.as_read(core)
     try:

@@ -29,6 +29,7 @@ _RANGES = {
     "someone": (0.0, 1.0),
     "by": (0.0, 1.0),
     "clauses": (0, 1),
+    "parts": (0.0, 1.0),
     "max_characters": (20, 100_000),
 }
 _HELP = {
@@ -41,6 +42,7 @@ _HELP = {
     "someone": "share of the passives without an agent that also get one, with the condition agentless = someone",
     "by": 'share of the passives without an agent that also come with a "by" that names none: by Friday, by post',
     "clauses": "1: clauses of longer sentences are sentences too; 0: only what is written as a sentence",
+    "parts": "share of the pairs of long sentences that are cut to a run of their clauses",
     "max_characters": "longer sentences are left out",
 }
 
@@ -99,7 +101,9 @@ def write_pairs(options: argparse.Namespace) -> int:
     print("\n".join(counts.lines()), file=sys.stderr)
     if options.held_out is not None:
         # A "by" without an agent is made up: it is not to be what a confidence is mostly of.
-        few = dataclasses.replace(wanted, frames=0, rule_copies=1, unchanged=0.3, someone=0.0, by=wanted.by / 10)
+        few = dataclasses.replace(
+            wanted, frames=0, rule_copies=1, unchanged=0.3, someone=0.0, by=wanted.by / 10, parts=0.0
+        )
         _write(options.held_out, make_pairs(held, few, Counts()))
     if not counts.made:
         raise JslmError(f"{options.out}: no pair could be made of {counts.sentences:,} sentences; see the counts above")

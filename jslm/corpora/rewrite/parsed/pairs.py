@@ -15,6 +15,7 @@ from jslm.corpora.rewrite.parsed.adjuncts import added, takes_one
 from jslm.corpora.rewrite.parsed.clauses import short_clauses
 from jslm.corpora.rewrite.parsed.group import read_group
 from jslm.corpora.rewrite.parsed.noise import vary
+from jslm.corpora.rewrite.parsed.parts import cut, is_cut
 from jslm.corpora.rewrite.parsed.phrases import LOOSE, Phrases, with_other
 from jslm.corpora.rewrite.parsed.to_active import NO_AGENTS, passive_with_agent, to_active, with_someone
 from jslm.corpora.rewrite.parsed.to_passive import candidates, to_passive
@@ -54,7 +55,8 @@ class Options:
     share of the passives without an agent that are also turned, with the condition; `by`: share of the passives without
     an agent, of one clause, that come once more with "by Friday" or the like, beyond the share `unchanged`; a twentieth
     of it is the share of pairs that get such a phrase; `clauses`: whether clauses of longer sentences are sentences
-    too."""
+    too; `parts`: share of the pairs of long sentences (over 120 characters; less of those over 60) that are cut to a
+    run of their clauses."""
 
     seed: int = 0
     frames: int = 3
@@ -65,6 +67,7 @@ class Options:
     someone: float = 0.5
     by: float = 1.0
     clauses: int = 1
+    parts: float = 0.8
     max_characters: int = 310
 
 
@@ -114,12 +117,19 @@ def make_pairs(trees: Iterable[Tree], options: Options, counts: Counts) -> Itera
     agentless: list[Tree] = []
     made = 0
     seen: set[str] = set()
+    # Of its own: cutting changes nothing of what else is drawn.
+    cutting = random.Random(options.seed)
 
     def typed(pair: Pair) -> Pair:
         if rng.random() < options.noise:
             prompt, completion = vary(pair.prompt, pair.completion, rng)
             pair = pair._replace(prompt=prompt, completion=completion)
-        counts.made[pair.category + (f" ({pair.agentless})" if pair.agentless else "")] += 1
+        name = pair.category + (f" ({pair.agentless})" if pair.agentless else "")
+        if is_cut(pair.prompt, options.parts, cutting) and (part := cut(pair.prompt, pair.completion, cutting)):
+            stays = part[0] == part[1] and pair.prompt != pair.completion
+            name += ", a part of it" + (" that stays" if stays else "")
+            pair = pair._replace(prompt=part[0], completion=part[1], agentless="" if stays else pair.agentless)
+        counts.made[name] += 1
         return pair
 
     for tree in _with_clauses(trees, options, counts):
