@@ -23,14 +23,14 @@ _MOST_RUNS: Final = 64
 def clause_runs(sentence: str, most: int) -> list[tuple[int, int]]:
     """(start, end) of the runs of whole clauses of `SHORTEST` to `most` characters, the longest first, 64 at most; not
     the whole sentence. White space stands around them, not in them."""
-    starts = [0, *(cut.end() for cut in _CUT.finditer(sentence))]
-    ends = [*(cut.start() for cut in _CUT.finditer(sentence)), len(sentence)]
-    found = [
-        (start, end)
-        for first, start in enumerate(starts)
-        for end, after in zip(ends[first:], [*starts[first + 1 :], None], strict=True)
-        if SHORTEST <= end - start <= most
-        and (start, end) != (0, len(sentence))
-        and not (after is not None and _HOLDING.match(sentence, after))
-    ]
+    cuts = list(_CUT.finditer(sentence))
+    starts = [0, *(cut.end() for cut in cuts)]
+    ends = [(cut.start(), not _HOLDING.match(sentence, cut.end())) for cut in cuts] + [(len(sentence), True)]
+    found = []
+    for first, start in enumerate(starts):
+        for end, is_one in ends[first : first + most]:
+            if end - start > most:
+                break
+            if is_one and end - start >= SHORTEST and (start, end) != (0, len(sentence)):
+                found.append((start, end))
     return sorted(found, key=lambda run: run[0] - run[1])[:_MOST_RUNS]

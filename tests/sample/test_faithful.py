@@ -88,5 +88,10 @@ def test_section_is_checked() -> None:
     for settings in ({"retry_beams": 4}, {"retry_beams": 1, "faithful": True}):
         with pytest.raises(JslmError, match=r"rewrite.retry_beams = \d with rewrite.faithful = \w+; expected 0 "):
             config_from_dict({"rewrite": settings}, "test")
+    for settings in ({"clause_characters": 120}, {"clause_characters": 10, "faithful": True}):
+        with pytest.raises(
+            JslmError, match=r"rewrite.clause_characters = \d+ with rewrite.faithful = \w+; expected 0 "
+        ):
+            config_from_dict({"rewrite": settings}, "test")
     assert not RewriteConfig().is_said
     assert RewriteConfig(threshold=0.5).is_said

@@ -4,6 +4,7 @@ import copy
 import io
 import json
 import logging
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -311,6 +312,65 @@ def test_of_several_the_best_that_is_faithful(
     assert found.confidence is not None
     (greedy,) = model.rewrite([CHANGED], beams=1)
     assert greedy.reason == "the rewrite says something else: other words"
+
+
+def in_parts(rewriter: LanguageModel, retry_beams: int = 0) -> LanguageModel:
+    model = copy.copy(rewriter)
+    settings = RewriteConfig(faithful=True, clause_characters=60, retry_beams=retry_beams)
+    model.config = rewriter.config.model_copy(update={"rewrite": settings})
+    return model
+
+
+def test_a_long_sentence_is_rewritten_in_parts(rewriter: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    searched: list[str] = []
+
+    def finds_nothing(*arguments: Any, **more: Any) -> list[Any]:
+        searched.append("")
+        return []
+
+    monkeypatch.setattr(rewrite_module, "clause_runs", runs_at_full_stops)
+    monkeypatch.setattr(rewrite_module, "write_beams", finds_nothing)
+    model = in_parts(rewriter, retry_beams=2)
+    # The first fits into the context, and comes out wrong in one; the second does not fit; of the third nothing can
+    # change, so it is searched for, as far as that goes.
+    fits, beyond = f"{SAME} {CHANGED}", f"{SAME} {SAME} {CHANGED}"
+    assert rewriter.config.model.context_length < len(beyond)
+    found = model.rewrite([fits, beyond, f"{UNKNOWN} {UNKNOWN}", CHANGED])
+    assert [each.output for each in found[:2]] == [f"{SAME} {REWRITTEN}", f"{SAME} {SAME} {REWRITTEN}"]
+    assert found[2].reason.startswith("the rewrite says something else: ")
+    assert len(searched) == 1
+    (alone,) = model.rewrite([CHANGED])
+    assert found[3] == alone
+    # As sure as of the part, which is written in a batch of eight.
+    for each in found[:2]:
+        assert each.logprob == pytest.approx(alone.logprob, abs=1e-4)
+    (written,) = rewrite_module.written(model, [beyond])
+    assert written is not None
+    assert (written.output, written.changed) == (found[1].output, True)
+    # By itself the whole is what there is.
+    assert not model.rewrite([fits], beams=1)[0].changed
+
+
+def test_a_long_sentence_of_which_no_part_changes_stays(
+    rewriter: LanguageModel, monkeypatch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(rewrite_module, "clause_runs", runs_at_full_stops)
+    model = in_parts(rewriter)
+    calm, odd = " ".join([SAME] * 3), f"{SAME} {SAME} {UNKNOWN}"
+    stayed, refused = model.rewrite([calm, odd])
+    assert (stayed.output, stayed.reason) == (calm, "nothing to change")
+    assert refused.output == odd
+    assert refused.reason.startswith("the rewrite says something else: ")
+    assert not log.records
+    monkeypatch.setattr(rewrite_module, "clause_runs", lambda sentence, most: [])
+    (unread,) = model.rewrite([calm])
+    assert unread.reason == "96 tokens, the context of this model is 80"
+
+
+def runs_at_full_stops(sentence: str, most: int) -> list[tuple[int, int]]:
+    starts = [0, *(match.end() for match in re.finditer(r"\. ", sentence))]
+    runs = zip(starts, [*(start - 1 for start in starts[1:]), len(sentence)], strict=True)
+    return [(start, end) for start, end in runs if end - start <= most] if len(starts) > 1 else []
 
 
 def test_there_is_no_search_where_the_greedy_rewrite_stands(
