@@ -33,7 +33,7 @@ GENERATED = {
 }
 MEASURED = {"val": "--count 2000 --seed 1", "verb": "--count 2000 --seed 2 --split verb"}
 # Sequences of the mixture: natural pairs, generated ones, tokenised ones, public ones, plain sentences.
-WEIGHTS = {"natural": 8, "pairs": 8, "tokenized": 0.5, "public": 0.5, "plain": 1}
+WEIGHTS = {"natural": 8, "pairs": 10, "tokenized": 0.5, "public": 0.5, "plain": 1}
 # Pretraining is on text and, as text, on the pairs: there prompts teach too, and copying is learned before answers.
 PRETRAINING_SHARE = 0.5
 TEXTS = ("plain_text.jsonl", "text.jsonl", "pair_text.jsonl")
