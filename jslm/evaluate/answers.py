@@ -122,7 +122,7 @@ def _read_treebank(path: Path) -> list[Item]:
 def answer_quality(model: LanguageModel, items: Sequence[Item]) -> dict[str, Any]:
     """The figures of a model on some items; see `compare_answers`. Each is written by `model.rewrite`."""
     # The model's own threshold and check are applied afterwards, so that what they do shows. A search takes its best
-    # text that is faithful, which is part of the search; so is a second search where the greedy text is not.
+    # text that is faithful, which is part of the search; so are parts and a second search where the greedy text is not.
     open_minded = copy.copy(model)
     settings = model.config.rewrite
     searches = settings.agreement.beams > 1

@@ -20,7 +20,7 @@ from jslm.infer.lookup import DRAFT_TOKENS, write_greedy
 from jslm.infer.programs import JaxPrograms
 from jslm.infer.request import RewriteArguments, RewriteOptions, make_request, resolve_rewriting
 from jslm.infer.row import Row
-from jslm.infer.sentences import Unreadable, joined, parts_of, read_sentence, rewrite_prompt
+from jslm.infer.sentences import Unreadable, joined, parts_of, prompt_tokens, read_sentence, rewrite_prompt
 from jslm.infer.state import padded_length
 
 if TYPE_CHECKING:
@@ -105,42 +105,42 @@ class _Work:
         """What is written for each sentence."""
         if self.beams == 1:
             return self._greedily(sentences)
-        room = self._common_room(sentences)
+        room = self._common_room([self._row(sentence) for sentence in sentences])
         found = []
         for sentence in sentences:
             ranked = self._search(sentence, self.beams, room)
             faithful = self.model.config.rewrite.faithful
-            chosen = next((row for row in ranked if not faithful or self._is_faithful(sentence, row)), ranked[0])
+            chosen = next(
+                (row for row in ranked if not faithful or self._is_faithful(sentence, _Found.of(row))), ranked[0]
+            )
             found.append(_Found.of(chosen, agreement_on(chosen, ranked)))
         return found
 
     def _greedily(self, sentences: list[str]) -> list[_Found]:
         """The greedy rewrites where they may stand; else what of the sentence's parts or of a search may, or the greedy
         ones all the same."""
-        whole = [sentence for sentence in sentences if not self.is_long(sentence)]
+        rows = [None if self.is_long(sentence) else self._row(sentence) for sentence in sentences]
+        whole = [row for row in rows if row is not None]
         room = self._common_room(whole)
-        rows = [self._row(sentence) for sentence in whole]
-        self._write_rows(rows, room)
-        written = iter(rows)
+        self._write_rows(whole, room)
         found = []
-        for sentence in sentences:
-            row = None if self.is_long(sentence) else next(written)
-            stands = row is not None and (not self._tries_again or self._is_faithful(sentence, row))
-            found.append(_Found.of(row) if row is not None and stands else self._otherwise(sentence, row, room))
+        for sentence, row in zip(sentences, rows, strict=True):
+            greedy = None if row is None else _Found.of(row)
+            stands = greedy is not None and (not self._tries_again or self._is_faithful(sentence, greedy))
+            found.append(greedy if greedy is not None and stands else self._otherwise(sentence, greedy, room))
         return found
 
-    def _otherwise(self, sentence: str, row: Row | None, room: int) -> _Found:
+    def _otherwise(self, sentence: str, greedy: _Found | None, room: int) -> _Found:
         parts = self._in_parts(sentence)
-        told = may_add(self.model.conditions)
-        good = [part for part in parts if part.text != sentence and not unfaithful(sentence, part.text, may_add=told)]
+        good = [part for part in parts if part.text != sentence and self._is_faithful(sentence, part)]
         if good:
             return max(good, key=_Found.mean)
-        if row is None:
+        if greedy is None:
             # None of a long sentence's parts may change; what was tried says why.
             tried = [part for part in parts if part.text != sentence] or parts
             return tried[0] if tried else _Found("", [], "length", 0)
         ranked = self._search(sentence, self.retry_beams, room) if self.retry_beams else []
-        return _Found.of(next((other for other in ranked if self._is_faithful(sentence, other)), row))
+        return next((other for other in map(_Found.of, ranked) if self._is_faithful(sentence, other)), greedy)
 
     def _in_parts(self, sentence: str) -> list[_Found]:
         """The sentence with each run of its clauses rewritten by itself, of those whose rewrite ends."""
@@ -166,27 +166,23 @@ class _Work:
 
     def _fits(self, text: str) -> bool:
         """Whether there is room for it, for what begins a document, and for a token of its rewrite."""
-        return self._tokens(rewrite_prompt(self.model.config.data, text)) + 2 <= self._context
-
-    def _tokens(self, prompt: str) -> int:
-        return len(self.model.tokenizer.encode(self.model.as_read(prompt)))
+        return prompt_tokens(self.model, rewrite_prompt(self.model.config.data, text)) + 2 <= self._context
 
     def _write_rows(self, rows: list[Row], room: int) -> None:
         write_greedy(self.model, rows, draft=DRAFT_TOKENS if self.options.lookup else 0, room=room)
 
-    def _common_room(self, sentences: list[str]) -> int:
+    def _common_room(self, rows: list[Row]) -> int:
         """The same for all prompts that are padded to one length: few programs are compiled."""
-        lengths = (len(self._row(sentence).ids) for sentence in sentences)
-        return max((self._room(padded_length(length, self._context)) for length in lengths), default=0)
+        return max((self._room(padded_length(len(row.ids), self._context)) for row in rows), default=0)
 
     def _search(self, sentence: str, beams: int, room: int) -> list[Row]:
         make_row = functools.partial(self._row, sentence)
         return [row for _, row in write_beams(self.model, make_row, beams, self.options.alpha, room=room)]
 
-    def _is_faithful(self, sentence: str, row: Row) -> bool:
+    def _is_faithful(self, sentence: str, found: _Found) -> bool:
         """Whether a rewrite has ended, and has no other words than its sentence."""
         told = may_add(self.model.conditions)
-        return row.finish_reason == "stop" and not unfaithful(sentence, row.text.strip(), may_add=told)
+        return found.finish_reason == "stop" and not unfaithful(sentence, found.text.strip(), may_add=told)
 
     @property
     def _context(self) -> int:
@@ -198,7 +194,7 @@ class _Work:
 
     def _row(self, sentence: str) -> Row:
         prompt = rewrite_prompt(self.model.config.data, sentence)
-        tokens = self._tokens(prompt)
+        tokens = prompt_tokens(self.model, prompt)
         most = self._room(tokens) - tokens
         request = make_request(self.model.config.sample, max_new_tokens=most, greedy=True, stop="\n")
         return self.model.row(prompt, 0, request)
@@ -258,7 +254,7 @@ def _judged(work: _Work, number: int, sentence: str, found: _Found, stand_ins: S
 
 def most_tokens(model: LanguageModel, prompt: str) -> int:
     """The tokens at most of the rewrite that is asked for by a prompt (of `rewrite_prompt`)."""
-    return _most_tokens(len(model.tokenizer.encode(model.as_read(prompt))))
+    return _most_tokens(prompt_tokens(model, prompt))
 
 
 def _most_tokens(prompt_tokens: int) -> int:

@@ -54,6 +54,11 @@ def rewrite_prompt(data: DataConfig, sentence: str) -> str:
         ) from None
 
 
+def prompt_tokens(model: LanguageModel, prompt: str) -> int:
+    """The tokens of a prompt as the model reads it, without one that begins a document."""
+    return len(model.tokenizer.encode(model.as_read(prompt)))
+
+
 def read_sentence(model: LanguageModel, core: str, *, any_length: bool = False) -> tuple[str, StandIns]:
     """(the sentence as the model reads it, what stands for characters that it does not know).
 
@@ -64,7 +69,7 @@ def read_sentence(model: LanguageModel, core: str, *, any_length: bool = False) 
     if not core:
         raise Unreadable("blank")
     # A token before it and one after it at least: what begins a document, and the rewrite.
-    tokens = len(tokenizer.encode(model.as_read(rewrite_prompt(data, core))))
+    tokens = prompt_tokens(model, rewrite_prompt(data, core))
     if tokens + 2 > context and not any_length:
         raise Unreadable(f"{tokens} tokens, the context of this model is {context}")
     read = model.as_read(core)
