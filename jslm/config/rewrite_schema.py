@@ -79,7 +79,7 @@ class RewriteConfig(Section):
         description="With `rewrite.faithful`, where the greedy rewrite has other words than its sentence, or does not "
         "end, or the sentence is too long for the context: runs of its clauses of up to so many characters are "
         "rewritten by themselves, and the surest of them that has its words is taken, before any search. 0: none. "
-        "For models that learned parts of English sentences (`jslm corpora rewrite --parts`). Where `retry_beams` "
+        "For models that learned parts of English sentences (which `jslm corpora rewrite` makes). Where `retry_beams` "
         "search, and by ONNX in Python.",
     )
     agreement: AgreementConfig = AgreementConfig()

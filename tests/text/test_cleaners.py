@@ -50,10 +50,10 @@ def test_no_text_makes_a_cleaner_fail(name: str, text: str) -> None:
 )
 def test_time_grows_with_the_text_and_no_faster(name: str, unit: str) -> None:
     text = "Project Gutenberg\n" + unit * (120_000 // len(unit)) + "\nend é"
-    started = time.process_time()
+    started = time.thread_time()
     CLEANERS[name](text)
-    # A pattern that looks at each character again for each other one would take minutes.
-    assert time.process_time() - started < 3
+    # 0.1 s; a pattern that looks at each character again for each other one would take minutes.
+    assert time.thread_time() - started < 20
 
 
 # Gutenberg
