@@ -23,6 +23,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "generate, greedy": {},
     "rewrite, no lookup": {"lookup": False},
     "rewrite": {},
+    "rewrite, greedy alone": {"beams": 1},
     "rewrite, 8 at once": {"batch_size": 8},
     "rewrite, 4 beams": {"beams": 4},
 }
@@ -113,19 +114,26 @@ def measure(run: str, way: str, sentences: list[str], rounds: int) -> dict[str, 
 
     model = load(run)
 
-    def write() -> list[str]:
+    def write(sentences: list[str]) -> list[str]:
         if way != "generate, greedy":
             return [found.output for found in model.rewrite(sentences, **WAYS[way])]
         prompts = [rewrite_prompt(model.config.data, sentence) for sentence in sentences]
         return [model.generate_results(prompt, greedy=True, max_new_tokens=200)[0].text for prompt in prompts]
 
-    write()
-    seconds, decoding = [], []
+    at_once = WAYS[way].get("batch_size", 1)
+    batches = [sentences[start : start + at_once] for start in range(0, len(sentences), at_once)]
+    for batch in batches:
+        write(batch)
+    seconds, decoding, each = [], [], []
     for _ in range(rounds):
         model.decode_tokens, model.decode_seconds = 0, 0.0
-        started = time.perf_counter()
-        texts = write()
-        seconds.append(time.perf_counter() - started)
+        texts, taken = [], []
+        for batch in batches:
+            started = time.perf_counter()
+            texts += write(batch)
+            taken.append(time.perf_counter() - started)
+        seconds.append(sum(taken))
+        each += [took / len(batch) for took, batch in zip(taken, batches, strict=True)]
         decoding.append(model.decode_tokens / model.decode_seconds)
     median = statistics.median(seconds)
     return {
@@ -134,6 +142,8 @@ def measure(run: str, way: str, sentences: list[str], rounds: int) -> dict[str, 
         "characters_per_s": sum(map(len, texts)) / median,
         "decoded_tokens_per_s": statistics.median(decoding),
         "ms_per_sentence": 1000 * median / len(sentences),
+        "ms_median": 1000 * statistics.median(each),
+        "ms_worst": 1000 * max(each),
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000,
     }
 

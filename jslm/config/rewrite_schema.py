@@ -82,6 +82,12 @@ class RewriteConfig(Section):
         "For models that learned parts of English sentences (which `jslm corpora rewrite` makes). Where `retry_beams` "
         "search, and by ONNX in Python.",
     )
+    clause_word: str = Field(
+        "",
+        description="With `rewrite.clause_characters`: only runs of clauses with this word are tried, as nothing "
+        "changes in the others. For passives with an agent it is `by`. Where a condition asks for what a sentence does "
+        "not have, all are tried. Empty: all.",
+    )
     agreement: AgreementConfig = AgreementConfig()
 
     @model_validator(mode="after")

@@ -169,7 +169,8 @@ def _write(model: LanguageModel, items: Sequence[Item], beams: int) -> list[Writ
     open_minded = copy.copy(model)
     # A search takes its best text that is faithful.
     own = model.config.rewrite
-    rewrite = RewriteConfig(faithful=own.faithful, retry_beams=own.retry_beams, clause_characters=own.clause_characters)
+    kept = ("faithful", "retry_beams", "clause_characters", "clause_word")
+    rewrite = RewriteConfig(**{name: getattr(own, name) for name in kept})
     open_minded.config = model.config.model_copy(update={"rewrite": rewrite})
     found: list[Written | None] = []
     with Bar("calibrating", len(items), "sentences") as bar:

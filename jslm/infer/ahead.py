@@ -9,8 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import SingleDeviceSharding
 
 from jslm.config import MeshConfig, ModelConfig
-from jslm.infer.language_model import cast_params
-from jslm.infer.programs import DISPATCH_TOKENS, empty_state, write
+from jslm.infer.programs import DISPATCH_TOKENS, cast_params, empty_state, write
 from jslm.infer.samplers import Features
 from jslm.model import decoding_params, param_shapes, unstack_layers
 from jslm.parallel import make_mesh

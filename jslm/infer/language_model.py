@@ -14,7 +14,7 @@ from typing import Any, Unpack
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float32
+from jaxtyping import Array, Float32, Key
 
 from jslm.config import Config, MeshConfig
 from jslm.errors import JslmError
@@ -27,7 +27,7 @@ from jslm.infer.rewrite import rewrite_sentences
 from jslm.infer.row import Result, Row, push_tokens
 from jslm.infer.samplers import Features, Sampling, sample_keys
 from jslm.infer.state import Settings, State, cache_slots, padded_length, whole_prompts
-from jslm.model import Params, compute_dtype, decoding_params, unstack_layers
+from jslm.model import Params, compute_dtype, unstack_layers
 from jslm.parallel import make_mesh
 from jslm.prompts.as_read import as_read
 from jslm.runs.bundle import check_vocabulary
@@ -78,7 +78,8 @@ class LanguageModel:
         device = jax.local_devices()[0]
         # During training a mesh of many devices may be set, and these arrays live on one.
         self.mesh = make_mesh(MeshConfig(), [device])
-        self.programs = programs or self._compiled(params, device)
+        drafting = jnp.dtype(dtype or compute_dtype(config.model, "drafting"))
+        self.programs = programs or self._compiled(params, device, drafting)
         self.conditions: dict[str, str] = {}
         # Those that are built into what computes, "" for none.
         self.fixed_conditions: Mapping[str, str] = {}
@@ -96,15 +97,13 @@ class LanguageModel:
             return self.programs.params
         raise JslmError("this model is run by onnxruntime, and its weights are in its graph alone; open the run folder")
 
-    def _compiled(self, params: Params | None, device: jax.Device) -> JaxPrograms:
+    def _compiled(self, params: Params | None, device: jax.Device, drafting: jnp.dtype) -> JaxPrograms:
         assert params is not None
         model = self.config.model
         with jax.set_mesh(self.mesh):
             # Unstacked on the host, by views: on the device each shape of weights is a program that has to be compiled.
             unstacked = jax.device_put(unstack_layers(jax.device_get(params)), device)
-            params = cast_params(unstacked, self.dtype)
-            weights = decoding_params(params, model, self.dtype)
-        return JaxPrograms(params, weights, model, self.dtype, self.mesh)
+        return JaxPrograms(unstacked, model, self.dtype, self.mesh, drafting)
 
     def generate(
         self, prompt: str | Sequence[str], **arguments: Unpack[Arguments]
@@ -190,14 +189,11 @@ class LanguageModel:
                 raise JslmError(f"condition {name}={label}: {name!r} can be {', '.join(known[name])}")
         return [labels.index(wanted[name]) if name in wanted else -1 for name, labels in known.items()]
 
-    def settings(self, rows: Sequence[Row]) -> Settings:
-        """How each row is written, as the programs take it."""
+    def settings(self, rows: Sequence[Row], *, draws: bool = True) -> Settings:
+        """How each row is written, as the programs take it. Without `draws` the keys mean nothing, and are others'
+        too: for greedy rows, and programs that leave them."""
         with jax.set_mesh(self.mesh):
-            keys = [
-                sample_keys(seed, [row.sample for row in together])
-                for seed, together in itertools.groupby(rows, lambda row: row.request.seed)
-            ]
-            key = jnp.concatenate(keys) if len(keys) > 1 else keys[0]
+            key = _keys(rows) if draws else _no_keys(len(rows))
         columns: dict[str, Any] = {
             "wants_top": np.array([row.request.top_logprobs > 0 for row in rows]),
             "labels": np.array([self.labels(row.request.conditions) for row in rows], np.int32).reshape(len(rows), -1),
@@ -386,13 +382,14 @@ def _alive(rows: Sequence[Row]) -> np.ndarray:
     return np.array([row.left > 0 for row in rows])
 
 
-def cast_params(params: Params, dtype: jnp.dtype) -> Params:
-    """The weights as the products use them, cast once and not at each token. Norms compute in float32 and stay so."""
-    if dtype == jnp.float32:
-        return params
+def _keys(rows: Sequence[Row]) -> Key[Array, " rows"]:
+    keys = [
+        sample_keys(seed, [row.sample for row in together])
+        for seed, together in itertools.groupby(rows, lambda row: row.request.seed)
+    ]
+    return jnp.concatenate(keys) if len(keys) > 1 else keys[0]
 
-    def cast(path: tuple[Any, ...], leaf: Array) -> Array:
-        return leaf if "norm" in jax.tree_util.keystr(path) else leaf.astype(dtype)
 
-    found: Params = jax.tree_util.tree_map_with_path(cast, params)
-    return found
+@functools.lru_cache(maxsize=64)
+def _no_keys(rows: int) -> Key[Array, " rows"]:
+    return sample_keys(0, [0] * rows)

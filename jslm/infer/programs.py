@@ -26,6 +26,7 @@ from jslm.model import (
     Params,
     apply_cached,
     decoding_kernels,
+    decoding_params,
     init_cache,
     logits_from_hidden,
 )
@@ -92,18 +93,47 @@ class Programs(Protocol):
         ...
 
 
+def cast_params(params: Params, dtype: jnp.dtype) -> Params:
+    """The weights as the products use them, cast once and not at each token. Norms compute in float32 and stay so."""
+    if dtype == jnp.float32:
+        return params
+
+    def cast(path: tuple[Any, ...], leaf: Array) -> Array:
+        return leaf if "norm" in jax.tree_util.keystr(path) else leaf.astype(dtype)
+
+    found: Params = jax.tree_util.tree_map_with_path(cast, params)
+    return found
+
+
 class JaxPrograms:
     """A model's weights with the compiled programs that run on them, on one device."""
 
     def __init__(
-        self, params: Params, weights: Params, config: ModelConfig, dtype: jnp.dtype, mesh: jax.sharding.Mesh
+        self,
+        params: Params,
+        config: ModelConfig,
+        dtype: jnp.dtype,
+        mesh: jax.sharding.Mesh,
+        drafting_dtype: jnp.dtype | None = None,
     ) -> None:
-        """`params` with the layers unstacked, `weights` the same by `decoding_params` for `dtype`; on `mesh`."""
-        self.params = params
-        self.weights = weights
+        """`params` with the layers unstacked, on `mesh`; they are cast to `dtype`, that of the computation, by
+        `drafting` to another."""
+        with jax.set_mesh(mesh):
+            self.params = cast_params(params, dtype)
+            self.weights = decoding_params(self.params, config, dtype)
         self.config = config
         self.dtype = dtype
         self.mesh = mesh
+        self._drafting_dtype = drafting_dtype or dtype
+        # (rows, cache slots, guesses) that prompt lookup has compiled its loop for.
+        self.drafted: set[tuple[int, int, int]] = set()
+
+    @functools.cached_property
+    def drafting(self) -> JaxPrograms:
+        """Those for several tokens of a row at once, whose weights may have another type: these, or a second set."""
+        if self._drafting_dtype == self.dtype:
+            return self
+        return JaxPrograms(self.params, self.config, self._drafting_dtype, self.mesh)
 
     @property
     def kind(self) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import itertools
 import logging
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Unpack
@@ -15,7 +16,7 @@ from jslm.corpora.clause_runs import clause_runs
 from jslm.infer.agreement import agreement_on
 from jslm.infer.beam import write_beams
 from jslm.infer.faithful import unfaithful
-from jslm.infer.judgement import Rewrite, StandIns, judge, kept
+from jslm.infer.judgement import Rewrite, StandIns, confidence_of, judge, kept
 from jslm.infer.lookup import DRAFT_TOKENS, write_greedy
 from jslm.infer.programs import JaxPrograms
 from jslm.infer.request import RewriteArguments, RewriteOptions, make_request, resolve_rewriting
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
 
 # A rewrite that takes more than twice the tokens of its sentence and these is no rewrite.
 _SLACK_TOKENS = 32
-# Parts of sentences that are written at once, always as many: the program is compiled for their number.
+# Parts of sentences that are written at once; a power of two of them, as the program is compiled for their number.
 _PARTS_AT_ONCE = 8
+# A search finds nothing sure enough where the greedy rewrite is less sure than this part of the threshold.
+_HOPE = 3
 _log = logging.getLogger("jslm")
 
 
@@ -96,6 +99,8 @@ class _Work:
         if options.beams is None and own and not can_search:
             self.beams, self.without = 1, without_beams(model.config.rewrite)
             _log.warning("rewrite: this model searches with %d beams, which ONNX has not; rewriting greedily", own)
+        settings = model.config.rewrite
+        self.threshold = settings.threshold_with(self.beams) if options.threshold is None else options.threshold
         retries = options.beams is None and self.beams == 1
         self.retry_beams = model.config.rewrite.retry_beams if retries and can_search else 0
         self.clause_characters = model.config.rewrite.clause_characters if retries else 0
@@ -131,32 +136,45 @@ class _Work:
         return found
 
     def _otherwise(self, sentence: str, greedy: _Found | None, room: int) -> _Found:
-        parts = self._in_parts(sentence)
+        runs = self._runs(sentence)
+        parts = self._in_parts(sentence, runs)
         good = [part for part in parts if part.text != sentence and self._is_faithful(sentence, part)]
         if good:
             return max(good, key=_Found.mean)
         if greedy is None:
             # None of a long sentence's parts may change; what was tried says why.
             tried = [part for part in parts if part.text != sentence] or parts
-            return tried[0] if tried else _Found("", [], "length", 0)
-        ranked = self._search(sentence, self.retry_beams, room) if self.retry_beams else []
+            unwritten = _Found("", [], "length", 0) if runs else _Found(sentence, [], "stop", 0)
+            return tried[0] if tried else unwritten
+        hopes = (confidence_of(self.model.config.rewrite, greedy.logprobs) or 0.0) >= self.threshold / _HOPE
+        searches = self.retry_beams and hopes
+        ranked = self._search(sentence, self.retry_beams, room, same_words=True) if searches else []
         return next((other for other in map(_Found.of, ranked) if self._is_faithful(sentence, other)), greedy)
 
-    def _in_parts(self, sentence: str) -> list[_Found]:
-        """The sentence with each run of its clauses rewritten by itself, of those whose rewrite ends."""
-        runs = clause_runs(sentence, self.clause_characters) if self.clause_characters else []
+    def _in_parts(self, sentence: str, runs: list[tuple[int, int]]) -> list[_Found]:
+        """The sentence with each of the runs rewritten by itself, of those whose rewrite ends."""
         rows = [(run, self._row(part)) for run in runs if self._fits(part := sentence[slice(*run)])]
-        # The longest part that there can be, so that one program does for all.
-        room = self._room(padded_length(self.clause_characters, self._context))
+        # The longest part that there can be, so that few programs do for all.
+        length = padded_length(self.clause_characters, self._context)
         found = []
         for start in range(0, len(rows), _PARTS_AT_ONCE):
             batch = rows[start : start + _PARTS_AT_ONCE]
-            spare = [self._row(sentence[slice(*batch[0][0])]) for _ in range(_PARTS_AT_ONCE - len(batch))]
-            self._write_rows([*(row for _, row in batch), *spare], room)
+            count = 1 << (len(batch) - 1).bit_length()
+            spare = [self._row(sentence[slice(*batch[0][0])]) for _ in range(count - len(batch))]
+            self._write_rows([*(row for _, row in batch), *spare], self._room(length), length)
             for (begin, end), row in batch:
                 if row.finish_reason == "stop" and row.text.strip():
                     found.append(_Found.of(row)._replace(text=sentence[:begin] + row.text.strip() + sentence[end:]))
         return found
+
+    def _runs(self, sentence: str) -> list[tuple[int, int]]:
+        """(start, end) of the runs of clauses that something may change in."""
+        if not self.clause_characters:
+            return []
+        word = "" if may_add(self.model.conditions) else self.model.config.rewrite.clause_word
+        holds = re.compile(rf"\b{re.escape(word)}\b" if word else "", re.IGNORECASE)
+        runs = clause_runs(sentence, self.clause_characters)
+        return [run for run in runs if holds.search(sentence, *run)]
 
     def is_long(self, sentence: str) -> bool:
         """Whether a sentence has no room in the context, and runs of clauses that have."""
@@ -166,17 +184,24 @@ class _Work:
 
     def _fits(self, text: str) -> bool:
         """Whether there is room for it, for what begins a document, and for a token of its rewrite."""
-        return prompt_tokens(self.model, rewrite_prompt(self.model.config.data, text)) + 2 <= self._context
+        return self._tokens(text) + 2 <= self._context
 
-    def _write_rows(self, rows: list[Row], room: int) -> None:
-        write_greedy(self.model, rows, draft=DRAFT_TOKENS if self.options.lookup else 0, room=room)
+    def _write_rows(self, rows: list[Row], room: int, length: int = 0) -> None:
+        draft = DRAFT_TOKENS if self.options.lookup else 0
+        write_greedy(self.model, rows, draft=draft, room=room, length=length)
 
     def _common_room(self, rows: list[Row]) -> int:
         """The same for all prompts that are padded to one length: few programs are compiled."""
         return max((self._room(padded_length(len(row.ids), self._context)) for row in rows), default=0)
 
-    def _search(self, sentence: str, beams: int, room: int) -> list[Row]:
-        make_row = functools.partial(self._row, sentence)
+    def _search(self, sentence: str, beams: int, room: int, *, same_words: bool = False) -> list[Row]:
+        """The best texts of a search; `same_words`: none is looked for that is much longer than the sentence."""
+        most = None
+        if same_words:
+            tokens = self._tokens(sentence)
+            most = min(tokens + _SLACK_TOKENS, self._room(tokens) - tokens)
+            room = 2 * padded_length(tokens, self._context) + _SLACK_TOKENS
+        make_row = functools.partial(self._row, sentence, most)
         return [row for _, row in write_beams(self.model, make_row, beams, self.options.alpha, room=room)]
 
     def _is_faithful(self, sentence: str, found: _Found) -> bool:
@@ -192,12 +217,15 @@ class _Work:
         most = self.options.max_new_tokens
         return tokens + (_most_tokens(tokens) if most is None else most)
 
-    def _row(self, sentence: str) -> Row:
-        prompt = rewrite_prompt(self.model.config.data, sentence)
-        tokens = prompt_tokens(self.model, prompt)
-        most = self._room(tokens) - tokens
+    def _tokens(self, sentence: str) -> int:
+        return prompt_tokens(self.model, rewrite_prompt(self.model.config.data, sentence))
+
+    def _row(self, sentence: str, most: int | None = None) -> Row:
+        """An empty one, of `most` new tokens at most (None: as many as any rewrite may have)."""
+        tokens = self._tokens(sentence)
+        most = self._room(tokens) - tokens if most is None else most
         request = make_request(self.model.config.sample, max_new_tokens=most, greedy=True, stop="\n")
-        return self.model.row(prompt, 0, request)
+        return self.model.row(rewrite_prompt(self.model.config.data, sentence), 0, request)
 
 
 def _rewrites(work: _Work, numbered: Iterable[tuple[int, str]]) -> Iterator[Rewrite]:
@@ -236,15 +264,13 @@ def _judged(work: _Work, number: int, sentence: str, found: _Found, stand_ins: S
             number,
             found.tokens,
         )
-    settings = work.model.config.rewrite
-    threshold = settings.threshold_with(work.beams) if work.options.threshold is None else work.options.threshold
     return judge(
-        settings,
+        work.model.config.rewrite,
         sentence,
         stand_ins.take(found.text),
         found.logprobs,
         found.finish_reason,
-        threshold=threshold,
+        threshold=work.threshold,
         may_add=may_add(work.model.conditions),
         beams=work.beams,
         agreement=found.agreement,

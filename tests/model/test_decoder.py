@@ -305,11 +305,15 @@ def test_compute_type(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "training"),
-    [("avx2 avx512f", "float32"), ("avx512_bf16", "bfloat16"), ("avx512_bf16 amx_bf16 amx_tile", "bfloat16")],
+    ("flags", "training", "drafting"),
+    [
+        ("avx2 avx512f", "float32", "float32"),
+        ("avx512_bf16", "bfloat16", "float32"),
+        ("avx512_bf16 amx_bf16 amx_tile", "bfloat16", "bfloat16"),
+    ],
 )
 def test_cpus_train_in_bfloat16_where_that_was_measured_to_be_better(
-    flags: str, training: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    flags: str, training: str, drafting: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: fpu sse2 {flags}\nbugs\t\t:\n", "ascii")
     monkeypatch.setenv("JSLM_CPUINFO", str(tmp_path / "cpuinfo"))
@@ -318,6 +322,7 @@ def test_cpus_train_in_bfloat16_where_that_was_measured_to_be_better(
     try:
         assert compute_dtype(make()).name == training
         assert compute_dtype(make(), "writing").name == "float32"
+        assert compute_dtype(make(), "drafting").name == drafting
         assert compute_dtype(make(dtype="float16")).name == "float16"
         monkeypatch.setattr(jax, "__version_info__", (0, 10, 2))
         assert compute_dtype(make()).name == "float32"

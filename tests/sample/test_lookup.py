@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jslm.errors import JslmError
-from jslm.infer import LanguageModel, Result, Row, make_request
+from jslm.infer import LanguageModel, Result, Row, lookup, make_request
 from jslm.infer.lookup import DRAFT_TOKENS, guess_next, write_greedy
 from jslm.infer.programs import JaxPrograms
 
@@ -55,6 +57,51 @@ def test_up_to_the_last_token_of_the_context(make_model: MakeModel, position: st
     rows, _ = looked_up(writer, prompts, 7, most=100)
     assert_same(rows, writer.generate_results(prompts, greedy=True, max_new_tokens=100))
     assert max(len(row.ids) for row in rows) == 32
+
+
+def test_more_than_the_first_cache_holds(make_model: MakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = make_model(context_length=160)
+    caches: list[int] = []
+    write = lookup._write_within
+
+    def counted(*arguments: Any) -> int:
+        caches.append(arguments[-1])
+        return write(*arguments)
+
+    monkeypatch.setattr(lookup, "_write_within", counted)
+    prompts = ["abcdefghij", "ab", "x"]
+    for draft in (0, 5):
+        assert_same(
+            looked_up(writer, prompts, draft, most=90)[0],
+            writer.generate_results(prompts, max_new_tokens=90, greedy=True),
+        )
+    assert caches == [48, 101, 48, 101]
+    # Read again, with what is written by then, the prompt is padded to more than the row may grow to.
+    long = ["abcdefghijk" * 3]
+    assert_same(looked_up(writer, long, 5, most=120)[0], writer.generate_results(long, max_new_tokens=120, greedy=True))
+    assert caches[4:] == [144, 160]
+    caches.clear()
+    rows, _ = looked_up(writer, prompts, 5, most=20)
+    assert (caches, [len(row.tokens) for row in rows]) == ([31], [20] * 3)
+
+
+def test_guesses_may_be_checked_in_another_type(rewriter: LanguageModel, pairs: dict[str, str]) -> None:
+    own = rewriter.programs
+    assert isinstance(own, JaxPrograms)
+    assert own.drafting is own
+    narrow = copy.copy(rewriter)
+    narrow.programs = JaxPrograms(own.params, own.config, own.dtype, own.mesh, jnp.dtype(jnp.bfloat16))
+    assert narrow.programs.weights["layers"][0]["mlp"]["up"]["kernel"].dtype == jnp.float32
+    assert narrow.programs.drafting.weights["layers"][0]["mlp"]["up"]["kernel"].dtype == jnp.bfloat16
+    prompts = [f"{prompt}\n" for prompt in pairs]
+    wide, _ = looked_up(rewriter, prompts, 7)
+    rows, _ = looked_up(narrow, prompts, 7)
+    assert [row.text for row in rows] == list(pairs.values())
+    for row, same in zip(rows, wide, strict=True):
+        assert row.logprobs != same.logprobs
+        np.testing.assert_allclose(row.logprobs, same.logprobs, atol=0.05)
+    plain, _ = looked_up(narrow, prompts, 0)
+    assert_same(plain, [row.result() for row in looked_up(rewriter, prompts, 0)[0]])
 
 
 @settings(max_examples=40, deadline=None)

@@ -16,7 +16,7 @@ import pytest
 
 from jslm.config import DataConfig, RewriteConfig, config_from_dict, config_to_toml
 from jslm.errors import JslmError
-from jslm.infer import LanguageModel, Rewrite, RewriteArguments, rewrite_prompt
+from jslm.infer import LanguageModel, Rewrite, RewriteArguments, Row, rewrite_prompt
 from jslm.infer import rewrite as rewrite_module
 from jslm.prompts.pairs import split_pair
 from jslm.runs.checkpoint import CheckpointStore
@@ -314,9 +314,9 @@ def test_of_several_the_best_that_is_faithful(
     assert greedy.reason == "the rewrite says something else: other words"
 
 
-def in_parts(rewriter: LanguageModel, retry_beams: int = 0) -> LanguageModel:
+def in_parts(rewriter: LanguageModel, retry_beams: int = 0, clause_word: str = "") -> LanguageModel:
     model = copy.copy(rewriter)
-    settings = RewriteConfig(faithful=True, clause_characters=60, retry_beams=retry_beams)
+    settings = RewriteConfig(faithful=True, clause_characters=60, retry_beams=retry_beams, clause_word=clause_word)
     model.config = rewriter.config.model_copy(update={"rewrite": settings})
     return model
 
@@ -341,7 +341,7 @@ def test_a_long_sentence_is_rewritten_in_parts(rewriter: LanguageModel, monkeypa
     assert len(searched) == 1
     (alone,) = model.rewrite([CHANGED])
     assert found[3] == alone
-    # As sure as of the part, which is written in a batch of eight.
+    # As sure as of the part, which is written in a batch.
     for each in found[:2]:
         assert each.logprob == pytest.approx(alone.logprob, abs=1e-4)
     (written,) = rewrite_module.written(model, [beyond])
@@ -365,6 +365,28 @@ def test_a_long_sentence_of_which_no_part_changes_stays(
     monkeypatch.setattr(rewrite_module, "clause_runs", lambda sentence, most: [])
     (unread,) = model.rewrite([calm])
     assert unread.reason == "96 tokens, the context of this model is 80"
+
+
+def test_only_parts_with_the_word_are_tried(rewriter: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rewrite_module, "clause_runs", runs_at_full_stops)
+    written: list[int] = []
+    write = rewrite_module.write_greedy
+
+    def counted(model: LanguageModel, rows: list[Row], **more: Any) -> int:
+        written.append(len(rows))
+        return write(model, rows, **more)
+
+    monkeypatch.setattr(rewrite_module, "write_greedy", counted)
+    long, calm = f"{SAME} {SAME} {CHANGED}", " ".join([SAME] * 3)
+    model = in_parts(rewriter, clause_word="by")
+    assert model.rewrite(long)[0].output == f"{SAME} {SAME} {REWRITTEN}"
+    assert written == [0, 1]
+    written.clear()
+    stayed = model.rewrite(calm)[0]
+    assert (stayed.output, stayed.reason) == (calm, "nothing to change")
+    assert not any(written)
+    assert in_parts(rewriter).rewrite(long)[0].output == f"{SAME} {SAME} {REWRITTEN}"
+    assert written[-1] == 4
 
 
 def runs_at_full_stops(sentence: str, most: int) -> list[tuple[int, int]]:
