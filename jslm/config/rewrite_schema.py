@@ -70,8 +70,9 @@ class RewriteConfig(Section):
         0,
         ge=0,
         description="With `rewrite.faithful`, where the greedy rewrite has other words than its sentence, or does not "
-        "end: beams of a search for the best one that has the same. 0: none. `lm.rewrite`, `sample` and `evaluate` "
-        "search; the server, ONNX and readers in other languages do not, and keep the sentence.",
+        "end: beams of a search for the best one that has the same, unless its confidence is under a third of "
+        "`rewrite.threshold`. 0: none. `lm.rewrite`, `sample` and `evaluate` search; the server, ONNX and readers in "
+        "other languages do not, and keep the sentence.",
     )
     clause_characters: int = Field(
         0,

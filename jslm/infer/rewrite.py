@@ -57,7 +57,8 @@ def rewrite_sentences(
     words than the sentence. With 1, decoding is greedy, and `lookup` makes it fast (see `lookup.write_greedy`) without
     changing it. With None it is greedy first; where that has other words than the sentence, or does not end, what has
     none takes its place, if there is one: with `rewrite.clause_characters` the sentence with the surest rewrite of a
-    run of its clauses, else, with `rewrite.retry_beams`, the best of so many beams (not by ONNX, which has no beams).
+    run of its clauses, else, with `rewrite.retry_beams`, the best of so many beams (not by ONNX, which has no beams,
+    and not where the greedy one is less than a third as sure as it would have to be).
     Where a model asks for beams from the start and runs by ONNX, a warning and the reasons say so.
     `conditions` are the model's already (see `LanguageModel.with_conditions`). Raises JslmError for an argument out of
     range.
