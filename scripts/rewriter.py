@@ -6,7 +6,7 @@ its copies have to stay as they are). Prints the time of each stage, and writes 
 
 With --parsed, --text or both it makes the rewriter of natural sentences in their place (docs/rewriting.md):
 
-python scripts/rewriter.py --out runs/natural --parsed train.conllu.gz --text book.txt --minutes 47
+python scripts/rewriter.py --out runs/natural --parsed train.conllu.gz --text book.txt --minutes 50
 """
 
 from __future__ import annotations

@@ -33,9 +33,9 @@ GENERATED = {
 }
 MEASURED = {"val": "--count 2000 --seed 1", "verb": "--count 2000 --seed 2 --split verb"}
 # Sequences of the mixture: natural pairs, generated ones, tokenised ones, public ones, plain sentences.
-WEIGHTS = {"natural": 8, "pairs": 10, "tokenized": 0.5, "public": 0.5, "plain": 1}
+WEIGHTS = {"natural": 8, "pairs": 12, "tokenized": 0.5, "public": 0.5, "plain": 1.5}
 # Pretraining is on text and, as text, on the pairs: there prompts teach too, and copying is learned before answers.
-PRETRAINING_SHARE = 0.5
+PRETRAINING_SHARE = 0.47
 TEXTS = ("plain_text.jsonl", "text.jsonl", "pair_text.jsonl")
 # Passives as people wrote them that a confidence can be fitted on alone; about half of them come out faithful.
 LEAST_PASSIVES = 100
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--text", nargs="+", default=[], metavar="FILE", help="text to learn from: .txt or .jsonl")
     group.add_argument("--pipeline", default="en_core_web_sm", metavar="NAME", help="spaCy pipeline that parses --text")
     group.add_argument("--large", action="store_true", help="10M parameters (for a GPU) in place of 2.8M")
-    group.add_argument("--minutes", type=float, default=47, metavar="N", help="training, both parts (default 47)")
+    group.add_argument("--minutes", type=float, default=50, metavar="N", help="training, both parts (default 50)")
     group.add_argument("--precision", type=float, default=0.8, metavar="P", help="for the threshold (default 0.8)")
     group.add_argument("--left-alone", type=float, default=0.95, metavar="P", help="for it too (default 0.95)")
     group.add_argument("--licence", default="", metavar="TEXT", help="licence of the model, such as cc-by-sa-4.0")

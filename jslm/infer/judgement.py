@@ -71,10 +71,10 @@ def judge(
     keep = functools.partial(kept, sentence, confidence=sure, logprob=mean)
     if finish_reason == "length":
         return keep("the rewrite has not ended in the room there is")
-    if text and text == source:
-        return keep("nothing to change")
     if not text or sure is None:
         return keep("nothing was written")
+    if text == source:
+        return keep("nothing to change")
     if _UNKNOWN in text:
         return keep("the rewrite has a character that is none")
     if config.faithful and (difference := unfaithful(source, text, may_add=may_add)):

@@ -265,6 +265,9 @@ def _judged(work: _Work, number: int, sentence: str, found: _Found, stand_ins: S
             number,
             found.tokens,
         )
+    if found.finish_reason == "stop" and not found.logprobs:
+        # No part of it can change, so that none was written.
+        return kept(sentence, "nothing to change")
     return judge(
         work.model.config.rewrite,
         sentence,
