@@ -138,7 +138,8 @@ class JaxPrograms:
     @property
     def kind(self) -> str:
         """See `Programs.kind`."""
-        return str(self.dtype)
+        drafting = self._drafting_dtype
+        return str(self.dtype) if drafting == self.dtype else f"{self.dtype}, rewriting in {drafting}"
 
     @property
     def rows_together(self) -> int:

@@ -88,9 +88,10 @@ def test_more_than_the_first_cache_holds(make_model: MakeModel, monkeypatch: pyt
 def test_guesses_may_be_checked_in_another_type(rewriter: LanguageModel, pairs: dict[str, str]) -> None:
     own = rewriter.programs
     assert isinstance(own, JaxPrograms)
-    assert own.drafting is own
+    assert (own.drafting is own, own.kind) == (True, "float32")
     narrow = copy.copy(rewriter)
     narrow.programs = JaxPrograms(own.params, own.config, own.dtype, own.mesh, jnp.dtype(jnp.bfloat16))
+    assert (narrow.programs.kind, narrow.programs.drafting.kind) == ("float32, rewriting in bfloat16", "bfloat16")
     assert narrow.programs.weights["layers"][0]["mlp"]["up"]["kernel"].dtype == jnp.float32
     assert narrow.programs.drafting.weights["layers"][0]["mlp"]["up"]["kernel"].dtype == jnp.bfloat16
     prompts = [f"{prompt}\n" for prompt in pairs]

@@ -60,14 +60,18 @@ def test_both_parts_have_their_minutes(script: ModuleType, tmp_path: Path) -> No
     for pretraining in (True, False):
         script.train(tmp_path, script.SMALL, lambda *a: asked.append(a), arguments, pretraining=pretraining)
     # At first of half the context, with the dial's rate.
-    first = {"train.minutes=5", "model.context_length=320", "optimizer.muon_learning_rate=0.0082"}
+    share = script.PRETRAINING_SHARE
+    minutes = [f"train.minutes={10 * part:g}" for part in (share, 1 - share)]
+    first = {minutes[0], "model.context_length=320", "optimizer.muon_learning_rate=0.0082"}
     assert first <= set(asked[0])
-    assert asked[1].count("train.minutes=5") == 1
-    assert not (first - {"train.minutes=5"}) & set(asked[1])
+    assert asked[1].count(minutes[1]) == 1
+    assert not first & set(asked[1])
     assert "card.license=cc-by-sa-4.0" in asked[1]
     assert any("x.conllu" in str(part) for part in asked[1])
-    for config, overrides in ((script.TEXT_CONFIG, asked[0][3:]), (script.PAIRS_CONFIG, asked[1][3:])):
-        assert load_config(config, list(map(str, overrides))).train.minutes == 5
+    both = ((script.TEXT_CONFIG, asked[0][3:]), (script.PAIRS_CONFIG, asked[1][3:]))
+    trained = [load_config(config, list(map(str, overrides))).train.minutes for config, overrides in both]
+    assert sum(trained) == pytest.approx(10)
+    assert trained == pytest.approx([10 * share, 10 * (1 - share)])
 
     # The configs alone have what the script gives the larger model.
     text = load_config(script.TEXT_CONFIG)
