@@ -126,12 +126,11 @@ def answer_quality(model: LanguageModel, items: Sequence[Item]) -> dict[str, Any
     open_minded = copy.copy(model)
     settings = model.config.rewrite
     searches = settings.agreement.beams > 1
-    update: dict[str, Any] = {"threshold": 0.0, "faithful": settings.faithful and searches}
-    update["agreement"] = settings.agreement.model_copy(update={"threshold": 0.0})
+    update = {"faithful": settings.faithful and searches}
     open_minded.config = model.config.model_copy(update={"rewrite": settings.model_copy(update=update)})
     found = []
     with Bar("rewriting", len(items), "sentences") as bar:
-        stream = open_minded.rewrite_stream((item.sentence for item in items), batch_size=_BATCH)
+        stream = open_minded.rewrite_stream((item.sentence for item in items), batch_size=_BATCH, threshold=0.0)
         for rewrite in stream:
             difference = unfaithful(rewrite.source, rewrite.output) if rewrite.changed else ""
             found.append(Found(rewrite.output, rewrite.confidence or 0.0, rewrite.changed, difference))

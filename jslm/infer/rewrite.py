@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _SLACK_TOKENS = 32
 # Parts of sentences that are written at once; a power of two of them, as the program is compiled for their number.
 _PARTS_AT_ONCE = 8
-# A search finds nothing sure enough where the greedy rewrite is less sure than this part of the threshold.
+# No search found a right rewrite where the greedy one was less sure than this part of the threshold (docs/LOG.md).
 _HOPE = 3
 _log = logging.getLogger("jslm")
 
@@ -103,8 +103,8 @@ class _Work:
         settings = model.config.rewrite
         self.threshold = settings.threshold_with(self.beams) if options.threshold is None else options.threshold
         retries = options.beams is None and self.beams == 1
-        self.retry_beams = model.config.rewrite.retry_beams if retries and can_search else 0
-        self.clause_characters = model.config.rewrite.clause_characters if retries else 0
+        self.retry_beams = settings.retry_beams if retries and can_search else 0
+        self.clause_characters = settings.clause_characters if retries else 0
         self._tries_again = bool(self.retry_beams or self.clause_characters)
 
     def write(self, sentences: list[str]) -> list[_Found]:
@@ -133,10 +133,10 @@ class _Work:
         for sentence, row in zip(sentences, rows, strict=True):
             greedy = None if row is None else _Found.of(row)
             stands = greedy is not None and (not self._tries_again or self._is_faithful(sentence, greedy))
-            found.append(greedy if greedy is not None and stands else self._otherwise(sentence, greedy, room))
+            found.append(greedy if greedy is not None and stands else self._otherwise(sentence, greedy))
         return found
 
-    def _otherwise(self, sentence: str, greedy: _Found | None, room: int) -> _Found:
+    def _otherwise(self, sentence: str, greedy: _Found | None) -> _Found:
         runs = self._runs(sentence)
         parts = self._in_parts(sentence, runs)
         good = [part for part in parts if part.text != sentence and self._is_faithful(sentence, part)]
@@ -147,9 +147,15 @@ class _Work:
             tried = [part for part in parts if part.text != sentence] or parts
             unwritten = _Found("", [], "length", 0) if runs else _Found(sentence, [], "stop", 0)
             return tried[0] if tried else unwritten
-        hopes = (confidence_of(self.model.config.rewrite, greedy.logprobs) or 0.0) >= self.threshold / _HOPE
-        searches = self.retry_beams and hopes
-        ranked = self._search(sentence, self.retry_beams, room, same_words=True) if searches else []
+        settings = self.model.config.rewrite
+        # By the model's own threshold, whatever the caller's: what is written does not hang on what is shown of it.
+        if not self.retry_beams or (confidence_of(settings, greedy.logprobs) or 0.0) < settings.threshold / _HOPE:
+            return greedy
+        # None is looked for that is much longer than the sentence, as it would have other words.
+        tokens = self._tokens(sentence)
+        most = min(tokens + _SLACK_TOKENS, self._room(tokens) - tokens)
+        room = 2 * padded_length(tokens, self._context) + _SLACK_TOKENS
+        ranked = self._search(sentence, self.retry_beams, room, most)
         return next((other for other in map(_Found.of, ranked) if self._is_faithful(sentence, other)), greedy)
 
     def _in_parts(self, sentence: str, runs: list[tuple[int, int]]) -> list[_Found]:
@@ -195,13 +201,7 @@ class _Work:
         """The same for all prompts that are padded to one length: few programs are compiled."""
         return max((self._room(padded_length(len(row.ids), self._context)) for row in rows), default=0)
 
-    def _search(self, sentence: str, beams: int, room: int, *, same_words: bool = False) -> list[Row]:
-        """The best texts of a search; `same_words`: none is looked for that is much longer than the sentence."""
-        most = None
-        if same_words:
-            tokens = self._tokens(sentence)
-            most = min(tokens + _SLACK_TOKENS, self._room(tokens) - tokens)
-            room = 2 * padded_length(tokens, self._context) + _SLACK_TOKENS
+    def _search(self, sentence: str, beams: int, room: int, most: int | None = None) -> list[Row]:
         make_row = functools.partial(self._row, sentence, most)
         return [row for _, row in write_beams(self.model, make_row, beams, self.options.alpha, room=room)]
 

@@ -50,10 +50,15 @@ def test_no_text_makes_a_cleaner_fail(name: str, text: str) -> None:
 )
 def test_time_grows_with_the_text_and_no_faster(name: str, unit: str) -> None:
     text = "Project Gutenberg\n" + unit * (120_000 // len(unit)) + "\nend é"
+    # 0.1 s; a pattern that looks at each character again for each other one would take minutes. A machine may stop and
+    # clean up in the middle of one try.
+    assert any(_seconds(name, text) < 3 for _ in range(3))
+
+
+def _seconds(name: str, text: str) -> float:
     started = time.thread_time()
     CLEANERS[name](text)
-    # 0.1 s; a pattern that looks at each character again for each other one would take minutes.
-    assert time.thread_time() - started < 20
+    return time.thread_time() - started
 
 
 # Gutenberg
