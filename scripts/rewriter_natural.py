@@ -13,7 +13,7 @@ import json
 import random
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +43,9 @@ _OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_0-9]+)+=")
 _AGENTLESS = re.compile(r"\b(someone|somebody|no one|nobody)\b", re.IGNORECASE)
 # Of the generated passives without an agent, so many are also there as what stays without the label.
 _STAYS = 0.5
+# Shares of generated pairs with a "by" that names nobody: of those that change, and of those that stay.
+_OTHER_BY = (0.08, 0.5)
+_BY = re.compile(r"\bby\b")
 _TREEBANK = "The treebanks' own licences hold for their sentences"
 
 
@@ -106,7 +109,8 @@ def make_data(work: Path, args: argparse.Namespace, jslm: Callable[..., None], p
     for name, arguments in {**GENERATED, **MEASURED}.items():
         jslm("corpora.rewrite", *arguments.split(), "--direction", "to_active", "--out", work / f"{name}.jsonl")
     for name in GENERATED:
-        _write(work / f"{name}.jsonl", label_agentless(_lines(work / f"{name}.jsonl"), keep=name != "plain"))
+        labelled = label_agentless(_lines(work / f"{name}.jsonl"), keep=name != "plain")
+        _write(work / f"{name}.jsonl", with_other_by(labelled) if name == "pairs" else labelled)
     for name in MEASURED:
         _write(work / f"{name}.jsonl", unasked(_lines(work / f"{name}.jsonl")))
     if args.dev:
@@ -167,6 +171,21 @@ def label_agentless(pairs: list[dict[str, Any]], *, keep: bool) -> Iterator[dict
         yield {**pair, "agentless": "someone"}
         if rng.random() < _STAYS:
             yield {**pair, "completion": pair["prompt"], "agentless": ""}
+
+
+def with_other_by(pairs: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The pairs, some of them with a "by" on both sides that names nobody: "The letter was written by Friday." stays,
+    "The letter was written by Ann by Friday." becomes "Ann wrote the letter by Friday."."""
+    from jslm.corpora.rewrite.parsed.adjuncts import added
+
+    rng = random.Random(0)
+    for pair in pairs:
+        texts = pair["prompt"], pair["completion"]
+        stays = texts[0] == texts[1]
+        fits = all(text.endswith(".") and not text.endswith("..") for text in texts) and not pair["agentless"]
+        if fits and rng.random() < _OTHER_BY[stays] and not (stays and _BY.search(texts[0])):
+            texts = added(texts[:1], rng) * 2 if stays else added(texts, rng)
+        yield {**pair, "prompt": texts[0], "completion": texts[1]}
 
 
 def unasked(pairs: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:

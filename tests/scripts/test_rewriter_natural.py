@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -40,6 +41,29 @@ def test_passives_without_an_agent_get_the_label(script: ModuleType) -> None:
     assert len(list(script.label_agentless(given, keep=False))) == 201
     measured = list(script.unasked(given))
     assert [pair["completion"] for pair in measured] == [pair["prompt"] for pair in given[:200]] + ["Someone sold it."]
+
+
+def test_a_by_that_names_nobody_is_on_both_sides(script: ModuleType) -> None:
+    turned = {"prompt": "A key was sold by Ann.", "completion": "Ann sold a key.", "agentless": ""}
+    asked = {"prompt": "A key was sold.", "completion": "Someone sold a key.", "agentless": "someone"}
+    stays = {"prompt": "A key was sold.", "completion": "A key was sold.", "agentless": ""}
+    question = {"prompt": "Was it sold by Ann?", "completion": "Did Ann sell it?", "agentless": ""}
+    agent = {"prompt": "It was sold by Ann.", "completion": "It was sold by Ann.", "agentless": ""}
+    given = [turned, asked, stays, question, agent] * 400
+    made = list(script.with_other_by(given))
+    assert made[1::5] == given[1::5]
+    assert made[3::5] == given[3::5]
+    assert made[4::5] == given[4::5]
+    other = [pair for pair in made[2::5] if pair != stays]
+    assert 150 < len(other) < 250
+    assert all(pair["prompt"] == pair["completion"] for pair in other)
+    assert all(re.search(r"(?i)\b(?:by|one by one)\b", pair["prompt"]) for pair in other)
+    both = [pair for pair in made[0::5] if pair != turned]
+    assert 15 < len(both) < 60
+    for pair in both:
+        begins = re.fullmatch(r"(.*?)[Aa] key was sold by Ann(.*)\.", pair["prompt"])
+        assert begins is not None
+        assert pair["completion"] == f"{begins[1]}Ann sold a key{begins[2]}."
 
 
 def test_plain_text_begins_with_the_alphabet(script: ModuleType, tmp_path: Path) -> None:
