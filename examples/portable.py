@@ -253,6 +253,8 @@ class Words:
 
     def __init__(self, fields):
         self.fields, self.same, self.verbs, self.participles = fields, fields["same"], {}, set()
+        # Older files have none: their threshold was chosen without.
+        self.doubled = fields.get("doubled", ())
         self.silent = {*fields["auxiliaries"], *fields["negative"], *fields["light"]}
         for base, past, participle in (verb.split(" ") for verb in fields["verbs"]):
             for form in {base, *past.split("/"), *participle.split("/")}:
@@ -329,12 +331,21 @@ class Words:
         for ending in ("s", "es", "ed", "d", "ing"):
             if word.endswith(ending) and len(word) - len(ending) >= 2:
                 stem = word.removesuffix(ending)
+                if self.doubled and bare in self.verbs and ending in ("ed", "d"):
+                    continue
+                if self.doubled and self._is_doubled(stem.removesuffix("e")):
+                    if ending in ("ed", "ing") and not stem.endswith("e"):
+                        found.add(stem[:-1])
+                    continue
                 found |= {stem, stem + "e"}
                 if stem.endswith("i"):
                     found.add(stem[:-1] + "y")
                 if stem.endswith("ck") or (len(stem) > 2 and stem[-1] == stem[-2]):
                     found.add(stem[:-1])
         return found
+
+    def _is_doubled(self, stem):
+        return len(stem) > 2 and stem[-1] == stem[-2] and stem[-1] in "bdgkmnprtv" and stem not in self.doubled
 
 
 def split_sentences(text):

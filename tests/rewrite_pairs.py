@@ -28,9 +28,25 @@ _ADDED = (
 )
 
 
+# Forms with a letter doubled, and irregular ones, that a verb has and has not.
+_FORMS = {
+    "hummed": ("hum", "hums", "hummed", "humming", "humm", "humme", "hummes", "hummeing", "huming"),
+    "added": ("add", "adds", "ad", "adding"),
+    "filled": ("fill", "fil", "fille"),
+    "programmed": ("program", "programme", "programmes"),
+    "silhouetted": ("silhouette", "silhouet"),
+    "misled": ("mislead", "misle", "misl"),
+    "agreed": ("agree", "agre", "agrees"),
+    "refed": ("refeed", "refe"),
+    "𝐚dded": ("𝐚d", "𝐚dd"),
+    "dded": ("dd", "d", "dde"),
+}
+
+
 def pairs() -> list[tuple[str, str]]:
     """Each natural sentence with its answers, and these with words lost, added, exchanged, or spelled otherwise."""
-    choice, found = random.Random(0), []
+    choice = random.Random(0)
+    found = [(f"It may be {word} by us.", f"We may {form} it.") for word, forms in _FORMS.items() for form in forms]
     for item in read_items(NATURAL):
         found += [(item.sentence, answer) for answer in item.answers]
         for answer in item.answers[:2]:

@@ -37,6 +37,9 @@ _RAISING: Final = frozenset(REWRITE_WORDS["raising"])
 _KEPT_MARKS: Final[list[str]] = REWRITE_WORDS["marks"]
 # Prefixes of verbs that keep the forms of the one behind: rewrite, outgrow, misread, undersell.
 _PREFIXES: Final[list[str]] = REWRITE_WORDS["prefixes"]
+# Before -ed and -ing these are doubled ("humming"), so "humm" and "humme" are no verbs; but see `doubled`.
+_DOUBLING: Final = "bdgkmnprtv"
+_DOUBLED: Final = frozenset(REWRITE_WORDS["doubled"])
 # Of irregular verbs: each form's bases, and the participles. Other verbs are regular.
 _BASES: Final[dict[str, set[str]]] = {}
 _PARTICIPLES: Final[set[str]] = set()
@@ -155,8 +158,12 @@ def bases(word: str) -> set[str]:
     bare = _bare(word)
     found |= {word.removesuffix(bare) + base for base in _BASES.get(bare, ())}
     for ending in _ENDINGS:
-        if word.endswith(ending) and len(word) - len(ending) >= 2:
+        if word.endswith(ending) and len(word) - len(ending) >= 2 and not (bare in _BASES and ending in ("ed", "d")):
             stem = word.removesuffix(ending)
+            if _is_doubled(stem.removesuffix("e")):
+                if ending in ("ed", "ing") and not stem.endswith("e"):
+                    found.add(stem[:-1])
+                continue
             found |= {stem, stem + "e"}
             if stem.endswith("i"):
                 found.add(stem[:-1] + "y")
@@ -164,3 +171,8 @@ def bases(word: str) -> set[str]:
             if stem.endswith("ck") or (len(stem) > 2 and stem[-1] == stem[-2]):
                 found.add(stem[:-1])
     return found
+
+
+def _is_doubled(stem: str) -> bool:
+    """Whether the last letter stands twice for the sake of an ending."""
+    return len(stem) > 2 and stem[-1] == stem[-2] and stem[-1] in _DOUBLING and stem not in _DOUBLED

@@ -21,9 +21,17 @@ FAITHFUL = [
     ("He fell and was helped by Ann.", "He fell and Ann helped him."),
     ("“I’m being followed,” she said, “by a dog.”", "“A dog is following me,” she said, “.”"),
     ("Who was it stopped by?", "Who stopped it?"),
+    ("Is it hummed by Ann?", "Does Ann hum it?"),
+    ("It must be added by us.", "We must add it."),
+    ("It will be silhouetted by the sun.", "The sun will silhouette it."),
+    ("It has to be filled and shipped by us.", "We have to fill and ship it."),
 ]
 UNFAITHFUL = [
     ("The letter was written by the clerk.", "The clark wrote the letter.", "'clerk' is lost"),
+    ("It will be scrubbed by us.", "We will scrubb it.", "'scrubbed' is lost"),
+    ("It is hummed by Ann.", "Ann hummes it.", "'hummed' is lost"),
+    ("It is planned by Ann.", "Ann is planneing it.", "'planned' is lost"),
+    ("We will be misled by Ann.", "Ann will misle us.", "'misled' is lost"),
     ("The letters were written by a clerk.", "A clerk wrote the letter.", "'letters' is lost"),
     ("It was eaten by 24 boys.", "25 boys ate it.", "'24' is lost"),
     ("He was not seen by her.", "She saw him.", "a negation is lost"),

@@ -6,6 +6,7 @@ use crate::tokenizer::{is_letter, is_word};
 use crate::Result;
 
 const CLITICS: [&str; 7] = ["n't", "'s", "'re", "'ve", "'ll", "'d", "'m"];
+const DOUBLING: &str = "bdgkmnprtv";
 /// A capital behind one of these and a blank begins a sentence.
 const OPENING: [char; 8] = ['.', '?', '!', ':', '“', '"', '\'', '('];
 
@@ -20,6 +21,8 @@ pub struct Words {
     raising: Vec<String>,
     marks: Vec<String>,
     prefixes: Vec<String>,
+    /// Older files have none: their threshold was chosen without.
+    doubled: Option<Vec<String>>,
     verbs: Vec<[Vec<String>; 3]>,
 }
 
@@ -82,6 +85,7 @@ impl Words {
             raising: list("raising")?,
             marks: list("marks")?,
             prefixes: list("prefixes")?,
+            doubled: if fields.get("doubled").is_some() { Some(list("doubled")?) } else { None },
             verbs: list("verbs")?.iter().map(verb).collect(),
         })
     }
@@ -201,11 +205,23 @@ impl Words {
         behind.into_iter().find(|rest| self.is_irregular(rest)).unwrap_or(word)
     }
 
+    /// Whether the last letter stands twice for the sake of an ending: "humm" of "hummed".
+    fn is_doubled(&self, stem: &str) -> bool {
+        let mut chars = stem.chars().rev();
+        let (last, before) = (chars.next(), chars.next());
+        let known = |words: &Vec<String>| !has(words, stem);
+        chars.next().is_some()
+            && last == before
+            && last.map_or(false, |char| DOUBLING.contains(char))
+            && self.doubled.as_ref().map_or(false, known)
+    }
+
     /// What a form may be a form of: the word itself, its irregular base, and what regular endings leave.
     fn bases(&self, word: &str) -> Vec<String> {
         let mut found = vec![word.to_string()];
         let bare = self.bare(word);
         let prefix = &word[..word.len() - bare.len()];
+        let bare_is_irregular = self.is_irregular(bare);
         for verb in self.verbs.iter().filter(|verb| verb.iter().any(|forms| has(forms, bare))) {
             found.push(prefix.to_string() + verb[0].first().map_or("", String::as_str));
         }
@@ -214,6 +230,15 @@ impl Words {
                 Some(stem) if stem.chars().count() >= 2 => stem,
                 _ => continue,
             };
+            if self.doubled.is_some() && bare_is_irregular && (ending == "ed" || ending == "d") {
+                continue;
+            }
+            if self.is_doubled(stem.strip_suffix('e').unwrap_or(stem)) {
+                if !stem.ends_with('e') && (ending == "ed" || ending == "ing") {
+                    found.push(stem[..stem.len() - 1].into());
+                }
+                continue;
+            }
             found.push(stem.into());
             found.push(stem.to_string() + "e");
             let mut chars = stem.chars().rev();

@@ -6,6 +6,7 @@ const LETTERS = new RegExp(`${LETTER}+`, "gu");
 const WORD = new RegExp(`[0-9][0-9.,:/–-]*[0-9]|[0-9]|${LETTER}+(?:'${LETTER}+)*|[^\\p{L}\\p{N}_]`, "gu");
 const CLITICS = ["n't", "'s", "'re", "'ve", "'ll", "'d", "'m"];
 const ENDINGS = ["s", "es", "ed", "d", "ing"];
+const DOUBLING = "bdgkmnprtv";
 // A capital behind one of these and a blank begins a sentence.
 const OPENING = ".?!:“\"'(";
 
@@ -42,6 +43,12 @@ export function makeCheck(words) {
     return behind.find((rest) => irregular.has(rest)) ?? word;
   }
 
+  /** Whether the last letter stands twice for the sake of an ending. Older pages have no words for it. */
+  function isDoubled(stem) {
+    const last = stem.at(-1);
+    return words.doubled && stem.length > 2 && last === stem.at(-2) && DOUBLING.includes(last) && !words.doubled.includes(stem);
+  }
+
   function bases(word) {
     const verb = bare(word);
     const prefix = word.slice(0, word.length - verb.length);
@@ -51,6 +58,12 @@ export function makeCheck(words) {
       const chars = Array.from(stem);
       if (!word.endsWith(ending) || chars.length < 2) continue;
       const shorter = chars.slice(0, -1).join("");
+      const isPast = ending === "ed" || ending === "d";
+      if (words.doubled && isPast && irregular.has(verb)) continue;
+      if (isDoubled(stem.replace(/e$/u, ""))) {
+        if (!stem.endsWith("e") && (ending === "ed" || ending === "ing")) found.add(shorter);
+        continue;
+      }
       found.add(stem).add(`${stem}e`);
       if (stem.endsWith("i")) found.add(`${shorter}y`);
       // "picnicked" too
