@@ -21,6 +21,11 @@ CONTRACTIONS = ("'s", "'t", "'re", "'ve", "'m", "'ll", "'d")
 CLITICS = ("n't", "'s", "'re", "'ve", "'ll", "'d", "'m")
 SENTENCE_END = re.compile(r"(?<![.!?…])([.!?…]+)[\"'”’)\]]*(?=\s)\s*")
 WORD = re.compile(r"[0-9][0-9.,:/–-]*[0-9]|[0-9]|[^\W0-9_]+(?:'[^\W0-9_]+)*|[^\w\s]")
+# A full stop behind these is no end, nor behind the others where a small letter or a digit follows.
+TITLE = re.compile(r"mr|mrs|ms|messrs|dr|prof|rev|hon|gen|col|lt|sgt|capt|cpl|gov|sen|st|mt|vs|viz|cf|fig|ph\.d")
+SHORT = re.compile(
+    "al|etc|no|nos|vol|pp|ca|approx|inc|ltd|co|corp|jr|sr|ft|jan|feb|mar|apr|jun|jul|aug|sep|sept|oct|nov|dec"
+)
 UNSEEN = re.compile("[\\0-\x20\\x7f-\\xa0\\xad\\u1680\\u2000-\\u200f\\u2028-\\u202f\\u205f-\\u206f\\u3000\\ufeff]")
 
 
@@ -254,7 +259,7 @@ class Words:
     def __init__(self, fields):
         self.fields, self.same, self.verbs, self.participles = fields, fields["same"], {}, set()
         # Older files have none: their threshold was chosen without.
-        self.doubled = fields.get("doubled", ())
+        self.doubled = fields.get("doubled")
         self.silent = {*fields["auxiliaries"], *fields["negative"], *fields["light"]}
         for base, past, participle in (verb.split(" ") for verb in fields["verbs"]):
             for form in {base, *past.split("/"), *participle.split("/")}:
@@ -269,7 +274,7 @@ class Words:
         before, after = split_clitics(source), split_clitics(output)
         lost = sum(word in self.fields["negative"] for word in before)
         lost -= sum(word in self.fields["negative"] for word in after)
-        if lost and not may_add:
+        if lost:
             return "a negation is lost" if lost > 0 else "a negation is not in the sentence"
         old, new = self._content(before), self._content(after)
         if may_add:
@@ -331,9 +336,9 @@ class Words:
         for ending in ("s", "es", "ed", "d", "ing"):
             if word.endswith(ending) and len(word) - len(ending) >= 2:
                 stem = word.removesuffix(ending)
-                if self.doubled and bare in self.verbs and ending in ("ed", "d"):
+                if self.doubled is not None and bare in self.verbs and ending in ("ed", "d"):
                     continue
-                if self.doubled and self._is_doubled(stem.removesuffix("e")):
+                if self.doubled is not None and self._is_doubled(stem.removesuffix("e")):
                     if ending in ("ed", "ing") and not stem.endswith("e"):
                         found.add(stem[:-1])
                     continue
@@ -352,10 +357,23 @@ def split_sentences(text):
     """The sentences, each with the white space behind it; a mark alone is none yet."""
     parts, start = [], 0
     for end in SENTENCE_END.finditer(text):
-        if end.end(1) - start > 1:
+        if end.end(1) - start > 1 and not is_abbreviation(text, end.start(), text[end.end() : end.end() + 1]):
             parts.append(text[start : end.end()])
             start = end.end()
     return [*parts, text[start:]] if start < len(text) else parts
+
+
+def is_abbreviation(text, at, follows):
+    """Whether a full stop before white space is that of "Mr.", of initials, or of "etc." inside a sentence."""
+    if text[at] != "." or not text[at + 1].isspace():
+        return False
+    raw = re.split(r"[\s\"'“‘(\[]", text[max(0, at - 10) : at])[-1]
+    word, parts = raw.lower(), raw.lower().split(".")
+    initials = all(len(part) == 1 and part not in "0123456789" for part in parts)
+    if initials and (len(parts) > 1 or (raw.isupper() and raw != "I")):
+        return True
+    goes_on = follows.islower() or (follows.isascii() and follows.isdigit())
+    return bool(TITLE.fullmatch(word)) or (bool(SHORT.fullmatch(word)) and goes_on)
 
 
 def split_clitics(text):

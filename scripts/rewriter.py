@@ -55,7 +55,12 @@ def main() -> int:
             parser.error(f"{path}: no such file; expected lines of `sentence . passiv`, tab, passive sentence")
     rewriter_natural.check(args, parser)
     if args.natural:
-        print(json.dumps(natural_quality(args.natural), indent=2))
+        from jslm.errors import JslmError
+
+        try:
+            print(json.dumps(natural_quality(args.natural), indent=2))
+        except JslmError as error:
+            parser.error(str(error))
         return 0
     work = Path(args.out)
     work.mkdir(parents=True, exist_ok=True)
@@ -150,8 +155,12 @@ def make_data(work: Path, dev: str | None, test: str | None) -> None:
 def public_pairs(path: Path) -> list[dict[str, str]]:
     """Lines `active . passiv<TAB>passive .` turned round; `sentence . decl<TAB>sentence .` stay as they are."""
     pairs = []
-    for line in path.read_text("utf-8").splitlines():
-        source, target = line.split("\t")
+    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+        source, tab, target = line.partition("\t")
+        if not tab or "\t" in target:
+            raise SystemExit(
+                f"{path}: line {number}: {line[:60]!r}; expected `sentence . passiv`, a tab, passive sentence"
+            )
         active, _, kind = source.rpartition(" ")
         pairs.append({"prompt": target, "completion": active, "category": kind})
     return pairs

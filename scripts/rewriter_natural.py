@@ -1,13 +1,12 @@
 """The rewriter of sentences that people write, from treebanks and text to a calibrated file: `scripts/rewriter.py`.
 
 Pairs by rule from parsed sentences, beside those of the generator's own grammar; pretraining on the text itself; steps
-from a time; a threshold for a stated precision, from sentences that nothing was trained on.
+from a time; a threshold for a stated precision, from sentences that no training pair is of (as text they were read).
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import itertools
 import json
 import random
@@ -242,22 +241,20 @@ def calibrate_file(raw: Path, target: Path, held_out: Path, args: argparse.Names
     from jslm.errors import JslmError
     from jslm.evaluate.answers import read_items
     from jslm.evaluate.calibration import calibrate
-    from jslm.formats.opening import load_model
-    from jslm.formats.portable import write
+    from jslm.formats.portable import write_calibrated
     from jslm.infer import load
 
-    items = asked_of(read_items(held_out))
     model = load(raw)
-    bundle = load_model(raw)
     try:
+        # Little text may have no sentence to hold out.
+        items = asked_of(read_items(held_out))
         settings = calibrate(model, items, args.precision, left_alone=args.left_alone)
     except JslmError as error:
         # A model that gets nothing right is still worth looking at.
         print(f"{error}; the file stays without a threshold", file=sys.stderr)
         settings = model.config.rewrite
-    bundle = dataclasses.replace(bundle, config=bundle.config.model_copy(update={"rewrite": settings}))
-    write(bundle, target, "float32")
-    write(bundle, target.with_name("rewriter_int8.safetensors"), "int8")
+    write_calibrated(raw, target, settings)
+    write_calibrated(raw, target.with_name("rewriter_int8.safetensors"), settings, "int8")
 
 
 def asked_of(items: list[Item]) -> list[Item]:

@@ -43,6 +43,34 @@ _FORMS = {
 }
 
 
+# Full stops that end a sentence, and that do not.
+ABBREVIATED = {
+    "Dr. Smith was praised. He left.": ["Dr. Smith was praised. ", "He left."],
+    "It was signed by Mr. Brown. (Cf. Fig. 2.) Yes.": ["It was signed by Mr. Brown. ", "(Cf. Fig. 2.) ", "Yes."],
+    "J. K. Rowling wrote it. So did I. Did J.R.R. Tolkien?": [
+        "J. K. Rowling wrote it. ",
+        "So did I. ",
+        "Did J.R.R. Tolkien?",
+    ],
+    "Cats, e.g. Tom, were seen by Chen et al. in May. Dogs etc. Were not.": [
+        "Cats, e.g. Tom, were seen by Chen et al. in May. ",
+        "Dogs etc. ",
+        "Were not.",
+    ],
+    "No. 5 was sold. I said no. He left. It is 5. We go.": [
+        "No. 5 was sold. ",
+        "I said no. ",
+        "He left. ",
+        "It is 5. ",
+        "We go.",
+    ],
+    "A gentleman mr. x. Abcdefghmr. No? ß. É. b. 3. c": [
+        *("A gentleman mr. x. ", "Abcdefghmr. ", "No? ", "ß. ", "É. b. ", "3. ", "c"),
+    ],
+    "See “Mr. X” (St. Ives). And “Mr.” too. Mr.\n\nX": ["See “Mr. X” (St. Ives). ", "And “Mr.” ", "too. ", "Mr.\n\nX"],
+}
+
+
 def pairs() -> list[tuple[str, str]]:
     """Each natural sentence with its answers, and these with words lost, added, exchanged, or spelled otherwise."""
     choice = random.Random(0)

@@ -107,7 +107,8 @@ def told(facts: TextFacts, device: Device, minutes: float, choice: Choice) -> li
         lines.append((name, why) if why else ("", name))
     lines.append(("device", f"{device.name}: {device.flops / 1e9:,.0f} GFLOP/s in products of {device.dtype}"))
     lines += choice.reasons
-    lines.append(("time", f"{minutes:g} min in all, preparing and compiling too"))
+    most = "at most " if "steps" in choice.values["train"] else ""
+    lines.append(("time", f"{most}{minutes:g} min in all, preparing and compiling too"))
     return [f"{name:<11} {text}" for name, text in lines]
 
 

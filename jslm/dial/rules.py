@@ -45,6 +45,9 @@ TABLE_WORTH = 0.5
 LARGEST_PER_BYTE = 15.0
 # Readings after which a text has nothing more to teach, with all the dropout there is; the run ends then.
 MOST_PASSES = 80.0
+# Operations after which a megabyte has nothing more to teach, nor less text: the best models were those of 3e13, and
+# all of 1.2e14 were worse. With the text the best model grows, and what it reads: so with the square of the megabytes.
+MOST_OPERATIONS = 4e13
 # Share of the device's product speed that a step's products reach.
 STEP_SHARE = 0.75
 # What is no product (norms, activations, softmax, the optimizer), in operations a token for each layer and unit of
@@ -89,8 +92,8 @@ def choose(facts: TextFacts, device: Device, minutes: float) -> Choice:
             if (layers, width, vocabulary) != (*SHAPES[0], VOCABULARIES[0]) and not _suits(model, train_bytes):
                 continue
             rate = token_rate(model, device)
-            seen = rate * seconds * _token_bytes(vocabulary, facts)
-            loss = predict(worth(parameters_of(model)), min(seen, MOST_PASSES * train_bytes), train_bytes)
+            seen = min(rate * seconds, most_tokens(model, facts, train_bytes)) * _token_bytes(vocabulary, facts)
+            loss = predict(worth(parameters_of(model)), seen, train_bytes)
             if best is None or loss < best[0]:
                 best = loss, model, rate
     assert best is not None
@@ -116,6 +119,13 @@ def operations(model: ModelConfig) -> float:
 def token_rate(model: ModelConfig, device: Device) -> float:
     """Tokens a second in training."""
     return STEP_SHARE * device.flops / (operations(model) + OTHER_WORK * model.n_layers * model.d_model)
+
+
+def most_tokens(model: ModelConfig, facts: TextFacts, train_bytes: float) -> float:
+    """Tokens after which a text of so many bytes has nothing more to teach this model."""
+    operations_of_text = MOST_OPERATIONS * max(1.0, train_bytes / 1e6) ** 2
+    passes = MOST_PASSES * train_bytes / _token_bytes(model.vocab_size, facts)
+    return min(operations_of_text / operations(model), passes)
 
 
 def worth(counts: Mapping[str, int]) -> float:
@@ -146,13 +156,13 @@ def _settings(
     rate: float,
     loss: float,
 ) -> Choice:
-    compute = rate * seconds * operations(model)
-    batch = batch_for(compute, model.context_length, device.count)
-    steps = max(20, int(rate * seconds / (batch * model.context_length)))
-    passes = rate * seconds * _token_bytes(model.vocab_size, facts) / (facts.size * (1 - held_out))
-    is_short = passes > MOST_PASSES
-    if is_short:
-        steps, passes = max(20, int(steps * MOST_PASSES / passes)), MOST_PASSES
+    train_bytes = facts.size * (1 - held_out)
+    most = most_tokens(model, facts, train_bytes)
+    is_short = rate * seconds > most
+    tokens = min(rate * seconds, most)
+    batch = batch_for(tokens * operations(model), model.context_length, device.count)
+    steps = max(20, int(tokens / (batch * model.context_length)))
+    passes = tokens * _token_bytes(model.vocab_size, facts) / train_bytes
     dropout = dropout_for(passes)
     learning_rate = float(f"{rate_for(model.d_model):.2g}")
     validation = max(1, round(0.01 * steps * batch / 64))
@@ -207,11 +217,17 @@ def _settings(
             "passes",
             f"about {passes:.2g} over the text"
             + (f", with dropout {dropout:g} against learning it by heart" if dropout else ", so no dropout")
-            + ("; more would teach nothing, so it ends before the time is up" if is_short else ""),
+            + (f"; more would make it no better, so it ends after about {_minutes(tokens / rate)}" if is_short else ""),
         ),
         ("expected", f"about {loss:.2f} bits per byte of English, about {steps:,} steps"),
     )
     return Choice(values, reasons, steps, loss)
+
+
+def _minutes(seconds: float) -> str:
+    """A run whose steps take so many seconds, as people say it."""
+    minutes = (seconds + FIXED_SECONDS) / 60 / (1 - FIXED_SHARE)
+    return f"{minutes:.0f} minutes" if minutes >= 1.5 else "a minute"
 
 
 def model_of(layers: int, width: int, vocabulary: int, *, documents: bool = False) -> ModelConfig:

@@ -20,6 +20,7 @@ from jslm.evaluate.lints import count_lints, make_checker
 from jslm.evaluate.questions import read_records, text_of
 from jslm.files import read_utf8
 from jslm.infer.faithful import unfaithful
+from jslm.infer.rewrite import may_add
 
 if TYPE_CHECKING:
     from jslm.infer import LanguageModel
@@ -132,7 +133,8 @@ def answer_quality(model: LanguageModel, items: Sequence[Item]) -> dict[str, Any
     with Bar("rewriting", len(items), "sentences") as bar:
         stream = open_minded.rewrite_stream((item.sentence for item in items), batch_size=_BATCH, threshold=0.0)
         for rewrite in stream:
-            difference = unfaithful(rewrite.source, rewrite.output) if rewrite.changed else ""
+            source = unicodedata.normalize("NFC", rewrite.source)
+            difference = unfaithful(source, rewrite.output, may_add=may_add(model)) if rewrite.changed else ""
             found.append(Found(rewrite.output, rewrite.confidence or 0.0, rewrite.changed, difference))
             bar.add(1)
     record = compare_answers(items, found, settings)

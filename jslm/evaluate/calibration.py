@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import unicodedata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,7 +18,7 @@ from jslm.errors import JslmError
 from jslm.evaluate.answers import Item, is_acceptable
 from jslm.infer.faithful import unfaithful
 from jslm.infer.judgement import confidence_of, features
-from jslm.infer.rewrite import Written, written
+from jslm.infer.rewrite import Written, may_add, written
 
 if TYPE_CHECKING:
     from jslm.infer import LanguageModel
@@ -127,7 +128,10 @@ def _judge(model: LanguageModel, items: Sequence[Item], beams: int) -> Judged:
     judged = Judged([], [], [], [])
     texts = _write(model, items, beams)
     for item, one in zip(items, texts, strict=True):
-        if one is None or not one.changed or (settings.faithful and unfaithful(item.sentence, one.output)):
+        if one is None or not one.changed:
+            continue
+        source = unicodedata.normalize("NFC", item.sentence)
+        if settings.faithful and unfaithful(source, one.output, may_add=may_add(model)):
             continue
         judged.logprobs.append(one.logprobs)
         judged.agreement.append(one.agreement)

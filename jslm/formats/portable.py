@@ -6,7 +6,9 @@ docs/portable-format.md says what they mean, for decoders in other languages.
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import logging
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from jslm.config import Config, config_from_dict
+from jslm.config import Config, RewriteConfig, config_from_dict
 from jslm.errors import JslmError
 from jslm.files import whole_file
 from jslm.formats.int8_rows import ROWS, SCALES, dequantise_rows, is_quantised, quantise_rows, to_rows
@@ -32,6 +34,7 @@ _VERSION, _INT8_VERSION = 1, 2
 _INT8 = "int8_rows"
 _MAX_HEADER = 100_000_000
 _TABLES = ("embed/tokens", "head/tokens")
+_log = logging.getLogger("jslm")
 
 
 def detect(path: Path) -> bool:
@@ -65,6 +68,12 @@ def read(path: Path) -> Bundle:
     """The model. Raises JslmError where the file is damaged, edited, or of a newer version."""
     file = SafetensorsFile(path)
     config, fields = _header(file)
+    if config.rewrite.faithful and fields.get("rewrite_words") != REWRITE_WORDS:
+        _log.warning(
+            "%s: made by another version of jslm, with other words for the check of rewrites; this version checks by "
+            "its own, so a few sentences may stay that changed before, or change",
+            path,
+        )
     tokenizer = tokenizer_from_json(json.dumps(fields["tokenizer"]), where=f"{path}: tokenizer")
     if config.model.vocab_size != tokenizer.vocab_size:
         raise JslmError(
@@ -127,6 +136,16 @@ def write(bundle: Bundle, path: Path, dtype: str) -> None:
     }
     with whole_file(path) as temporary:
         write_safetensors(temporary, tensors, {_KEY: json.dumps(fields, ensure_ascii=False)})
+
+
+def write_calibrated(source: Path, target: Path, settings: RewriteConfig, dtype: str = "float32") -> None:
+    """Writes the portable file `source` once more, to `target`, with the `[rewrite]` of `jslm.evaluate.calibration`.
+
+    `dtype` as for `write`. Raises JslmError as `read` and `write` do.
+    """
+    bundle = read(source)
+    config = bundle.config.model_copy(update={"rewrite": settings})
+    write(dataclasses.replace(bundle, config=config), target, dtype)
 
 
 def _stored_shapes(config: Config, wanted: Mapping[str, Any], *, int8: bool) -> dict[str, tuple[int, ...]]:

@@ -59,7 +59,7 @@ def unfaithful(source: str, output: str, *, may_add: bool = False) -> str:
         if source.count(mark) != output.count(mark):
             return f"{mark} is there {output.count(mark)} times, and was {source.count(mark)}"
     before, after = _words(source), _words(output)
-    if not may_add and (reason := _negations(before, after)):
+    if reason := _negations(before, after):
         return reason
     old, new = _content(before), _content(after)
     if may_add:

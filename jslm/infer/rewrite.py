@@ -178,7 +178,7 @@ class _Work:
         """(start, end) of the runs of clauses that something may change in."""
         if not self.clause_characters:
             return []
-        word = "" if may_add(self.model.conditions) else self.model.config.rewrite.clause_word
+        word = "" if may_add(self.model) else self.model.config.rewrite.clause_word
         holds = re.compile(rf"\b{re.escape(word)}\b" if word else "", re.IGNORECASE)
         runs = clause_runs(sentence, self.clause_characters)
         return [run for run in runs if holds.search(sentence, *run)]
@@ -207,7 +207,7 @@ class _Work:
 
     def _is_faithful(self, sentence: str, found: _Found) -> bool:
         """Whether a rewrite has ended, and has no other words than its sentence."""
-        told = may_add(self.model.conditions)
+        told = may_add(self.model)
         return found.finish_reason == "stop" and not unfaithful(sentence, found.text.strip(), may_add=told)
 
     @property
@@ -275,7 +275,7 @@ def _judged(work: _Work, number: int, sentence: str, found: _Found, stand_ins: S
         found.logprobs,
         found.finish_reason,
         threshold=work.threshold,
-        may_add=may_add(work.model.conditions),
+        may_add=may_add(work.model),
         beams=work.beams,
         agreement=found.agreement,
         without=work.without,
@@ -297,9 +297,11 @@ def without_beams(config: RewriteConfig) -> str:
     return f" (without the {own} beams that the model is surer with)" if own else ""
 
 
-def may_add(conditions: Mapping[str, str]) -> bool:
-    """Whether the caller's conditions ask for a subject that the sentence does not have (`agentless = someone`)."""
-    return conditions.get("agentless") == "someone"
+def may_add(model: LanguageModel, conditions: Mapping[str, str] | None = None) -> bool:
+    """Whether conditions ask for a subject that the sentence does not have (`agentless = someone`): the caller's, by
+    default those that the model has, or what is built into its graph."""
+    asked = model.conditions if conditions is None else conditions
+    return {**model.fixed_conditions, **asked}.get("agentless") == "someone"
 
 
 class Written(NamedTuple):

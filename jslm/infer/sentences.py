@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from jslm.config import DataConfig
 from jslm.errors import JslmError
@@ -16,6 +16,15 @@ if TYPE_CHECKING:
 
 # What a sentence ends with: marks, closing ones, white space. Tried once a run of marks, so in linear time.
 _END = re.compile(r"(?<![.!?…])([.!?…]+)[\"'”’)\]]*(?=\s)\s*")
+# A full stop behind these is no end, nor behind the others where a small letter or a digit follows.
+_TITLE: Final = re.compile(
+    r"mr|mrs|ms|messrs|dr|prof|rev|hon|gen|col|lt|sgt|capt|cpl|gov|sen|st|mt|vs|viz|cf|fig|ph\.d"
+)
+_SHORT: Final = re.compile(
+    "al|etc|no|nos|vol|pp|ca|approx|inc|ltd|co|corp|jr|sr|ft|jan|feb|mar|apr|jun|jul|aug|sep|sept|oct|nov|dec"
+)
+_BEFORE_WORD: Final = re.compile(r"[\s\"'“‘(\[]")
+_LONGEST_SHORT = 10
 _SHOWN = 10
 
 
@@ -28,10 +37,28 @@ def split_sentences(text: str) -> list[str]:
     parts, start = [], 0
     for end in _END.finditer(text):
         # A mark alone is none yet.
-        if end.end(1) - start > 1:
+        if end.end(1) - start > 1 and not _is_abbreviation(text, end):
             parts.append(text[start : end.end()])
             start = end.end()
     return [*parts, text[start:]] if start < len(text) else parts
+
+
+def _is_abbreviation(text: str, end: re.Match[str]) -> bool:
+    """Whether a full stop before white space is that of "Mr.", of the initials of a name, or of "etc." and the like."""
+    at = end.start()
+    if text[at] != "." or not text[at + 1].isspace():
+        return False
+    raw = _BEFORE_WORD.split(text[max(0, at - _LONGEST_SHORT) : at])[-1]
+    word, follows = raw.lower(), text[end.end() : end.end() + 1]
+    parts = word.split(".")
+    initials = all(len(part) == 1 and part not in "0123456789" for part in parts)
+    if initials and (len(parts) > 1 or (raw.isupper() and raw != "I")):
+        return True
+    return bool(_TITLE.fullmatch(word)) or (bool(_SHORT.fullmatch(word)) and _goes_on(follows))
+
+
+def _goes_on(character: str) -> bool:
+    return character.islower() or (character.isascii() and character.isdigit())
 
 
 def parts_of(model: LanguageModel, text: str) -> list[str]:

@@ -41,6 +41,12 @@ class _Written(NamedTuple):
     text: str
     finish_reason: str | None
 
+    def in_place(self) -> str:
+        """What was written, with the white space around its sentence; the sentence where it could not be read."""
+        source = self.judged.source
+        core = source.strip()
+        return source if self.finish_reason is None or not core else source.replace(core, self.text.strip(), 1)
+
 
 async def rewrite(request: Request) -> Response:
     """The rewrite of each text, how sure it is, and why a sentence stays. Raises ApiError and ClientGone."""
@@ -107,7 +113,7 @@ def _answer(
             {
                 "sentence": text,
                 # As it was written, whatever is made of it; null for the confidence in nothing.
-                "rewrite": "".join(each.text for each in written),
+                "rewrite": written[0].text if len(written) == 1 else "".join(each.in_place() for each in written),
                 "confidence": judged.confidence,
                 "output": judged.output,
                 "changed": judged.changed,
@@ -138,7 +144,7 @@ def _judged(served: ServedModel, part: _Part, outcomes: Iterator[Outcome], condi
         outcome.logprobs,
         outcome.finish_reason,
         threshold=settings.threshold,
-        may_add=may_add(conditions),
+        may_add=may_add(served.model, conditions),
         without=without_beams(settings),
     )
     return _Written(judged, text, outcome.finish_reason)

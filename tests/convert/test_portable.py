@@ -8,6 +8,7 @@ import math
 import os
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,12 @@ from hypothesis import strategies as st
 
 import jslm
 from jslm import JslmError
-from jslm.config import config_from_dict, load_config
-from jslm.formats import export_model, import_model, inspect_model, load_model
+from jslm.config import RewriteConfig, config_from_dict, load_config
+from jslm.formats import export_model, import_model, inspect_model, load_model, portable
 from jslm.formats.portable import detect, read, write
 from jslm.infer import LanguageModel
 from jslm.model import param_shapes
+from jslm.prompts.rewrite_words import REWRITE_WORDS
 from jslm.runs.bundle import Bundle
 from jslm.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
 from tests.random_models import noise_params
@@ -65,6 +67,23 @@ def test_everything_comes_back_bit_equal(tmp_path: Path, model: dict[str, Any]) 
     before = path.read_bytes()
     write(again, path, "float32")
     assert path.read_bytes() == before
+
+
+def test_other_words_for_the_check_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    bundle = make_bundle()
+    config = bundle.config.model_copy(update={"rewrite": RewriteConfig(faithful=True)})
+    path = tmp_path / "model.safetensors"
+    with monkeypatch.context() as older:
+        older.setattr(portable, "REWRITE_WORDS", {name: [] for name in REWRITE_WORDS})
+        write(replace(bundle, config=config), path, "float32")
+    read(path)
+    assert "with other words for the check of rewrites" in caplog.text
+    caplog.clear()
+    write(replace(bundle, config=config), path, "float32")
+    read(path)
+    assert caplog.text == ""
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

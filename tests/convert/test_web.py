@@ -42,7 +42,7 @@ from jslm.tokenizer import (
     StreamDecoder,
     Tokenizer,
 )
-from tests.rewrite_pairs import pairs
+from tests.rewrite_pairs import ABBREVIATED, pairs
 from tests.tokenizer_layouts import LAYOUTS
 
 NODE = shutil.which("node")
@@ -230,7 +230,7 @@ def test_sentences_are_judged_as_in_python(node: Callable[[str, Any], Any]) -> N
     ]
     judged += [("It was e\u0301mis.", "It was \xe9mis.", [-0.1], "stop"), ("a b", "a \ufffd", [-99.0], "stop")]
     strings = [source for source, _, _ in given[:300]] + texts()
-    strings += [" ".join(choice.sample(strings[:300], 3)) for _ in range(200)]
+    strings += [" ".join(choice.sample(strings[:300], 3)) for _ in range(200)] + list(ABBREVIATED)
     tokenizer = CharTokenizer("abcdefghijklmnopqrstuvwxyz .ABéèÉÀ—…日\u2003\U0001f642")
     shown = [text.strip() for text in strings] + ["жЖ🙈 A日", "Ä Ö É", "\u200b a", "a\tb"]
     value = {

@@ -289,6 +289,24 @@ def test_command_line_writes_pairs(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "by rule" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--parsed", str(VOICES), "--direction", "to_passive"], "--direction is of generated pairs"),
+        (["--parsed", str(VOICES), "--unpaired"], "--unpaired is of generated pairs"),
+        (["--parsed", str(VOICES), "--count", "5", "--out", "x.jsonl"], "--sentences N reads fewer"),
+        (["--held-out", "x.jsonl"], "--held-out is of parsed sentences; give --parsed FILE"),
+        (["--noise", "0.1"], "--noise is of parsed sentences"),
+    ],
+)
+def test_options_of_the_other_kind_are_refused(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+    assert not Path("x.jsonl").exists()
+
+
 def test_more_passives_are_held_out_than_other_sentences(
     tmp_path: Path, voices: dict[str, tuple[Tree, str]], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from jslm.config import ModelConfig, config_from_dict, load_config
 from jslm.dial.device import Device, measure
-from jslm.dial.rules import SHAPES, choose, operations, parameters_of, predict
+from jslm.dial.rules import MOST_OPERATIONS, SHAPES, choose, operations, parameters_of, predict
 from jslm.dial.text import TextFacts
 from jslm.model import count_parameters, flops_per_token
 from jslm.train.__main__ import main
@@ -55,6 +55,21 @@ def test_little_text_gets_a_small_vocabulary_and_dropout() -> None:
     much = choose(replace(BOOK, size=1_000_000_000), LAPTOP, 5).values
     assert little["tokenizer"].get("vocab_size", 256) < much["tokenizer"]["vocab_size"]
     assert little["model"]["dropout"] > much["model"]["dropout"] == 0
+
+
+def test_a_run_ends_where_the_text_has_nothing_more_to_teach() -> None:
+    five, twenty, fast = choose(BOOK, LAPTOP, 5), choose(BOOK, LAPTOP, 60), choose(BOOK, GPUS, 60)
+    assert "steps" not in five.values["train"]
+    for choice in (twenty, fast):
+        config = config_from_dict(choice.values, "dial")
+        model = config.model.model_copy(update={"vocab_size": config.tokenizer.vocab_size})
+        tokens = config.train.steps * config.train.batch_size * model.context_length
+        assert config.train.steps == choice.steps
+        assert tokens * operations(model) == pytest.approx(MOST_OPERATIONS, rel=0.05)
+        assert "more would make it no better" in dict(choice.reasons)["passes"]
+    assert "after about a minute" in dict(fast.reasons)["passes"]
+    ten = choose(replace(BOOK, size=10_000_000), LAPTOP, 60)
+    assert "steps" not in ten.values["train"]
 
 
 def test_the_law_knows_that_text_runs_out() -> None:

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from jslm.infer.faithful import unfaithful
+from jslm.infer.sentences import split_sentences
 from jslm.prompts.rewrite_words import REWRITE_WORDS
-from tests.rewrite_pairs import pairs
+from tests.rewrite_pairs import ABBREVIATED, pairs
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "portable.py"
@@ -96,6 +97,12 @@ def test_natural_sentences_are_checked_as_by_jslm() -> None:
     reasons = [(unfaithful(*pair), words.difference(*pair), pair) for pair in pairs()]
     assert len({reason.split("'")[-1] for reason, _, _ in reasons}) >= 6
     assert [each for each in reasons if each[0] != each[1]] == []
+
+
+def test_abbreviations_end_no_sentence() -> None:
+    for text, parts in ABBREVIATED.items():
+        assert split_sentences(text) == parts
+        assert portable.split_sentences(text) == parts
 
 
 def test_temperature_draws_by_the_models_shares(vectors: dict[str, Any], model: Any) -> None:

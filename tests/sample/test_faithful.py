@@ -56,6 +56,7 @@ def test_someone_may_be_new_where_it_is_asked_for() -> None:
     assert unfaithful("It was sold.", "Someone sold it.") == "'someone' is not in the sentence"
     assert unfaithful("It was sold.", "Someone sold it.", may_add=True) == ""
     assert unfaithful("It wasn't sold.", "No one sold it.", may_add=True) == ""
+    assert unfaithful("It was not sold by Ann.", "Ann sold it.", may_add=True) == "a negation is lost"
 
 
 def test_reasons_to_keep_a_sentence() -> None:

@@ -416,3 +416,12 @@ def test_there_is_no_search_where_the_greedy_rewrite_stands(
     monkeypatch.setattr(rewrite_module, "unfaithful", lambda *a, **k: "other words")
     assert model.rewrite(UNKNOWN)[0] == greedy
     assert len(searched) == 1
+
+
+def test_someone_may_be_built_in_or_asked_for(letters: LanguageModel) -> None:
+    assert not rewrite_module.may_add(letters)
+    built_in = copy.copy(letters)
+    built_in.fixed_conditions = {"agentless": "someone"}
+    assert rewrite_module.may_add(built_in)
+    assert rewrite_module.may_add(built_in, {})
+    assert rewrite_module.may_add(letters, {"agentless": "someone"})

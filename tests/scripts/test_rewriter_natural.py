@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
+from argparse import Namespace
 from collections import Counter
 from pathlib import Path
 from types import ModuleType
@@ -111,6 +112,24 @@ def test_confidence_is_of_the_passives_that_people_wrote(
     assert capsys.readouterr().out == ""
     assert len(script.asked_of(items[30:])) == 1070
     assert "90 held-out passives, under 100" in capsys.readouterr().out
+
+
+def test_without_a_held_out_sentence_the_model_is_there(
+    script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "held_out.jsonl").write_text("", "utf-8")
+    raw, target = ROOT / "tests" / "vectors" / "rewriter.safetensors", tmp_path / "rewriter.safetensors"
+    script.calibrate_file(raw, target, tmp_path / "held_out.jsonl", Namespace(precision=0.8, left_alone=0.95))
+    assert "no sentence to rewrite" in capsys.readouterr().err
+    assert target.exists()
+    assert (tmp_path / "rewriter_int8.safetensors").exists()
+
+
+def test_a_bad_line_of_public_pairs_is_named(rewriter: ModuleType, tmp_path: Path) -> None:
+    path = tmp_path / "pairs.txt"
+    path.write_text("He saw it . passiv\tIt was seen .\nno tab\n", "utf-8")
+    with pytest.raises(SystemExit, match=r"pairs\.txt: line 2: 'no tab'; expected"):
+        rewriter.public_pairs(path)
 
 
 @pytest.fixture

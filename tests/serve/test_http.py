@@ -148,6 +148,9 @@ def test_rewrite_does_what_the_model_does_in_python(make_site: Any, letters: Lan
         if expected.confidence is not None:
             assert found["confidence"] == pytest.approx(expected.confidence, rel=1e-4)
     assert any(found["changed"] for found in answer["rewrites"])
+    # Between the sentences of a text their white space stands, and what could not be read.
+    assert answer["rewrites"][1]["rewrite"].endswith(" ")
+    assert answer["rewrites"][4]["rewrite"].endswith(f" {long} It is. ")
     many = site.post("/v1/rewrite", {"model": "it", "sentences": ["So it is. " * 200]})
     assert many.status == 400
     assert many.json["error"]["message"] == "200 sentences in all; this server takes 12 a request"

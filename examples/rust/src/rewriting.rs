@@ -13,6 +13,19 @@ const UNSEEN: [(u32, u32); 9] = [
     (0x3000, 0x3000), (0xfeff, 0xfeff),
 ];
 
+/// A full stop behind these is no end.
+#[rustfmt::skip]
+const TITLES: [&str; 23] = [
+    "mr", "mrs", "ms", "messrs", "dr", "prof", "rev", "hon", "gen", "col", "lt", "sgt", "capt",
+    "cpl", "gov", "sen", "st", "mt", "vs", "viz", "cf", "fig", "ph.d",
+];
+/// Nor behind these, where a small letter or a digit follows.
+#[rustfmt::skip]
+const SHORT: [&str; 27] = [
+    "al", "etc", "no", "nos", "vol", "pp", "ca", "approx", "inc", "ltd", "co", "corp", "jr", "sr",
+    "ft", "jan", "feb", "mar", "apr", "jun", "jul", "aug", "sep", "sept", "oct", "nov", "dec",
+];
+
 /// A sentence and what became of it.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Rewrite {
@@ -287,7 +300,7 @@ fn split_sentences(text: &str) -> Vec<&str> {
         }
         let closed = run(marks, &|char| "\"'”’)]".contains(char));
         let next = run(closed, &is_white);
-        if next > closed {
+        if next > closed && !is_abbreviation(&chars, at, next) {
             parts.push(&text[place(start)..place(next)]);
             start = next;
             at = next + 1;
@@ -299,6 +312,24 @@ fn split_sentences(text: &str) -> Vec<&str> {
         parts.push(&text[place(start)..]);
     }
     parts
+}
+
+/// Whether a full stop before white space is that of "Mr.", of initials, or of "etc." inside a sentence.
+fn is_abbreviation(chars: &[(usize, char)], at: usize, next: usize) -> bool {
+    if chars[at].1 != '.' || !chars.get(at + 1).map_or(false, |(_, char)| is_white(*char)) {
+        return false;
+    }
+    let before: Vec<char> = chars[at.saturating_sub(10)..at].iter().map(|(_, char)| *char).collect();
+    let start = before.iter().rposition(|char| is_white(*char) || "\"'“‘([".contains(*char)).map_or(0, |at| at + 1);
+    let raw: String = before[start..].iter().collect();
+    let word = raw.to_lowercase();
+    let single = |part: &str| part.chars().count() == 1 && !part.contains(|char: char| char.is_ascii_digit());
+    let alone = raw.contains(char::is_uppercase) && raw != "I";
+    if word.split('.').all(single) && (word.contains('.') || alone) {
+        return true;
+    }
+    let goes_on = chars.get(next).map_or(false, |(_, char)| char.is_lowercase() || char.is_ascii_digit());
+    TITLES.contains(&word.as_str()) || (SHORT.contains(&word.as_str()) && goes_on)
 }
 
 /// The literal parts of a template, without what stands in braces.
@@ -346,10 +377,9 @@ mod tests {
             ("", vec![]),
             ("A b.", vec!["A b."]),
             (" A b.  C? (D!) E", vec![" A b.  ", "C? ", "(D!) ", "E"]),
-            (
-                "... Mr. X: 3.5 \u{201c}No!\u{201d} he\u{2026}\n\n.",
-                vec!["... ", "Mr. ", "X: 3.5 “No!” ", "he…\n\n", "."],
-            ),
+            ("... Mr. X: 3.5 \u{201c}No!\u{201d} he\u{2026}\n\n.", vec!["... ", "Mr. X: 3.5 “No!” ", "he…\n\n", "."]),
+            ("Dr. S. So did I. Then", vec!["Dr. S. So did I. ", "Then"]),
+            ("Nr. 5. (e.g. C) et al. in etc. I", vec!["Nr. ", "5. ", "(e.g. C) et al. in etc. ", "I"]),
         ] {
             assert_eq!(split_sentences(text), parts);
         }

@@ -13,14 +13,18 @@ from typing import TextIO
 
 from jslm.cli import add_debug_argument, run_verb
 from jslm.corpora.rewrite import DIRECTIONS, SPLITS, Pair, generate_pairs, plain_text
-from jslm.corpora.rewrite.parsed.command import add_arguments, write_pairs
+from jslm.corpora.rewrite.parsed.command import add_arguments, natural_defaults, write_pairs
 from jslm.errors import JslmError
+
+_COUNT = 10
+# Options of generated pairs alone, and their defaults.
+_GENERATED = {"split": "train", "direction": None, "restyle": False, "tokenized": False, "unpaired": False}
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status, 2 for bad input."""
     parser = argparse.ArgumentParser(prog="jslm corpora rewrite", description=__doc__)
-    parser.add_argument("--count", type=int, default=10, help="pairs (default 10)")
+    parser.add_argument("--count", type=int, default=_COUNT, help=f"pairs (default {_COUNT})")
     parser.add_argument("--seed", type=int, default=0, help="seed; the same pairs on every Python version")
     parser.add_argument(
         "--split", choices=SPLITS, default="train", help="verb, noun: those that train never has; wide: other words"
@@ -45,8 +49,23 @@ def main(argv: list[str] | None = None) -> int:
     return run_verb("corpora rewrite", parser, argv, _body)
 
 
+def _check_mode(options: argparse.Namespace, *, natural: bool) -> None:
+    """Raises JslmError for an option of the other kind of pairs, which would do nothing."""
+    theirs = _GENERATED if natural else natural_defaults()
+    for name, default in theirs.items():
+        if getattr(options, name) != default:
+            option = f"--{name.replace('_', '-')}"
+            if natural:
+                raise JslmError(f"{option} is of generated pairs, not of parsed sentences; leave it out")
+            raise JslmError(f"{option} is of parsed sentences; give --parsed FILE, or --text FILE with --parser spacy")
+    if natural and options.out is not None and options.count != _COUNT:
+        raise JslmError("--count is of pairs that are printed, and --out gets all; --sentences N reads fewer sentences")
+
+
 def _body(options: argparse.Namespace) -> int:
-    if options.parsed is not None or options.parser is not None:
+    natural = options.parsed is not None or options.parser is not None
+    _check_mode(options, natural=natural)
+    if natural:
         return write_pairs(options)
     if options.text is not None:
         return _write_text(options)

@@ -10,6 +10,7 @@ import sys
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
+from typing import Any
 
 from jslm.corpora.rewrite.parsed.forms import inflections
 from jslm.corpora.rewrite.parsed.pairs import Counts, Options, Pair, make_pairs
@@ -20,6 +21,7 @@ from jslm.errors import JslmError
 
 # Of a hundred sentences, and of a hundred passives with an agent as people wrote them: a confidence is of these.
 _HELD_OUT_PERCENT, _HELD_OUT_PASSIVES = 5, 33
+_PIPELINE = "en_core_web_sm"
 _RANGES = {
     "frames": (0, 100),
     "rule_copies": (1, 100),
@@ -53,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--parsed", nargs="+", metavar="FILE", help="treebanks: CoNLL-U, .gz too")
     group.add_argument("--parser", choices=["spacy"], help="what parses the files of --text")
     group.add_argument(
-        "--pipeline", default="en_core_web_sm", metavar="NAME", help="spaCy pipeline, or its folder (%(default)s)"
+        "--pipeline", default=_PIPELINE, metavar="NAME", help="spaCy pipeline, or its folder (%(default)s)"
     )
     group.add_argument(
         "--held-out",
@@ -66,6 +68,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         value = getattr(defaults, name)
         option = f"--{name.replace('_', '-')}"
         group.add_argument(option, type=type(value), default=value, metavar="N", help=f"{text} (default {value})")
+
+
+def natural_defaults() -> dict[str, Any]:
+    """The options that only pairs from parsed sentences have, by their names in Python, with their defaults."""
+    own = {"held_out": None, "sentences": None, "pipeline": _PIPELINE}
+    return own | {name: getattr(Options(), name) for name in _HELP}
 
 
 def write_pairs(options: argparse.Namespace) -> int:

@@ -104,7 +104,7 @@ export function makeCheck(words) {
     }
     const [before, after] = [splitWords(source), splitWords(output)];
     const [was, is] = [before, after].map((found) => found.filter((word) => words.negative.includes(word)).length);
-    if (!mayAdd && was !== is) return was > is ? "a negation is lost" : "a negation is not in the sentence";
+    if (was !== is) return was > is ? "a negation is lost" : "a negation is not in the sentence";
     const [old, fresh] = [content(before), content(after)];
     if (mayAdd) for (const word of words.added) if (!old.get(word)) take(fresh, word, 1);
     const [missing, added] = [less(old, fresh), less(fresh, old)];

@@ -8,6 +8,24 @@ const UNSEEN = /[\0-\x20\x7f-\xa0\xad\u1680\u2000-\u200f\u2028-\u202f\u205f-\u20
 
 export const kept = (source, reason, confidence = null, logprob = null) => ({ source, output: source, changed: false, confidence, reason, logprob });
 
+// A full stop behind these is no end, nor behind the others where a small letter or a digit follows.
+const TITLES = "mr mrs ms messrs dr prof rev hon gen col lt sgt capt cpl gov sen st mt vs viz cf fig ph.d".split(" ");
+const SHORT = "al etc no nos vol pp ca approx inc ltd co corp jr sr ft jan feb mar apr jun jul aug sep sept oct nov dec".split(" ");
+
+/** Whether a full stop before white space is that of "Mr.", of initials, or of "etc." inside a sentence. */
+function isAbbreviation(chars, at, follows) {
+  if (chars[at] !== "." || !isWhite(chars[at + 1])) return false;
+  const before = chars.slice(Math.max(0, at - 10), at);
+  const start = before.findLastIndex((char) => isWhite(char) || "\"'“‘([".includes(char)) + 1;
+  const raw = before.slice(start).join("");
+  const word = raw.toLowerCase();
+  const parts = word.split(".");
+  const initials = parts.every((part) => Array.from(part).length === 1 && !/[0-9]/u.test(part));
+  if (initials && (parts.length > 1 || (/\p{Uppercase}/u.test(raw) && raw !== "I"))) return true;
+  const goesOn = follows !== undefined && /[\p{Lowercase}0-9]/u.test(follows);
+  return TITLES.includes(word) || (SHORT.includes(word) && goesOn);
+}
+
 /** Sentences with the white space behind them: each ends with marks, and closing ones, before white space. */
 export function splitSentences(text) {
   const chars = Array.from(text);
@@ -26,7 +44,7 @@ export function splitSentences(text) {
     }
     const closed = run(marks, (char) => "\"'”’)]".includes(char));
     const next = run(closed, isWhite);
-    if (next > closed) {
+    if (next > closed && !isAbbreviation(chars, at, chars[next])) {
       parts.push(chars.slice(start, next).join(""));
       start = next;
       at = next + 1;
