@@ -71,9 +71,14 @@ def main() -> int:
         asked |= {name: getattr(args, name) for name in (*kept, "licence", "measure", "limit")}
     stages = Stages(work / "stages.json")
     # Where no stage is done nothing was made with the arguments before.
-    if stages.done and (other := _differing(json.loads((work / "asked.json").read_text("utf-8")), asked)):
+    before = work / "asked.json"
+    if stages.done and not before.exists():
+        parser.error(
+            f"{before}: is missing, and says what this folder was made with; choose another --out, or delete it"
+        )
+    if stages.done and (other := _differing(json.loads(before.read_text("utf-8")), asked)):
         parser.error(f"--out {work}: made with another {other}; choose another folder, or delete it")
-    (work / "asked.json").write_text(json.dumps(asked) + "\n", "utf-8")
+    before.write_text(json.dumps(asked) + "\n", "utf-8")
     if natural:
         rewriter_natural.run(args, stages, jslm, public_pairs)
         print((work / "report.md").read_text("utf-8"))

@@ -177,3 +177,7 @@ def test_arguments_may_change_until_something_is_made(
     with pytest.raises(SystemExit):
         rewriter.main()
     assert "made with another section.key=value, --pipeline, --minutes; choose" in capsys.readouterr().err
+    (tmp_path / "asked.json").unlink()
+    with pytest.raises(SystemExit):
+        rewriter.main()
+    assert "asked.json: is missing, and says what this folder was made with; choose" in capsys.readouterr().err
