@@ -185,7 +185,11 @@ class Model:
         found = [self._rewrite_one(part, conditions or {}, threshold) for part in parts]
         changed = [part for part in found if part["changed"]]
         if not changed:
-            return kept(sentence, found[0]["reason"])
+            # One with nothing to change counts after the others, a blank one last.
+            told = min(
+                found, key=lambda part: (part["reason"] == "nothing to change") + 2 * (part["reason"] == "blank")
+            )
+            return kept(sentence, told["reason"], told["confidence"], told["logprob"])
         least = {name: min(part[name] for part in changed) for name in ("confidence", "logprob")}
         return {"output": "".join(part["output"] for part in found), "changed": True, "reason": "", **least}
 
@@ -301,9 +305,13 @@ class Words:
                 found.append("one")
             elif word in self.fields["indefinite"]:
                 found.append(self.fields["indefinite"][word])
-            elif word not in self.silent and (word in self.same or word[0].isalnum()):
+            elif word not in self.silent and (word in self.same or self._counts(word)):
                 found.append(self.same.get(word, word))
         return collections.Counter(found)
+
+    def _counts(self, word):
+        """Whether it is a word, a number, or a sign that is no punctuation; older files have no list of that."""
+        return word[0].isalnum() or word not in self.fields.get("free", [word])
 
     def _names(self, source, output):
         letters = re.compile(r"[^\W0-9_]+")
@@ -354,7 +362,17 @@ class Words:
 
 
 def split_sentences(text):
-    """The sentences, each with the white space behind it; a mark alone is none yet."""
+    """The sentences, each with the white space behind it; a blank line ends one."""
+    parts, start = [], 0
+    for white in re.finditer(r"(?<=\S)\s+", text):
+        if white[0].count("\n") > 1:
+            parts += split_paragraph(text[start : white.end()])
+            start = white.end()
+    return parts + split_paragraph(text[start:])
+
+
+def split_paragraph(text):
+    """The same without blank lines; a mark alone is none yet."""
     parts, start = [], 0
     for end in SENTENCE_END.finditer(text):
         if end.end(1) - start > 1 and not is_abbreviation(text, end.start(), text[end.end() : end.end() + 1]):
@@ -578,6 +596,8 @@ def main():
     parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    if args.threshold is not None and not 0 <= args.threshold <= 1:
+        parser.error(f"--threshold {args.threshold:g}: expected a probability from 0 to 1")
     try:
         model, conditions = Model(args.model), dict(each.split("=", 1) for each in args.condition)
         if args.rewrite:
@@ -587,7 +607,9 @@ def main():
                 print(f"left as it is: {found['reason']}", file=sys.stderr)
         else:
             print(args.text + model.generate(args.text, args.tokens, args.temperature, args.seed, conditions)[1])
-    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
+    except OSError as error:
+        parser.error(f"{args.model}: {error.strerror}")
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
         parser.error(f"{args.model}: {error!r}; a damaged file, or a label that it has not")
 
 

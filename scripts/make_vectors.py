@@ -79,6 +79,9 @@ DIFFERENCES = (
     ("They say Ann was seen by Bob.", "Bob, they say, saw Ann."),
     ("The iPhone was dropped by him.", "He dropped the iphone."),
     ("It was praised by the BBC.", "The Bbc praised it."),
+    ("# It was sold by us", "We sold it"),
+    ("\U0001f600 50% was sold by us \u2013 well\u2026", "We sold 50, well \U0001f600"),
+    ("snake_case was sold by us.", "We sold snake case."),
     ("The cake was made by Ann and Tom.", "Ann made the cake."),
     ("The cake was made by Ann.", "Ann made the nice cake."),
     ("The cake was made by Ann.", "The cake made Ann."),
@@ -322,6 +325,7 @@ def rewriter_sentences() -> list[str]:
         "The letter was found by the boy. The cake was sold by the king!  ",
         "A tab\there. The cake was sold by the king. The king. \n",
         "\x1c  the boy \n",
+        "The king. The cake was sold by the king!\n\nThe king. ",
     ]
     odd = ["The boy was seen.", "the cake was sold by the king", "  The door was found by the boy.  ", "king " * 8]
     return [*kept, *odd, *known[::2][:110]]

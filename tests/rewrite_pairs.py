@@ -25,6 +25,21 @@ _ADDED = (
     "is",
     "’d",
     "3:30",
+    "#",
+    "50%",
+    "\U0001f600",
+    "—",
+)
+# Signs that a rewrite keeps, and punctuation that it need not.
+SIGNS = (
+    ("# The letter was written by the clerk", "The clerk wrote the letter", "'#' is lost"),
+    ("\U0001f600 It was seen by us.", "We saw it.", "'\U0001f600' is lost"),
+    ("50% of it was paid by us.", "We paid 50 of it.", "'%' is lost"),
+    ("A well-known man was seen by us.", "We saw a well known man.", "'-' is lost"),
+    ("It was seen by us.", "We saw it -", "'-' is not in the sentence"),
+    ("It was sent to a@b.com by us.", "We sent it to a b.com.", "'@' is lost"),
+    ("foo_bar was called by us.", "We called foo bar.", "_ is there 0 times, and was 1"),
+    ("It was seen – by us; 5 €!", "We saw it: 5 €.", ""),
 )
 
 
@@ -67,7 +82,17 @@ ABBREVIATED = {
     "A gentleman mr. x. Abcdefghmr. No? ß. É. b. 3. c": [
         *("A gentleman mr. x. ", "Abcdefghmr. ", "No? ", "ß. ", "É. b. ", "3. ", "c"),
     ],
-    "See “Mr. X” (St. Ives). And “Mr.” too. Mr.\n\nX": ["See “Mr. X” (St. Ives). ", "And “Mr.” ", "too. ", "Mr.\n\nX"],
+    # A blank line ends one, whatever stands before it.
+    "\n\n A\nb \r\n\r\nMr.\n \nC": ["\n\n A\nb \r\n\r\n", "Mr.\n \n", "C"],
+    "# Title\n\nIt was seen. \n\n\n* One\n* Two\n\n": ["# Title\n\n", "It was seen. \n\n\n", "* One\n* Two\n\n"],
+    " \n\n ": [" \n\n "],
+    "See “Mr. X” (St. Ives). And “Mr.” too. Mr.\n\nX": [
+        "See “Mr. X” (St. Ives). ",
+        "And “Mr.” ",
+        "too. ",
+        "Mr.\n\n",
+        "X",
+    ],
 }
 
 
@@ -75,6 +100,7 @@ def pairs() -> list[tuple[str, str]]:
     """Each natural sentence with its answers, and these with words lost, added, exchanged, or spelled otherwise."""
     choice = random.Random(0)
     found = [(f"It may be {word} by us.", f"We may {form} it.") for word, forms in _FORMS.items() for form in forms]
+    found += [(source, output) for source, output, _ in SIGNS]
     for item in read_items(NATURAL):
         found += [(item.sentence, answer) for answer in item.answers]
         for answer in item.answers[:2]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from jslm.config import (
 )
 from jslm.console import say
 from jslm.dial.device import Device, measure
-from jslm.dial.rules import Choice, choose
+from jslm.dial.rules import FIXED_SECONDS, FIXED_SHARE, LEAST_SECONDS, Choice, choose
 from jslm.dial.text import TextFacts, look
 from jslm.errors import JslmError
 from jslm.files import write_text
@@ -47,14 +48,16 @@ def dial(
     run_dir = said.get("run_dir") or f"runs/{_name(sources)}"
     file = _file(run_dir)
     if file.is_file():
-        return _again(file, sources, minutes, overrides, to)
-    facts = look(sources)
+        return _again(file, sources, minutes, overrides, plan=plan, to=to)
+    facts = look(sources, {name: value for name, value in said.get("data", {}).items() if name != "source"})
     device = measure()
     choice = choose(facts, device, minutes)
     values = {"run_dir": run_dir, **choice.values}
     values["data"] = {"source": sources[0] if len(sources) == 1 else list(sources), **values["data"]}
     config = config_from_dict(merge_values(values, said), "command line")
     lines = [*told(facts, device, minutes, choice), f"{'leaves as':<11} {ways_out(config.model)}"]
+    if own := [each for each in overrides if not each.startswith("run_dir=")]:
+        lines.append(f"{'yours':<11} {' '.join(own)}, in place of what is said above")
     for line in lines:
         say(line, to)
     if plan:
@@ -109,18 +112,29 @@ def told(facts: TextFacts, device: Device, minutes: float, choice: Choice) -> li
     lines += choice.reasons
     most = "at most " if "steps" in choice.values["train"] else ""
     lines.append(("time", f"{most}{minutes:g} min in all, preparing and compiling too"))
+    if 60 * minutes * (1 - FIXED_SHARE) < FIXED_SECONDS + LEAST_SECONDS:
+        lines.append(
+            ("", f"too little: {FIXED_SECONDS + LEAST_SECONDS:.0f} seconds are the least, so it will take longer")
+        )
     return [f"{name:<11} {text}" for name, text in lines]
 
 
-def _again(file: Path, sources: Sequence[str], minutes: float, overrides: Sequence[str], to: TextIO | None) -> Config:
-    """The run of before goes on: with its config, and the minutes that are given now."""
+def _again(
+    file: Path, sources: Sequence[str], minutes: float, overrides: Sequence[str], *, plan: bool, to: TextIO | None
+) -> Config:
+    """The run of before goes on: with its config, and the minutes that are given now; for a `plan` it is said again."""
     config = load_config(file, [*overrides, f"train.minutes={minutes:g}"])
     if list(config.data.sources) != list(sources):
         raise JslmError(
             f"{file}: made for {', '.join(config.data.sources)}, and this command gives {', '.join(sources)}; add "
             f"run_dir=runs/another, or delete {file.parent}"
         )
-    say(f"config      {file}: chosen before, kept (delete {file.parent} to begin anew)", to)
+    if plan:
+        lines = itertools.takewhile(lambda line: line.startswith("# "), file.read_text("utf-8").splitlines())
+        for line in lines:
+            say(line[2:], to)
+    kept = f"{file}: chosen before, kept (delete {file.parent} to begin anew); {minutes:g} min in all now"
+    say(f"config      {kept}{', ' + ' '.join(overrides) if overrides else ''}", to)
     return config
 
 

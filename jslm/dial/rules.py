@@ -67,6 +67,8 @@ OPTIMIZER = {
 }
 # Starting, compiling, validations and the end, in seconds and as a share of the budget.
 FIXED_SECONDS, FIXED_SHARE = 14.0, 0.06
+# Of training, however little time there is.
+LEAST_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,8 @@ class Choice:
 
 def choose(facts: TextFacts, device: Device, minutes: float) -> Choice:
     """The config for a text, on a device, in so many minutes. A function of its arguments alone."""
-    seconds = max(5.0, 60.0 * minutes * (1 - FIXED_SHARE) - FIXED_SECONDS)
-    held_out = _held_out(facts.size)
+    seconds = max(LEAST_SECONDS, 60.0 * minutes * (1 - FIXED_SHARE) - FIXED_SECONDS)
+    held_out = float(str(facts.settings.get("validation_fraction", _held_out(facts.size))))
     train_bytes = facts.size * (1 - held_out)
     best: tuple[float, ModelConfig, float] | None = None
     for vocabulary in _vocabularies(facts, train_bytes):

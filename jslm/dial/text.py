@@ -5,15 +5,16 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice, pairwise
+from typing import Any
 
-from jslm.config import DataConfig
+from jslm.config import DataConfig, config_from_dict
 from jslm.errors import JslmError
 from jslm.text.cleaners import apply_cleaners
 from jslm.text.documents import InputFile, StoriesSource, read_entry, resolve_sources, size_of
-from jslm.text.readers import format_name, peek
+from jslm.text.readers import NoColumn, format_name, peek
 
 # What is looked at: enough for shares of lines and characters, a second to read.
 SAMPLE_CHARACTERS = 4_000_000
@@ -24,6 +25,8 @@ END_OF_TEXT = "<|endoftext|>"
 # Keys of records that hold the text, the likeliest first.
 _TEXT_FIELDS = ("text", "content", "story", "body", "document", "article", "Script", "completion", "output")
 _MESSAGES = ("messages", "conversations")
+# Settings that say which part of a record is its text.
+_COLUMNS = ("text_field", "template", "messages")
 # gzip and Zstandard make about a third of text, Parquet about half.
 _UNPACKED = {".gz": 3.0, ".zst": 3.0, ".zip": 3.0, ".tgz": 3.0, ".parquet": 2.0, ".epub": 2.0}
 
@@ -66,21 +69,24 @@ class TextFacts:
     reasons: tuple[str, ...]
 
 
-def look(sources: Sequence[str]) -> TextFacts:
+def look(sources: Sequence[str], given: Mapping[str, Any] | None = None) -> TextFacts:
     """Reads a sample of `sources` (files, folders, globs, addresses) and says what it is.
 
+    `given`: settings of `[data]` that are asked for; they are read by, and nothing else is found in their place.
     Raises JslmError, naming the file: nothing there, nothing readable, binary data, records without a text, or less
-    than `LEAST_BYTES` of text.
+    than `LEAST_BYTES` of text; and for settings that do not hold.
     """
-    config = DataConfig(source=list(sources))
+    given = dict(given or {})
+    config = config_from_dict({"data": {**given, "source": list(sources)}}, "command line").data
     entries = resolve_sources(config)
     files, stored = size_of(entries)
     if all(isinstance(entry, StoriesSource) for entry in entries):
         return _generated(stored)
     formats = Counter(format_name(entry.name) for entry in entries if isinstance(entry, InputFile))
-    keys: dict[str, object] = {}
-    if set(formats) & {"jsonl", "json", "csv", "tsv", "parquet"}:
-        keys = _record_keys(entries, config)
+    keys: dict[str, object] = {name: given[name] for name in _COLUMNS if name in given}
+    others: tuple[str, ...] = ()
+    if not keys and set(formats) & {"jsonl", "json", "csv", "tsv", "parquet"}:
+        keys, others = _record_keys(entries, config)
         config = DataConfig.model_validate({**config.model_dump(), **keys})
     texts, is_whole = _sample(entries, config)
     sample = "\n".join(texts)
@@ -93,7 +99,14 @@ def look(sources: Sequence[str]) -> TextFacts:
             f"data.source: {', '.join(sources)}: {size:,} bytes of text, too little to learn from; give "
             f"{LEAST_BYTES:,} or more (a chapter; a book is better)"
         )
-    return _judge(sample, texts, files, size, keys)
+    facts = _judge(sample, texts, files, size, keys)
+    reasons = [reason for reason in facts.reasons if reason.partition(":")[0] not in given]
+    if others:
+        there, taken = ", ".join(map(repr, others)), next(iter(keys.values()))
+        reasons.insert(
+            0, f"records: of {there} only '{taken}' is read; another: data.text_field=KEY, several: data.template"
+        )
+    return replace(facts, settings={**facts.settings, **given}, reasons=tuple(reasons))
 
 
 def _judge(sample: str, texts: list[str], files: int, size: int, keys: dict[str, object]) -> TextFacts:
@@ -171,8 +184,11 @@ def _sample(entries: Sequence[InputFile | StoriesSource], config: DataConfig) ->
     return texts, is_whole
 
 
-def _record_keys(entries: Sequence[InputFile | StoriesSource], config: DataConfig) -> dict[str, object]:
-    """The keys of `[data]` that find the text of the first file of records. Raises JslmError where none does."""
+def _record_keys(
+    entries: Sequence[InputFile | StoriesSource], config: DataConfig
+) -> tuple[dict[str, object], tuple[str, ...]]:
+    """(the keys of `[data]` that find the text of the first file of records, the record's own keys where it has none
+    called text). Raises JslmError where nothing finds it."""
     first = next(entry for entry in entries if isinstance(entry, InputFile) and format_name(entry.name) != "text")
     tries: list[dict[str, object]] = [{"text_field": name} for name in _TEXT_FIELDS]
     tries += [{"messages": name, "packing": "documents"} for name in _MESSAGES]
@@ -183,7 +199,8 @@ def _record_keys(entries: Sequence[InputFile | StoriesSource], config: DataConfi
         except JslmError as error:
             problems.append(error)
         else:
-            return keys
+            missed = problems[0] if problems else None
+            return keys, missed.found if isinstance(missed, NoColumn) else ()
     raise problems[0]
 
 

@@ -34,6 +34,7 @@ _VERSION, _INT8_VERSION = 1, 2
 _INT8 = "int8_rows"
 _MAX_HEADER = 100_000_000
 _TABLES = ("embed/tokens", "head/tokens")
+_DTYPES = ("float32", "float16", "bfloat16", "int8")
 _log = logging.getLogger("jslm")
 
 
@@ -138,14 +139,16 @@ def write(bundle: Bundle, path: Path, dtype: str) -> None:
         write_safetensors(temporary, tensors, {_KEY: json.dumps(fields, ensure_ascii=False)})
 
 
-def write_calibrated(source: Path, target: Path, settings: RewriteConfig, dtype: str = "float32") -> None:
+def write_calibrated(source: str | Path, target: str | Path, settings: RewriteConfig, dtype: str = "float32") -> None:
     """Writes the portable file `source` once more, to `target`, with the `[rewrite]` of `jslm.evaluate.calibration`.
 
-    `dtype` as for `write`. Raises JslmError as `read` and `write` do.
+    `dtype` as for `write`. Raises JslmError as `read` and `write` do, and for another `dtype`.
     """
-    bundle = read(source)
+    if dtype not in _DTYPES:
+        raise JslmError(f"dtype = {dtype!r}; expected one of {', '.join(_DTYPES)}")
+    bundle = read(Path(source))
     config = bundle.config.model_copy(update={"rewrite": settings})
-    write(dataclasses.replace(bundle, config=config), target, dtype)
+    write(dataclasses.replace(bundle, config=config), Path(target), dtype)
 
 
 def _stored_shapes(config: Config, wanted: Mapping[str, Any], *, int8: bool) -> dict[str, tuple[int, ...]]:
@@ -203,7 +206,7 @@ FORMAT = Format(
     describe=describe,
     read=read,
     write=write,
-    dtypes=("float32", "float16", "bfloat16", "int8"),
+    dtypes=_DTYPES,
 )
 
 

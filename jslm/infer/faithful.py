@@ -2,7 +2,8 @@
 
 For rewrites that keep all words, such as from the passive to the active. A verb may change its form where one of the
 two forms is a participle, or where it agrees with another subject; pronouns may change their case; "by" and auxiliaries
-come and go. Names, numbers, quotation marks and brackets stay to the letter, a sentence stays as negative as it was.
+come and go. Names inside a sentence, numbers, quotation marks, brackets and signs (hyphens, %, #, @, emojis) stay to
+the letter, a sentence stays as negative as it was.
 
 Readers in other languages do the same, word for word: docs/portable-format.md has the steps, and the vectors compare.
 """
@@ -35,6 +36,8 @@ _ADDED: Final[list[str]] = REWRITE_WORDS["added"]
 # They agree with the subject, and no participle is near: "needs to be fixed by us", "we need to fix".
 _RAISING: Final = frozenset(REWRITE_WORDS["raising"])
 _KEPT_MARKS: Final[list[str]] = REWRITE_WORDS["marks"]
+# Punctuation that may change with the clauses; of all other signs there are as many.
+_FREE_MARKS: Final = frozenset(REWRITE_WORDS["free"])
 # Prefixes of verbs that keep the forms of the one behind: rewrite, outgrow, misread, undersell.
 _PREFIXES: Final[list[str]] = REWRITE_WORDS["prefixes"]
 # Before -ed and -ing these are doubled ("humming"), so "humm" and "humme" are no verbs; but see `doubled`.
@@ -103,7 +106,7 @@ def _content(words: list[str]) -> Counter[str]:
             kept.append("one")
         elif word in _INDEFINITE:
             kept.append(_INDEFINITE[word])
-        elif word not in _AUXILIARIES | _NEGATIVE | _LIGHT and (word in _SAME or word[0].isalnum()):
+        elif word not in _AUXILIARIES | _NEGATIVE | _LIGHT | _FREE_MARKS:
             kept.append(_SAME.get(word, word))
     return Counter(kept)
 

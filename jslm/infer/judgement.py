@@ -12,6 +12,8 @@ from jslm.config import RewriteConfig
 from jslm.infer.faithful import unfaithful
 from jslm.tokenizer import Tokenizer
 
+# Reasons of sentences that there is nothing to say of.
+BLANK, UNCHANGED = "blank", "nothing to change"
 _UNKNOWN = "\N{REPLACEMENT CHARACTER}"
 # Below any that a model has for a token: a probability of one in 10**30.
 _LEAST = -69.0
@@ -74,7 +76,7 @@ def judge(
     if not text or sure is None:
         return keep("nothing was written")
     if text == source:
-        return keep("nothing to change")
+        return keep(UNCHANGED)
     if _UNKNOWN in text:
         return keep("the rewrite has a character that is none")
     if config.faithful and (difference := unfaithful(source, text, may_add=may_add)):

@@ -163,6 +163,8 @@ class LanguageModel:
 
         Raises JslmError for a condition or a label that the model was not trained with.
         """
+        if not isinstance(conditions, Mapping):
+            raise JslmError(f"conditions = {conditions!r}; expected names and labels, such as {{'style': 'formal'}}")
         told = copy.copy(self)
         # Instead of what this one was told before.
         told.conditions = dict(conditions)
@@ -205,6 +207,8 @@ class LanguageModel:
 
         Keyword arguments: `threshold`, `beams`, `alpha`, `lookup`, `max_new_tokens`, `batch_size`, `conditions`.
         """
+        if not isinstance(sentences, Iterable):
+            raise JslmError(f"sentences = {sentences!r}; expected a text, or several")
         return list(self.rewrite_stream([sentences] if isinstance(sentences, str) else sentences, **arguments))
 
     def rewrite_stream(self, sentences: Iterable[str], **arguments: Unpack[RewriteArguments]) -> Iterator[Rewrite]:

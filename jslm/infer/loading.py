@@ -86,6 +86,11 @@ def load_onnx(path: Path, overrides: Sequence[str] = ()) -> LanguageModel:
 def changed_config(trained: Config, overrides: Sequence[str]) -> Config:
     """A run's config with `section.key=value` overrides for sampling. Raises JslmError for a key that can't change."""
     for key in _leaves(parse_overrides(overrides)):
+        if key.startswith("rewrite."):
+            raise JslmError(
+                f"command line: {key} was settled when the model was calibrated; sampling has --threshold and --beams, "
+                "Python threshold= and beams="
+            )
         if not key.startswith(_CHANGEABLE):
             allowed = ", ".join(name + ("*" if name.endswith(".") else "") for name in _CHANGEABLE)
             raise JslmError(f"command line: {key} is fixed once a model is trained; sampling can change {allowed}")

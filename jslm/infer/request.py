@@ -7,6 +7,7 @@ a field of `jslm.infer.samplers.Sampling`; the command line and the server have 
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TypedDict, Unpack, cast
@@ -104,6 +105,14 @@ _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
 }
 
 
+_WHOLE = ("max_new_tokens", "top_k", "seed", "num_samples", "top_logprobs")
+
+
+def _is_number(value: object, *, whole: bool = False) -> bool:
+    """Whether it is one, of Python's or NumPy's; `whole`: an integer."""
+    return isinstance(value, numbers.Integral if whole else numbers.Real) and not isinstance(value, bool)
+
+
 @dataclass(frozen=True)
 class RewriteOptions:
     """Checked arguments of rewriting; a threshold or a number of beams of None is the model's own."""
@@ -122,14 +131,17 @@ def make_request(defaults: SampleConfig, **arguments: Unpack[Arguments]) -> Requ
     asked = {name: value for name, value in arguments.items() if value is not None}
     stop = asked.pop("stop", ())
     conditions = cast(Mapping[str, str], asked.pop("conditions", {}))
+    if not isinstance(conditions, Mapping):
+        raise JslmError(f"conditions = {conditions!r}; expected names and labels, such as {{'style': 'formal'}}")
     if asked.pop("greedy", False):
         asked["temperature"] = 0.0
     values = {**defaults.model_dump(include=_FROM_RUN), **asked}
     stops = (stop,) if isinstance(stop, str) else tuple(cast(Sequence[str], stop))
     request = Request(**values, stop=stops, conditions=tuple(conditions.items()))
     for name, (fits, expected) in _RANGES.items():
-        if not fits(value := getattr(request, name)):
-            raise JslmError(f"{name} = {value}; expected {expected}")
+        value = getattr(request, name)
+        if not _is_number(value, whole=name in _WHOLE) or not fits(value):
+            raise JslmError(f"{name} = {value!r}; expected {expected}")
     if "" in request.stop:
         raise JslmError("stop = ''; expected a text that ends the sample, not an empty one")
     return request
@@ -148,16 +160,18 @@ def resolve_rewriting(
 ) -> RewriteOptions:
     """The arguments of rewriting, checked. Raises JslmError for one outside its range."""
     options = RewriteOptions(threshold, beams, alpha, lookup, max_new_tokens, batch_size, where)
-    ranges = [
-        ("threshold", threshold is None or 0 <= threshold <= 1, "a probability from 0 to 1"),
-        ("beams", beams is None or beams >= 1, "1 (greedy) or more"),
-        ("alpha", 0 <= alpha < math.inf, "0 or more"),
-        ("max_new_tokens", max_new_tokens is None or max_new_tokens >= 1, "1 or more"),
-        ("batch_size", batch_size >= 1, "1 or more"),
-    ]
-    for name, fits, expected in ranges:
-        if not fits:
-            raise JslmError(f"{name} = {getattr(options, name)}; expected {expected}")
+    whole = {
+        "beams": ("1 (greedy) or more", beams),
+        "max_new_tokens": ("1 or more", max_new_tokens),
+        "batch_size": ("1 or more", batch_size),
+    }
+    for name, (expected, value) in whole.items():
+        if value is not None and (not _is_number(value, whole=True) or value < 1):
+            raise JslmError(f"{name} = {value!r}; expected {expected}")
+    if threshold is not None and (not _is_number(threshold) or not 0 <= threshold <= 1):
+        raise JslmError(f"threshold = {threshold!r}; expected a probability from 0 to 1")
+    if not _is_number(alpha) or not 0 <= alpha < math.inf:
+        raise JslmError(f"alpha = {alpha!r}; expected 0 or more")
     # Those are the model's to judge.
     del conditions
     return options

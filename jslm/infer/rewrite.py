@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, Unpack
 
 from jslm.config import RewriteConfig
 from jslm.corpora.clause_runs import clause_runs
+from jslm.errors import JslmError
 from jslm.infer.agreement import agreement_on
 from jslm.infer.beam import write_beams
 from jslm.infer.faithful import unfaithful
@@ -237,6 +238,8 @@ def _rewrites(work: _Work, numbered: Iterable[tuple[int, str]]) -> Iterator[Rewr
         fitting: dict[int, tuple[str, StandIns]] = {}
         pieces: dict[int, list[str]] = {}
         for place, (number, sentence) in enumerate(batch):
+            if not isinstance(sentence, str):
+                raise JslmError(f"{work.options.where} {number} = {sentence!r}; expected a text")
             core = unicodedata.normalize("NFC", sentence.strip())
             try:
                 if len(parts := parts_of(work.model, sentence)) > 1:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from jslm.config import DataConfig
 from jslm.errors import JslmError
-from jslm.infer.judgement import Rewrite, StandIns, kept, shown_character
+from jslm.infer.judgement import BLANK, UNCHANGED, Rewrite, StandIns, kept, shown_character
 from jslm.prompts.pairs import shown_prompt
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ _SHORT: Final = re.compile(
     "al|etc|no|nos|vol|pp|ca|approx|inc|ltd|co|corp|jr|sr|ft|jan|feb|mar|apr|jun|jul|aug|sep|sept|oct|nov|dec"
 )
 _BEFORE_WORD: Final = re.compile(r"[\s\"'“‘(\[]")
+_WHITE: Final = re.compile(r"(?<=\S)\s+")
 _LONGEST_SHORT = 10
 _SHOWN = 10
 
@@ -33,7 +34,17 @@ class Unreadable(Exception):
 
 
 def split_sentences(text: str) -> list[str]:
-    """The sentences of a text, each with the white space behind it: together they are the text."""
+    """The sentences of a text, each with the white space behind it: together they are the text. A blank line ends one,
+    whatever stands before it."""
+    parts, start = [], 0
+    for white in _WHITE.finditer(text):
+        if white.group().count("\n") > 1:
+            parts += _of_a_paragraph(text[start : white.end()])
+            start = white.end()
+    return parts + _of_a_paragraph(text[start:])
+
+
+def _of_a_paragraph(text: str) -> list[str]:
     parts, start = [], 0
     for end in _END.finditer(text):
         # A mark alone is none yet.
@@ -94,7 +105,7 @@ def read_sentence(model: LanguageModel, core: str, *, any_length: bool = False) 
     """
     tokenizer, data, context = model.tokenizer, model.config.data, model.config.model.context_length
     if not core:
-        raise Unreadable("blank")
+        raise Unreadable(BLANK)
     # A token before it and one after it at least: what begins a document, and the rewrite.
     tokens = prompt_tokens(model, rewrite_prompt(data, core))
     if tokens + 2 > context and not any_length:
@@ -113,10 +124,15 @@ def read_sentence(model: LanguageModel, core: str, *, any_length: bool = False) 
 
 
 def joined(sentence: str, parts: Sequence[Rewrite]) -> Rewrite:
-    """One rewrite of several sentences' ones; as sure as the least sure of those that changed."""
+    """One rewrite of several sentences' ones; as sure as the least sure of those that changed.
+
+    Where all stay, it stays as the first that might have changed: one with nothing to change counts after the others,
+    a blank one last.
+    """
     changed = [part for part in parts if part.changed]
     if not changed:
-        return kept(sentence, parts[0].reason)
+        told = min(parts, key=lambda part: (part.reason == UNCHANGED) + 2 * (part.reason == BLANK))
+        return kept(sentence, told.reason, told.confidence, told.logprob)
     sure = min(part.confidence for part in changed if part.confidence is not None)
     logprob = min(part.logprob for part in changed if part.logprob is not None)
     return Rewrite(sentence, "".join(part.output for part in parts), sure, True, "", logprob)

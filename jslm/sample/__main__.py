@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from jslm.cli import add_debug_argument, conditions_from, run_verb
 from jslm.config import SampleConfig
@@ -13,9 +13,6 @@ from jslm.errors import JslmError
 from jslm.infer.request import Arguments, RewriteArguments, make_request, resolve_rewriting
 from jslm.runs.folder import RunFolder
 from jslm.runs.remote import opened
-
-if TYPE_CHECKING:
-    pass
 
 # Options that say how samples are drawn or shown, and those that say how sentences are rewritten.
 _SAMPLING = (
@@ -25,6 +22,7 @@ _SAMPLING = (
 )  # fmt: skip
 _ALONE = ("num_samples", "sliding_window", "no_document_start")
 _REWRITING = ("threshold", "beams", "alpha", "no_lookup", "batch_size")
+_OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_0-9]+)+=")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -123,6 +121,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace) -> int:
+    # --rewrite takes all names behind it: what no file has as its name, and is an override, is one.
+    behind = [word for word in args.rewrite or () if _OVERRIDE.match(word) and not Path(word).exists()]
+    args.overrides += behind
+    args.rewrite = args.rewrite and [word for word in args.rewrite if word not in behind]
     _check_mode(args)
     arguments, rewriting = _arguments(args), _rewrite_arguments(args)
     # Before JAX is imported: a mistake on the command line is told at once.

@@ -106,7 +106,7 @@ def _answer(
     following = iter(outcomes)
     rewrites = []
     for text, parts in zip(body.sentences, texts, strict=True):
-        written = [_judged(served, part, following, body.conditions or {}) for part in parts]
+        written = [_judged(served, part, following, body) for part in parts]
         judged = written[0].judged if len(written) == 1 else joined(text, [each.judged for each in written])
         ends = {each.finish_reason for each in written} - {None}
         rewrites.append(
@@ -131,7 +131,7 @@ def _answer(
     }
 
 
-def _judged(served: ServedModel, part: _Part, outcomes: Iterator[Outcome], conditions: dict[str, str]) -> _Written:
+def _judged(served: ServedModel, part: _Part, outcomes: Iterator[Outcome], body: RewriteRequest) -> _Written:
     if part.stand_ins is None:
         return _Written(kept(part.sentence, part.unread), "", None)
     outcome = next(outcomes)
@@ -143,8 +143,8 @@ def _judged(served: ServedModel, part: _Part, outcomes: Iterator[Outcome], condi
         text,
         outcome.logprobs,
         outcome.finish_reason,
-        threshold=settings.threshold,
-        may_add=may_add(served.model, conditions),
+        threshold=settings.threshold if body.threshold is None else body.threshold,
+        may_add=may_add(served.model, body.conditions or {}),
         without=without_beams(settings),
     )
     return _Written(judged, text, outcome.finish_reason)

@@ -201,3 +201,6 @@ class RewriteRequest(_Generation):
 
     sentences: Annotated[list[str], Field(min_length=1, max_length=2048)]
     max_tokens: int | None = Field(None, ge=1, description="Tokens a sentence at most.")
+    threshold: float | None = Field(
+        None, ge=0, le=1, description="A sentence stays where the confidence is lower. null: the model's own."
+    )

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from jslm.cli import add_config_arguments, config_from_args, run_verb
-from jslm.config import Config, said_to_toml
+from jslm.config import Config, preset_files, said_to_toml
 from jslm.errors import JslmError
 
 
@@ -53,6 +53,9 @@ def _config(args: argparse.Namespace) -> Config | None:
         raise JslmError(
             "nothing to train on; give a text file or a folder, as in jslm train book.txt, or --config FILE"
         )
+    for source in sources:
+        if source in preset_files() and not Path(source).exists():
+            raise JslmError(f"{source}: no such text; it is a preset's name: jslm train --config {source}")
     from jslm.dial.command import DEFAULT_MINUTES, dial
 
     overrides = [given for given in args.overrides if given not in sources]

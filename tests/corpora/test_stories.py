@@ -228,5 +228,5 @@ def test_command_line_writes_jsonl(tmp_path: Path, capsys: pytest.CaptureFixture
     assert capsys.readouterr().out.startswith(rows[0]["text"])
     assert main(["--megabytes", "1"]) == 2
     assert main(["--count", "0"]) == 2
-    assert main(["--megabytes", "0.01", "--out", str(tmp_path / "absent" / "x.jsonl")]) == 2
+    assert main(["--megabytes", "0.01", "--out", str(path / "x.jsonl")]) == 2
     assert capsys.readouterr().err.count("error: ") == 3

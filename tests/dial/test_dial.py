@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import tomllib
@@ -121,6 +122,34 @@ def test_a_config_is_alone_on_stdout(text: str, capfd: pytest.CaptureFixture[str
         assert "\ntokenizer " in said
 
 
+def test_a_plan_is_of_what_was_asked_for(text: str, capfd: pytest.CaptureFixture[str]) -> None:
+    lines = Path(text).read_text("utf-8").splitlines()
+    records = [json.dumps({"id": "x", "poem": line}) for line in lines]
+    Path("poems.jsonl").write_text("\n".join(records), "utf-8")
+    assert main(["poems.jsonl", "--plan"]) == 2
+    error = capfd.readouterr().err
+    assert "no key 'text'; keys found: 'id', 'poem'; set data.text_field to the one with the text" in error
+    asked = ["data.text_field=poem", "data.validation_fraction=0.2", "data.cleaners=[]", "train.batch_size=3"]
+    assert main(["poems.jsonl", "--plan", *asked]) == 0
+    plan = capfd.readouterr().out
+    assert "held out    20.0%" in plan
+    assert f"yours       {' '.join(asked)}, in place of what is said above" in plan
+    assert main(["poems.jsonl", "--print-config", *asked]) == 0
+    data = tomllib.loads(capfd.readouterr().out)["data"]
+    assert (data["text_field"], data["validation_fraction"], data["cleaners"]) == ("poem", 0.2, [])
+    # Of a pair one side is read, and it is said which.
+    Path("pairs.jsonl").write_text(
+        "\n".join(json.dumps({"prompt": "x", "completion": line}) for line in lines), "utf-8"
+    )
+    assert main(["pairs.jsonl", "--plan"]) == 0
+    assert "records     of 'prompt', 'completion' only 'completion' is read" in capfd.readouterr().out
+    Path("latin.txt").write_bytes("Ça déjà là où né.\n".encode("cp1252") * 400)
+    assert main(["latin.txt", "--plan", "data.encoding=cp1252"]) == 0
+    assert "encoding" not in capfd.readouterr().err
+    assert main([text, "--minutes", "0.1", "--plan"]) == 0
+    assert "too little: 19 seconds are the least, so it will take longer" in capfd.readouterr().out
+
+
 def test_where_a_model_can_go_and_the_word_that_sends_it_on(text: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert main([text, "--plan"]) == 0
     said = capfd.readouterr().out
@@ -138,6 +167,11 @@ def test_one_command_trains_and_its_config_is_the_same_run(text: str, capfd: pyt
     assert load_config(file).train.minutes == 5
     assert file.read_text("utf-8").startswith("# text ")
     capfd.readouterr()
+    assert main([text, "--minutes", "7", "--plan"]) == 0
+    plan = capfd.readouterr().out
+    assert "\ntokenizer " in plan
+    assert "dial.toml: chosen before, kept" in plan
+    assert "7 min in all now" in plan
     for again in ([text, "--minutes", "5"], ["--config", str(file)]):
         assert main(again) == 0
         assert "nothing to do" in capfd.readouterr().err
@@ -155,6 +189,7 @@ def test_mistakes_are_one_line(text: str, capfd: pytest.CaptureFixture[str]) -> 
         (text, "model.nlayers=3"): "did you mean model.n_layers?",
         ("absent.txt",): "absent.txt",
         ("--config", "quickstart", "--plan"): "jslm plan --config quickstart",
+        ("quickstart",): "it is a preset's name: jslm train --config quickstart",
     }
     for arguments, message in cases.items():
         assert main(list(arguments)) == 2

@@ -82,7 +82,7 @@ def test_sentences_are_rewritten_alike(model: Any, vectors: dict[str, Any]) -> N
         if found["changed"]:
             sure = model.rewrite(entry["source"], entry["conditions"], threshold=1.0)
             assert sure["output"] == entry["source"]
-            # Of several sentences the reason is the first one's.
+            # Of several sentences the reason is the first one's that might have changed.
             assert sure["confidence"] is None or sure["reason"].startswith("not sure enough: ")
 
 

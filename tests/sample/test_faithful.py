@@ -11,6 +11,7 @@ from jslm.errors import JslmError
 from jslm.infer.faithful import unfaithful
 from jslm.infer.judgement import StandIns, judge
 from jslm.tokenizer import CharTokenizer
+from tests.rewrite_pairs import SIGNS
 
 FAITHFUL = [
     ("The letter was rewritten by the clerk.", "The clerk rewrote the letter."),
@@ -45,6 +46,11 @@ UNFAITHFUL = [
 @pytest.mark.parametrize(("source", "output"), FAITHFUL)
 def test_the_same_in_other_words_passes(source: str, output: str) -> None:
     assert unfaithful(source, output) == ""
+
+
+@pytest.mark.parametrize(("source", "output", "reason"), SIGNS)
+def test_signs_are_kept(source: str, output: str, reason: str) -> None:
+    assert unfaithful(source, output) == reason
 
 
 @pytest.mark.parametrize(("source", "output", "reason"), UNFAITHFUL)

@@ -171,11 +171,27 @@ def test_template_that_wants_more_is_refused() -> None:
         ({"batch_size": 0}, "batch_size = 0; expected 1 or more"),
         ({"max_new_tokens": 0}, "max_new_tokens = 0; expected 1 or more"),
         ({"conditions": {"style": "formal"}}, "has no condition 'style'; it was trained without any"),
+        ({"threshold": "0.5"}, "threshold = '0.5'; expected a probability from 0 to 1"),
+        ({"beams": 1.5}, "beams = 1.5; expected 1"),
+        ({"batch_size": True}, "batch_size = True; expected 1 or more"),
+        ({"conditions": "style=formal"}, "conditions = 'style=formal'; expected names and labels"),
     ],
 )
 def test_bad_arguments(rewriter: LanguageModel, arguments: dict[str, float], message: str) -> None:
     with pytest.raises(JslmError, match=message):
         rewriter.rewrite_stream([CHANGED], **arguments)  # type: ignore[arg-type]
+
+
+def test_what_is_no_text_is_refused(rewriter: LanguageModel) -> None:
+    wrong: Any = [CHANGED, None]
+    with pytest.raises(JslmError, match="sentence 2 = None; expected a text"):
+        rewriter.rewrite(wrong)
+    wrong = None
+    with pytest.raises(JslmError, match="sentences = None; expected a text, or several"):
+        rewriter.rewrite(wrong)
+    wrong = {"max_new_tokens": "5"}
+    with pytest.raises(JslmError, match="max_new_tokens = '5'; expected 1 or more"):
+        rewriter.generate("a", **wrong)
 
 
 @pytest.fixture(scope="module")
@@ -256,6 +272,7 @@ def test_bad_bytes_are_told_after_the_lines_before_them(
         (["--prompt", "a", "--no-lookup"], "--no-lookup has no meaning without --rewrite"),
         (["--rewrite", "--threshold", "2"], "threshold = 2.0; expected a probability from 0 to 1"),
         (["--rewrite", "missing.txt"], "missing.txt: No such file or directory"),
+        (["--rewrite", "missing.txt", "rewrite.threshold=0.9"], "rewrite.threshold was settled when the model was cal"),
     ],
 )
 def test_mistakes_on_the_command_line(
@@ -279,6 +296,11 @@ def test_settings_of_the_model_hold(rewriter: LanguageModel) -> None:
     assert found.changed
     (kept,) = told(sentences=True).rewrite([f"{SAME} {SAME}"])
     assert (kept.changed, kept.reason) == (False, "nothing to change")
+    # It stays as the one that might have changed.
+    (alone,) = told(threshold=0.99).rewrite([UNKNOWN])
+    (told_of,) = told(sentences=True, threshold=0.99).rewrite([f"{SAME} {UNKNOWN}\n\n{SAME}"])
+    assert told_of.reason.startswith("not sure enough: ")
+    assert (told_of.reason, told_of.confidence) == (alone.reason, alone.confidence)
     assert told(faithful=True).rewrite(CHANGED)[0].output == REWRITTEN
     # What the model makes of words it never saw in this order is not the sentence any more.
     (unsure,) = told(faithful=True).rewrite([UNKNOWN])

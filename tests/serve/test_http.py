@@ -148,6 +148,10 @@ def test_rewrite_does_what_the_model_does_in_python(make_site: Any, letters: Lan
         if expected.confidence is not None:
             assert found["confidence"] == pytest.approx(expected.confidence, rel=1e-4)
     assert any(found["changed"] for found in answer["rewrites"])
+    sure = site.post("/v1/rewrite", {"model": "it", "sentences": texts, "threshold": 1.0}).json["rewrites"]
+    assert not any(found["changed"] for found in sure)
+    assert any(", and 1.00 is asked for" in found["reason"] for found in sure)
+    assert site.post("/v1/rewrite", {"model": "it", "sentences": texts, "threshold": "a"}).status == 400
     # Between the sentences of a text their white space stands, and what could not be read.
     assert answer["rewrites"][1]["rewrite"].endswith(" ")
     assert answer["rewrites"][4]["rewrite"].endswith(f" {long} It is. ")

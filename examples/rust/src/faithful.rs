@@ -23,6 +23,8 @@ pub struct Words {
     prefixes: Vec<String>,
     /// Older files have none: their threshold was chosen without.
     doubled: Option<Vec<String>>,
+    /// Punctuation; older files have none, and no other sign counts there.
+    free: Option<Vec<String>>,
     verbs: Vec<[Vec<String>; 3]>,
 }
 
@@ -86,6 +88,7 @@ impl Words {
             marks: list("marks")?,
             prefixes: list("prefixes")?,
             doubled: if fields.get("doubled").is_some() { Some(list("doubled")?) } else { None },
+            free: if fields.get("free").is_some() { Some(list("free")?) } else { None },
             verbs: list("verbs")?.iter().map(verb).collect(),
         })
     }
@@ -146,7 +149,8 @@ impl Words {
                 kept.push(found);
             } else if !self.silent.contains(word) {
                 let same = other(&self.same, word);
-                if same.is_some() || word.chars().next().map_or(false, is_word) {
+                let is_sign = || self.free.as_ref().map_or(false, |free| !free.contains(word));
+                if same.is_some() || word.chars().next().map_or(false, is_word) || is_sign() {
                     kept.push(same.unwrap_or_else(|| word.clone()));
                 }
             }

@@ -4,6 +4,9 @@ use crate::faithful::Words;
 use crate::json::{self, Value};
 use crate::{fail, is_white, strip, whole_characters, Finish, Model, Result};
 
+/// Reasons of sentences that there is nothing to say of.
+const BLANK: &str = "blank";
+const UNCHANGED: &str = "nothing to change";
 /// Log-probabilities below it are as good as none.
 const LEAST: f64 = -69.0;
 /// Code points with nothing to see: blanks, controls, marks of direction.
@@ -99,7 +102,10 @@ impl Model {
             parts.iter().map(|part| self.rewrite_one(part, conditions, threshold)).collect::<Result<_>>()?;
         let changed = || found.iter().filter(|part| part.changed);
         if changed().next().is_none() {
-            return Ok(Rewrite { output: sentence.into(), reason: found[0].reason.clone(), ..Rewrite::default() });
+            // One with nothing to change counts after the others, a blank one last.
+            let rank = |part: &&Rewrite| [UNCHANGED, BLANK].iter().position(|reason| part.reason == *reason).map_or(0, |at| at + 1);
+            let told = found.iter().min_by_key(rank).cloned().unwrap_or_default();
+            return Ok(Rewrite { output: sentence.into(), ..told });
         }
         let least = |of: fn(&Rewrite) -> Option<f64>| changed().filter_map(of).reduce(f64::min);
         Ok(Rewrite {
@@ -166,7 +172,7 @@ impl Model {
             _ => return "nothing was written".into(),
         };
         if text == core {
-            return "nothing to change".into();
+            return UNCHANGED.into();
         }
         if text.contains('\u{fffd}') {
             return "the rewrite has a character that is none".into();
@@ -194,7 +200,7 @@ impl Model {
     fn readable(&self, core: &str, tokens: usize) -> std::result::Result<(String, Vec<(char, char)>), String> {
         let context = self.context_length();
         if core.is_empty() {
-            return Err("blank".into());
+            return Err(BLANK.into());
         }
         if tokens + 2 > context {
             return Err(format!("{} tokens, the context of this model is {}", tokens, context));
@@ -284,8 +290,23 @@ fn kind_of(char: char) -> u8 {
     }
 }
 
-/// Sentences with the white space behind them: each ends with marks, and closing ones, before white space.
+/// Sentences with the white space behind them: each ends with marks, and closing ones, before white space, or a blank line.
 fn split_sentences(text: &str) -> Vec<&str> {
+    let (mut parts, mut start) = (Vec::new(), 0);
+    let mut at = text.find(|char| !is_white(char)).unwrap_or(text.len());
+    while let Some(found) = text[at..].find(is_white) {
+        let white = at + found;
+        at = text[white..].find(|char| !is_white(char)).map_or(text.len(), |end| white + end);
+        if text[white..at].matches('\n').count() > 1 {
+            parts.extend(split_paragraph(&text[start..at]));
+            start = at;
+        }
+    }
+    parts.extend(split_paragraph(&text[start..]));
+    parts
+}
+
+fn split_paragraph(text: &str) -> Vec<&str> {
     let chars: Vec<(usize, char)> = text.char_indices().collect();
     let place = |at: usize| chars.get(at).map_or(text.len(), |(place, _)| *place);
     let run = |from: usize, fits: &dyn Fn(char) -> bool| {
@@ -379,6 +400,7 @@ mod tests {
             (" A b.  C? (D!) E", vec![" A b.  ", "C? ", "(D!) ", "E"]),
             ("... Mr. X: 3.5 \u{201c}No!\u{201d} he\u{2026}\n\n.", vec!["... ", "Mr. X: 3.5 “No!” ", "he…\n\n", "."]),
             ("Dr. S. So did I. Then", vec!["Dr. S. So did I. ", "Then"]),
+            ("\n\n A\nb \r\n\r\nMr.\n \nC", vec!["\n\n A\nb \r\n\r\n", "Mr.\n \n", "C"]),
             ("Nr. 5. (e.g. C) et al. in etc. I", vec!["Nr. ", "5. ", "(e.g. C) et al. in etc. ", "I"]),
         ] {
             assert_eq!(split_sentences(text), parts);

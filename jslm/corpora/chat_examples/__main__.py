@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
 
 from jslm.cli import add_debug_argument, run_verb
 from jslm.corpora.chat_examples import generate_examples
 from jslm.errors import JslmError
+from jslm.files import whole_file
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -29,7 +31,7 @@ def _body(options: argparse.Namespace) -> int:
         return 0
     if not options.out.endswith(".jsonl"):
         raise JslmError(f"--out {options.out}: expected a name that ends in .jsonl")
-    with open(options.out, "w", encoding="utf-8", newline="\n") as file:
+    with whole_file(Path(options.out)) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
         file.writelines(lines)
     return 0
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
 from typing import TextIO
 
 from jslm.cli import add_debug_argument, run_verb
 from jslm.corpora.rewrite import DIRECTIONS, SPLITS, Pair, generate_pairs, plain_text
 from jslm.corpora.rewrite.parsed.command import add_arguments, natural_defaults, write_pairs
 from jslm.errors import JslmError
+from jslm.files import whole_file
 
 _COUNT = 10
 # Options of generated pairs alone, and their defaults.
@@ -87,7 +89,7 @@ def _body(options: argparse.Namespace) -> int:
     write = writers.get(options.out.rpartition(".")[2])
     if write is None:
         raise JslmError(f"--out = {options.out}: expected a name that ends in .jsonl or .tsv")
-    with open(options.out, "w", encoding="utf-8", newline="\n") as file:
+    with whole_file(Path(options.out)) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
         for pair in pairs:
             write(pair, file)
     return 0
@@ -100,7 +102,7 @@ def _write_text(options: argparse.Namespace) -> int:
             f"--text {' '.join(options.text)} --out {options.out}: expected a number above 0 (or files and --parser "
             "spacy) and a name that ends in .jsonl"
         )
-    with open(options.out, "w", encoding="utf-8", newline="\n") as file:
+    with whole_file(Path(options.out)) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
         for text in plain_text(megabytes, options.seed):
             file.write(json.dumps({"text": text}) + "\n")
     return 0

@@ -6,10 +6,12 @@ import argparse
 import json
 import random
 import sys
+from pathlib import Path
 
 from jslm.cli import add_debug_argument, run_verb
 from jslm.corpora.stories import generate_stories, generate_story
 from jslm.errors import JslmError
+from jslm.files import whole_file
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -40,14 +42,9 @@ def _body(options: argparse.Namespace) -> int:
 
 def _write(megabytes: float, seed: int, path: str) -> None:
     stories = generate_stories(megabytes, seed)
-    try:
-        with open(path, "w", encoding="utf-8", newline="\n") as file:
-            for story in stories:
-                file.write(json.dumps({"text": story.text, "bits": round(story.bits, 9)}) + "\n")
-    except OSError as error:
-        raise JslmError(
-            f"{path}: cannot be written ({error.strerror}); give --out a file in a folder that exists"
-        ) from error
+    with whole_file(Path(path)) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+        for story in stories:
+            file.write(json.dumps({"text": story.text, "bits": round(story.bits, 9)}) + "\n")
 
 
 if __name__ == "__main__":

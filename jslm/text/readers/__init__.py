@@ -5,10 +5,12 @@ family of formats turns bytes into documents: `text`, `records` (JSON, CSV, Parq
 """
 
 from jslm.text.readers.formats import check_settings, format_name, peek, read_file
+from jslm.text.readers.records import NoColumn
 from jslm.text.readers.sources import InputFile, StoriesSource, find_files, parse_stories
 
 __all__ = [
     "InputFile",
+    "NoColumn",
     "StoriesSource",
     "check_settings",
     "find_files",

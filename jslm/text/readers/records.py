@@ -7,7 +7,7 @@ import json
 import re
 import string
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 from jslm.config import DataConfig
@@ -25,6 +25,14 @@ _PARQUET_ROWS = 256
 _PARQUET_BUFFER = 1 << 20
 # The reader of CSV refuses fields of more than 128 KB otherwise; books are longer. It is a long in C.
 _MAX_FIELD = min(sys.maxsize, 2**31 - 1)
+
+
+class NoColumn(JslmError):
+    """A record without a column that is wanted; `found` are those that it has."""
+
+    def __init__(self, message: str, found: Sequence[str]) -> None:
+        super().__init__(message)
+        self.found = tuple(found)
 
 
 class Columns:
@@ -108,7 +116,7 @@ class Columns:
                 "choose one that no prompt has, or drop the record"
             )
 
-    def missing(self, name: str, found: list[Any], where: str) -> JslmError:
+    def missing(self, name: str, found: list[Any], where: str) -> NoColumn:
         """The error for an absent column."""
         keys = ", ".join(map(repr, found[:10])) or "none"
         remedy = "mend data.template" if self._template else "set data.text_field to the one with the text"
@@ -118,7 +126,7 @@ class Columns:
             remedy = "set data.messages to the one with the messages"
         elif name == self._rejected:
             remedy = "mend data.rejected"
-        return JslmError(f"{where}: no key {name!r}; keys found: {keys}; {remedy}")
+        return NoColumn(f"{where}: no key {name!r}; keys found: {keys}; {remedy}", [str(each) for each in found])
 
 
 def read_jsonl(stream: BinaryIO, name: str, config: DataConfig, on_bad: OnBad) -> Iterator[Document]:

@@ -10,6 +10,7 @@ import sys
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from jslm.corpora.rewrite.parsed.forms import inflections
@@ -18,6 +19,7 @@ from jslm.corpora.rewrite.parsed.spacy_trees import parse, read_texts
 from jslm.corpora.rewrite.parsed.to_active import passive_with_agent
 from jslm.corpora.rewrite.parsed.trees import Tree, read_conllu
 from jslm.errors import JslmError
+from jslm.files import whole_file
 
 # Of a hundred sentences, and of a hundred passives with an agent as people wrote them: a confidence is of these.
 _HELD_OUT_PERCENT, _HELD_OUT_PASSIVES = 5, 33
@@ -119,7 +121,7 @@ def write_pairs(options: argparse.Namespace) -> int:
 
 
 def _write(path: str, pairs: Iterable[Pair]) -> None:
-    with open(path, "w", encoding="utf-8", newline="\n") as file:
+    with whole_file(Path(path)) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
         for pair in pairs:
             file.write(json.dumps(pair.record(), ensure_ascii=False) + "\n")
 

@@ -23,17 +23,20 @@ export function makeCheck(words) {
     for (const form of last) participles.add(form);
   }
 
+  /** Whether it is a word, a number, or a sign that is no punctuation. Older pages have no list of that. */
+  const counts = (word) => /^[\p{L}\p{N}]/u.test(word) || (words.free !== undefined && !words.free.includes(word));
+
   /** The words that must come again, and how often. */
   function content(found) {
-    const counts = new Map();
+    const tally = new Map();
     found.forEach((word, place) => {
       let kept = null;
       if (word === "one" && found[place - 1] === "no") kept = "one";
       else if (indefinite.has(word)) kept = indefinite.get(word);
-      else if (!silent.has(word) && (same.has(word) || /^[\p{L}\p{N}]/u.test(word))) kept = same.get(word) ?? word;
-      if (kept !== null) counts.set(kept, (counts.get(kept) ?? 0) + 1);
+      else if (!silent.has(word) && (same.has(word) || counts(word))) kept = same.get(word) ?? word;
+      if (kept !== null) tally.set(kept, (tally.get(kept) ?? 0) + 1);
     });
-    return counts;
+    return tally;
   }
 
   /** An irregular form behind its prefix: "written" of "rewritten". */

@@ -3,6 +3,7 @@ import { makeCheck } from "./faithful.js";
 import { asRead, isWhite, strip } from "./text.js";
 
 const LEAST = -69;
+const [BLANK, UNCHANGED] = ["blank", "nothing to change"];
 // Code points with nothing to see: blanks, controls, marks of direction.
 const UNSEEN = /[\0-\x20\x7f-\xa0\xad\u1680\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000\ufeff]/u;
 
@@ -26,9 +27,25 @@ function isAbbreviation(chars, at, follows) {
   return TITLES.includes(word) || (SHORT.includes(word) && goesOn);
 }
 
-/** Sentences with the white space behind them: each ends with marks, and closing ones, before white space. */
+/** Sentences with the white space behind them: each ends with marks, and closing ones, before white space, or a blank line. */
 export function splitSentences(text) {
   const chars = Array.from(text);
+  const parts = [];
+  let [start, at] = [0, 0];
+  while (at < chars.length && isWhite(chars[at])) at++;
+  while (at < chars.length) {
+    let [next, lines] = [at, 0];
+    for (; next < chars.length && isWhite(chars[next]); next++) lines += chars[next] === "\n";
+    if (lines > 1) {
+      parts.push(...splitParagraph(chars.slice(start, next)));
+      start = next;
+    }
+    at = Math.max(next, at + 1);
+  }
+  return [...parts, ...splitParagraph(chars.slice(start))];
+}
+
+function splitParagraph(chars) {
   const run = (from, fits) => {
     let at = from;
     while (at < chars.length && fits(chars[at])) at++;
@@ -59,7 +76,12 @@ export function splitSentences(text) {
 /** One rewrite of several sentences' ones; as sure as the least sure of those that changed. */
 export function joined(source, parts) {
   const changed = parts.filter((part) => part.changed);
-  if (!changed.length) return kept(source, parts[0].reason);
+  if (!changed.length) {
+    // One with nothing to change counts after the others, a blank one last.
+    const of = (fits) => parts.find((part) => fits(part.reason));
+    const told = of((reason) => reason !== BLANK && reason !== UNCHANGED) ?? of((reason) => reason !== BLANK) ?? parts[0];
+    return kept(source, told.reason, told.confidence, told.logprob);
+  }
   const least = (name) => Math.min(...changed.map((part) => part[name]));
   const output = parts.map((part) => part.output).join("");
   return { source, output, changed: true, confidence: least("confidence"), reason: "", logprob: least("logprob") };
@@ -67,7 +89,7 @@ export function joined(source, parts) {
 
 /** `{text, back}`, the sentence in characters that the model knows and a function back; or `{reason}`: it can't be read. */
 export function readable(card, tokenizer, core, tokens) {
-  if (!core) return { reason: "blank" };
+  if (!core) return { reason: BLANK };
   if (tokens + 2 > card.context) return { reason: `${tokens} tokens, the context of this model is ${card.context}` };
   const read = asRead(core, card.normalize);
   const unknown = tokenizer.unknown(read);
@@ -95,7 +117,7 @@ export function judge({ settings, words }, source, core, text, logprobs, end, ma
   const keep = (reason) => kept(source, reason, confidence, logprob);
   if (end === "length") return keep("the rewrite has not ended in the room there is");
   if (!found || confidence === null) return keep("nothing was written");
-  if (found === core) return keep("nothing to change");
+  if (found === core) return keep(UNCHANGED);
   if (found.includes("\ufffd")) return keep("the rewrite has a character that is none");
   const difference = words ? makeCheck(words)(core, found, mayAdd) : "";
   if (difference) return keep(`the rewrite says something else: ${difference}`);
