@@ -103,7 +103,9 @@ impl Model {
         let changed = || found.iter().filter(|part| part.changed);
         if changed().next().is_none() {
             // One with nothing to change counts after the others, a blank one last.
-            let rank = |part: &&Rewrite| [UNCHANGED, BLANK].iter().position(|reason| part.reason == *reason).map_or(0, |at| at + 1);
+            let rank = |part: &&Rewrite| {
+                [UNCHANGED, BLANK].iter().position(|reason| part.reason == *reason).map_or(0, |at| at + 1)
+            };
             let told = found.iter().min_by_key(rank).cloned().unwrap_or_default();
             return Ok(Rewrite { output: sentence.into(), ..told });
         }
