@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[1]
 TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text("utf-8")
 # What makes a command short; all else of it is as people read it.
-SMALLER = {"--megabytes 4": "--megabytes 0.2", "--minutes 10": "--minutes 0.2", "--count 2000": "--count 60"}
+SMALLER = {"--megabytes 4": "--megabytes 0.2", "--minutes 10": "--minutes 0.4", "--count 2000": "--count 60"}
 
 
 def blocks(language: str) -> list[str]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import itertools
+import math
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
+
+import jax
 
 from jslm.config import (
     Config,
@@ -20,12 +24,21 @@ from jslm.config import (
 )
 from jslm.console import say
 from jslm.dial.device import Device, measure
-from jslm.dial.rules import FIXED_SECONDS, FIXED_SHARE, LEAST_SECONDS, Choice, choose
+from jslm.dial.rules import (
+    FIXED_SECONDS,
+    FIXED_SHARE,
+    LEAST_SECONDS,
+    Choice,
+    choose,
+    preparing_seconds,
+    training_seconds,
+)
 from jslm.dial.text import TextFacts, look
 from jslm.errors import JslmError
 from jslm.files import write_text
 from jslm.formats.gguf.weights import choose_architecture
 from jslm.formats.huggingface.config import family_of
+from jslm.parallel import by_first, start_jax
 from jslm.runs import RunFolder
 from jslm.storage import Objects, is_address
 
@@ -34,30 +47,76 @@ DEFAULT_MINUTES = 10.0
 
 
 def dial(
-    sources: Sequence[str], minutes: float, overrides: Sequence[str], *, plan: bool = False, to: TextIO | None = None
+    sources: Sequence[str],
+    minutes: float | None,
+    overrides: Sequence[str],
+    *,
+    plan: bool = False,
+    to: TextIO | None = None,
 ) -> Config:
     """The config for the text of `sources`, chosen anew, or that of the run that goes on; says it in ten lines.
 
-    They go to the stream `to`, by default stderr. The choice is written to `dial.toml` in the run's folder, unless this
-    is only a `plan`. Raises JslmError as `look`, for bad overrides, and where the folder holds a run on another text.
+    `minutes`: None is `DEFAULT_MINUTES`, or what the run had when it was trained last. The lines go to the stream
+    `to`, by default stderr. The choice is written to `dial.toml` in the run's folder, unless this is only a `plan`; of
+    several processes the first one chooses. Raises JslmError as `look`, for bad overrides, for minutes in which nothing
+    can be trained, and where the folder holds a run on another text.
     """
-    if not minutes > 0:
-        raise JslmError(f"--minutes {minutes:g}: expected a time above 0, such as --minutes 10")
     said = parse_overrides(overrides)
+    if "minutes" in said.get("train", {}):
+        if minutes is not None:
+            raise JslmError(f"--minutes {minutes:g} and train.minutes={said['train']['minutes']:g}: give one of them")
+        minutes = float(said["train"]["minutes"])
+    if minutes is not None and not minutes > 0:
+        raise JslmError(f"--minutes {minutes:g}: expected a time above 0, such as --minutes 10")
     sources = [source if ":" in source else os.path.normpath(source) for source in sources]
     run_dir = said.get("run_dir") or f"runs/{_name(sources)}"
-    file = _file(run_dir)
-    if file.is_file():
-        return _again(file, sources, minutes, overrides, plan=plan, to=to)
+    # Before JAX knows its devices: it is what joins several processes, of which one chooses for all.
+    start_jax(training=True)
+
+    def first() -> Config:
+        file = _file(run_dir)
+        if file.is_file():
+            return _again(file, sources, minutes, overrides, plan=plan, to=to)
+        return _anew(file, sources, minutes, overrides, plan=plan, to=to)
+
+    if plan or not jax.distributed.is_initialized():
+        return first()
+    config = by_first(first, f"run_dir = {run_dir}")
+    return config or _again(_file(run_dir), sources, minutes, overrides, plan=False, to=io.StringIO())
+
+
+def _anew(
+    file: Path,
+    sources: Sequence[str],
+    minutes: float | None,
+    overrides: Sequence[str],
+    *,
+    plan: bool,
+    to: TextIO | None,
+) -> Config:
+    """Looks, chooses, says so, and writes `file`, unless it is only a `plan`."""
+    said = parse_overrides(overrides)
+    minutes = DEFAULT_MINUTES if minutes is None else minutes
     facts = look(sources, {name: value for name, value in said.get("data", {}).items() if name != "source"})
     device = measure()
+    if training_seconds(facts, device, minutes) < LEAST_SECONDS:
+        needed = (FIXED_SECONDS + LEAST_SECONDS + preparing_seconds(facts, device)) / (1 - FIXED_SHARE) / 60
+        raise JslmError(
+            f"--minutes {minutes:g}: starting, preparing {_size(facts.size)} of text and closing leave no time to "
+            f"train; give --minutes {math.ceil(10 * needed + 0.5) / 10:g} or more"
+        )
     choice = choose(facts, device, minutes)
-    values = {"run_dir": run_dir, **choice.values}
+    values = {"run_dir": said.get("run_dir") or f"runs/{_name(sources)}", **choice.values}
     values["data"] = {"source": sources[0] if len(sources) == 1 else list(sources), **values["data"]}
     config = config_from_dict(merge_values(values, said), "command line")
+    if "steps" in (train := values["train"]):
+        # So many tokens, in the steps that were asked for.
+        asked = config.train.batch_size * config.model.context_length
+        train["steps"] = max(20, train["steps"] * train["batch_size"] * values["model"]["context_length"] // asked)
+        config = config_from_dict(merge_values(values, said), "command line")
     lines = [*told(facts, device, minutes, choice), f"{'leaves as':<11} {ways_out(config.model)}"]
-    if own := [each for each in overrides if not each.startswith("run_dir=")]:
-        lines.append(f"{'yours':<11} {' '.join(own)}, in place of what is said above")
+    if own := [each.replace("\n", "\\n") for each in overrides if not each.startswith(("run_dir=", "train.minutes="))]:
+        lines.append(f"{'yours':<11} {' '.join(own)}, whatever is said above")
     for line in lines:
         say(line, to)
     if plan:
@@ -112,18 +171,23 @@ def told(facts: TextFacts, device: Device, minutes: float, choice: Choice) -> li
     lines += choice.reasons
     most = "at most " if "steps" in choice.values["train"] else ""
     lines.append(("time", f"{most}{minutes:g} min in all, preparing and compiling too"))
-    if 60 * minutes * (1 - FIXED_SHARE) < FIXED_SECONDS + LEAST_SECONDS:
-        lines.append(
-            ("", f"too little: {FIXED_SECONDS + LEAST_SECONDS:.0f} seconds are the least, so it will take longer")
-        )
     return [f"{name:<11} {text}" for name, text in lines]
 
 
 def _again(
-    file: Path, sources: Sequence[str], minutes: float, overrides: Sequence[str], *, plan: bool, to: TextIO | None
+    file: Path,
+    sources: Sequence[str],
+    minutes: float | None,
+    overrides: Sequence[str],
+    *,
+    plan: bool,
+    to: TextIO | None,
 ) -> Config:
     """The run of before goes on: with its config, and the minutes that are given now; for a `plan` it is said again."""
-    config = load_config(file, [*overrides, f"train.minutes={minutes:g}"])
+    if minutes is None:
+        trained = file.with_name("config.toml")
+        minutes = load_config(trained if trained.is_file() else file, []).train.minutes
+    config = load_config(file, [*overrides, f"train.minutes={minutes!r}"])
     if list(config.data.sources) != list(sources):
         raise JslmError(
             f"{file}: made for {', '.join(config.data.sources)}, and this command gives {', '.join(sources)}; add "
@@ -134,6 +198,8 @@ def _again(
         for line in lines:
             say(line[2:], to)
     kept = f"{file}: chosen before, kept (delete {file.parent} to begin anew); {minutes:g} min in all now"
+    if config.train.steps:
+        kept += f", and at most {config.train.steps:,} steps, as more would make it no better"
     say(f"config      {kept}{', ' + ' '.join(overrides) if overrides else ''}", to)
     return config
 

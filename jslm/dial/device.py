@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from dataclasses import dataclass
@@ -21,13 +22,15 @@ _REPEATS = 9
 
 @dataclass(frozen=True)
 class Device:
-    """`flops`: floating-point operations a second that products of training's size reach, on all devices together."""
+    """`flops`: floating-point operations a second that products of training's size reach, on all devices together;
+    `cores` are the CPU's, which prepare the text."""
 
     name: str
     platform: str
     count: int
     dtype: str
     flops: float
+    cores: int = 2
 
 
 def measure() -> Device:
@@ -36,8 +39,10 @@ def measure() -> Device:
     dtype = compute_dtype(ModelConfig())
     platform, count = jax.default_backend(), jax.device_count()
     peak = peak_flops(dtype.name) if platform != "cpu" else None
-    flops = _ACCELERATOR_SHARE * peak * count if peak else _timed_flops(dtype)
-    return Device(describe_devices(), platform, count, dtype.name, flops)
+    # Devices of a CPU share its cores.
+    timed = 0.0 if peak else _timed_flops(dtype) * (count if platform != "cpu" else 1)
+    flops = _ACCELERATOR_SHARE * peak * count if peak else timed
+    return Device(describe_devices(), platform, count, dtype.name, flops, os.cpu_count() or 1)
 
 
 def _timed_flops(dtype: jnp.dtype) -> float:

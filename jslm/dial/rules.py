@@ -67,8 +67,12 @@ OPTIMIZER = {
 }
 # Starting, compiling, validations and the end, in seconds and as a share of the budget.
 FIXED_SECONDS, FIXED_SHARE = 14.0, 0.06
-# Of training, however little time there is.
+# Fewer windows of held-out text tell models apart by chance.
+MIN_VALIDATION_WINDOWS = 100
+# Of training, at least.
 LEAST_SECONDS = 5.0
+# Bytes a second and core, cleaned and tokenised (docs/benchmarks.md), of texts over this size.
+PREPARED_BYTES, PREPARED_BESIDE = 2.5e6, 10e6
 
 
 @dataclass(frozen=True)
@@ -81,9 +85,14 @@ class Choice:
     bits_per_byte: float
 
 
+def training_seconds(facts: TextFacts, device: Device, minutes: float) -> float:
+    """What `minutes` leave for steps; may be less than nothing."""
+    return 60.0 * minutes * (1 - FIXED_SHARE) - FIXED_SECONDS - preparing_seconds(facts, device)
+
+
 def choose(facts: TextFacts, device: Device, minutes: float) -> Choice:
     """The config for a text, on a device, in so many minutes. A function of its arguments alone."""
-    seconds = max(LEAST_SECONDS, 60.0 * minutes * (1 - FIXED_SHARE) - FIXED_SECONDS)
+    seconds = max(LEAST_SECONDS, training_seconds(facts, device, minutes))
     held_out = float(str(facts.settings.get("validation_fraction", _held_out(facts.size))))
     train_bytes = facts.size * (1 - held_out)
     best: tuple[float, ModelConfig, float] | None = None
@@ -168,7 +177,8 @@ def _settings(
     dropout = dropout_for(passes)
     learning_rate = float(f"{rate_for(model.d_model):.2g}")
     validation = max(1, round(0.01 * steps * batch / 64))
-    by_document = facts.documents >= 40
+    is_whole = "messages" in facts.settings or "prompt_end" in facts.settings
+    by_document = facts.documents >= 40 or is_whole
     data = {
         **facts.settings,
         "split": "document" if by_document else "position",
@@ -207,7 +217,7 @@ def _settings(
     parameters = parameters_of(model)["total"]
     where = "whole documents" if by_document else "the end of the text"
     reasons = (
-        ("held out", f"{held_out:.1%}, {where}: enough to tell models apart"),
+        ("held out", f"{held_out:.1%}, {where}: {_worth_of(held_out * facts.size, model, facts)}"),
         ("tokenizer", _said_tokenizer(model.vocab_size)),
         (
             "model",
@@ -224,6 +234,16 @@ def _settings(
         ("expected", f"about {loss:.2f} bits per byte of English, about {steps:,} steps"),
     )
     return Choice(values, reasons, steps, loss)
+
+
+def _worth_of(held_out: float, model: ModelConfig, facts: TextFacts) -> str:
+    windows = held_out / _token_bytes(model.vocab_size, facts) / model.context_length
+    return "enough to tell models apart" if windows >= MIN_VALIDATION_WINDOWS else "little, as the text is"
+
+
+def preparing_seconds(facts: TextFacts, device: Device) -> float:
+    """Cleaning and tokenising; that of small texts is among `FIXED_SECONDS`."""
+    return max(0.0, facts.size - PREPARED_BESIDE) / (PREPARED_BYTES * device.cores)
 
 
 def _minutes(seconds: float) -> str:

@@ -77,9 +77,13 @@ def look(sources: Sequence[str], given: Mapping[str, Any] | None = None) -> Text
     than `LEAST_BYTES` of text; and for settings that do not hold.
     """
     given = dict(given or {})
+    if given.get("messages") or given.get("prompt_end"):
+        # Trained whole.
+        given = {"packing": "documents", **given}
     config = config_from_dict({"data": {**given, "source": list(sources)}}, "command line").data
     entries = resolve_sources(config)
     files, stored = size_of(entries)
+    written = sum(1e6 * entry.megabytes for entry in entries if isinstance(entry, StoriesSource))
     if all(isinstance(entry, StoriesSource) for entry in entries):
         return _generated(stored)
     formats = Counter(format_name(entry.name) for entry in entries if isinstance(entry, InputFile))
@@ -91,9 +95,8 @@ def look(sources: Sequence[str], given: Mapping[str, Any] | None = None) -> Text
     texts, is_whole = _sample(entries, config)
     sample = "\n".join(texts)
     packed = {entry.name: _packing(entry.name) * entry.size for entry in entries if isinstance(entry, InputFile)}
-    size = int(sum(packed.values()))
-    if is_whole:
-        size = sum(len(text.encode("utf-8")) for text in texts)
+    seen = sum(len(text.encode("utf-8")) for text in texts)
+    size = seen if is_whole else max(seen, int(sum(packed.values()) + written))
     if size < LEAST_BYTES:
         raise JslmError(
             f"data.source: {', '.join(sources)}: {size:,} bytes of text, too little to learn from; give "
@@ -131,6 +134,9 @@ def _judge(sample: str, texts: list[str], files: int, size: int, keys: dict[str,
     if _MOJIBAKE.search(sample) and len(_MOJIBAKE.findall(sample)) > len(sample) / 100_000:
         cleaners.append("mojibake")
         reasons.append("cleaners: some characters were decoded wrongly once, as in â€™ for an apostrophe; mended")
+    if "messages" in settings:
+        # Trained whole, as their chat template has them.
+        return _facts(sample, files, size, int(documents * share), "chat", settings, [])
     if kind == "script":
         cleaners.append("screenplay")
         reasons.append("cleaners: a screenplay's page furniture goes, its columns become lines")
@@ -143,6 +149,12 @@ def _judge(sample: str, texts: list[str], files: int, size: int, keys: dict[str,
     if kind != "code":
         cleaners.append("normalize")
     settings["cleaners"] = cleaners
+    return _facts(sample, files, size, documents, kind, settings, reasons)
+
+
+def _facts(
+    sample: str, files: int, size: int, documents: int, kind: str, settings: dict[str, object], reasons: list[str]
+) -> TextFacts:
     counts = Counter(sample[:1_000_000])
     script = _script(counts)
     return TextFacts(
@@ -201,6 +213,8 @@ def _record_keys(
         else:
             missed = problems[0] if problems else None
             return keys, missed.found if isinstance(missed, NoColumn) else ()
+    if len(entries) > 1:
+        raise JslmError(f"{problems[0]}, or leave the file out")
     raise problems[0]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -38,6 +39,11 @@ def _run(args: argparse.Namespace) -> int:
     return run(config)
 
 
+def _is_source(given: str) -> bool:
+    """A path or an address; one with "=" in it is none of a setting where it is there, or is an address."""
+    return "://" in given.partition("=")[0] or "=" not in given or os.path.exists(given)
+
+
 def _config(args: argparse.Namespace) -> Config | None:
     """The config to train; None where there is nothing to do but what has been said."""
     if args.config:
@@ -48,7 +54,7 @@ def _config(args: argparse.Namespace) -> Config | None:
         if args.minutes is not None:
             args.overrides.append(f"train.minutes={args.minutes}")
         return config_from_args(args)
-    sources = [given for given in args.overrides if "=" not in given or Path(given).exists()]
+    sources = [given for given in args.overrides if _is_source(given)]
     if not sources:
         raise JslmError(
             "nothing to train on; give a text file or a folder, as in jslm train book.txt, or --config FILE"
@@ -56,13 +62,12 @@ def _config(args: argparse.Namespace) -> Config | None:
     for source in sources:
         if source in preset_files() and not Path(source).exists():
             raise JslmError(f"{source}: no such text; it is a preset's name: jslm train --config {source}")
-    from jslm.dial.command import DEFAULT_MINUTES, dial
+    from jslm.dial.command import dial
 
     overrides = [given for given in args.overrides if given not in sources]
-    minutes = DEFAULT_MINUTES if args.minutes is None else args.minutes
     # What was asked for is on stdout: the plan, or the config alone.
     to = sys.stdout if args.plan and not args.print_config else None
-    config = dial(sources, minutes, overrides, plan=args.plan or args.print_config, to=to)
+    config = dial(sources, args.minutes, overrides, plan=args.plan or args.print_config, to=to)
     if args.print_config:
         print(said_to_toml(config), end="")
     return None if args.plan or args.print_config else config

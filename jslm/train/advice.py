@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from jslm.config import Config
+from jslm.dial.rules import MIN_VALIDATION_WINDOWS
 from jslm.train.metrics import format_count
 
 MAX_WARMUP = 0.1
 _GOOD_WARMUP = 0.05
-MIN_VALIDATION_WINDOWS = 100
 # More than that is better learned than held out.
 _MAX_VALIDATION = 0.25
 # Muennighoff et al. 2023, "Scaling Data-Constrained Language Models", section 5: what a text is worth however often it

@@ -57,6 +57,8 @@ class Budget:
         self._closing = _CLOSING_SECONDS
         self._closing_steps = held_out / (_READ_SHARE * config.train.batch_size)
         self._times: deque[tuple[float, int]] = deque()
+        # Seconds a step, and the step and the time that they were measured at; none at first.
+        self._pace: tuple[float, int, float] | None = None
         self.schedule = np.array([np.inf, np.inf, 1.0], np.float32) if schedule is None else np.array(schedule)
 
     @property
@@ -67,12 +69,16 @@ class Budget:
     @property
     def share(self) -> float:
         """The share of the budget that is gone."""
-        return min(1.0, self.elapsed / self._seconds)
+        return min(1.0, self.elapsed / max(self.elapsed + self.seconds_left, 1e-9))
 
     @property
     def seconds_left(self) -> float:
-        """Seconds until the whole run is to be over."""
-        return max(0.0, self._seconds - self.elapsed)
+        """Seconds until the whole run is to be over, which its steps may end before its time."""
+        left = self._seconds - self.elapsed
+        if self._pace is not None and math.isfinite(self._most):
+            seconds, step, at = self._pace
+            left = min(left, self._closing + (self._most - step) * seconds - (_now() - at))
+        return max(0.0, left)
 
     @property
     def left(self) -> float:
@@ -97,6 +103,7 @@ class Budget:
         began, first = self._times[0]
         seconds = max(now - began, 1e-9) / (step - first)
         self._closing = _CLOSING_SECONDS + self._closing_steps * seconds
+        self._pace = seconds, step, now
         end = min(step + max(0.0, self.left) / seconds, self._most)
         if jax.process_count() > 1:
             # One clock for all: they have to take the same steps.

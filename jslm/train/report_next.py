@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import tomllib
 from html import escape
 
 from jslm.dial.rules import predict, worth
@@ -53,6 +54,10 @@ def gains(run: Run) -> list[tuple[str, float]]:
         "twice the parameters, in the same time": predict(2 * size, read / 2, text),
         "half the parameters, in the same time": predict(size / 2, 2 * read, text),
     }
+    train_config = tomllib.loads(run.config).get("train", {}) if run.config else {}
+    if train_config.get("minutes") and 0 < train_config.get("steps", 0) <= (dig(run.info, "result", "step") or 0):
+        # The dial ended it before its time, as more readings would have made it no better.
+        options = {what: then for what, then in options.items() if "time" not in what}
     found = [(what, scale * (now - then)) for what, then in options.items()]
     return sorted(found, key=lambda pair: -pair[1])
 

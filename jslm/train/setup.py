@@ -232,6 +232,12 @@ def build(
         # With other minutes than before the schedule begins anew, at the full rate where there is time for it.
         keeps = found and saved.train.minutes == config.train.minutes
         budget = Budget(config, position.elapsed, started, np.asarray(state["schedule"]) if keeps else None, read)
+        if found and not keeps and budget.left <= 0:
+            taken = position.elapsed / 60
+            raise JslmError(
+                f"train.minutes = {config.train.minutes:g}: the run has taken {taken:.1f} already; give it more, as in "
+                f"--minutes {math.ceil(taken) + 5}, or as many as before: {saved.train.minutes:g}"
+            )
     return Setup(
         config,
         steps,

@@ -16,6 +16,7 @@ from jslm.dial.device import Device, measure
 from jslm.dial.rules import MOST_OPERATIONS, SHAPES, choose, operations, parameters_of, predict
 from jslm.dial.text import TextFacts
 from jslm.model import count_parameters, flops_per_token
+from jslm.train import budget as budget_module
 from jslm.train.__main__ import main
 
 BOOK = TextFacts(1, 1_000_000, 1, "book", "Latin", "English", 90, 1.0, {"cleaners": ["normalize"]}, ())
@@ -129,11 +130,13 @@ def test_a_plan_is_of_what_was_asked_for(text: str, capfd: pytest.CaptureFixture
     assert main(["poems.jsonl", "--plan"]) == 2
     error = capfd.readouterr().err
     assert "no key 'text'; keys found: 'id', 'poem'; set data.text_field to the one with the text" in error
+    assert main([text, "poems.jsonl", "--plan"]) == 2
+    assert "to the one with the text, or leave the file out" in capfd.readouterr().err
     asked = ["data.text_field=poem", "data.validation_fraction=0.2", "data.cleaners=[]", "train.batch_size=3"]
     assert main(["poems.jsonl", "--plan", *asked]) == 0
     plan = capfd.readouterr().out
     assert "held out    20.0%" in plan
-    assert f"yours       {' '.join(asked)}, in place of what is said above" in plan
+    assert f"yours       {' '.join(asked)}, whatever is said above" in plan
     assert main(["poems.jsonl", "--print-config", *asked]) == 0
     data = tomllib.loads(capfd.readouterr().out)["data"]
     assert (data["text_field"], data["validation_fraction"], data["cleaners"]) == ("poem", 0.2, [])
@@ -146,8 +149,57 @@ def test_a_plan_is_of_what_was_asked_for(text: str, capfd: pytest.CaptureFixture
     Path("latin.txt").write_bytes("Ça déjà là où né.\n".encode("cp1252") * 400)
     assert main(["latin.txt", "--plan", "data.encoding=cp1252"]) == 0
     assert "encoding" not in capfd.readouterr().err
-    assert main([text, "--minutes", "0.1", "--plan"]) == 0
-    assert "too little: 19 seconds are the least, so it will take longer" in capfd.readouterr().out
+
+
+def test_conversations_are_trained_whole(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    turns = [{"role": "user", "content": WORDS}, {"role": "assistant", "content": WORDS[::-1]}]
+    for name, count in (("few", 30), ("many", 90)):
+        records = "\n".join([json.dumps({"messages": turns})] * count)
+        (tmp_path / f"{name}.jsonl").write_text(records, "utf-8")
+        for asked in ([], ["data.messages=messages"]):
+            assert main([str(tmp_path / f"{name}.jsonl"), "--print-config", *asked]) == 0
+            data = tomllib.loads(capfd.readouterr().out)["data"]
+            assert (data["messages"], data["packing"], data["split"]) == ("messages", "documents", "document")
+            assert not data.get("cleaners")
+
+
+def test_a_setting_of_several_lines_is_a_comment_of_one(text: str) -> None:
+    small = ["model.n_layers=1", "model.d_model=32", "model.n_heads=1", "train.steps=4", "train.tensorboard=false"]
+    assert main([text, *small, 'sample.prompts=["a\\nb"]', "data.about=one\ntwo"]) == 0
+    assert "two" in load_config(Path("runs/my-notes/dial.toml")).data.about
+
+
+def test_minutes_are_those_of_the_last_run(text: str, capfd: pytest.CaptureFixture[str]) -> None:
+    small = ["model.n_layers=1", "model.d_model=32", "model.n_heads=1", "train.steps=8", "train.tensorboard=false"]
+    assert main([text, *small, "train.minutes=4"]) == 0
+    assert load_config(Path("runs/my-notes/dial.toml")).train.minutes == 4
+    for given, message in (
+        (["--minutes", "6"], "6 min in all now, and at most 8 steps"),
+        ([], "6 min in all now"),
+        (["--minutes", "3", "train.minutes=4"], "--minutes 3 and train.minutes=4: give one of them"),
+    ):
+        capfd.readouterr()
+        main([text, *given])
+        said = capfd.readouterr().err
+        assert message in said
+    state = Path("runs/my-notes/config.toml")
+    assert load_config(state).train.minutes == 6
+    # Less than it has had already is no end that a schedule could have.
+    assert main([text, "--minutes", "0.01", "train.steps=20"]) == 2
+    assert re.search(r"train.minutes = 0.01: the run has taken [\d.]+ already; give it more", capfd.readouterr().err)
+
+
+def test_a_run_that_its_steps_end_says_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = config_from_dict({"train": {"minutes": 10, "steps": 100}, "optimizer": {"schedule": "wsd"}}, "test")
+    now = [0.0]
+    monkeypatch.setattr(budget_module, "_now", lambda: now[0])
+    budget = budget_module.Budget(config, 0.0, 0.0, None)
+    assert budget.seconds_left == 600
+    for step in range(1, 51):
+        now[0] = float(step)
+        budget.note(step)
+    assert budget.seconds_left == pytest.approx(50 + 4, abs=1)
+    assert budget.share == pytest.approx(50 / 104, abs=0.02)
 
 
 def test_where_a_model_can_go_and_the_word_that_sends_it_on(text: str, capfd: pytest.CaptureFixture[str]) -> None:
@@ -186,6 +238,8 @@ def test_mistakes_are_one_line(text: str, capfd: pytest.CaptureFixture[str]) -> 
     cases = {
         (): "nothing to train on; give a text file or a folder",
         (text, "--minutes", "0"): "--minutes 0: expected a time above 0",
+        (text, "--minutes", "0.1"): "closing leave no time to train; give --minutes 0.4 or more",
+        ("s3://nowhere/lang=en/x.parquet",): "s3://nowhere",
         (text, "model.nlayers=3"): "did you mean model.n_layers?",
         ("absent.txt",): "absent.txt",
         ("--config", "quickstart", "--plan"): "jslm plan --config quickstart",
