@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,7 +54,8 @@ def write_run(folder: Path) -> Path:
 
 
 class Group:
-    """`jslm train` of `run.toml` in `count` processes that know of each other; `environment` is added to each one's."""
+    """`jslm train` of `run.toml` (or of `what`) in `count` processes that know of each other; `environment` is added to
+    each one's."""
 
     def __init__(
         self,
@@ -64,6 +65,7 @@ class Group:
         *overrides: str,
         devices: int = 1,
         environment: Mapping[str, str] | None = None,
+        what: Sequence[str] = ("--config", "run.toml"),
     ) -> None:
         self.run_dir = folder / name
         with socket.socket() as probe:
@@ -80,7 +82,7 @@ class Group:
             trio = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(count), "JAX_PROCESS_ID": str(index)}
             self.processes.append(
                 subprocess.Popen(
-                    [sys.executable, "-m", "jslm.train", "--config", "run.toml", f"run_dir={name}", *overrides],
+                    [sys.executable, "-m", "jslm.train", *what, f"run_dir={name}", *overrides],
                     cwd=folder,
                     env=common | (trio if count > 1 else {}),
                     stdout=subprocess.PIPE,

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+from jslm.config import load_config
 from jslm.runs.checkpoint import CheckpointStore
 from tests.multidevice.processes import Group, write_run
 
@@ -59,6 +60,17 @@ def assert_close(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) ->
     for name, array in wanted.items():
         # Sums in another order differ in the last bits, and Adam's first steps magnify what is nearly zero.
         np.testing.assert_allclose(found[name], array, rtol=1e-3, atol=1e-5 * np.abs(array).max(), err_msg=name)
+
+
+def test_the_dial_is_asked_once_for_all(folder: Path, start: Any) -> None:
+    small = ["model.n_layers=1", "model.d_model=32", "model.n_heads=1", "train.batch_size=2", "train.steps=6"]
+    (folder / "longer.txt").write_text((folder / "text.txt").read_text("utf-8") * 2, "utf-8")
+    for _ in range(2):
+        first, second = start("dialled", 2, *small, "--minutes", "5", what=["longer.txt"]).finish()
+    assert "dial.toml: chosen before, kept" in first
+    assert "nothing to do" in first
+    assert "dial.toml" not in second
+    assert load_config(folder / "dialled" / "dial.toml").data.source == "longer.txt"
 
 
 def test_two_processes_end_where_one_does(folder: Path, start: Any, whole: dict[str, np.ndarray]) -> None:

@@ -392,6 +392,13 @@ def test_what_holds_it_back_and_what_comes_next(tmp_path: Path) -> None:
     folder = shlex.quote(str(tmp_path / "a run"))
     for command in (f"jslm sample --run {folder}", f"jslm serve --run {folder}", f"jslm convert export {folder}"):
         assert command in page.text
+    # One that the dial ended before its time gains nothing by more of it.
+    capped = make_run(tmp_path / "capped", 3, INFO)
+    step = INFO["result"]["step"]
+    (capped / "config.toml").write_text(f"[train]\nminutes = 20.0\nsteps = {step}\n", "utf-8")
+    _, page = page_of(capped)
+    assert "twice the text" in page.text
+    assert "time" not in page.text.partition("What holds it back")[2].partition("By a law")[0]
     # Adapted models know more than their text.
     _, adapted = page_of(make_run(tmp_path / "b", 3, INFO | {"init_from": "runs/a"}))
     assert "What holds it back" not in adapted.text
