@@ -88,8 +88,8 @@ def changed_config(trained: Config, overrides: Sequence[str]) -> Config:
     for key in _leaves(parse_overrides(overrides)):
         if key.startswith("rewrite."):
             raise JslmError(
-                f"command line: {key} was settled when the model was calibrated; sampling has --threshold and --beams, "
-                "Python threshold= and beams="
+                f"command line: {key} was settled when the model was calibrated; for one call there are `jslm sample "
+                "--threshold` and `jslm sample --beams`, in Python threshold= and beams="
             )
         if not key.startswith(_CHANGEABLE):
             allowed = ", ".join(name + ("*" if name.endswith(".") else "") for name in _CHANGEABLE)

@@ -17,6 +17,7 @@ from jslm.dial.rules import MOST_OPERATIONS, SHAPES, choose, operations, paramet
 from jslm.dial.text import TextFacts
 from jslm.model import count_parameters, flops_per_token
 from jslm.train import budget as budget_module
+from jslm.train import command
 from jslm.train.__main__ import main
 
 BOOK = TextFacts(1, 1_000_000, 1, "book", "Latin", "English", 90, 1.0, {"cleaners": ["normalize"]}, ())
@@ -169,7 +170,11 @@ def test_a_setting_of_several_lines_is_a_comment_of_one(text: str) -> None:
     assert "two" in load_config(Path("runs/my-notes/dial.toml")).data.about
 
 
-def test_minutes_are_those_of_the_last_run(text: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_minutes_are_those_of_the_last_run(
+    text: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The process of the tests is older than some minutes.
+    monkeypatch.setattr(command, "process_seconds", lambda: 1.0)
     small = ["model.n_layers=1", "model.d_model=32", "model.n_heads=1", "train.steps=8", "train.tensorboard=false"]
     assert main([text, *small, "train.minutes=4"]) == 0
     assert load_config(Path("runs/my-notes/dial.toml")).train.minutes == 4
