@@ -177,7 +177,7 @@ def _settings(
     dropout = dropout_for(passes)
     learning_rate = float(f"{rate_for(model.d_model):.2g}")
     validation = max(1, round(0.01 * steps * batch / 64))
-    is_whole = "messages" in facts.settings or "prompt_end" in facts.settings
+    is_whole = bool(facts.settings.get("messages") or facts.settings.get("prompt_end"))
     by_document = facts.documents >= 40 or is_whole
     data = {
         **facts.settings,

@@ -87,7 +87,7 @@ def look(sources: Sequence[str], given: Mapping[str, Any] | None = None) -> Text
     if all(isinstance(entry, StoriesSource) for entry in entries):
         return _generated(stored)
     formats = Counter(format_name(entry.name) for entry in entries if isinstance(entry, InputFile))
-    keys: dict[str, object] = {name: given[name] for name in _COLUMNS if name in given}
+    keys: dict[str, object] = {name: given[name] for name in _COLUMNS if given.get(name)}
     others: tuple[str, ...] = ()
     if not keys and set(formats) & {"jsonl", "json", "csv", "tsv", "parquet"}:
         keys, others = _record_keys(entries, config)
@@ -134,7 +134,7 @@ def _judge(sample: str, texts: list[str], files: int, size: int, keys: dict[str,
     if _MOJIBAKE.search(sample) and len(_MOJIBAKE.findall(sample)) > len(sample) / 100_000:
         cleaners.append("mojibake")
         reasons.append("cleaners: some characters were decoded wrongly once, as in â€™ for an apostrophe; mended")
-    if "messages" in settings:
+    if settings.get("messages"):
         # Trained whole, as their chat template has them.
         return _facts(sample, files, size, int(documents * share), "chat", settings, [])
     if kind == "script":
