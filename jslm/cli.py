@@ -6,6 +6,7 @@ import argparse
 import errno
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -14,6 +15,7 @@ from jslm.config import Config, load_config, said_to_toml
 from jslm.console import set_up_logging
 from jslm.errors import JslmError
 
+_OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_0-9]+)+=")
 USER_ERROR = 2
 INTERRUPTED = 130
 # What each verb can do with less of.
@@ -24,6 +26,15 @@ _LESS_MEMORY = {
     "sample": "give fewer prompts or --num-samples at once, or a shorter --max-new-tokens",
     "serve": "lower --max-slots, or serve fewer models at once",
 }
+
+
+def split_overrides(words: Iterable[str]) -> tuple[list[str], list[str]]:
+    """(files, overrides) of what an option that takes several files has taken: what is there is a file."""
+    files: list[str] = []
+    overrides: list[str] = []
+    for word in words:
+        (overrides if _OVERRIDE.match(word) and not os.path.exists(word) else files).append(word)
+    return files, overrides
 
 
 def add_config_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:

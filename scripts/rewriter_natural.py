@@ -38,7 +38,6 @@ PRETRAINING_SHARE = 0.47
 TEXTS = ("plain_text.jsonl", "text.jsonl", "pair_text.jsonl")
 # Passives as people wrote them that a confidence can be fitted on alone; about half of them come out faithful.
 LEAST_PASSIVES = 100
-_OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_0-9]+)+=")
 _AGENTLESS = re.compile(r"\b(someone|somebody|no one|nobody)\b", re.IGNORECASE)
 # Of the generated passives without an agent, so many are also there as what stays without the label.
 _STAYS = 0.5
@@ -64,11 +63,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     """Ends the program with a line for a file that is not there and a number out of range."""
+    from jslm.cli import split_overrides
+
     for name in ("parsed", "text", "measure"):
-        # A list of files takes what stands behind it: section.key=value belongs to the overrides.
-        given = getattr(args, name)
-        args.overrides += [word for word in given if _OVERRIDE.match(word) and not Path(word).exists()]
-        setattr(args, name, [word for word in given if word not in args.overrides])
+        files, behind = split_overrides(getattr(args, name))
+        args.overrides += behind
+        setattr(args, name, files)
     for path in [*args.parsed, *args.text, *args.measure]:
         if not Path(path).is_file():
             parser.error(f"{path}: no such file; expected a treebank (CoNLL-U) or text")

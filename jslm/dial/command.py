@@ -7,9 +7,10 @@ import itertools
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import jax
 
@@ -73,30 +74,35 @@ def dial(
     # Before JAX knows its devices: it is what joins several processes, of which one chooses for all.
     start_jax(training=True)
 
+    asked = _Asked(run_dir, sources, minutes, overrides, said, plan, to)
+
     def first() -> Config:
         file = _file(run_dir)
-        if file.is_file():
-            return _again(file, sources, minutes, overrides, plan=plan, to=to)
-        return _anew(file, sources, minutes, overrides, plan=plan, to=to)
+        return _again(file, asked) if file.is_file() else _anew(file, asked)
 
     if plan or not jax.distributed.is_initialized():
         return first()
     config = by_first(first, f"run_dir = {run_dir}")
-    return config or _again(_file(run_dir), sources, minutes, overrides, plan=False, to=io.StringIO())
+    return config or _again(_file(run_dir), replace(asked, to=io.StringIO()))
 
 
-def _anew(
-    file: Path,
-    sources: Sequence[str],
-    minutes: float | None,
-    overrides: Sequence[str],
-    *,
-    plan: bool,
-    to: TextIO | None,
-) -> Config:
-    """Looks, chooses, says so, and writes `file`, unless it is only a `plan`."""
-    said = parse_overrides(overrides)
-    minutes = DEFAULT_MINUTES if minutes is None else minutes
+@dataclass(frozen=True)
+class _Asked:
+    """What a command asks for; `said` is what its overrides mean."""
+
+    run_dir: str
+    sources: Sequence[str]
+    minutes: float | None
+    overrides: Sequence[str]
+    said: Mapping[str, Any]
+    plan: bool
+    to: TextIO | None
+
+
+def _anew(file: Path, asked: _Asked) -> Config:
+    """Looks, chooses, says so, and writes `file`, unless it is only a plan."""
+    sources, said = asked.sources, asked.said
+    minutes = DEFAULT_MINUTES if asked.minutes is None else asked.minutes
     facts = look(sources, {name: value for name, value in said.get("data", {}).items() if name != "source"})
     device = measure()
     if training_seconds(facts, device, minutes) < LEAST_SECONDS:
@@ -106,20 +112,21 @@ def _anew(
             f"train; give --minutes {math.ceil(10 * needed + 0.5) / 10:g} or more"
         )
     choice = choose(facts, device, minutes)
-    values = {"run_dir": said.get("run_dir") or f"runs/{_name(sources)}", **choice.values}
+    values = {"run_dir": asked.run_dir, **choice.values}
     values["data"] = {"source": sources[0] if len(sources) == 1 else list(sources), **values["data"]}
     config = config_from_dict(merge_values(values, said), "command line")
     if "steps" in (train := values["train"]):
         # So many tokens, in the steps that were asked for.
-        asked = config.train.batch_size * config.model.context_length
-        train["steps"] = max(20, train["steps"] * train["batch_size"] * values["model"]["context_length"] // asked)
+        tokens = train["steps"] * train["batch_size"] * values["model"]["context_length"]
+        train["steps"] = max(20, tokens // (config.train.batch_size * config.model.context_length))
         config = config_from_dict(merge_values(values, said), "command line")
     lines = [*told(facts, device, minutes, choice), f"{'leaves as':<11} {ways_out(config.model)}"]
-    if own := [each.replace("\n", "\\n") for each in overrides if not each.startswith(("run_dir=", "train.minutes="))]:
+    own = [each.replace("\n", "\\n") for each in asked.overrides if not each.startswith(("run_dir=", "train.minutes="))]
+    if own:
         lines.append(f"{'yours':<11} {' '.join(own)}, whatever is said above")
     for line in lines:
-        say(line, to)
-    if plan:
+        say(line, asked.to)
+    if asked.plan:
         return config
     text = "".join(f"# {line}\n" for line in lines) + "\n" + values_to_toml(merge_values(values, said))
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -174,32 +181,25 @@ def told(facts: TextFacts, device: Device, minutes: float, choice: Choice) -> li
     return [f"{name:<11} {text}" for name, text in lines]
 
 
-def _again(
-    file: Path,
-    sources: Sequence[str],
-    minutes: float | None,
-    overrides: Sequence[str],
-    *,
-    plan: bool,
-    to: TextIO | None,
-) -> Config:
-    """The run of before goes on: with its config, and the minutes that are given now; for a `plan` it is said again."""
+def _again(file: Path, asked: _Asked) -> Config:
+    """The run of before goes on: with its config, and the minutes that are given now; for a plan it is said again."""
+    minutes, overrides, to = asked.minutes, asked.overrides, asked.to
     if minutes is None:
         trained = file.with_name("config.toml")
         minutes = load_config(trained if trained.is_file() else file, []).train.minutes
     config = load_config(file, [*overrides, f"train.minutes={minutes!r}"])
-    if list(config.data.sources) != list(sources):
+    if list(config.data.sources) != list(asked.sources):
         raise JslmError(
-            f"{file}: made for {', '.join(config.data.sources)}, and this command gives {', '.join(sources)}; add "
-            f"run_dir=runs/another, or delete {file.parent}"
+            f"{file}: made for {', '.join(config.data.sources)}, and this command gives {', '.join(asked.sources)}; "
+            f"add run_dir=runs/another, or delete {file.parent}"
         )
-    if plan:
+    if asked.plan:
         lines = itertools.takewhile(lambda line: line.startswith("# "), file.read_text("utf-8").splitlines())
         for line in lines:
             say(line[2:], to)
     kept = f"{file}: chosen before, kept (delete {file.parent} to begin anew); {minutes:g} min in all now"
     if config.train.steps:
-        kept += f", and at most {config.train.steps:,} steps, as more would make it no better"
+        kept += f", and at most {config.train.steps:,} steps"
     say(f"config      {kept}{', ' + ' '.join(overrides) if overrides else ''}", to)
     return config
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from pathlib import Path
 
-from jslm.cli import add_debug_argument, conditions_from, run_verb
+from jslm.cli import add_debug_argument, conditions_from, run_verb, split_overrides
 from jslm.config import SampleConfig
 from jslm.errors import JslmError
 from jslm.infer.request import Arguments, RewriteArguments, make_request, resolve_rewriting
@@ -22,7 +21,6 @@ _SAMPLING = (
 )  # fmt: skip
 _ALONE = ("num_samples", "sliding_window", "no_document_start")
 _REWRITING = ("threshold", "beams", "alpha", "no_lookup", "batch_size")
-_OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_0-9]+)+=")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -121,10 +119,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace) -> int:
-    # --rewrite takes all names behind it: what no file has as its name, and is an override, is one.
-    behind = [word for word in args.rewrite or () if _OVERRIDE.match(word) and not Path(word).exists()]
-    args.overrides += behind
-    args.rewrite = args.rewrite and [word for word in args.rewrite if word not in behind]
+    if args.rewrite:
+        args.rewrite, behind = split_overrides(args.rewrite)
+        args.overrides += behind
     _check_mode(args)
     arguments, rewriting = _arguments(args), _rewrite_arguments(args)
     # Before JAX is imported: a mistake on the command line is told at once.
