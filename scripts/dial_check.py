@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,13 +37,14 @@ class Row(NamedTuple):
     held_out: str = ""
 
 
+STORIES = "tinystories/v2_train_head_1.4MB.txt"
 ROWS = (
     Row("sixteen books", ("gutenberg",), 5, 1.60, "bits_per_byte"),
     Row("fifteen books, another whole", ("gutenberg",), 5, math.nan, "bits_per_byte", "pg84.txt"),
     Row("one book", ("gutenberg/pg345.txt",), 5, 1.85, "bits_per_byte"),
     Row("Shakespeare, 1 minute", ("tinyshakespeare/input.txt",), 1, 1.62, "nats_per_character"),
     Row("Shakespeare, 2 minutes", ("tinyshakespeare/input.txt",), 2, 1.53, "nats_per_character"),
-    Row("TinyStories", ("tinystories/v2_train_head_1.4MB.txt",), 5, math.nan, "bits_per_byte"),
+    Row("TinyStories", (STORIES,), 5, math.nan, "bits_per_byte"),
     Row(
         "TinyStories, tinystories_1m",
         ("--config", "tinystories_1m", "optimizer.schedule=linear", "train.batch_size=4"),
@@ -52,26 +54,37 @@ ROWS = (
     ),
     Row("100 kB of a book", ("small.txt",), 2, math.nan, "bits_per_byte"),
 )
+NAMES = [row.name for row in ROWS]
+# The book of which the last row has a part, and what must be there.
+BOOK = "gutenberg/pg11.txt"
+TEXTS = (BOOK, "gutenberg/pg345.txt", "gutenberg/pg84.txt", "tinyshakespeare/input.txt", STORIES)
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the rows and prints what they gave."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--corpora", type=Path, required=True, help="folder with the texts")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs; not there yet")
-    parser.add_argument("--only", nargs="*", default=[row.name for row in ROWS], help="rows to run")
-    args = parser.parse_args()
+    parser.add_argument("--only", nargs="*", default=NAMES, choices=NAMES, metavar="NAME", help=", ".join(NAMES))
+    args = parser.parse_args(arguments)
+    if args.out.exists():
+        parser.error(f"--out {args.out}: is there already; name a folder that is not")
+    for text in TEXTS:
+        if not (args.corpora / text).is_file():
+            parser.error(f"--corpora {args.corpora}: has no {text}")
     args.out.mkdir(parents=True)
     small = args.out / "small.txt"
-    small.write_bytes((args.corpora / "gutenberg" / "pg11.txt").read_bytes()[:100_000])
+    small.write_bytes((args.corpora / BOOK).read_bytes()[:100_000])
     found = []
     for number, row in enumerate(row for row in ROWS if row.name in args.only):
         found.append(measure(row, args.corpora, small, args.out / f"run{number}"))
         print(json.dumps(found[-1]), flush=True)
     print(f"\n{'row':<30}{'found':>8}{'aim':>8}{'5-gram':>8}{'minutes':>9}{'of':>5}")
     for one in found:
+        # The 5-gram in the row's unit too.
+        ngram = one["ngram"] * one[one["unit"]] / one["bits_per_byte"]
         print(
-            f"{one['name']:<30}{one[one['unit']]:>8.3f}{one['aim']:>8}{one['ngram']:>8.3f}"
+            f"{one['name']:<30}{one[one['unit']]:>8.3f}{one['aim']:>8}{ngram:>8.3f}"
             f"{one['wall_minutes']:>9.2f}{one['minutes']:>5}"
         )
     return 0
@@ -89,7 +102,7 @@ def measure(row: Row, corpora: Path, small: Path, run_dir: Path) -> dict[str, An
                 (folder / text.name).symlink_to(text.absolute())
         row = row._replace(arguments=(str(folder.absolute()),))
     if "--config" in row.arguments:
-        text = corpora / "tinystories" / "v2_train_head_1.4MB.txt"
+        text = corpora / STORIES
         command += [*row.arguments, f"data.source={text}", f"data.dir={run_dir}/data", "data.validation_fraction=0.1"]
     else:
         command += [str(small if name == "small.txt" else corpora / name) for name in row.arguments]
