@@ -227,8 +227,11 @@ def measure_decoding(args: argparse.Namespace, deadline: float, folder: str) -> 
     """Greedy text of full length, by rows at once, beside transformers' `generate`."""
     size, cases, new_tokens = ("tiny", ["1", "4"], 16) if args.tiny else ("124m", list(DECODING), 256)
     values = {"size": size, "folder": folder, "prompt_tokens": 16, "new_tokens": new_tokens}
+    longest = min(_LONGEST_START, deadline - time.monotonic())
+    if longest <= 0:
+        yield {"row": "decoding", "error": "not measured: no time was left (--minutes)"}
+        return
     try:
-        longest = min(_LONGEST_START, deadline - time.monotonic())
         LaneProcess(_ours("corpus", size=size, folder=folder, tokens=10_000), timeout=longest).close()
     except LaneError as error:
         yield {"row": "decoding", "error": str(error)}

@@ -109,6 +109,15 @@ def test_what_fails_is_said_and_nothing_is_lost(tmp_path: Path, capsys: pytest.C
     assert "expected a file with the lines <!-- gpu-check -->" in capsys.readouterr().err
 
 
+def test_what_no_time_is_left_for_is_said(tmp_path: Path) -> None:
+    figures = tmp_path / "figures.jsonl"
+    gpu_check.main(["--tiny", "--part", "table", "--minutes", "0", "--json", str(figures)])
+    _, *rows = map(json.loads, figures.read_text("utf-8").splitlines())
+    assert [row["row"] for row in rows if row["row"] == "decoding"] == ["decoding"]
+    assert len(rows) == len(gpu_check.ROWS) + 1
+    assert all("not measured: no time was left (--minutes)" in row["error"] for row in rows)
+
+
 def test_ratios_and_what_is_missing_in_the_table() -> None:
     facts = {"jslm": {"versions": {"jax": "1"}, "device": "NVIDIA H100"}, "torch": {"versions": {"torch": "2"}}}
     both = {"row": "a", "must": 1.0, "jslm": 500_000.0, "torch": 400_000.0, "ratio": 1.25, "ms": 32.77, "mfu": 0.4,
