@@ -40,7 +40,10 @@ class LaneProcess:
     """A running lane: `facts` and `setup_seconds` once started, `turn` for work, `peak_memory` in bytes so far."""
 
     def __init__(self, spec: Spec, *, timeout: float) -> None:
-        """Starts it, and waits until it is warm. Raises LaneError where it fails or takes more than `timeout` s."""
+        """Starts it, and waits until it is warm. Raises LaneError where it fails or takes more than `timeout` s, and
+        starts nothing where none are left."""
+        if timeout <= 0:
+            raise LaneError("no time was left (--minutes)")
         self.spec = spec
         self.peak_memory = 0
         self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115

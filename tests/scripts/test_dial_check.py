@@ -8,10 +8,18 @@ import pytest
 
 from scripts import dial_check
 
+TEXTS = (
+    dial_check.BOOK,
+    "gutenberg/pg345.txt",
+    "gutenberg/pg84.txt",
+    "tinyshakespeare/input.txt",
+    dial_check.STORIES,
+)
+
 
 @pytest.fixture
 def corpora(tmp_path: Path) -> Path:
-    for text in dial_check.TEXTS:
+    for text in TEXTS:
         (tmp_path / text).parent.mkdir(exist_ok=True)
         (tmp_path / text).write_text("A sentence.\n", "utf-8")
     return tmp_path
@@ -31,7 +39,7 @@ def test_a_row_that_is_none_is_refused(corpora: Path, capsys: pytest.CaptureFixt
     assert not (corpora / "runs").exists()
 
 
-@pytest.mark.parametrize("text", dial_check.TEXTS)
+@pytest.mark.parametrize("text", TEXTS)
 def test_a_text_that_is_not_there_is_named(corpora: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     (corpora / text).unlink()
     with pytest.raises(SystemExit, match="2"):
@@ -40,9 +48,9 @@ def test_a_text_that_is_not_there_is_named(corpora: Path, text: str, capsys: pyt
     assert not (corpora / "runs").exists()
 
 
-def test_its_rows_name_texts_that_it_looks_for() -> None:
-    named = {name for row in dial_check.ROWS if "--config" not in row.arguments for name in row.arguments}
-    assert all(
-        name in dial_check.TEXTS or name == "small.txt" or any(text.startswith(f"{name}/") for text in dial_check.TEXTS)
-        for name in named
-    )
+def test_a_row_needs_its_own_texts_alone() -> None:
+    needs = {row.name: dial_check.texts_of(row) for row in dial_check.ROWS}
+    assert needs["Shakespeare, 1 minute"] == {"tinyshakespeare/input.txt"}
+    assert needs["fifteen books, another whole"] == {"gutenberg", "gutenberg/pg84.txt"}
+    assert needs["TinyStories, tinystories_1m"] == {dial_check.STORIES}
+    assert needs["100 kB of a book"] == {dial_check.BOOK}
